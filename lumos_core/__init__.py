@@ -1,0 +1,6 @@
+"""LUMOS: federated sequential recommendation with views written by a local LLM.
+
+Everything in this package runs without Flower; ``client_app`` and ``server_app`` connect it to one.
+"""
+
+__version__ = "0.1.0"

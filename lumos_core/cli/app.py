@@ -1,0 +1,24 @@
+"""Assembles the ``lumos`` command; every sub-command lives in a module of its own."""
+
+import sys
+
+import typer
+from rich.console import Console
+
+from lumos_core.errors import LumosError
+
+app = typer.Typer(
+    name="lumos",
+    help="Federated sequential recommendation with local LLM views.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Entry point: errors a user can act on are printed without a traceback, exit code 1."""
+    try:
+        app()
+    except LumosError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {error}", markup=True)
+        sys.exit(1)

@@ -1,0 +1,180 @@
+"""The configuration of a run and of a node: flat mappings in, validated frozen objects out.
+
+Flower hands both over as flat mappings of kebab-case keys to ``str | int | float | bool``
+(``[tool.flwr.app.config]`` and ``--node-config``). Unknown keys, wrong types, values out of range
+and impossible combinations raise :class:`~lumos_core.errors.ConfigError` naming the key.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lumos_core.errors import ConfigError
+
+Scalar = str | int | float | bool
+Method = Literal["lumos", "confedsrs", "fedavg"]
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
+Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+class FlatConfig(BaseModel):
+    """Base of both configurations: frozen, strict about names, flat in and out."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=_kebab,
+        validate_by_alias=True,
+        validate_by_name=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )
+
+    @classmethod
+    def from_flat(cls, flat: Mapping[str, Any]) -> Self:
+        """Validate a flat kebab-case mapping.
+
+        Raises:
+            ConfigError: naming every offending key, the value found and what was expected.
+        """
+        try:
+            return cls.model_validate(dict(flat))
+        except ValidationError as error:
+            raise ConfigError(_explain(error, cls)) from None
+
+    def to_flat(self) -> dict[str, Scalar]:
+        """The mapping that :meth:`from_flat` turns back into an equal object."""
+        return self.model_dump(by_alias=True)
+
+    def replace(self, **changes: Any) -> Self:
+        """A validated copy with some fields (snake_case names) changed."""
+        return type(self).from_flat({**self.to_flat(), **{_kebab(k): v for k, v in changes.items()}})
+
+
+class RunConfig(FlatConfig):
+    """What every party of a run has to agree on. Defaults are what measured best."""
+
+    # --- what is run
+    method: Method = "lumos"
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    catalog: str = ""  # path of catalog.tsv on the server's machine
+    run_dir: str = ""  # folder on the server's machine for checkpoints, history, summary
+
+    # --- SASRec
+    dim: Positive = 64
+    layers: Positive = 2
+    heads: Positive = 2
+    max_len: Annotated[int, Field(ge=2, le=1024)] = 50
+    dropout: Probability = 0.3
+
+    # --- local training
+    local_epochs: Positive = 3
+    batch_size: Positive = 128
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: NonNegative = 1e-5
+    grad_clip: PositiveFloat = 5.0
+    loss: Literal["auto", "full", "sampled"] = "auto"
+    full_softmax_max_items: Positive = 5_000  # "auto": full softmax up to this many items
+    num_negatives: Positive = 512  # shared by the batch, for the sampled softmax
+
+    # --- views and contrastive learning
+    views: Literal["llm", "tfidf", "random", "shuffled"] = "llm"  # the last three are controls
+    contrastive_weight: NonNegative = 0.1  # lambda
+    temperature: PositiveFloat = 0.2  # tau
+    view_items: Positive = 5  # new items in a future view
+    use_future: bool = True  # ablations
+    use_paraphrase: bool = True
+    use_counterfactual: bool = True
+    semantic_start: Literal["none", "llm", "tfidf"] = "llm"  # initial item embeddings from titles
+    semantic_scale: PositiveFloat = 0.1  # standard deviation of that start
+
+    # --- the local LLM (a node may choose another one with --node-config)
+    llm: str = "smollm2"  # "smollm2" (bundled), Hugging Face id, local folder, or .gguf file
+    llm_quantization: Literal["none", "8bit", "4bit"] = "none"
+    llm_noun: str = "products bought by a customer"  # what a history is, in the domain's words
+
+    # --- rounds
+    rounds: Positive = 20
+    fraction: Fraction = 1.0  # share of the nodes that train in a round
+    min_nodes: Positive = 2  # wait for this many before the first round
+    min_replies: Positive = 2  # valid replies a round needs
+    start_timeout: PositiveFloat = 120.0  # seconds to wait for min-nodes
+    round_timeout: PositiveFloat = 600.0  # seconds until a round ends with who has answered
+    max_failed_rounds: Annotated[int, Field(ge=0)] = 2  # in a row, before the run gives up
+    evaluate_every: Positive = 1
+    patience: Annotated[int, Field(ge=0)] = 0  # evaluations without a better NDCG@20; 0 = never stop
+
+    # --- aggregation
+    aggregation: Literal["mean", "median", "trimmed-mean", "multi-krum"] = "mean"
+    weighting: Literal["examples", "users", "uniform"] = "users"
+    server_optimizer: Literal["sgd", "momentum", "adam"] = "momentum"
+    server_learning_rate: PositiveFloat = 1.0
+    server_momentum: Probability = 0.8
+    max_delta_norm: PositiveFloat = 1_000.0  # L2; a reply beyond it is rejected as absurd
+    delta_codec: Literal["float32", "float16", "int8"] = "float32"
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(f"dim = {self.dim} must be a multiple of heads = {self.heads}")
+        if self.min_replies > self.min_nodes:
+            raise ValueError(
+                f"min-replies = {self.min_replies} can never be met with "
+                f"min-nodes = {self.min_nodes}; lower min-replies or raise min-nodes"
+            )
+        if self.method == "lumos" and not (
+            self.use_future or self.use_paraphrase or self.contrastive_weight == 0
+        ):
+            raise ValueError(
+                "use-future and use-paraphrase are both false: the tri-view loss has no positive; "
+                "turn one on or set contrastive-weight = 0"
+            )
+        return self
+
+
+class NodeConfig(FlatConfig):
+    """Facts of one node that stay on its machine (Flower's ``--node-config``)."""
+
+    data: str  # folder with catalog.tsv and interactions.tsv
+    state: str = ""  # folder for views, ledger; default: <data>/state
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "node"
+    device: str = "cpu"
+    threads: Positive = 1
+    llm: str = ""  # overrides the run's choice
+    llm_quantization: Literal["", "none", "8bit", "4bit"] = ""
+    view_seconds: NonNegative = 60.0  # per round; views still missing wait for the next round
+    # Flower's simulation engine adds these two by itself:
+    partition_id: Annotated[int, Field(ge=0)] = 0
+    num_partitions: Positive = 1
+
+
+def _explain(error: ValidationError, model: type[FlatConfig]) -> str:
+    keys = {name: f.alias or name for name, f in model.model_fields.items()}
+    lines = []
+    for problem in error.errors():
+        key = keys.get(str(problem["loc"][0]), str(problem["loc"][0])) if problem["loc"] else ""
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown key '{key}'{_did_you_mean(key, keys.values())}")
+        elif not key:
+            lines.append(problem["msg"].removeprefix("Value error, "))
+        elif problem["type"] == "missing":
+            lines.append(f"key '{key}' is required")
+        else:
+            lines.append(f"key '{key}': found {problem['input']!r}, but {problem['msg'].lower()}")
+    return f"invalid {model.__name__}: " + "; ".join(lines)
+
+
+def _did_you_mean(key: str, known: Any) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(key, list(known), n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""

@@ -1,0 +1,27 @@
+"""What a view is, and what can write one."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+
+class UserViews(NamedTuple):
+    """The three views of one history, as catalog indices (1..N)."""
+
+    future: tuple[int, ...]
+    """Items that plausibly come next; the encoder sees history + future."""
+    paraphrase: tuple[int, ...]
+    """The same intent in other items: same length and order as the (recent) history."""
+    counterfactual: tuple[int, ...]
+    """A history that contradicts the intent: same length as the (recent) history."""
+
+
+class ViewWriter(Protocol):
+    """Writes views for histories; deterministic given its fingerprint and the history."""
+
+    fingerprint: str
+    """All that views depend on except the history: model and revision, prompt version,
+    decoding parameters, catalog, seed."""
+
+    def write(self, histories: Sequence[Sequence[int]]) -> list[UserViews]:
+        """One :class:`UserViews` per history (catalog indices, chronological)."""
+        ...
