@@ -1,0 +1,87 @@
+"""Get the views of histories: from the store where they are, from a writer where they are not."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from lumos_core.views.store import ViewStore, view_key
+from lumos_core.views.types import UserViews, ViewWriter
+
+_BATCH = 32  # histories written and stored at a time; also what a kill can lose
+
+
+class Progress(NamedTuple):
+    """How far a build has come, in distinct histories."""
+
+    stored: int
+    """Found in the store when the build began."""
+    generated: int
+    """Written by this build so far."""
+    total: int
+    seconds: float
+    """Since the build began, loading the model included."""
+
+    @property
+    def missing(self) -> int:
+        return self.total - self.stored - self.generated
+
+
+def build_views(
+    histories: Sequence[Sequence[int]],
+    writer_factory: Callable[[], ViewWriter],
+    fingerprint: str,
+    store: ViewStore,
+    *,
+    seconds: float | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    batch: int = _BATCH,
+) -> dict[int, UserViews]:
+    """The views of each history, written and stored as far as the budget reaches.
+
+    Args:
+        histories: catalog indices (1..N), chronological; empty ones get no views.
+        writer_factory: called only if something is missing and the budget is not 0.
+        fingerprint: that of the writer which the factory makes.
+        store: read first; written after every batch, so that an interruption costs one batch.
+        seconds: budget, None for unlimited. A positive budget always allows one batch, so
+            repeated calls come to an end even if loading the model alone exceeds it.
+        on_progress: called once before and after every batch.
+        batch: histories per batch.
+
+    Returns:
+        position in ``histories`` -> views; histories beyond the budget are absent.
+
+    Raises:
+        ValueError: the writer has another fingerprint than the one given.
+    """
+    start = time.monotonic()
+    positions: dict[bytes, list[int]] = {}
+    for position, history in enumerate(histories):
+        if len(history):
+            positions.setdefault(view_key(fingerprint, history), []).append(position)
+    found = store.get_many(positions)
+    stored = len(found)
+
+    def report() -> None:
+        if on_progress is not None:
+            elapsed = time.monotonic() - start
+            on_progress(Progress(stored, len(found) - stored, len(positions), elapsed))
+
+    report()
+    missing = [key for key in positions if key not in found]
+    if missing and (seconds is None or seconds > 0):
+        # similar lengths together: a batch is padded to its longest prompt
+        missing.sort(key=lambda key: (len(histories[positions[key][0]]), key))
+        writer = writer_factory()
+        if writer.fingerprint != fingerprint:
+            raise ValueError(f"writer {writer.fingerprint!r} is not the announced {fingerprint!r}")
+        for first in range(0, len(missing), batch):
+            keys = missing[first : first + batch]
+            written = writer.write([histories[positions[key][0]] for key in keys])
+            new = dict(zip(keys, written, strict=True))
+            store.put_many(new)
+            found |= new
+            report()
+            if seconds is not None and time.monotonic() - start >= seconds:
+                break
+    return {position: views for key, views in found.items() for position in positions[key]}
