@@ -90,6 +90,7 @@ class RunConfig(FlatConfig):
     views: Literal["llm", "tfidf", "random", "shuffled"] = "llm"  # the last three are controls
     contrastive_weight: NonNegative = 0.1  # lambda
     temperature: PositiveFloat = 0.2  # tau
+    view_target_weight: NonNegative = 0.0  # future items as extra targets of the last position
     view_items: Positive = 5  # new items in a future view
     use_future: bool = True  # ablations
     use_paraphrase: bool = True

@@ -1,0 +1,77 @@
+"""Aggregation of valid deltas: pure functions from the nodes' deltas to one.
+
+Every rule gets deltas in a fixed order (node names sorted), so that the result is the same to the
+last bit whichever reply came first.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from lumos_core.model import Params
+
+TRIM_SHARE = 0.1
+"""Share of the values that the trimmed mean drops at either end (at least one, if three vote)."""
+
+Rule = Callable[[Sequence[Params], np.ndarray], Params]
+"""Deltas and float64 [nodes] weights (positive, summing to 1) → aggregated delta."""
+
+
+def mean(deltas: Sequence[Params], weights: np.ndarray) -> Params:
+    """Weighted mean (FedAvg; McMahan et al., AISTATS 2017)."""
+
+    def weighted(stacked: np.ndarray) -> np.ndarray:
+        out: np.ndarray = np.tensordot(weights, stacked, axes=1)
+        return out
+
+    return _per_array(deltas, weighted)
+
+
+def median(deltas: Sequence[Params], weights: np.ndarray) -> Params:
+    """Coordinate-wise median (Yin et al., ICML 2018); weights are ignored."""
+    return _per_array(deltas, lambda stacked: np.median(stacked, axis=0))
+
+
+def trimmed_mean(deltas: Sequence[Params], weights: np.ndarray) -> Params:
+    """Coordinate-wise mean without the extremes (Yin et al., ICML 2018); weights are ignored."""
+    n = len(deltas)
+    cut = max(int(n * TRIM_SHARE), 1) if n >= 3 else 0
+
+    def trimmed(stacked: np.ndarray) -> np.ndarray:
+        return np.asarray(np.sort(stacked, axis=0)[cut : n - cut].mean(axis=0))
+
+    return _per_array(deltas, trimmed)
+
+
+def multi_krum(deltas: Sequence[Params], weights: np.ndarray) -> Params:
+    """Weighted mean of the deltas closest to their neighbours (Blanchard et al., NeurIPS 2017).
+
+    With n deltas it tolerates f = ⌊(n − 3) / 2⌋ wrong ones and keeps the n − f with the smallest
+    sum of squared distances to their n − f − 2 nearest others. Below five deltas f is 0 and
+    nothing can be told apart: it is the mean.
+    """
+    n = len(deltas)
+    f = max((n - 3) // 2, 0)
+    if f == 0:
+        return mean(deltas, weights)
+    flat = np.stack([np.concatenate([a.ravel() for a in d.values()]) for d in deltas])
+    squares = np.square(flat, dtype=np.float64).sum(axis=1)
+    distances = squares[:, None] + squares - 2 * (flat.astype(np.float64) @ flat.T)
+    np.fill_diagonal(distances, np.inf)
+    scores = np.sort(distances, axis=1)[:, : n - f - 2].sum(axis=1)
+    kept = np.sort(np.argsort(scores, kind="stable")[: n - f])
+    return mean([deltas[i] for i in kept], weights[kept] / weights[kept].sum())
+
+
+RULES: dict[str, Rule] = {
+    "mean": mean,
+    "median": median,
+    "trimmed-mean": trimmed_mean,
+    "multi-krum": multi_krum,
+}
+
+
+def _per_array(deltas: Sequence[Params], reduce: Callable[[np.ndarray], np.ndarray]) -> Params:
+    return {
+        name: reduce(np.stack([d[name] for d in deltas])).astype(np.float32) for name in deltas[0]
+    }

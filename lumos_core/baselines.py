@@ -1,0 +1,85 @@
+"""What a federation is measured against: everybody's data in one place, and mere popularity."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from lumos_core.config import RunConfig
+from lumos_core.data.sequences import LeaveOneOut, Sequences
+from lumos_core.evaluation import evaluate, means, ranking_sums, target_ranks
+from lumos_core.federation import SELECTION_METRIC
+from lumos_core.model import ModelShape, Params, SASRec, get_params, set_params
+from lumos_core.training import Trainer, TrainingSet
+
+OnEpoch = Callable[[dict[str, Any]], None]
+
+
+def train_centralised(
+    config: RunConfig,
+    sequences: Sequences,
+    initial: Params,
+    *,
+    max_epochs: int = 100,
+    patience: int = 5,
+    on_epoch: OnEpoch | None = None,
+    device: str = "cpu",
+) -> tuple[Params, dict[str, Any]]:
+    """SASRec on pooled histories: next-item loss only, early stopping on validation NDCG@20.
+
+    Args:
+        config: model and optimiser settings; its method is not used.
+        sequences: all users.
+        initial: starting parameters.
+        max_epochs: limit.
+        patience: epochs without a better NDCG@20 until it stops.
+        on_epoch: called with a dict of epoch, loss, seconds and validation metrics.
+
+    Returns:
+        Best parameters, and {"epochs", "best_epoch", "seconds", "validation", "test"}.
+    """
+    config = config.replace(method="fedavg")
+    split = LeaveOneOut(sequences)
+    model = SASRec(ModelShape.of(config, len(initial["items.weight"]) - 1), config.dropout)
+    set_params(model, initial)
+    model.to(device)
+    trainer = Trainer(
+        model, TrainingSet.build(split.train(), config.max_len), config, (config.seed,)
+    )
+    best_epoch, best_validation, best_params = 0, {SELECTION_METRIC: -1.0}, initial
+    seconds = 0.0
+    epoch = 0
+    for epoch in range(1, max_epochs + 1):
+        sums = trainer.epoch()
+        seconds += sums.seconds
+        validation = means(evaluate(model, *split.validation()))
+        if validation[SELECTION_METRIC] > best_validation[SELECTION_METRIC]:
+            best_epoch, best_validation, best_params = epoch, validation, get_params(model)
+        if on_epoch is not None:
+            loss = sums.loss / max(sums.examples, 1)
+            on_epoch({"epoch": epoch, "loss": loss, "seconds": sums.seconds, **validation})
+        if epoch - best_epoch >= patience:
+            break
+    set_params(model, best_params)
+    test = means(evaluate(model, *split.test()))
+    return best_params, {
+        "epochs": epoch,
+        "best_epoch": best_epoch,
+        "seconds": seconds,
+        "validation": best_validation,
+        "test": test,
+    }
+
+
+def popularity(sequences: Sequences, num_items: int) -> dict[str, float]:
+    """Test metrics of recommending what is bought most, by everybody's training histories."""
+    split = LeaveOneOut(sequences)
+    counts = np.bincount(split.train().items, minlength=num_items + 1)[1:]
+    scores = torch.from_numpy(counts.astype(np.float32))
+    histories, targets = split.test()
+
+    def score(users: np.ndarray) -> torch.Tensor:
+        return scores.repeat(len(users), 1)
+
+    return means(ranking_sums(target_ranks(score, histories, targets)))

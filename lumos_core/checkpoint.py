@@ -1,0 +1,77 @@
+"""Checkpoints of a run: model, server optimiser, round number. Written after every round.
+
+One file holds all that must belong together, so a crash can never pair a new model with an old
+optimiser state::
+
+    checkpoint/latest.safetensors   global model + server optimiser + metadata (round, best, …)
+    checkpoint/best.safetensors     global model of the best validation NDCG@20 + metadata
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from lumos_core.errors import ModelError
+from lumos_core.files import write_atomically
+from lumos_core.model import Params
+from lumos_core.server_optimizer import State
+
+_MODEL, _OPTIMIZER = "model/", "optimizer/"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands."""
+
+    round: int  # rounds finished
+    best_round: int  # evaluated round with the best validation NDCG@20; -1 before any
+    best_ndcg: float
+    evaluations_since_best: int
+    catalog: str  # fingerprint
+    shape: str  # fingerprint of the model's shape
+    config: dict[str, str | int | float | bool]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    params: Params
+    optimizer: State
+    progress: Progress
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write atomically; an older file at ``path`` stays whole until the new one is complete."""
+    arrays = {_MODEL + n: np.ascontiguousarray(a) for n, a in checkpoint.params.items()}
+    arrays |= {_OPTIMIZER + n: np.ascontiguousarray(a) for n, a in checkpoint.optimizer.items()}
+    metadata = {"progress": json.dumps(asdict(checkpoint.progress))}
+    write_atomically(path, save(arrays, metadata))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read what :func:`save_checkpoint` wrote.
+
+    Raises:
+        ModelError: there is no such file, or it is not a LUMOS checkpoint.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        progress = Progress(**json.loads(metadata["progress"]))
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no checkpoint here; is this the folder of a run?") from None
+    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ModelError(
+            f"{path}: not a readable LUMOS checkpoint ({type(error).__name__})"
+        ) from None
+    return Checkpoint(
+        params=_under(_MODEL, arrays), optimizer=_under(_OPTIMIZER, arrays), progress=progress
+    )
+
+
+def _under(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}

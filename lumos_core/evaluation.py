@@ -1,0 +1,89 @@
+"""Full-ranking evaluation: every target against the whole catalog, the user's history masked.
+
+Results are *sums over users* ("users", "hr@20", "ndcg@20", …), because sums are what nodes may send
+and what adds up; :func:`means` turns them into metrics.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+
+from lumos_core.batching import lengths_of, pad, sorted_batches
+from lumos_core.data.sequences import Sequences
+from lumos_core.model import SASRec
+
+CUTOFFS = (5, 10, 20)
+EVALUATION_BATCH = 256
+Scorer = Callable[[np.ndarray], torch.Tensor]
+"""int [B] user indices → float [B, N] scores; column j is item j + 1."""
+
+
+def evaluate(model: SASRec, histories: Sequences, targets: np.ndarray) -> dict[str, float]:
+    """Rank each user's target by the model.
+
+    Args:
+        model: put into evaluation mode for the call.
+        histories: what each user did before the target.
+        targets: int64 [U], items 1..N.
+
+    Returns:
+        Sums over users, see :func:`ranking_sums`.
+    """
+    device = model.items.weight.device
+
+    def score(users: np.ndarray) -> torch.Tensor:
+        items, lengths = pad([histories[u] for u in users], model.shape.max_len)
+        hidden = model.encode_last(
+            torch.from_numpy(items).to(device), torch.from_numpy(lengths).to(device)
+        )
+        return model.scores(hidden).cpu()
+
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            return ranking_sums(target_ranks(score, histories, targets))
+    finally:
+        model.train(was_training)
+
+
+def target_ranks(score: Scorer, histories: Sequences, targets: np.ndarray) -> np.ndarray:
+    """Rank of each target (1 = best) among the items its user has not met, and itself.
+
+    A target that is also in the history (a repeated purchase) competes with the unseen items. Ties
+    count half, so that a model that scores everything alike gains nothing by it. Users are scored
+    in batches of like length; no more than ``EVALUATION_BATCH × N`` scores exist at a time.
+
+    Returns:
+        float64 [U].
+    """
+    ranks = np.empty(len(histories))
+    for users in sorted_batches(lengths_of(histories), EVALUATION_BATCH):
+        scores = score(users)
+        own = scores.gather(1, torch.from_numpy(targets[users] - 1)[:, None])
+        seen = [histories[u] for u in users]
+        rows = np.repeat(np.arange(len(users)), [len(s) for s in seen])
+        scores[torch.from_numpy(rows), torch.from_numpy(np.concatenate(seen) - 1)] = -torch.inf
+        scores.scatter_(1, torch.from_numpy(targets[users] - 1)[:, None], own)
+        greater = (scores > own).sum(1)
+        equal = (scores == own).sum(1) - 1
+        ranks[users] = (1 + greater + equal / 2).numpy()
+    return ranks
+
+
+def ranking_sums(ranks: np.ndarray) -> dict[str, float]:
+    """Sums over users of HR@K, NDCG@K (one relevant item: 1 / log2(1 + rank)) and MRR."""
+    sums: dict[str, float] = {"users": float(len(ranks))}
+    for k in CUTOFFS:
+        hit = ranks <= k
+        sums[f"hr@{k}"] = float(hit.sum())
+        sums[f"ndcg@{k}"] = float((hit / np.log2(1 + ranks)).sum())
+    sums["mrr"] = float((1 / ranks).sum())
+    return sums
+
+
+def means(sums: Mapping[str, float]) -> dict[str, float]:
+    """Turn sums over users into means; "users" itself is left out. Empty without users."""
+    users = sums.get("users", 0.0)
+    return {k: v / users for k, v in sums.items() if k != "users"} if users else {}

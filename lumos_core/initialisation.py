@@ -1,0 +1,65 @@
+"""The model every run starts from: random by seed, or with item embeddings that know the titles.
+
+The catalog is public, so starting from its titles reveals nothing. Title vectors are centred,
+whitened by their principal components and cut to ``dim``; neighbours in meaning then start as
+neighbours in the item table, which a client with few histories could never learn alone.
+"""
+
+import numpy as np
+
+from lumos_core.config import RunConfig
+from lumos_core.data.catalog import Catalog
+from lumos_core.model import Params, get_params, new_model
+
+WHITENING = 0.5
+"""Exponent by which principal components are evened out: 0 leaves the spectrum, 1 flattens it."""
+
+
+def initial_params(config: RunConfig, catalog: Catalog) -> Params:
+    """Parameters of round 0, the same on every machine with the same catalog and LLM."""
+    params = get_params(new_model(config, len(catalog)))
+    if config.semantic_start != "none":
+        from lumos_core.views.source import semantic_vectors
+
+        place_titles(params, semantic_vectors(config, catalog), config.semantic_scale)
+    return params
+
+
+def place_titles(params: Params, vectors: np.ndarray, scale: float) -> None:
+    """Overwrite the item table with title vectors, in place.
+
+    Args:
+        params: parameters of a SASRec with N items of size D.
+        vectors: float [N, H], one per item in catalog order.
+        scale: standard deviation of the values written.
+    """
+    table = params["items.weight"]
+    table[1:] = principal_components(vectors, table.shape[1])
+    table[1:] *= scale / max(float(table[1:].std()), 1e-12)
+
+
+def principal_components(vectors: np.ndarray, dim: int) -> np.ndarray:
+    """Rows of unit length, centred, projected on ``dim`` partly evened principal components.
+
+    Components beyond the rank of ``vectors`` are zero. Signs are fixed, so that the result does not
+    depend on the linear algebra library.
+
+    Args:
+        vectors: float [N, H].
+        dim: D.
+
+    Returns:
+        float32 [N, D].
+    """
+    x = vectors.astype(np.float64)
+    x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    x -= x.mean(axis=0)
+    variances, axes = np.linalg.eigh(x.T @ x / len(x))  # ascending; [H], [H, H]
+    order = np.argsort(variances)[::-1][:dim]
+    variances, axes = variances[order], axes[:, order]
+    axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
+    kept = variances > variances.max() * 1e-9
+    weight = np.where(kept, np.maximum(variances, 1e-300) ** (-WHITENING / 2), 0.0)
+    out = np.zeros((len(x), dim), dtype=np.float32)
+    out[:, : len(order)] = x @ axes * weight
+    return out

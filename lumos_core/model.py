@@ -1,0 +1,182 @@
+"""SASRec (Kang & McAuley, ICDM 2018): a causal transformer over item sequences.
+
+Notation used in shapes::
+
+    B  sequences in a batch        T  items in the longest sequence of the batch
+    D  hidden size (``dim``)       N  items in the catalog; index 0 is padding, items are 1..N
+
+Sequences are padded on the *right*. With a causal mask no real position ever sees a padded one, so
+attention needs no padding mask and PyTorch's fast causal kernel applies.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lumos_core.config import RunConfig
+from lumos_core.errors import ModelError
+
+Params = dict[str, np.ndarray]
+"""Names and float32 arrays of a model, in the order of ``SASRec.state_dict()``."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Everything that determines the names and shapes of the parameters."""
+
+    num_items: int
+    dim: int
+    layers: int
+    heads: int
+    max_len: int
+
+    @classmethod
+    def of(cls, config: RunConfig, num_items: int) -> "ModelShape":
+        return cls(num_items, config.dim, config.layers, config.heads, config.max_len)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 hex digest; equal on two machines exactly when their models fit each other."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+class CausalSelfAttention(nn.Module):
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, d = x.shape
+        qkv = self.qkv(x).view(b, t, 3, self.heads, d // self.heads)  # [B, T, 3, H, D/H]
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # three of [B, H, T, D/H]
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        merged: Tensor = self.out(y.transpose(1, 2).reshape(b, t, d))  # [B, T, D]
+        return merged
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: attention, then a position-wise network."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(dim)
+        # No dropout on attention weights: it would rule out the fused kernel, and the residual
+        # dropout below regularises as well.
+        self.attention = CausalSelfAttention(dim, heads, dropout=0.0)
+        self.mlp_norm = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x)))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))  # type: ignore[no-any-return]
+
+
+class SASRec(nn.Module):
+    """Encoder of item sequences whose output is scored against the same item table.
+
+    Args:
+        shape: sizes; see :class:`ModelShape`.
+        dropout: probability on embeddings and residual branches.
+    """
+
+    def __init__(self, shape: ModelShape, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.shape = shape
+        self.items = nn.Embedding(shape.num_items + 1, shape.dim, padding_idx=0)
+        self.positions = nn.Embedding(shape.max_len, shape.dim)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            Block(shape.dim, shape.heads, dropout) for _ in range(shape.layers)
+        )
+        self.norm = nn.LayerNorm(shape.dim)
+        self.apply(_initialise)
+
+    def forward(self, items: Tensor) -> Tensor:
+        """Hidden state after each item.
+
+        Args:
+            items: int64 [B, T], right-padded with 0, T ≤ max_len. A zero *inside* a sequence is a
+                masked item: it keeps its position and carries no identity.
+
+        Returns:
+            float [B, T, D]; values at padded positions are meaningless.
+        """
+        t = items.shape[1]
+        if t > self.shape.max_len:
+            raise ModelError(f"sequence of {t} items, but max-len is {self.shape.max_len}")
+        x = self.items(items) * self.shape.dim**0.5 + self.positions.weight[:t]  # [B, T, D]
+        x = self.dropout(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    def encode_last(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """Hidden state after the last real item: int64 [B, T], int64 [B] → float [B, D]."""
+        return last_position(self(items), lengths)
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Scores of all catalog items: float [..., D] → float [..., N]; column j is item j + 1."""
+        return hidden @ self.items.weight[1:].T
+
+
+def last_position(hidden: Tensor, lengths: Tensor) -> Tensor:
+    """Pick the state after the last real item: float [B, T, D], int64 [B] → float [B, D]."""
+    rows = torch.arange(len(hidden), device=hidden.device)
+    return hidden[rows, (lengths - 1).clamp_min(0)]
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+        if module.padding_idx is not None:
+            with torch.no_grad():
+                module.weight[module.padding_idx].zero_()
+
+
+def new_model(config: RunConfig, num_items: int) -> SASRec:
+    """A freshly initialised model; the run's seed alone determines its values."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return SASRec(ModelShape.of(config, num_items), config.dropout)
+
+
+def get_params(model: nn.Module) -> Params:
+    """Copy a model's parameters out as float32 arrays."""
+    return {
+        name: tensor.detach().cpu().numpy().astype(np.float32, copy=True)
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def set_params(model: nn.Module, params: Mapping[str, np.ndarray]) -> None:
+    """Load parameters into a model.
+
+    Raises:
+        ModelError: a name or shape differs from the model's.
+    """
+    expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    found = {name: array.shape for name, array in params.items()}
+    if expected != found:
+        wrong = sorted(
+            name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+        )
+        name = wrong[0]
+        raise ModelError(
+            f"parameters do not fit the model: '{name}' has shape {found.get(name)}, expected "
+            f"{expected.get(name)} ({len(wrong)} differ); was the model made for another catalog "
+            "or another dim, layers, max-len?"
+        )
+    model.load_state_dict({n: torch.from_numpy(np.array(a)) for n, a in params.items()})

@@ -1,0 +1,146 @@
+"""One node: its users' histories, its views, its training. No network in here."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from lumos_core import __version__, deltas
+from lumos_core.config import NodeConfig, RunConfig
+from lumos_core.data.catalog import Catalog
+from lumos_core.data.sequences import LeaveOneOut, Sequences
+from lumos_core.evaluation import evaluate
+from lumos_core.model import ModelShape, Params, SASRec, get_params, set_params
+from lumos_core.replies import Metrics
+from lumos_core.training import Trainer, TrainingSet, TrainSums
+from lumos_core.views.types import UserViews
+
+Views = Mapping[int, UserViews]
+ViewSource = Callable[[Sequences], Views]
+"""Training histories → the views that exist (user's position → views); may write missing ones."""
+
+
+def no_views(histories: Sequences) -> Views:
+    """The view source of methods that need none."""
+    return {}
+
+
+class Node:
+    """What a ClientApp process builds for a message, and what experiments keep for a whole run.
+
+    Args:
+        name: stable name; with the run's seed it determines every random draw of the node.
+        catalog: the public catalog.
+        sequences: the node's users, each with at least three interactions.
+        config: the run's configuration.
+        views: where views come from; asked at every training.
+        device: torch device of training and evaluation.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        catalog: Catalog,
+        sequences: Sequences,
+        config: RunConfig,
+        views: ViewSource = no_views,
+        device: str = "cpu",
+    ) -> None:
+        self.name, self.catalog, self.config, self.device = name, catalog, config, device
+        self.split = LeaveOneOut(sequences)
+        self._views = views
+        self._training_set: TrainingSet | None = None
+
+    @classmethod
+    def open(cls, config: RunConfig, node: NodeConfig) -> "Node":
+        """A node from its data folder, with the views of the configured writer and store.
+
+        Raises:
+            DataError: the folder or its files are not as they should be.
+        """
+        from lumos_core.data import read_node
+        from lumos_core.views.source import view_source
+
+        catalog, sequences = read_node(Path(node.data))
+        views = view_source(config, node, catalog) if config.method == "lumos" else no_views
+        return cls(node.name, catalog, sequences, config, views, node.device)
+
+    @property
+    def shape(self) -> ModelShape:
+        return ModelShape.of(self.config, len(self.catalog))
+
+    def describe(self) -> dict[str, str]:
+        """Answer to the server's first question: what has to match before anything is trained."""
+        return {
+            "name": self.name,
+            "catalog": self.catalog.fingerprint,
+            "shape": self.shape.fingerprint,
+            "users": str(len(self.split.sequences)),
+            "version": __version__,
+        }
+
+    def train(
+        self, params: Params, round: int, evaluate_on: str | None = None
+    ) -> tuple[Params, Metrics]:
+        """Train ``local-epochs`` epochs from the received parameters.
+
+        Args:
+            params: global parameters.
+            round: number of the round, part of the seed.
+            evaluate_on: "validation" or "test" to measure the received model as well.
+
+        Returns:
+            The delta in the agreed codec, and the sums and counts that go with it.
+        """
+        model = self._model(params)
+        metrics: Metrics = {}
+        if evaluate_on:
+            metrics |= self._evaluate(model, evaluate_on)
+        data = self._data()
+        seed = (self.config.seed, round, _number(self.name))
+        trainer = Trainer(model, data, self.config, seed)
+        sums = TrainSums()
+        for _ in range(self.config.local_epochs):
+            sums.add(trainer.epoch())
+        delta = deltas.subtract(get_params(model), params)
+        metrics |= {
+            "users": sums.users,
+            "examples": sums.examples,
+            "loss": sums.loss,
+            "contrastive": sums.contrastive,
+            "contrastive-users": sums.contrastive_users,
+            "views": int(data.has_views.sum()),
+            "seconds": sums.seconds,
+        }
+        rounding = np.random.default_rng([*seed, 1])
+        return deltas.encode(delta, self.config.delta_codec, rounding), metrics
+
+    def evaluate(self, params: Params, split: str) -> Metrics:
+        """Sums over this node's users of the metrics of the received model."""
+        return self._evaluate(self._model(params), split)
+
+    def _model(self, params: Params) -> SASRec:
+        model = SASRec(self.shape, self.config.dropout)
+        set_params(model, params)
+        return model.to(self.device)
+
+    def _evaluate(self, model: SASRec, split: str) -> Metrics:
+        histories, targets = self.split.validation() if split == "validation" else self.split.test()
+        sums = evaluate(model, histories, targets)
+        return {f"eval-{name}": value for name, value in sums.items()}
+
+    def _data(self) -> TrainingSet:
+        """Padded users; rebuilt only while views are still missing."""
+        if self._training_set is None or not self._complete(self._training_set):
+            train = self.split.train()
+            self._training_set = TrainingSet.build(train, self.config.max_len, self._views(train))
+        return self._training_set
+
+    def _complete(self, data: TrainingSet) -> bool:
+        return self._views is no_views or bool(data.has_views.all())
+
+
+def _number(name: str) -> int:
+    """A name as a seed: the same on every machine."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")

@@ -1,0 +1,55 @@
+"""Server optimisers: how the global model moves along the aggregated delta (Reddi et al., ICLR 2021).
+
+The aggregated delta plays the part of a negative gradient. The state is a flat mapping of arrays, so
+that a checkpoint can hold it and a resumed run goes on bit by bit as it would have.
+"""
+
+import numpy as np
+
+from lumos_core import deltas
+from lumos_core.config import RunConfig
+from lumos_core.model import Params
+
+State = dict[str, np.ndarray]
+ADAM_BETA2 = 0.99
+ADAM_EPSILON = 1e-3
+
+
+def step(params: Params, delta: Params, state: State, config: RunConfig) -> tuple[Params, State]:
+    """One server step.
+
+    Args:
+        params: global parameters.
+        delta: aggregated delta, same names and shapes.
+        state: what the previous step returned; empty at first.
+        config: ``server-optimizer``, ``server-learning-rate``, ``server-momentum``.
+
+    Returns:
+        New parameters and new state; the inputs are left as they are.
+    """
+    if config.server_optimizer == "sgd":
+        update, state = delta, {}
+    elif config.server_optimizer == "momentum":
+        update = {n: _previous(state, n, d) * config.server_momentum + d for n, d in delta.items()}
+        state = update
+    else:
+        update, state = _adam(delta, state, config.server_momentum)
+    lr = np.float32(config.server_learning_rate)
+    return deltas.add(params, {n: u * lr for n, u in update.items()}), state
+
+
+def _adam(delta: Params, state: State, beta1: float) -> tuple[Params, State]:
+    """FedAdam, Algorithm 2 of Reddi et al.; no bias correction there either."""
+    new: State = {}
+    update: Params = {}
+    for name, d in delta.items():
+        m = beta1 * _previous(state, f"m:{name}", d) + (1 - beta1) * d
+        v = ADAM_BETA2 * _previous(state, f"v:{name}", d) + (1 - ADAM_BETA2) * np.square(d)
+        new[f"m:{name}"], new[f"v:{name}"] = m.astype(np.float32), v.astype(np.float32)
+        update[name] = (m / (np.sqrt(v) + ADAM_EPSILON)).astype(np.float32)
+    return update, new
+
+
+def _previous(state: State, name: str, like: np.ndarray) -> np.ndarray:
+    found = state.get(name)
+    return np.zeros_like(like) if found is None else found

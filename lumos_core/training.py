@@ -1,0 +1,237 @@
+"""Training SASRec on the histories of one node (or of everybody, for the centralised baseline)."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lumos_core import objectives
+from lumos_core.batching import pad, shuffled_batches
+from lumos_core.config import RunConfig
+from lumos_core.data.sequences import Sequences
+from lumos_core.model import SASRec, last_position
+from lumos_core.views.perturbation import perturb
+from lumos_core.views.types import UserViews
+
+
+@dataclass(frozen=True)
+class Padded:
+    """Right-padded sequences: int64 [U, T] items (0 = padding), int64 [U] lengths."""
+
+    items: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def of(cls, sequences: Sequence[np.ndarray], max_len: int) -> "Padded":
+        return cls(*pad(sequences, max_len))
+
+    def rows(self, users: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+        """A batch, trimmed to its longest sequence."""
+        lengths = self.lengths[users]
+        items = self.items[users, : max(int(lengths.max()), 1)]
+        return torch.from_numpy(items).to(device), torch.from_numpy(lengths).to(device)
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """A node's users, padded once: their histories and, where written, their views.
+
+    Attributes:
+        history: what each user did; the next-item loss trains on every position.
+        has_views: bool [U]; the three views of the other users are padding only.
+        future: history + new items, as the encoder sees it.
+        future_items: the new items alone.
+    """
+
+    history: Padded
+    has_views: np.ndarray
+    future: Padded
+    future_items: Padded
+    paraphrase: Padded
+    counterfactual: Padded
+
+    @classmethod
+    def build(
+        cls, train: Sequences, max_len: int, views: Mapping[int, UserViews] | None = None
+    ) -> "TrainingSet":
+        views = views or {}
+        histories = [train[u] for u in range(len(train))]
+        nothing = UserViews((), (), ())
+        per_user = [views.get(u, nothing) for u in range(len(train))]
+        extended = [
+            np.concatenate([h, np.asarray(v.future, dtype=h.dtype)])
+            for h, v in zip(histories, per_user, strict=True)
+        ]
+
+        def padded(view: int) -> Padded:
+            return Padded.of([np.asarray(v[view], dtype=np.int64) for v in per_user], max_len)
+
+        return cls(
+            history=Padded.of(histories, max_len),
+            has_views=np.array([u in views for u in range(len(train))], dtype=bool),
+            future=Padded.of(extended, max_len),
+            future_items=padded(0),
+            paraphrase=padded(1),
+            counterfactual=padded(2),
+        )
+
+    def __len__(self) -> int:
+        return len(self.history.lengths)
+
+
+@dataclass
+class TrainSums:
+    """Sums over one or more epochs; the only facts about training that leave a node."""
+
+    users: int = 0
+    examples: int = 0
+    loss: float = 0.0  # next-item loss, summed over examples
+    contrastive: float = 0.0  # contrastive loss, summed over ``contrastive_users``
+    contrastive_users: int = 0
+    seconds: float = 0.0
+
+    def add(self, other: "TrainSums") -> None:
+        self.users = max(self.users, other.users)
+        self.examples += other.examples
+        self.loss += other.loss
+        self.contrastive += other.contrastive
+        self.contrastive_users += other.contrastive_users
+        self.seconds += other.seconds
+
+
+@dataclass
+class Trainer:
+    """One model, one optimiser, one set of users; :meth:`epoch` goes through them once.
+
+    Args:
+        model: trained in place.
+        data: the users.
+        config: method, objective and optimiser settings.
+        seed: non-negative integers that determine batches, negatives, perturbations, dropout.
+    """
+
+    model: SASRec
+    data: TrainingSet
+    config: RunConfig
+    seed: Sequence[int]
+    _epochs_done: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self._optimizer = torch.optim.Adam(
+            self.model.parameters(),
+            lr=self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+            fused=True,
+        )
+
+    def epoch(self) -> TrainSums:
+        """Train on every user once."""
+        started = time.perf_counter()
+        rng = np.random.default_rng([*self.seed, self._epochs_done])
+        self._epochs_done += 1
+        sums = TrainSums(users=len(self.data))
+        self.model.train()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(rng.integers(2**31)))
+            batches = shuffled_batches(self.data.history.lengths, self.config.batch_size, rng)
+            for users in batches:
+                self._step(users, rng, sums)
+        sums.seconds = time.perf_counter() - started
+        return sums
+
+    def _step(self, users: np.ndarray, rng: np.random.Generator, sums: TrainSums) -> None:
+        device = self.model.items.weight.device
+        items, lengths = self.data.history.rows(users, device)
+        hidden = self.model(items)  # [B, T, D]
+        loss = torch.zeros((), device=device)
+
+        targets = items[:, 1:]
+        real = targets > 0
+        examples = int(real.sum())
+        if examples:
+            next_item = self._next_item(hidden[:, :-1][real], targets[real], rng)
+            loss = loss + next_item
+            sums.loss += float(next_item.detach()) * examples
+            sums.examples += examples
+
+        anchor = last_position(hidden, lengths)  # [B, D]
+        if self.config.method == "confedsrs" and self.config.contrastive_weight:
+            loss = loss + self._two_view(users, rng, sums)
+        elif self.config.method == "lumos":
+            loss = loss + self._tri_view(anchor, users, rng, sums)
+
+        if not loss.requires_grad:  # a lone user with a single item and no views
+            return
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        self._optimizer.step()
+
+    def _next_item(self, hidden: Tensor, targets: Tensor, rng: np.random.Generator) -> Tensor:
+        table = self.model.items.weight
+        num_items = len(table) - 1
+        full = self.config.loss == "full" or (
+            self.config.loss == "auto" and num_items <= self.config.full_softmax_max_items
+        )
+        if full:
+            return objectives.full_softmax(hidden, targets, table)
+        drawn = rng.integers(1, num_items + 1, size=self.config.num_negatives)
+        negatives = torch.from_numpy(drawn).to(table.device)
+        return objectives.sampled_softmax(hidden, targets, table, negatives)
+
+    def _tri_view(
+        self, anchor: Tensor, users: np.ndarray, rng: np.random.Generator, sums: TrainSums
+    ) -> Tensor:
+        """Weighted auxiliary losses of the users that have views; 0 where none has."""
+        config, data, device = self.config, self.data, anchor.device
+        having = data.has_views[users]
+        chosen = users[having]
+        total = torch.zeros((), device=device)
+        if not len(chosen):
+            return total
+        anchor = anchor[torch.from_numpy(having).to(device)]
+
+        def encode(view: Padded, use: bool) -> Tensor | None:
+            return self.model.encode_last(*view.rows(chosen, device)) if use else None
+
+        if config.contrastive_weight:
+            contrast = objectives.tri_view(
+                anchor,
+                encode(data.future, config.use_future),
+                encode(data.paraphrase, config.use_paraphrase),
+                encode(data.counterfactual, config.use_counterfactual),
+                config.temperature,
+            )
+            sums.contrastive += float(contrast.detach()) * len(chosen)
+            sums.contrastive_users += len(chosen)
+            total = total + config.contrastive_weight * contrast
+        if config.view_target_weight and config.use_future:
+            targets, _ = data.future_items.rows(chosen, device)  # [B, F]
+            real = targets > 0
+            if bool(real.any()):
+                repeated = anchor[:, None].expand(-1, targets.shape[1], -1)[real]
+                as_targets = self._next_item(repeated, targets[real], rng)
+                total = total + config.view_target_weight * as_targets
+        return total
+
+    def _two_view(self, users: np.ndarray, rng: np.random.Generator, sums: TrainSums) -> Tensor:
+        """Weighted InfoNCE between two perturbations of each history."""
+        device = self.model.items.weight.device
+        history = self.data.history
+        longest = max(int(history.lengths[users].max()), 1)
+        items, lengths = history.items[users, :longest], history.lengths[users]
+        encoded = []
+        for _ in range(2):
+            view, view_lengths = perturb(items, lengths, rng)
+            encoded.append(
+                self.model.encode_last(
+                    torch.from_numpy(view).to(device), torch.from_numpy(view_lengths).to(device)
+                )
+            )
+        contrast = objectives.two_view(encoded[0], encoded[1], self.config.temperature)
+        sums.contrastive += float(contrast.detach()) * len(users)
+        sums.contrastive_users += len(users)
+        return self.config.contrastive_weight * contrast
