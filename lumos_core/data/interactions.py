@@ -1,0 +1,185 @@
+"""Interaction logs and item lists as normalised frames: ids are text, times are numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from lumos_core.data.files import CONTROL, clean_title
+from lumos_core.data.tables import Table, column_names, read_table
+from lumos_core.errors import DataError
+
+# In the order of preference; compared without case, underscores and hyphens.
+USER_NAMES = ("user_id", "user", "uid", "customer_id", "customer", "reviewerID", "session_id")
+ITEM_NAMES = ("item_id", "item", "iid", "parent_asin", "asin", "product_id", "movie_id", "news_id")
+TIME_NAMES = ("timestamp", "position", "time", "unixReviewTime", "unix_time", "unixtime", "order")
+TITLE_NAMES = ("title", "item_title", "name", "item_name", "product_title", "movie_title")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of columns in the user's files; empty means: find it by its usual names."""
+
+    user: str = ""
+    item: str = ""
+    time: str = ""
+    title: str = ""
+
+
+def read_interactions(path: Path, columns: Columns | None = None) -> Table:
+    """Read an interaction log.
+
+    Returns:
+        A table with ``user_id`` and ``item_id`` (String) and ``timestamp`` (Int64, or Float64 if
+        a time has a fraction: Unix time or a position), rows in file order.
+
+    Raises:
+        DataError: naming file and line: missing column, empty id, id that does not lie on one
+            line, time that is not a number, or anything :func:`read_table` finds.
+    """
+    wanted = columns or Columns()
+    found = column_names(path)
+    table = read_table(
+        path,
+        {
+            "user_id": _choose(path, found, wanted.user, USER_NAMES, "user"),
+            "item_id": _choose(path, found, wanted.item, ITEM_NAMES, "item"),
+            "timestamp": _choose(path, found, wanted.time, TIME_NAMES, "time"),
+        },
+    )
+    return _with_times(_with_ids(_with_ids(table, "user_id"), "item_id"))
+
+
+def read_items(path: Path, columns: Columns | None = None) -> Table:
+    """Read a list of items.
+
+    Returns:
+        A table with ``item_id`` and ``title`` (String; cleaned, empty where there is none), rows
+        in file order, ids unique. Without a column of a usual title name, the only other column
+        is the title.
+
+    Raises:
+        DataError: naming file and line: missing column, empty or duplicate id, or anything
+            :func:`read_table` finds.
+    """
+    wanted = columns or Columns()
+    found = column_names(path)
+    item = _choose(path, found, wanted.item, ITEM_NAMES, "item")
+    others = [name for name in found if name != item]
+    titles = others if len(others) == 1 and not wanted.title else TITLE_NAMES
+    title = _choose(path, found, wanted.title, titles, "title")
+    table = _with_ids(read_table(path, {"item_id": item, "title": title}), "item_id")
+    cleaned = [clean_title(str(t)) if t is not None else "" for t in table.frame["title"]]
+    table = table.with_frame(table.frame.with_columns(pl.Series("title", cleaned, pl.String)))
+    check_unique_items(table)
+    return table
+
+
+def check_unique_items(items: Table) -> None:
+    """Refuse a list of items in which an id occurs twice.
+
+    Raises:
+        DataError: naming both places.
+    """
+    ids = items.frame["item_id"]
+    again = ~ids.is_first_distinct()
+    if again.any():
+        row = _first(again)
+        first = items.place(_first(ids == ids[row])).removeprefix(f"{items.path}: ")
+        raise DataError(
+            f"{items.place(row)}: duplicate item id {ids[row]!r}, first on {first}; "
+            "keep one row per item"
+        )
+
+
+def check_known_items(interactions: Table, item_ids: pl.Series, source: str) -> None:
+    """Refuse a log with items that are not among ``item_ids`` (found in ``source``).
+
+    Raises:
+        DataError: naming the first such row.
+    """
+    unknown = ~interactions.frame["item_id"].is_in(item_ids.implode())
+    if unknown.any():
+        row = _first(unknown)
+        raise DataError(
+            f"{interactions.place(row)}: unknown item {interactions.frame['item_id'][row]!r} "
+            f"({unknown.sum()} such rows), expected an item of {source}; add the item there or "
+            "remove the rows"
+        )
+
+
+def _choose(path: Path, found: Sequence[str], given: str, names: Sequence[str], what: str) -> str:
+    if given:
+        if given in found:
+            return given
+        names = (given,)
+    by_key = {_key(name): name for name in reversed(found)}
+    for name in names:
+        if _key(name) in by_key:
+            return by_key[_key(name)]
+    raise DataError(
+        f"{path}: line 1: missing column: no {what} column among {', '.join(map(repr, found))}, "
+        f"expected {' or '.join(map(repr, names))}; rename the column or name it with "
+        f"--{what}-column"
+    )
+
+
+def _key(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "").replace(" ", "")
+
+
+def _with_ids(table: Table, column: str) -> Table:
+    raw = table.frame[column]
+    if not (raw.dtype.is_integer() or raw.dtype in (pl.String, pl.Categorical, pl.Enum)):
+        raise DataError(
+            f"{table.path}: column {column} has type {raw.dtype}, expected text or whole numbers; "
+            "convert it to text"
+        )
+    ids = raw.cast(pl.String).str.strip_chars()
+    _refuse(table, ids.is_null() | (ids == ""), f"{column} is empty, expected an id", raw)
+    _refuse(
+        table,
+        ids.str.contains(CONTROL.pattern),
+        f"{column} holds a tab, line break or control character, expected an id on one line",
+        raw,
+    )
+    return table.with_frame(table.frame.with_columns(ids.alias(column)))
+
+
+def _with_times(table: Table) -> Table:
+    raw = table.frame["timestamp"]
+    if raw.dtype == pl.String:
+        raw = raw.str.strip_chars()
+    elif raw.dtype.is_temporal():
+        raw = raw.cast(pl.Datetime("us")).dt.timestamp("us") / 1_000_000
+    elif not raw.dtype.is_numeric():
+        raise DataError(
+            f"{table.path}: the time column has type {raw.dtype}, expected numbers (Unix time or "
+            "a position)"
+        )
+    whole = raw.cast(pl.Int64, strict=False)
+    real = raw.cast(pl.Float64, strict=False)
+    _refuse(
+        table,
+        real.is_null() | ~(real.abs() < 2.0**63),
+        "time is not a number, expected Unix time or a position in the history; convert it",
+        table.frame["timestamp"],
+    )
+    if (real != real.round()).any():
+        times = real
+    else:  # "1e9" and "5.0" are whole, but only the detour over floats can read them
+        times = whole if raw.dtype.is_integer() else whole.fill_null(real.cast(pl.Int64))
+    return table.with_frame(table.frame.with_columns(times.alias("timestamp")))
+
+
+def _refuse(table: Table, bad: pl.Series, problem: str, raw: pl.Series) -> None:
+    if bad.any():
+        row = _first(bad)
+        raise DataError(f"{table.place(row)}: found {raw[row]!r}: {problem}")
+
+
+def _first(mask: pl.Series) -> int:
+    row = mask.arg_max()
+    assert row is not None
+    return row

@@ -1,0 +1,92 @@
+"""A node data folder: ``catalog.tsv`` and ``interactions.(tsv|csv|jsonl|parquet)``."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from lumos_core.data.catalog import Catalog
+from lumos_core.data.interactions import check_known_items, read_interactions
+from lumos_core.data.sequences import MIN_HISTORY, Sequences
+from lumos_core.data.tables import FORMATS, Table
+from lumos_core.errors import DataError
+
+CATALOG_FILE = "catalog.tsv"
+
+
+def read_node(folder: Path) -> tuple[Catalog, Sequences]:
+    """Read the data of one node.
+
+    Users come in the order of their ids, items of a user in the order of time (of the file, where
+    times are equal).
+
+    Raises:
+        DataError: naming file and line: a file is missing or malformed, an item is not in the
+            catalog, or a user has fewer than 3 interactions.
+    """
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: no such folder, expected one with {CATALOG_FILE} and interactions.tsv; "
+            "'lumos prepare' makes it"
+        )
+    path = find_table(folder, "interactions")
+    catalog = Catalog.read(folder / CATALOG_FILE)
+    table = read_interactions(path)
+    check_known_items(table, pl.Series(catalog.item_ids), str(folder / CATALOG_FILE))
+    _check_lengths(table)
+    return catalog, to_sequences(table.frame, catalog)
+
+
+def find_table(folder: Path, stem: str) -> Path:
+    """The one file of a folder named ``stem`` with the suffix of a table (``.gz`` allowed).
+
+    Raises:
+        DataError: if there is none or more than one.
+    """
+    suffixes = [suffix + gz for suffix in FORMATS for gz in ("", ".gz")]
+    found = [path for suffix in suffixes if (path := folder / f"{stem}{suffix}").is_file()]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(path.name for path in found) or "none"
+    raise DataError(
+        f"{folder}: found {names}, expected exactly one {stem} file "
+        f"({stem}.tsv, .csv, .jsonl or .parquet)"
+    )
+
+
+def to_sequences(interactions: pl.DataFrame, catalog: Catalog) -> Sequences:
+    """Histories in the order of user ids; items by time, by row where times are equal.
+
+    Args:
+        interactions: ``user_id``, ``item_id`` (all in the catalog), ``timestamp``.
+    """
+    indices = pl.DataFrame(
+        {"item_id": catalog.item_ids, "index": np.arange(1, len(catalog) + 1, dtype=np.int32)},
+        schema={"item_id": pl.String, "index": pl.Int32},
+    )
+    ordered = chronological(interactions).join(
+        indices, on="item_id", how="left", maintain_order="left"
+    )
+    runs = ordered["user_id"].rle().struct.unnest()
+    offsets = np.concatenate([[0], runs["len"].cast(pl.Int64).cum_sum().to_numpy()])
+    items = ordered["index"].to_numpy(writable=True)
+    return Sequences(tuple(runs["value"]), items, offsets.astype(np.int64))
+
+
+def chronological(interactions: pl.DataFrame) -> pl.DataFrame:
+    """Rows by user, then time, then original row (stable)."""
+    return interactions.sort("user_id", "timestamp", maintain_order=True)
+
+
+def _check_lengths(table: Table) -> None:
+    counts = table.frame.select(pl.len().over("user_id")).to_series()
+    short = counts < MIN_HISTORY
+    if short.any():
+        row = short.arg_max()
+        assert row is not None
+        users = table.frame.filter(short)["user_id"].n_unique()
+        raise DataError(
+            f"{table.place(row)}: user {table.frame['user_id'][row]!r} has {counts[row]} "
+            f"interactions, expected at least {MIN_HISTORY} (training, validation, test); "
+            f"{users} such users; remove them, or let 'lumos prepare' do it"
+        )

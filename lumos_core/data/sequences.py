@@ -1,0 +1,136 @@
+"""Histories of users as item indices, and their leave-one-out split."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lumos_core.errors import DataError
+
+MIN_HISTORY = 3  # one item to train on, one for validation, one for the test
+
+Items = NDArray[np.int32]
+Targets = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """Chronological histories of U users in compressed rows.
+
+    Attributes:
+        user_ids: U texts; they never leave the node.
+        items: int32 [sum of lengths], catalog indices (1..N).
+        offsets: int64 [U + 1]; user u owns ``items[offsets[u]:offsets[u + 1]]``.
+    """
+
+    user_ids: tuple[str, ...]
+    items: Items
+    offsets: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if self.items.dtype != np.int32 or self.offsets.dtype != np.int64:
+            raise TypeError(f"items {self.items.dtype}, offsets {self.offsets.dtype}")
+        if self.offsets.shape != (len(self.user_ids) + 1,) or self.offsets[0] != 0:
+            raise ValueError("offsets must be [U + 1] and start with 0")
+        if self.offsets[-1] != len(self.items) or (np.diff(self.offsets) < 0).any():
+            raise ValueError("offsets must rise to the number of items")
+
+    def __len__(self) -> int:
+        """The number of users."""
+        return len(self.user_ids)
+
+    def __getitem__(self, u: int) -> Items:
+        """History of user u, int32 [T_u] (a view, not a copy)."""
+        if not 0 <= u < len(self):
+            raise IndexError(f"user {u} is outside 0..{len(self) - 1}")
+        return self.items[self.offsets[u] : self.offsets[u + 1]]
+
+    def __iter__(self) -> Iterator[Items]:
+        return (self[u] for u in range(len(self)))
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """int64 [U]."""
+        return np.diff(self.offsets)
+
+    @classmethod
+    def from_lists(
+        cls, lists: Sequence[Sequence[int]], user_ids: Sequence[str] | None = None
+    ) -> "Sequences":
+        """Sequences of the given lists; users are named "0", "1", … without ``user_ids``."""
+        names = tuple(map(str, range(len(lists)))) if user_ids is None else tuple(user_ids)
+        if len(names) != len(lists):
+            raise ValueError(f"{len(lists)} lists but {len(names)} user ids")
+        items = np.fromiter((i for row in lists for i in row), dtype=np.int32)
+        return cls(names, items, _offsets(np.array([len(row) for row in lists], dtype=np.int64)))
+
+    @classmethod
+    def concat(cls, parts: Sequence["Sequences"]) -> "Sequences":
+        """The users of all parts, one after the other."""
+        if not parts:
+            return cls.from_lists([])
+        names = tuple(name for part in parts for name in part.user_ids)
+        lengths = np.concatenate([part.lengths for part in parts])
+        return cls(names, np.concatenate([part.items for part in parts]), _offsets(lengths))
+
+    def subset(self, indices: Sequence[int] | NDArray[np.integer]) -> "Sequences":
+        """The users at these positions, in this order."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        if chosen.size and not ((chosen >= 0) & (chosen < len(self))).all():
+            raise IndexError(f"users outside 0..{len(self) - 1}")
+        lengths = self.lengths[chosen]
+        offsets = _offsets(lengths)
+        source = np.repeat(self.offsets[:-1][chosen] - offsets[:-1], lengths)
+        items = self.items[source + np.arange(offsets[-1])]
+        return Sequences(tuple(self.user_ids[i] for i in chosen), items, offsets)
+
+    def without_last(self, n: int) -> "Sequences":
+        """Every history without its last n items; all must be at least n long."""
+        if (self.lengths < n).any():
+            raise ValueError(f"a history is shorter than {n}")
+        keep = np.ones(len(self.items), dtype=bool)
+        for back in range(1, n + 1):
+            keep[self.offsets[1:] - back] = False
+        return Sequences(self.user_ids, self.items[keep], _offsets(self.lengths - n))
+
+
+@dataclass(frozen=True, eq=False)
+class LeaveOneOut:
+    """The split of the sequential-recommendation literature: last item = test, second last =
+    validation, the rest trains (Kang & McAuley, "Self-Attentive Sequential Recommendation", 2018).
+
+    Raises:
+        DataError: if a user has fewer than 3 items.
+    """
+
+    sequences: Sequences
+
+    def __post_init__(self) -> None:
+        short = np.flatnonzero(self.sequences.lengths < MIN_HISTORY)
+        if short.size:
+            u = int(short[0])
+            raise DataError(
+                f"user {self.sequences.user_ids[u]!r} has {len(self.sequences[u])} items, expected "
+                f"at least {MIN_HISTORY} (training, validation, test); {short.size} such users; "
+                "remove them, or let 'lumos prepare' do it"
+            )
+
+    def train(self) -> Sequences:
+        """Every history without its last two items."""
+        return self.sequences.without_last(2)
+
+    def validation(self) -> tuple[Sequences, Targets]:
+        """(histories without their last two items, int64 [U] = the second last items)."""
+        return self.train(), self._last(2)
+
+    def test(self) -> tuple[Sequences, Targets]:
+        """(histories without their last item, int64 [U] = the last items)."""
+        return self.sequences.without_last(1), self._last(1)
+
+    def _last(self, back: int) -> Targets:
+        return self.sequences.items[self.sequences.offsets[1:] - back].astype(np.int64)
+
+
+def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
