@@ -7,10 +7,10 @@ from pathlib import Path
 import polars as pl
 
 from lumos_core.data.files import CONTROL, clean_title
-from lumos_core.data.tables import Table, column_names, read_table
+from lumos_core.data.tables import Table, column_names, first_true, read_table
 from lumos_core.errors import DataError
 
-# In the order of preference; compared without case, underscores and hyphens.
+# In the order of preference; compared without case, underscores, hyphens and RecBole's types.
 USER_NAMES = ("user_id", "user", "uid", "customer_id", "customer", "reviewerID", "session_id")
 ITEM_NAMES = ("item_id", "item", "iid", "parent_asin", "asin", "product_id", "movie_id", "news_id")
 TIME_NAMES = ("timestamp", "position", "time", "unixReviewTime", "unix_time", "unixtime", "order")
@@ -65,7 +65,8 @@ def read_items(path: Path, columns: Columns | None = None) -> Table:
     """
     wanted = columns or Columns()
     found = column_names(path)
-    item = _choose(path, found, wanted.item, ITEM_NAMES, "item")
+    named = wanted.item if wanted.item in found else ""  # may be the name in the log alone
+    item = _choose(path, found, named, ITEM_NAMES, "item")
     others = [name for name in found if name != item]
     titles = others if len(others) == 1 and not wanted.title else TITLE_NAMES
     title = _choose(path, found, wanted.title, titles, "title")
@@ -85,8 +86,8 @@ def check_unique_items(items: Table) -> None:
     ids = items.frame["item_id"]
     again = ~ids.is_first_distinct()
     if again.any():
-        row = _first(again)
-        first = items.place(_first(ids == ids[row])).removeprefix(f"{items.path}: ")
+        row = first_true(again)
+        first = items.place(first_true(ids == ids[row])).removeprefix(f"{items.path}: ")
         raise DataError(
             f"{items.place(row)}: duplicate item id {ids[row]!r}, first on {first}; "
             "keep one row per item"
@@ -101,7 +102,7 @@ def check_known_items(interactions: Table, item_ids: pl.Series, source: str) -> 
     """
     unknown = ~interactions.frame["item_id"].is_in(item_ids.implode())
     if unknown.any():
-        row = _first(unknown)
+        row = first_true(unknown)
         raise DataError(
             f"{interactions.place(row)}: unknown item {interactions.frame['item_id'][row]!r} "
             f"({unknown.sum()} such rows), expected an item of {source}; add the item there or "
@@ -126,7 +127,8 @@ def _choose(path: Path, found: Sequence[str], given: str, names: Sequence[str], 
 
 
 def _key(name: str) -> str:
-    return name.lower().replace("_", "").replace("-", "").replace(" ", "")
+    plain, _, _ = name.partition(":")  # RecBole: "user_id:token"
+    return plain.lower().replace("_", "").replace("-", "").replace(" ", "")
 
 
 def _with_ids(table: Table, column: str) -> Table:
@@ -175,11 +177,5 @@ def _with_times(table: Table) -> Table:
 
 def _refuse(table: Table, bad: pl.Series, problem: str, raw: pl.Series) -> None:
     if bad.any():
-        row = _first(bad)
+        row = first_true(bad)
         raise DataError(f"{table.place(row)}: found {raw[row]!r}: {problem}")
-
-
-def _first(mask: pl.Series) -> int:
-    row = mask.arg_max()
-    assert row is not None
-    return row

@@ -8,7 +8,7 @@ import polars as pl
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.interactions import check_known_items, read_interactions
 from lumos_core.data.sequences import MIN_HISTORY, Sequences
-from lumos_core.data.tables import FORMATS, Table
+from lumos_core.data.tables import FORMATS, Table, first_true
 from lumos_core.errors import DataError
 
 CATALOG_FILE = "catalog.tsv"
@@ -82,8 +82,7 @@ def _check_lengths(table: Table) -> None:
     counts = table.frame.select(pl.len().over("user_id")).to_series()
     short = counts < MIN_HISTORY
     if short.any():
-        row = short.arg_max()
-        assert row is not None
+        row = first_true(short)
         users = table.frame.filter(short)["user_id"].n_unique()
         raise DataError(
             f"{table.place(row)}: user {table.frame['user_id'][row]!r} has {counts[row]} "

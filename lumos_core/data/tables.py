@@ -8,7 +8,7 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -30,16 +30,27 @@ FORMATS: Mapping[str, TableFormat] = {
     ".json": "jsonl",
     ".parquet": "parquet",
     ".pq": "parquet",
+    ".inter": "tsv",  # RecBole's atomic files
+    ".item": "tsv",
 }
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a file. ``frame`` may be transformed as long as rows stay where they are."""
+    """Rows of a file.
+
+    Attributes:
+        frame: the rows; columns may be transformed as long as rows stay where they are.
+        header: whether a delimited text file starts with the names of its columns.
+        origin: number of the record (from 0) that every row was made of, where that is not simply
+            the row's own number.
+    """
 
     path: Path
     format: TableFormat
     frame: pl.DataFrame
+    header: bool = True
+    origin: pl.Series | None = None
 
     def with_frame(self, frame: pl.DataFrame) -> "Table":
         """The same rows with other columns."""
@@ -47,10 +58,11 @@ class Table:
 
     def place(self, row: int) -> str:
         """Where row ``row`` (from 0) of the frame stands: ``FILE: line 7`` (Parquet: row 7)."""
+        record = row if self.origin is None else int(self.origin[row])
         if self.format == "parquet":
-            return f"{self.path}: row {row + 1}"
+            return f"{self.path}: row {record + 1}"
         lines = _json_lines(self.path) if self.format == "jsonl" else _record_lines(self)
-        return f"{self.path}: line {next(itertools.islice(lines, row, None))}"
+        return f"{self.path}: line {next(itertools.islice(lines, record, None))}"
 
 
 def table_format(path: Path) -> TableFormat:
@@ -117,6 +129,13 @@ def read_table(path: Path, columns: Mapping[str, str]) -> Table:
     return Table(path, kind, frame)
 
 
+def first_true(mask: pl.Series) -> int:
+    """Row of the first true value of a mask that has one."""
+    row = mask.arg_max()
+    assert row is not None
+    return row
+
+
 def _read_parquet(path: Path, columns: Mapping[str, str]) -> pl.DataFrame:
     try:
         frame = pl.read_parquet(check_file(path), columns=list(set(columns.values())))
@@ -130,24 +149,46 @@ def _not_parquet(path: Path, error: Exception) -> DataError:
     return DataError(f"{path}: not a readable Parquet file ({reason}); write or copy it again")
 
 
+def read_headerless(path: Path, names: Sequence[str]) -> Table:
+    """Read a TSV file that has no header line.
+
+    Returns:
+        A table with String columns of the given names, empty fields null.
+
+    Raises:
+        DataError: naming file and line if the file is broken, holds no row, or a row has another
+            number of fields.
+    """
+    text = read_text(path)
+    frame = _parse(path, text, text, "tsv", len(names))
+    frame.columns = list(names)
+    table = Table(path, "tsv", frame, header=False)
+    if frame.is_empty():
+        raise DataError(f"{path}: no data rows, expected at least one")
+    return table
+
+
 def _read_delimited(path: Path, kind: TableFormat, columns: Mapping[str, str]) -> pl.DataFrame:
     text = read_text(path)
     names = column_names(path)
+    frame = _parse(path, text, _after_header(text, kind), kind, len(names))
+    return frame.select(pl.col(str(names.index(old))).alias(new) for new, old in columns.items())
+
+
+def _parse(path: Path, text: bytes, body: bytes, kind: TableFormat, width: int) -> pl.DataFrame:
+    """The rows of ``body``, columns named "0", "1", …; ``text`` is the file, to name lines of."""
     try:
         frame = pl.read_csv(
-            _after_header(text, kind),
+            body,
             has_header=False,
-            schema={str(i): pl.String for i in range(len(names))},
+            schema={str(i): pl.String for i in range(width)},
             separator="\t" if kind == "tsv" else ",",
             quote_char=None if kind == "tsv" else '"',
             raise_if_empty=False,
         )
     except pl.exceptions.PolarsError as error:
-        raise _ragged(path, text, kind, len(names), error) from None
-    blank = pl.all_horizontal(pl.all().fill_null("") == "")
-    return frame.filter(~blank).select(
-        pl.col(str(names.index(old))).alias(new) for new, old in columns.items()
-    )
+        raise _ragged(path, text, kind, width, error) from None
+    return frame.filter(~pl.all_horizontal(pl.all().fill_null("") == ""))
 
 
 def _after_header(text: bytes, kind: TableFormat) -> bytes:
@@ -216,7 +257,7 @@ def _json_lines(path: Path) -> Iterator[int]:
 def _record_lines(table: Table) -> Iterator[int]:
     reader = _reader(read_text(table.path), table.format)
     lines = (reader.line_num for record in reader if any(record))
-    return itertools.islice(lines, 1, None)  # without the header
+    return itertools.islice(lines, int(table.header), None)
 
 
 def _reader(text: bytes, kind: TableFormat) -> Any:

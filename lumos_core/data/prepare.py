@@ -1,0 +1,217 @@
+"""From a published data set to a prepared folder: clean, filter, distribute, write."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from lumos_core.data.catalog import Catalog
+from lumos_core.data.files import clean_title
+from lumos_core.data.filtering import Dedup, codes, core_mask, drop_duplicates
+from lumos_core.data.interactions import Columns, check_known_items
+from lumos_core.data.node_data import chronological
+from lumos_core.data.partition import Partition, partition_users
+from lumos_core.data.prepared import check_target, write_prepared
+from lumos_core.data.raw import RawLog
+from lumos_core.data.sequences import MIN_HISTORY
+from lumos_core.data.sources import SourceFormat, load_source
+from lumos_core.errors import DataError
+
+UnknownItems = Literal["auto", "error", "drop", "keep"]
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """What preparing left out."""
+
+    unknown_items: int = 0  # interactions with items that are not in the list of items
+    duplicates: int = 0  # interactions
+    short_users: int = 0  # users who had fewer than 3 interactions to begin with
+    core_users: int = 0  # users who had enough, until the filter took items from them
+    core_interactions: int = 0  # interactions of all these users, and of rare items
+    items: int = 0  # items of the list that nobody has (left) in a history
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """What ``lumos prepare`` wrote, in numbers."""
+
+    folder: Path
+    reused: bool  # the folder already held exactly this
+    name: str
+    seed: int
+    k_core: int
+    users: int
+    items: int
+    interactions: int
+    lengths: tuple[int, float, float, int]  # of histories: least, median, mean, most
+    node_users: tuple[int, ...]
+    node_interactions: tuple[int, ...]
+    fingerprint: str  # of the catalog
+    dropped: Dropped
+    warnings: tuple[str, ...]
+
+    @property
+    def density(self) -> float:
+        """Interactions over users x items."""
+        return self.interactions / (self.users * self.items)
+
+
+def prepare(
+    source: Path,
+    out: Path,
+    *,
+    nodes: int = 3,
+    seed: int = 0,
+    k_core: int = 5,
+    source_format: SourceFormat = "auto",
+    items: Path | None = None,
+    columns: Columns | None = None,
+    dedup: Dedup = "exact",
+    unknown_items: UnknownItems = "auto",
+    partition: Partition = "uniform",
+    keep_all_items: bool = False,
+    impression_clicks: bool = False,
+    name: str = "",
+    force: bool = False,
+) -> PreparedDataset:
+    """Turn a data set into a catalog and one data folder per node.
+
+    Args:
+        source: a folder or file in one of the formats (see :func:`load_source`).
+        out: the folder to write: new, empty, or already holding the same.
+        nodes: number of nodes; every user belongs to exactly one, drawn by ``seed``.
+        k_core: keep the part of the log in which every user and item has at least this many
+            interactions; 0 filters no items. Users with fewer than 3 are always left out.
+        dedup: see :func:`drop_duplicates`.
+        unknown_items: what to do with interactions whose item is not in the list of items; "keep"
+            takes the id as title; "auto" is "error" for tables and RecBole, "keep" otherwise.
+        keep_all_items: keep items in the catalog that nobody has in a history.
+        name: name of the data set; default: of the source.
+        force: replace another prepared folder.
+
+    Raises:
+        DataError: naming file and line; then nothing has been written.
+    """
+    if k_core < 0:
+        raise DataError(f"k-core = {k_core}, expected 0 (off) or more")
+    if nodes < 1:
+        raise DataError(f"nodes = {nodes}, expected at least 1")
+    check_target(out)
+    log = load_source(
+        source,
+        source_format,
+        items=items,
+        columns=columns,
+        impression_clicks=impression_clicks,
+    )
+    known, unknown = _resolve_unknown(log, unknown_items)
+    unique = drop_duplicates(known, dedup)
+    kept = chronological(_core(unique, k_core))
+    if kept.is_empty():
+        raise DataError(
+            f"{log.interactions.path}: none of {len(known)} interactions is left by k-core = "
+            f"{k_core} and at least {MIN_HISTORY} per user; lower --k-core or give more data"
+        )
+    catalog, untitled = _catalog(log, kept, keep_all_items)
+    parts = _distribute(kept, nodes, seed, partition)
+    lengths = kept["user_id"].rle().struct.field("len").to_numpy()
+    facts: dict[str, Any] = {
+        "name": name or log.name,
+        "seed": seed,
+        "nodes": nodes,
+        "partition": partition,
+        "k-core": k_core,
+        "dedup": dedup,
+        "users": len(lengths),
+        "items": len(catalog),
+        "interactions": len(kept),
+        "catalog-fingerprint": catalog.fingerprint,
+    }
+    reused = write_prepared(out, catalog, parts, facts, force=force)
+    return PreparedDataset(
+        folder=out,
+        reused=reused,
+        name=facts["name"],
+        seed=seed,
+        k_core=k_core,
+        users=len(lengths),
+        items=len(catalog),
+        interactions=len(kept),
+        lengths=(
+            int(lengths.min()),
+            float(np.median(lengths)),
+            float(lengths.mean()),
+            int(lengths.max()),
+        ),
+        node_users=tuple(part["user_id"].n_unique() for part in parts),
+        node_interactions=tuple(len(part) for part in parts),
+        fingerprint=catalog.fingerprint,
+        dropped=_dropped(log, known, unique, kept, unknown, catalog),
+        warnings=(*log.warnings, *_title_warnings(log, untitled, len(catalog))),
+    )
+
+
+def _resolve_unknown(log: RawLog, choice: UnknownItems) -> tuple[pl.DataFrame, int]:
+    """The interactions to go on with, and how many were dropped for their unknown item."""
+    frame = log.interactions.frame
+    ids = log.items["item_id"]
+    if choice == "error" or (choice == "auto" and log.complete):
+        check_known_items(log.interactions, ids, log.items_source)
+    if choice != "drop":
+        return frame, 0
+    known = frame.filter(pl.col("item_id").is_in(ids.implode()))
+    return known, len(frame) - len(known)
+
+
+def _core(interactions: pl.DataFrame, k: int) -> pl.DataFrame:
+    users, items = codes(interactions["user_id"]), codes(interactions["item_id"])
+    return interactions.filter(core_mask(users, items, max(k, MIN_HISTORY), k))
+
+
+def _catalog(log: RawLog, kept: pl.DataFrame, keep_all: bool) -> tuple[Catalog, int]:
+    """The catalog in the order of the list of items, and how many titles are really ids."""
+    used = kept["item_id"].unique()
+    unlisted = used.filter(~used.is_in(log.items["item_id"].implode())).sort()
+    listed = log.items if keep_all else log.items.filter(pl.col("item_id").is_in(used.implode()))
+    ids = [*listed["item_id"], *unlisted]
+    titles = [*listed["title"], *("" for _ in unlisted)]
+    untitled = sum(not title for title in titles)
+    filled = (title or clean_title(item) for item, title in zip(ids, titles, strict=True))
+    return Catalog(tuple(ids), tuple(filled)), untitled
+
+
+def _distribute(kept: pl.DataFrame, nodes: int, seed: int, scheme: Partition) -> list[pl.DataFrame]:
+    owners = partition_users(kept["user_id"].n_unique(), nodes, seed, scheme)
+    owner = owners[codes(kept["user_id"])]
+    return [kept.filter(pl.Series(owner == n)) for n in range(nodes)]
+
+
+def _dropped(
+    log: RawLog,
+    known: pl.DataFrame,
+    unique: pl.DataFrame,
+    kept: pl.DataFrame,
+    unknown: int,
+    catalog: Catalog,
+) -> Dropped:
+    counts = unique["user_id"].value_counts()["count"]
+    short = int((counts < MIN_HISTORY).sum())
+    unlisted = sum(1 for _ in set(catalog.item_ids).difference(log.items["item_id"]))
+    return Dropped(
+        unknown_items=unknown,
+        duplicates=len(known) - len(unique),
+        short_users=short,
+        core_users=len(counts) - short - kept["user_id"].n_unique(),
+        core_interactions=len(unique) - len(kept),
+        items=len(log.items) - (len(catalog) - unlisted),
+    )
+
+
+def _title_warnings(log: RawLog, untitled: int, items: int) -> Sequence[str]:
+    if not untitled or log.warnings:  # without any list of items, that has been said already
+        return ()
+    return (f"{untitled} of {items} items have no title in {log.items_source}; their ids stand in",)

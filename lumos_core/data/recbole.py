@@ -1,0 +1,52 @@
+"""RecBole's atomic files: ``NAME.inter`` and, optionally, ``NAME.item``.
+
+Tab-separated, with typed headers such as ``user_id:token`` and ``timestamp:float``
+(https://recbole.io/docs/user_guide/data/atomic_files.html).
+"""
+
+from pathlib import Path
+
+from lumos_core.data.interactions import Columns, read_interactions, read_items
+from lumos_core.data.raw import RawLog, items_of_log
+from lumos_core.data.tables import column_names
+from lumos_core.errors import DataError
+
+
+def load_recbole(source: Path, items: Path | None, columns: Columns) -> RawLog:
+    """Import atomic files.
+
+    Args:
+        source: the ``.inter`` file, or a folder with exactly one.
+        items: the ``.item`` file, if it is not beside the other under the same name.
+
+    Raises:
+        DataError: naming file and line of what is missing or malformed.
+    """
+    inter = _inter_file(source) if source.is_dir() else source
+    item = items or inter.with_suffix(".item")
+    _check_types(inter)
+    log = read_interactions(inter, columns)
+    if items is None and not item.exists():
+        warning = f"no {item.name} beside {inter.name}: item ids stand in for titles"
+        return RawLog(inter.stem, log, items_of_log(log), str(inter), warnings=(warning,))
+    _check_types(item)
+    return RawLog(inter.stem, log, read_items(item, columns).frame, str(item))
+
+
+def _inter_file(folder: Path) -> Path:
+    found = sorted(folder.glob("*.inter"))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise DataError(
+            f"{folder}: found {names}, expected exactly one .inter file; name the file itself"
+        )
+    return found[0]
+
+
+def _check_types(path: Path) -> None:
+    untyped = [name for name in column_names(path) if ":" not in name]
+    if untyped:
+        raise DataError(
+            f"{path}: line 1: column {untyped[0]!r} has no type, expected a RecBole header such "
+            "as 'user_id:token'; use --format table for plain tables (.tsv, .csv)"
+        )
