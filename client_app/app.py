@@ -1,0 +1,145 @@
+"""The ClientApp: a message in, a :class:`~lumos_core.node.Node` at work, a reply out.
+
+Flower starts a fresh process for every message, so the heavy imports (torch, and transformers
+beyond it) wait until they are needed, and everything that lasts lies in the node's state folder.
+No exception leaves this module: the server gets a code, the owner gets the traceback in
+``<state>/node.log``.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from client_app import errors, ledger, messages
+from client_app.messages import Order
+from lumos_core.config import NodeConfig, RunConfig
+from lumos_core.errors import ReplyError
+
+if TYPE_CHECKING:
+    from lumos_core.model import Params
+    from lumos_core.node import Node
+
+SIMULATION_DATA = "LUMOS_SIMULATION_DATA"  # folder of node-0/, node-1/, … for virtual nodes
+LOG = "node.log"
+
+app = ClientApp()
+
+
+@app.query("describe")
+def describe(message: Message, context: Context) -> Message:
+    """The node's name, count of users and fingerprints: what has to match before training."""
+
+    def work(node: "Node", order: Order) -> RecordDict:
+        return messages.encode_describe(node.describe())
+
+    return _answer(message, context, work)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train on the local histories; evaluate the received model in the same go if asked to."""
+
+    def work(node: "Node", order: Order) -> RecordDict:
+        return messages.encode_train(*node.train(_params(order), order.round, order.evaluate))
+
+    return _answer(message, context, work)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Evaluate the received model; sums and counts go back."""
+
+    def work(node: "Node", order: Order) -> RecordDict:
+        params, split = _params(order), order.evaluate
+        if split is None:
+            raise ReplyError("an evaluate instruction must name its split")
+        return messages.encode_evaluate(node.evaluate(params, split))
+
+    return _answer(message, context, work)
+
+
+def node_config(context: Context) -> NodeConfig:
+    """This node's configuration; a virtual node of the simulation engine finds its folder by
+    its partition id below ``$LUMOS_SIMULATION_DATA``."""
+    flat = dict(context.node_config)
+    if "data" not in flat and (folder := os.environ.get(SIMULATION_DATA)):
+        name = f"node-{flat.get('partition-id', 0)}"
+        flat |= {"data": str(Path(folder) / name), "name": name}
+    return NodeConfig.from_flat(flat)
+
+
+def _answer(
+    message: Message, context: Context, work: Callable[["Node", Order], RecordDict]
+) -> Message:
+    state: Path | None = None
+    name, round_ = "", 0
+    try:
+        settings = node_config(context)
+        state = Path(settings.state) if settings.state else Path(settings.data) / "state"
+        order = messages.decode_order(message.content)
+        round_ = order.round
+        asked_who = message.metadata.message_type == messages.DESCRIBE
+        name = settings.name if asked_who else ""
+        node = _node(RunConfig.from_flat(context.run_config), settings)
+        _check_catalog(node, order, state if asked_who else None)
+        content = work(node, order)
+    except Exception as error:
+        content = messages.encode_error(_note(state, error), name)
+    reply = Message(content, reply_to=message)
+    if state is None:  # nothing is known about this node, so nothing but a code is in the reply
+        return reply
+    try:
+        ledger.append(state, reply, round_)
+    except OSError as error:
+        return Message(messages.encode_error(_note(state, error), name), reply_to=message)
+    return reply
+
+
+def _node(config: RunConfig, settings: NodeConfig) -> "Node":
+    from lumos_core.node import Node  # imports torch
+
+    return Node.open(config, settings)
+
+
+def _check_catalog(node: "Node", order: Order, only_note: Path | None) -> None:
+    """Refuse to work with another catalog; only note it if the server merely asks who this is,
+    since it cannot refuse this node by name before it knows the name."""
+    found = node.catalog.fingerprint
+    if order.catalog in ("", found):
+        return
+    error = errors.CatalogMismatchError(
+        f"this node's catalog.tsv has fingerprint {found[:12]}…, the run's {order.catalog[:12]}…; "
+        "give this node the run's catalog.tsv and prepare its data again"
+    )
+    if only_note is None:
+        raise error
+    _note(only_note, error)
+
+
+def _params(order: Order) -> "Params":
+    if order.params is None:
+        raise ReplyError("the instruction brought no model")
+    return order.params
+
+
+def _note(state: Path | None, error: Exception) -> str:
+    """Keep the details on this machine; return the code that may travel."""
+    code = errors.code_of(error)
+    details = "".join(traceback.format_exception(error))
+    try:
+        if state is None:
+            raise OSError
+        state.mkdir(parents=True, exist_ok=True)
+        with (state / LOG).open("a", encoding="utf-8") as file:
+            file.write(f"{datetime.now(UTC).isoformat()} {code}\n{details}\n")
+        print(f"lumos node: {code}; details in {state / LOG}", file=sys.stderr)
+    except OSError:  # a full disk must not hide the reason
+        print(f"lumos node: {code}\n{details}", file=sys.stderr)
+    return code

@@ -1,0 +1,65 @@
+"""The node's ledger: every record that leaves this machine, for its owner to read.
+
+One JSON object a line in ``<state>/ledger.jsonl``: when, for which run and round, and for each
+record its name, shape, dtype, bytes and (arrays) L2 norm. Values are never written. The line is on
+disk before the reply is handed to Flower; if it cannot be written, the reply does not leave.
+"""
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+
+from client_app.errors import LedgerError
+from client_app.messages import from_record
+
+FILE = "ledger.jsonl"
+
+
+def append(folder: Path, reply: Message, round_: int) -> None:
+    """Note an outbound reply.
+
+    Raises:
+        LedgerError: the line could not be written.
+    """
+    line = {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "run": str(reply.metadata.run_id),  # 64 bits: too large for some JSON readers
+        "round": round_,
+        "message": reply.metadata.message_type,
+        "records": describe(reply.content),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise LedgerError(f"{folder / FILE}: cannot be written: {error.strerror}") from error
+
+
+def describe(content: RecordDict) -> list[dict[str, Any]]:
+    """Names, shapes, dtypes, bytes and norms of everything in ``content``."""
+    entries: list[dict[str, Any]] = []
+    for record_name, record in content.items():
+        if isinstance(record, ArrayRecord):
+            entries += [
+                {
+                    "record": record_name,
+                    "array": name,
+                    "shape": list(array.shape),
+                    "dtype": str(array.dtype),
+                    "bytes": array.nbytes,
+                    "norm": float(np.linalg.norm(array.astype(np.float64))),
+                }
+                for name, array in from_record(record).items()
+            ]
+        elif isinstance(record, MetricRecord | ConfigRecord):
+            entry = {"record": record_name, "names": sorted(record), "bytes": record.count_bytes()}
+            entries.append(entry)
+    return entries

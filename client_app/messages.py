@@ -1,0 +1,226 @@
+"""Flower records ⇄ plain values: the one place that says what travels, and under which name.
+
+================  ==============================================================================
+to a node         ArrayRecord ``model`` (train and evaluate only), ConfigRecord ``instruction``
+train reply       ArrayRecord ``delta`` + MetricRecord ``metrics``
+evaluate reply    MetricRecord ``metrics``
+describe reply    ConfigRecord ``node``: counts and fingerprints
+any failure       ConfigRecord ``error``: ``code``, and ``name`` where the question was describe
+================  ==============================================================================
+
+Both apps use these functions, so the two ends cannot drift apart. Nothing that arrives is trusted:
+every ``decode_*`` raises :class:`~lumos_core.errors.ReplyError` for anything but the above.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from io import BytesIO
+from typing import Literal, NamedTuple
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, MetricRecord, RecordDict
+
+from lumos_core.errors import ReplyError
+
+MODEL, INSTRUCTION = "model", "instruction"
+DELTA, METRICS, NODE, ERROR = "delta", "metrics", "node", "error"
+DESCRIBE, TRAIN, EVALUATE = "query.describe", "train", "evaluate"  # Flower message types
+MESSAGE_TYPES = {"query": DESCRIBE, "train": TRAIN, "evaluate": EVALUATE}
+
+Split = Literal["validation", "test"]
+Arrays = Mapping[str, np.ndarray]
+Metrics = dict[str, int | float]
+_MAX_NAME = 200  # of an array, a metric, a node
+_CODE = re.compile("[a-z][a-z0-9-]{0,39}")
+
+
+class Order(NamedTuple):
+    """What a node is asked to do.
+
+    Attributes:
+        params: the global model (float32 arrays by name); None in a ``describe``.
+        round: 1, 2, …; 0 before the first.
+        evaluate: the split on which to evaluate ``params``, if any.
+        catalog: fingerprint of the server's catalog; empty where the server did not say.
+    """
+
+    params: dict[str, np.ndarray] | None
+    round: int
+    evaluate: Split | None
+    catalog: str
+
+
+# ---------------------------------------------------------------- server → node
+def encode_order(order: Order) -> RecordDict:
+    """The content of an instruction message."""
+    values: dict[str, ConfigRecordValues] = {
+        "round": order.round,
+        "evaluate": order.evaluate or "",
+        "catalog": order.catalog,
+    }
+    content = RecordDict({INSTRUCTION: ConfigRecord(values)})
+    if order.params is not None:
+        content[MODEL] = to_record(order.params)
+    return content
+
+
+def decode_order(content: RecordDict) -> Order:
+    """What :func:`encode_order` was given.
+
+    Raises:
+        ReplyError: records are missing or malformed.
+    """
+    values = content.config_records.get(INSTRUCTION)
+    if values is None:
+        raise ReplyError(f"instruction lacks the record '{INSTRUCTION}'")
+    round_, evaluate, catalog = (values.get(k) for k in ("round", "evaluate", "catalog"))
+    if not isinstance(round_, int) or not isinstance(catalog, str):
+        raise ReplyError("instruction: 'round' must be an int and 'catalog' a str")
+    if evaluate not in ("", "validation", "test"):
+        raise ReplyError(f"instruction: 'evaluate' is {evaluate!r}, expected validation or test")
+    model = content.array_records.get(MODEL)
+    params = None if model is None else from_record(model)
+    return Order(params, round_, evaluate or None, catalog)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- node → server
+def encode_train(delta: Arrays, metrics: Metrics) -> RecordDict:
+    """The content of a train reply: one delta, one record of counts, nothing else."""
+    return RecordDict({DELTA: to_record(delta), METRICS: _metric_record(metrics)})
+
+
+def encode_evaluate(metrics: Metrics) -> RecordDict:
+    """The content of an evaluate reply: sums and counts."""
+    return RecordDict({METRICS: _metric_record(metrics)})
+
+
+def encode_describe(facts: Mapping[str, str]) -> RecordDict:
+    """The content of a describe reply."""
+    values: dict[str, ConfigRecordValues] = {**facts}
+    return RecordDict({NODE: ConfigRecord(values)})
+
+
+def encode_error(code: str, name: str = "") -> RecordDict:
+    """The content of a failed reply: a code of :mod:`client_app.errors`, never an exception.
+
+    Args:
+        code: what failed.
+        name: the node's name, when the server asked for it.
+    """
+    values: dict[str, ConfigRecordValues] = {"code": code}
+    if name:
+        values["name"] = name
+    return RecordDict({ERROR: ConfigRecord(values)})
+
+
+def decode_train(content: RecordDict) -> tuple[dict[str, np.ndarray], Metrics]:
+    """The delta as it arrived (codec and shapes are checked by the core) and the counts.
+
+    Raises:
+        ReplyError: records are missing, superfluous or malformed.
+    """
+    _expect(content, {DELTA: ArrayRecord, METRICS: MetricRecord})
+    return from_record(content.array_records[DELTA]), _metrics(content.metric_records[METRICS])
+
+
+def decode_evaluate(content: RecordDict) -> Metrics:
+    """The sums and counts. Raises ReplyError as :func:`decode_train`."""
+    _expect(content, {METRICS: MetricRecord})
+    return _metrics(content.metric_records[METRICS])
+
+
+def decode_describe(content: RecordDict) -> dict[str, str]:
+    """The node's facts. Raises ReplyError as :func:`decode_train`."""
+    _expect(content, {NODE: ConfigRecord})
+    facts: dict[str, str] = {}
+    for name, value in content.config_records[NODE].items():
+        if not isinstance(value, str) or len(name) > _MAX_NAME or len(value) > _MAX_NAME:
+            raise ReplyError(f"describe reply: {name[:40]!r} is not a short str")
+        facts[name] = value
+    return facts
+
+
+def decode_error(content: RecordDict) -> tuple[str, str] | None:
+    """Code and name of a failed reply; None if the reply is not one."""
+    record = content.config_records.get(ERROR)
+    if record is None:
+        return None
+    code, name = record.get("code"), record.get("name")
+    return (
+        code if isinstance(code, str) and _CODE.fullmatch(code) else "unknown",
+        name if isinstance(name, str) and len(name) <= _MAX_NAME else "",
+    )
+
+
+# ---------------------------------------------------------------- arrays
+def to_record(arrays: Arrays) -> ArrayRecord:
+    """Named arrays of any numeric dtype as one Flower record."""
+    return ArrayRecord({n: Array(np.asarray(a)) for n, a in arrays.items()})
+
+
+def from_record(record: ArrayRecord) -> dict[str, np.ndarray]:
+    """The arrays of a record.
+
+    Raises:
+        ReplyError: an array is not serialised numpy, or its header and its data disagree.
+    """
+    return {name: _array(name, array) for name, array in record.items()}
+
+
+def _array(name: str, array: Array) -> np.ndarray:
+    """Read one array. The header is checked first, since numpy allocates what it announces."""
+    if len(name) > _MAX_NAME:
+        raise ReplyError("an array's name is too long")
+    try:
+        if array.stype != "numpy.ndarray":
+            raise ValueError(f"serialised as {array.stype!r}")
+        shape, dtype, start = _header(array.data)
+        if dtype.kind not in "fi":
+            raise ValueError(f"dtype {dtype}")
+        if math.prod(shape) * dtype.itemsize != len(array.data) - start:
+            raise ValueError("header and data disagree")
+        return array.numpy()
+    except (ValueError, TypeError, OverflowError, EOFError, SyntaxError, MemoryError) as error:
+        raise ReplyError(f"array {name!r} cannot be read ({type(error).__name__})") from None
+
+
+def _header(data: bytes) -> tuple[tuple[int, ...], np.dtype[np.generic], int]:
+    """Shape, dtype and the offset of the data in a ``.npy`` buffer."""
+    buffer = BytesIO(data)
+    version = np.lib.format.read_magic(buffer)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read is None:
+        raise ValueError(f"npy version {version}")
+    shape, _, dtype = read(buffer)
+    return shape, dtype, buffer.tell()
+
+
+# ---------------------------------------------------------------- records
+def _metric_record(metrics: Metrics) -> MetricRecord:
+    return MetricRecord({name: _plain(value) for name, value in metrics.items()})
+
+
+def _plain(value: int | float) -> int | float:
+    return int(value) if isinstance(value, int | np.integer) else float(value)
+
+
+def _metrics(record: MetricRecord) -> Metrics:
+    metrics: Metrics = {}
+    for name, value in record.items():
+        if not isinstance(value, int | float) or len(name) > _MAX_NAME:
+            raise ReplyError(f"metric {name[:40]!r} is not a single number")
+        metrics[name] = value
+    return metrics
+
+
+def _expect(content: RecordDict, layout: Mapping[str, type]) -> None:
+    """Exactly these records, of exactly these types."""
+    found = {name: type(record) for name, record in content.items()}
+    if found != layout:
+        wanted = ", ".join(f"{t.__name__} '{n}'" for n, t in sorted(layout.items()))
+        got = ", ".join(f"{t.__name__} {n[:40]!r}" for n, t in sorted(found.items())[:8])
+        raise ReplyError(f"reply holds {got or 'nothing'}; expected {wanted}")

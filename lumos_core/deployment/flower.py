@@ -1,0 +1,184 @@
+"""Flower as its command line offers it: environment, commands, connection, app folder.
+
+Flower 1.39: SuperNodes talk gRPC to the SuperLink's *fleet* address, the only one that other
+machines need; the *control* port (submitting runs) and each SuperNode's *runtime* port (its
+ClientApp processes) are plain HTTP and stay on the loopback interface.
+"""
+
+import importlib.util
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import tomli_w
+
+from lumos_core import __version__
+from lumos_core.config import RunConfig, Scalar
+from lumos_core.errors import FederationError
+
+LOOPBACK = "127.0.0.1"
+CONNECTION = "lumos"  # name of the SuperLink connection in Flower's own configuration
+APP_PACKAGES = ("lumos_core", "client_app", "server_app")
+
+_SWITCHES = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # else a SuperLink installs per run
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",  # seconds; Flower waits 1 s by default
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "PYTHONUNBUFFERED": "1",
+    "NO_COLOR": "1",
+}
+
+
+# ---------------------------------------------------------------- environment
+def environment(home: Path, **extra: str) -> dict[str, str]:
+    """Environment of a Flower process that keeps to itself and to this machine.
+
+    Args:
+        home: its ``FLWR_HOME``; never shared by two SuperNodes, which would unpack the app into
+            the same folder at the same time.
+        extra: further variables.
+    """
+    own = {k: v for k, v in os.environ.items() if not k.startswith(("FLWR_", "RAY_"))}
+    here = str(Path(sys.executable).parent)  # Flower starts its own helpers by name
+    local = ",".join(
+        filter(None, (own.get("NO_PROXY"), own.get("no_proxy"), LOOPBACK, "localhost"))
+    )
+    return {
+        **own,
+        **_SWITCHES,
+        "FLWR_HOME": str(home),
+        "PATH": os.pathsep.join(filter(None, (here, own.get("PATH", "")))),
+        "NO_PROXY": local,
+        "no_proxy": local,
+        **extra,
+    }
+
+
+def executable(name: str) -> str:
+    """Path of one of Flower's programs, preferably the one beside this Python.
+
+    Raises:
+        FederationError: it is not installed.
+    """
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise FederationError(
+            f"'{name}' is neither beside {sys.executable} nor on the PATH; "
+            "install the dependencies (make setup)"
+        )
+    return found
+
+
+def free_ports(count: int) -> list[int]:
+    """Different TCP ports on the loopback interface that nobody listens on now."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for item in sockets:
+            item.bind((LOOPBACK, 0))
+        return [item.getsockname()[1] for item in sockets]
+
+
+# ---------------------------------------------------------------- commands
+def superlink(control_port: int, fleet: str | None, *options: str) -> list[str]:
+    """A SuperLink without TLS, for this machine alone.
+
+    Args:
+        control_port: HTTP on loopback.
+        fleet: ``host:port`` for gRPC; None starts the simulation runtime instead.
+        options: further options, such as ``--database FILE``.
+    """
+    mode = ["--simulation"] if fleet is None else ["--fleet-api-address", fleet]
+    address = ["--host", LOOPBACK, "--port", str(control_port)]
+    return [executable("flower-superlink"), "--insecure", *address, *mode, *options]
+
+
+def supernode(fleet: str, runtime_port: int, config: Path, *options: str) -> list[str]:
+    """A SuperNode without TLS.
+
+    Args:
+        fleet: the SuperLink's ``host:port``.
+        runtime_port: HTTP on loopback for its ClientApp processes.
+        config: TOML file of its node configuration.
+        options: further options.
+    """
+    return [
+        executable("flower-supernode"), "--insecure", "--superlink", fleet,
+        "--host", LOOPBACK, "--port", str(runtime_port),
+        "--node-config", str(config), *options,
+    ]  # fmt: skip
+
+
+def submit(app: Path, run_config: Path, virtual_nodes: int | None) -> list[str]:
+    """Submit a run over the connection of :func:`write_connection` and stream its log until it
+    ends. The exit code says nothing about the run; ``summary.json`` does.
+
+    Args:
+        app: the app folder.
+        run_config: TOML file that overrides the app's configuration.
+        virtual_nodes: number of nodes to simulate; None for real SuperNodes.
+    """
+    command = [executable("flwr"), "run", str(app), CONNECTION, "--stream", "-c", str(run_config)]
+    if virtual_nodes is not None:
+        settings = f"num-supernodes={virtual_nodes} client-resources-num-cpus=1"
+        command += ["--federation-config", settings]
+    return command
+
+
+# ---------------------------------------------------------------- files
+def write_toml(path: Path, values: Mapping[str, object]) -> Path:
+    """Write a TOML file, with its folder; returns its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(tomli_w.dumps(values), encoding="utf-8")
+    return path
+
+
+def write_connection(home: Path, control_port: int) -> None:
+    """Tell the ``flwr`` command that uses this home where the SuperLink is."""
+    address = f"{LOOPBACK}:{control_port}"
+    connection = {CONNECTION: {"address": address, "insecure": True}}
+    write_toml(home / "config.toml", {"superlink": connection})
+
+
+def stage_app(folder: Path) -> Path:
+    """Copy the code of the app to ``folder`` as Flower wants it, and return the folder.
+
+    Works from wherever the packages were imported, source checkout or installed wheel: a checkout's
+    own folder may have a name that Flower refuses, and wheels carry no ``pyproject.toml``.
+
+    Raises:
+        FederationError: a package of the app cannot be found.
+    """
+    for package in APP_PACKAGES:
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise FederationError(f"package '{package}' is not installed; run make setup")
+        shutil.copytree(
+            next(iter(spec.submodule_search_locations)),
+            folder / package,
+            ignore=_all_but_python,
+        )
+    write_toml(folder / "pyproject.toml", app_metadata(RunConfig().to_flat()))
+    return folder
+
+
+def app_metadata(config: Mapping[str, Scalar]) -> dict[str, object]:
+    """The part of ``pyproject.toml`` that Flower reads."""
+    app = {
+        "publisher": "lumos",
+        "components": {"serverapp": "server_app.app:app", "clientapp": "client_app.app:app"},
+        "config": dict(config),
+    }
+    project = {"name": "lumos", "version": __version__, "description": "", "license": "Apache-2.0"}
+    return {"project": project, "tool": {"flwr": {"app": app}}}
+
+
+def _all_but_python(folder: str, names: Sequence[str]) -> list[str]:
+    keep = (n for n in names if n.endswith(".py") or (Path(folder) / n).is_dir())
+    return sorted(set(names) - set(keep) | {"__pycache__"})

@@ -1,0 +1,269 @@
+"""A federation on this machine: real processes over gRPC, or Flower's simulation engine.
+
+Both run the same two apps. The supervisor learns what happens from the run folder: events from
+``history.jsonl``, the outcome from ``summary.json``; Flower's own idea of success is not asked.
+"""
+
+import json
+import shutil
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lumos_core.config import NodeConfig, RunConfig, Scalar
+from lumos_core.deployment import flower
+from lumos_core.deployment.processes import Child, Children, ending_on_signals
+from lumos_core.errors import FederationError
+from lumos_core.files import write_json
+from lumos_core.history import Event, OnEvent
+
+HEALTH_SECONDS = 90.0  # a cold start on a busy machine takes 20
+SUMMARY_SECONDS = 3.0  # between the end of a run and its summary being seen
+FOLLOW_SECONDS = 0.2
+SIMULATION_DATA = "LUMOS_SIMULATION_DATA"  # read by client_app.app
+
+
+@dataclass(frozen=True)
+class LocalNode:
+    """A SuperNode of this machine.
+
+    Attributes:
+        name: under which the server knows it.
+        data: its folder.
+        settings: further keys of :class:`~lumos_core.config.NodeConfig`.
+    """
+
+    name: str
+    data: Path
+    settings: Mapping[str, Scalar] = field(default_factory=dict)
+
+    def config(self) -> NodeConfig:
+        """Raises ConfigError if a key is unknown or a value impossible."""
+        flat = {"name": self.name, "data": str(self.data.resolve()), **self.settings}
+        return NodeConfig.from_flat(flat)
+
+
+def deploy(
+    config: RunConfig, nodes: Sequence[LocalNode], run_dir: Path, on_event: OnEvent
+) -> dict[str, Any]:
+    """Run a federation of one SuperLink and one SuperNode per node; end every process.
+
+    Args:
+        config: the run; ``run-dir`` is set here.
+        nodes: at least one.
+        run_dir: a folder without a run in it.
+        on_event: called with every event of the history, and with ``{"event": "node-lost",
+            "node": …, "log": …}`` when a SuperNode dies.
+
+    Returns:
+        The contents of ``summary.json``; look at its ``outcome``.
+
+    Raises:
+        FederationError: the run ended without a summary.
+        ConfigError: a node's settings are wrong.
+    """
+    settings = {node.name: node.config().to_flat() for node in nodes}  # before anything starts
+    config = _prepare(config, run_dir, settings)
+    with _workplace() as place, ending_on_signals(), Children(run_dir / "logs") as children:
+        control, fleet_port, *runtime = flower.free_ports(2 + len(nodes))
+        fleet = f"{flower.LOOPBACK}:{fleet_port}"
+        link = _start_superlink(children, place, control, fleet)
+        supernodes = [
+            children.start(
+                node.name,
+                flower.supernode(
+                    fleet, port, flower.write_toml(place / node.name / "node.toml", flat)
+                ),
+                environment=flower.environment(place / node.name, OMP_NUM_THREADS=_threads(flat)),
+                cwd=place / "empty",
+            )
+            for node, port, flat in zip(nodes, runtime, settings.values(), strict=True)
+        ]
+        run = _submit(children, place, config, control, link, None)
+        return _follow(run_dir, on_event, run, link, supernodes)
+
+
+def simulate(
+    config: RunConfig, data: Path, nodes: int, run_dir: Path, on_event: OnEvent
+) -> dict[str, Any]:
+    """Run a federation of virtual nodes under Flower's simulation engine.
+
+    Args:
+        config: the run; ``run-dir`` is set here.
+        data: folder of ``node-0`` … ``node-{nodes - 1}``.
+        nodes: number of virtual nodes.
+        run_dir: a folder without a run in it.
+        on_event: called with every event of the history.
+
+    Returns:
+        The contents of ``summary.json``; look at its ``outcome``.
+
+    Raises:
+        FederationError: the run ended without a summary.
+    """
+    config = _prepare(config, run_dir, {"nodes": nodes, "data": str(data)})
+    with _workplace() as place, ending_on_signals(), Children(run_dir / "logs") as children:
+        [control] = flower.free_ports(1)
+        extra = {
+            SIMULATION_DATA: str(data.resolve()),
+            "RAY_TMPDIR": str(place / "r"),  # sockets live there: the path must stay short
+            "OMP_NUM_THREADS": "1",
+        }
+        link = _start_superlink(children, place, control, None, **extra)
+        run = _submit(children, place, config, control, link, nodes)
+        return _follow(run_dir, on_event, run, link, [])
+
+
+# ---------------------------------------------------------------- start
+def _prepare(config: RunConfig, run_dir: Path, nodes: Mapping[str, Any]) -> RunConfig:
+    """The run's folder and final configuration."""
+    for name in ("history.jsonl", "summary.json"):
+        if (run_dir / name).exists():
+            raise FederationError(
+                f"{run_dir} already holds a run ({name}); choose another --run-dir"
+            )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    config = config.replace(
+        run_dir=str(run_dir.resolve()), catalog=str(Path(config.catalog).resolve())
+    )
+    write_json(run_dir / "config.json", {"run": config.to_flat(), "nodes": nodes})
+    return config
+
+
+@contextmanager
+def _workplace() -> Iterator[Path]:
+    """A short-lived folder for Flower's homes; ``empty`` in it is where processes start, so that
+    no package is picked up from the current folder."""
+    place = Path(tempfile.mkdtemp(prefix="lumos-"))
+    try:
+        for name in ("empty", "r"):
+            (place / name).mkdir()
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _start_superlink(
+    children: Children, place: Path, control: int, fleet: str | None, **extra: str
+) -> Child:
+    home = place / "superlink"
+    flower.write_connection(home, control)
+    return children.start(
+        "superlink",
+        flower.superlink(control, fleet),
+        environment=flower.environment(home, **extra),
+        cwd=place / "empty",
+    )
+
+
+def _submit(
+    children: Children,
+    place: Path,
+    config: RunConfig,
+    control: int,
+    link: Child,
+    virtual_nodes: int | None,
+) -> Child:
+    app = flower.stage_app(place / "app")
+    run_config = flower.write_toml(place / "run.toml", config.to_flat())
+    _wait_healthy(link, f"http://{flower.LOOPBACK}:{control}/health")
+    return children.start(
+        "server",
+        flower.submit(app, run_config, virtual_nodes),
+        environment=flower.environment(place / "superlink"),
+        cwd=place / "empty",
+    )
+
+
+def _wait_healthy(link: Child, url: str) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    until = time.monotonic() + HEALTH_SECONDS
+    while time.monotonic() < until:
+        if link.exit_code is not None:
+            raise _ended(link)
+        try:
+            with opener.open(url, timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise FederationError(
+        f"the SuperLink did not become healthy within {HEALTH_SECONDS:g} s; the end of "
+        f"{link.log}:\n{link.last_lines()}"
+    )
+
+
+def _threads(node: Mapping[str, Scalar]) -> str:
+    return str(node["threads"])
+
+
+# ---------------------------------------------------------------- follow
+def _follow(
+    run_dir: Path, on_event: OnEvent, run: Child, link: Child, supernodes: Sequence[Child]
+) -> dict[str, Any]:
+    """Report events until the summary is there."""
+    events = _Tail(run_dir / "history.jsonl", on_event)
+    lost: set[str] = set()
+    ended: float | None = None
+    while True:
+        summary = read_summary(run_dir)
+        events.report()  # after the summary was looked for, so that its last events are in
+        if summary is not None:
+            return summary
+        for child in supernodes:
+            if child.exit_code is not None and child.name not in lost:
+                lost.add(child.name)
+                on_event({"event": "node-lost", "node": child.name, "log": str(child.log)})
+        if link.exit_code is not None:
+            raise _ended(link)
+        if supernodes and len(lost) == len(supernodes):
+            raise FederationError(
+                "every SuperNode has ended; the end of "
+                f"{supernodes[-1].log}:\n{supernodes[-1].last_lines()}"
+            )
+        if run.exit_code is not None:
+            ended = ended or time.monotonic()
+            if time.monotonic() - ended > SUMMARY_SECONDS:
+                raise FederationError(
+                    f"the run ended without a result; the end of {run.log}:\n{run.last_lines(25)}"
+                )
+        time.sleep(FOLLOW_SECONDS)
+
+
+def read_summary(run_dir: Path) -> dict[str, Any] | None:
+    """``summary.json`` of a run that has ended."""
+    try:
+        summary: dict[str, Any] = json.loads((run_dir / "summary.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    return summary
+
+
+class _Tail:
+    """Calls back with each new complete line of a JSONL file."""
+
+    def __init__(self, path: Path, callback: Callable[[Event], None]) -> None:
+        self._path, self._callback, self._offset = path, callback, 0
+
+    def report(self) -> None:
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            new = file.read()
+        complete = new[: new.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        for line in complete.splitlines():
+            self._callback(json.loads(line))
+
+
+def _ended(child: Child) -> FederationError:
+    return FederationError(
+        f"{child.name} ended with exit code {child.exit_code}; the end of "
+        f"{child.log}:\n{child.last_lines()}"
+    )

@@ -1,0 +1,211 @@
+"""Child processes that end with their parent, however it ends.
+
+Three nets: an orderly :meth:`Children.stop` (end of the ``with`` block, also on Ctrl-C, ``kill``
+and a closed terminal, see :func:`ending_on_signals`), which also finds processes that left their
+parents; the kernel's parent-death signal on Linux, for a parent that was killed outright; and
+Flower's own watch of the processes below ours.
+"""
+
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
+
+import psutil
+
+from lumos_core.errors import FederationError
+
+GRACE_SECONDS = 4.0  # between asking and killing
+_MARK = "LUMOS_PROCESS_GROUP"  # environment variable by which strays are found
+_PR_SET_PDEATHSIG = 1
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+@dataclass(frozen=True)
+class Child:
+    """A running child and the file that its output goes to."""
+
+    name: str
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self.process.poll()
+
+    def last_lines(self, count: int = 15) -> str:
+        """The end of its output, without colours."""
+        try:
+            lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return ""
+        return "\n".join(_ANSI.sub("", line) for line in lines[-count:])
+
+
+class Children:
+    """Starts children; ends all of them and their descendants on leaving the ``with`` block.
+
+    Args:
+        logs: folder for ``<name>.log``.
+    """
+
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
+        self._mark = uuid.uuid4().hex
+        self._children: list[Child] = []
+
+    def start(
+        self, name: str, command: Sequence[str], *, environment: Mapping[str, str], cwd: Path
+    ) -> Child:
+        """Start a child in a process group of its own, its output in ``<logs>/<name>.log``.
+
+        Raises:
+            FederationError: the program cannot be started.
+        """
+        self._logs.mkdir(parents=True, exist_ok=True)
+        log = self._logs / f"{name}.log"
+        with log.open("ab") as output:
+            try:
+                process = subprocess.Popen(
+                    list(command),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**environment, _MARK: self._mark},
+                    cwd=cwd,
+                    start_new_session=True,
+                    preexec_fn=_die_with_parent(),
+                )
+            except OSError as error:
+                raise FederationError(f"cannot start {command[0]}: {error.strerror}") from error
+        child = Child(name, process, log)
+        self._children.append(child)
+        return child
+
+    def stop(self, grace: float = GRACE_SECONDS) -> None:
+        """End every child and everything they started; returns when nothing is left."""
+        with _undisturbed():
+            family = self._family()
+            for child in self._children:
+                _signal_group(child.process.pid, signal.SIGTERM)
+            self._wait(family, grace)
+            for process in {*family, *self._family(), *self._strays()}:
+                with suppress(psutil.Error):
+                    process.kill()
+            for child in self._children:
+                _signal_group(child.process.pid, signal.SIGKILL)
+            self._wait(family | self._strays(), grace)
+            self._children.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _wait(self, others: set[psutil.Process], seconds: float) -> None:
+        """Until the children (only Popen may reap them) and ``others`` have ended."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            running = [c for c in self._children if c.exit_code is None]
+            if not running and not any(_runs(process) for process in others):
+                return
+            time.sleep(0.05)
+
+    def _family(self) -> set[psutil.Process]:
+        found: set[psutil.Process] = set()
+        for child in self._children:
+            with suppress(psutil.Error):
+                process = psutil.Process(child.process.pid)
+                found |= {process, *process.children(recursive=True)}
+        return found
+
+    def _strays(self) -> set[psutil.Process]:
+        """Processes that carry our mark, whoever their parent is by now."""
+        found: set[psutil.Process] = set()
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                if process.environ().get(_MARK) == self._mark and _runs(process):
+                    found.add(process)
+        return found
+
+
+@contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """Turn Ctrl-C, ``kill`` and a closed terminal into exceptions, so that clean-up code runs.
+
+    SIGINT raises KeyboardInterrupt, SIGTERM and SIGHUP raise SystemExit(128 + number). Only the
+    main thread can do this; elsewhere nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
+
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """A second Ctrl-C must not stop the stopping (it takes seconds and is bounded)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """What a child runs before its program: ask Linux to kill it when its parent dies."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None).prctl  # looked up here: the child must do as little as possible
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+    return ask
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

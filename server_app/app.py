@@ -1,0 +1,96 @@
+"""The ServerApp: reads the run's configuration and catalog, hands the round loop a Flower transport
+and writes ``summary.json``, which alone says whether the run succeeded.
+
+(Flower reports "completed" whenever this process ends without an exception, and its command line
+exits 0 even with one; supervisors must look at the summary.)
+"""
+
+import logging
+import platform
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from lumos_core.config import RunConfig
+from lumos_core.errors import ConfigError, FederationError, LumosError
+from lumos_core.files import write_json
+
+SUMMARY = "summary.json"
+_PACKAGES = ("flwr", "torch", "numpy")
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the federation.
+
+    Raises:
+        LumosError: the run could not start, or it failed; the summary says so as well.
+    """
+    _log_to_stderr()
+    config = RunConfig.from_flat(context.run_config)
+    run_dir = Path(config.run_dir or f"runs/{context.run_id}")
+    started = time.time()
+    try:
+        summary = _run(grid, config, run_dir)
+    except Exception as error:
+        reason = str(error) if isinstance(error, LumosError) else type(error).__name__
+        _write(run_dir, config, started, {"outcome": "failed", "reason": reason})
+        raise
+    _write(run_dir, config, started, summary)
+    if summary["outcome"] != "completed":
+        raise FederationError(summary["reason"])
+
+
+def _run(grid: Grid, config: RunConfig, run_dir: Path) -> dict[str, Any]:
+    from lumos_core.data.catalog import Catalog
+    from lumos_core.federation import run_federation
+    from lumos_core.initialisation import initial_params
+    from server_app.transport import GridTransport
+
+    if not config.catalog:
+        raise ConfigError("key 'catalog' is required: the path of catalog.tsv on the server")
+    catalog = Catalog.read(Path(config.catalog))
+    initial = initial_params(config, catalog)
+    transport = GridTransport(grid, catalog.fingerprint)
+    result = run_federation(config, transport, catalog.fingerprint, initial, run_dir=run_dir)
+    return {
+        "outcome": result.outcome,
+        "reason": result.reason,
+        "rounds": result.rounds,
+        "best_round": result.best_round,
+        "validation": result.validation,
+        "test": result.test,
+        "bytes_up": sum(e.get("bytes_up", 0) for e in result.events),
+        "bytes_down": sum(e.get("bytes_down", 0) for e in result.events),
+    }
+
+
+def _write(run_dir: Path, config: RunConfig, started: float, summary: dict[str, Any]) -> None:
+    facts = {
+        "method": config.method,
+        "seed": config.seed,
+        "seconds": round(time.time() - started, 2),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in _PACKAGES},
+        },
+    }
+    write_json(run_dir / SUMMARY, {**summary, **facts})
+
+
+def _log_to_stderr() -> None:
+    """Flower forwards this process's output to whoever streams the run's log."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name in ("lumos_core", "server_app"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False

@@ -1,0 +1,234 @@
+"""The core's :class:`~lumos_core.federation.Transport` over a Flower ``Grid``.
+
+Flower knows nodes by random ids, which change when a node restarts; LUMOS knows them by the name in
+their node configuration, because names seed sampling and training. The name of an id is learned by
+a ``describe`` query as soon as Flower shows the id, and the answer is kept for the core's own first
+question, so that a node is asked once.
+
+Replies are polled for here, a thread per few nodes: a reply that is still being uploaded, by a node
+that may die doing so, then holds up neither the other replies nor the deadline. (Flower's own
+``send_and_receive`` looks every three seconds and waits for uploads without regard to its timeout.)
+"""
+
+import logging
+import queue
+import re
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from client_app import messages
+from client_app.messages import Order
+from lumos_core.errors import FederationError, ReplyError
+from lumos_core.federation import Instruction, Reply
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.2
+DESCRIBE_SECONDS = 120.0  # a node that has not said who it is by then is asked again
+_MAX_THREADS = 16
+_UNREACHABLE = "node-unavailable"
+_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # as NodeConfig.name, but never on trust
+
+
+@dataclass(frozen=True)
+class _Sent:
+    instruction: Instruction
+    bytes_down: int
+
+
+class GridTransport:
+    """Named nodes behind a Grid.
+
+    Args:
+        grid: Flower's way to the nodes.
+        catalog: fingerprint of the run's catalog; goes with every instruction, so that a node with
+            another one can refuse.
+        poll: seconds between two looks for replies.
+    """
+
+    def __init__(self, grid: Grid, catalog: str, poll: float = POLL_SECONDS) -> None:
+        self._grid, self._catalog, self._poll = grid, catalog, poll
+        self._names: dict[int, str] = {}  # node id → name
+        self._ids: dict[str, int] = {}  # name → the id that took it last
+        self._introductions: dict[str, Reply] = {}  # by name, for the core's first question
+        self._asked: dict[str, tuple[int, float]] = {}  # message id → node id, asked when
+        self._silent: set[int] = set()  # ids that answered, but without a name
+
+    # --- who is there
+
+    def nodes(self) -> list[str]:
+        """Names of the nodes that are connected and have said who they are, sorted."""
+        online = set(self._grid.get_node_ids())
+        self._collect_introductions()
+        self._introduce(online)
+        return sorted(name for name, node_id in self._ids.items() if node_id in online)
+
+    def _introduce(self, online: set[int]) -> None:
+        """Ask every id that is new."""
+        now = time.monotonic()
+        late = {m for m, (_, when) in self._asked.items() if now - when > DESCRIBE_SECONDS}
+        self._asked = {m: asked for m, asked in self._asked.items() if m not in late}
+        waiting = {node_id for node_id, _ in self._asked.values()}
+        new = sorted(online - self._names.keys() - waiting - self._silent)
+        content = messages.encode_order(Order(None, 0, None, self._catalog))
+        for message_id, node_id in zip(
+            self._push([(n, messages.DESCRIBE, content, 0) for n in new], DESCRIBE_SECONDS),
+            new,
+            strict=True,
+        ):
+            if message_id:
+                self._asked[message_id] = (node_id, now)
+
+    def _collect_introductions(self) -> None:
+        if not self._asked:
+            return
+        for message in self._pull(list(self._asked)):
+            node_id, _ = self._asked.pop(message.metadata.reply_to_message_id, (0, 0.0))
+            if node_id:
+                self._introduced(node_id, to_reply(Instruction("", "query"), message, 0))
+
+    def _introduced(self, node_id: int, reply: Reply) -> None:
+        name = reply.node
+        if not _NAME.fullmatch(name):
+            self._silent.add(node_id)
+            log.warning("a node did not say who it is and is left out (%s)", reply.error)
+            return
+        if name in self._ids:
+            log.warning("node %s has connected again (or two nodes use this name)", name)
+        self._names[node_id], self._ids[name] = name, node_id
+        self._introductions[name] = reply
+
+    # --- instructions and replies
+
+    def exchange(self, instructions: Sequence[Instruction], deadline: float) -> list[Reply]:
+        """Send, and wait until all have answered or ``deadline`` seconds have passed.
+
+        Raises:
+            FederationError: the SuperLink cannot be reached any more.
+        """
+        until = time.monotonic() + deadline
+        known = [i for i in instructions if i.kind == "query" and i.node in self._introductions]
+        replies = [self._introductions.pop(i.node) for i in known]
+        rest = [i for i in instructions if i not in known]
+        sent, undelivered = self._send(rest, deadline)
+        return replies + undelivered + self._receive(sent, until)
+
+    def _send(
+        self, instructions: Sequence[Instruction], deadline: float
+    ) -> tuple[dict[str, _Sent], list[Reply]]:
+        contents: dict[tuple[int, int, str], RecordDict] = {}  # equal instructions share one record
+        batch = []
+        for i in instructions:
+            key = (id(i.params), i.round, i.evaluate or "")
+            if key not in contents:
+                order = Order(i.params, i.round, i.evaluate, self._catalog)
+                contents[key] = messages.encode_order(order)
+            node_id = self._ids.get(i.node, 0)
+            batch.append((node_id, messages.MESSAGE_TYPES[i.kind], contents[key], i.round))
+        sizes = {id(c): _size(c) for c in contents.values()}
+        sent: dict[str, _Sent] = {}
+        undelivered = []
+        for message_id, i, (_, _, content, _) in zip(
+            self._push(batch, deadline), instructions, batch, strict=True
+        ):
+            if message_id:
+                sent[message_id] = _Sent(i, sizes[id(content)])
+            else:
+                undelivered.append(Reply(i.node, i.kind, error=_UNREACHABLE))
+        return sent, undelivered
+
+    def _receive(self, sent: dict[str, _Sent], until: float) -> list[Reply]:
+        arrived: queue.Queue[Message | Exception] = queue.Queue()
+        stop = threading.Event()
+        waiting = list(sent)
+        for first in range(min(_MAX_THREADS, len(waiting))):
+            group = waiting[first::_MAX_THREADS]
+            args = (group, arrived, stop)
+            threading.Thread(target=self._watch, args=args, daemon=True).start()
+        replies: list[Reply] = []
+        pending = dict(sent)
+        try:
+            while pending and (left := until - time.monotonic()) > 0:
+                try:
+                    message = arrived.get(timeout=left)
+                except queue.Empty:
+                    break
+                if isinstance(message, Exception):
+                    raise FederationError("lost the connection to the SuperLink") from message
+                asked = pending.pop(message.metadata.reply_to_message_id, None)
+                if asked is not None:
+                    replies.append(to_reply(asked.instruction, message, asked.bytes_down))
+        finally:
+            stop.set()
+        return replies
+
+    def _watch(
+        self,
+        group: list[str],
+        arrived: "queue.Queue[Message | Exception]",
+        stop: threading.Event,
+    ) -> None:
+        """Poll for the replies to ``group`` until all are there."""
+        waiting = set(group)
+        try:
+            while waiting and not stop.is_set():
+                for message in self._pull(sorted(waiting)):
+                    waiting.discard(message.metadata.reply_to_message_id)
+                    arrived.put(message)
+                stop.wait(self._poll)
+        except Exception as error:
+            arrived.put(error)
+
+    # --- Flower
+
+    def _push(self, batch: Iterable[tuple[int, str, RecordDict, int]], seconds: float) -> list[str]:
+        """Message ids, empty where Flower would not take the message."""
+        outgoing = [
+            Message(content, node_id, kind, ttl=seconds, group_id=str(round_))
+            for node_id, kind, content, round_ in batch
+        ]
+        if not outgoing:
+            return []
+        ids = [i or "" for i in self._grid.push_messages(outgoing)]
+        return ids if len(ids) == len(outgoing) else [""] * len(outgoing)
+
+    def _pull(self, message_ids: list[str]) -> list[Message]:
+        return list(self._grid.pull_messages(message_ids))
+
+
+def to_reply(asked: Instruction, message: Message, bytes_down: int) -> Reply:
+    """A Flower message as the core's Reply; whatever is wrong with it becomes its ``error``.
+
+    The reply is attributed to the node that was *asked*: Flower's own error replies carry the
+    server's id as their source, and a node must not be able to answer for another.
+    """
+    node, kind = asked.node, asked.kind
+    if message.has_error():  # its reason may quote an exception of the node: never look at it
+        code = f"flower-{message.error.code}"
+        return Reply(node, kind, error=code, bytes_down=bytes_down)
+    content = message.content
+    size = _size(content)
+    try:
+        if (failure := messages.decode_error(content)) is not None:
+            code, name = failure
+            node = node or name
+            return Reply(node, kind, error=code, bytes_up=size, bytes_down=bytes_down)
+        if kind == "train":
+            arrays, metrics = messages.decode_train(content)
+            return Reply(node, kind, arrays, metrics, bytes_up=size, bytes_down=bytes_down)
+        if kind == "evaluate":
+            metrics = messages.decode_evaluate(content)
+            return Reply(node, kind, metrics=metrics, bytes_up=size, bytes_down=bytes_down)
+        info = messages.decode_describe(content)
+        return Reply(node or info.get("name", ""), kind, info=info, bytes_up=size)
+    except ReplyError as error:
+        return Reply(node, kind, error=f"malformed: {error}", bytes_up=size, bytes_down=bytes_down)
+
+
+def _size(content: RecordDict) -> int:
+    return sum(record.count_bytes() for record in content.values())
