@@ -4,7 +4,9 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
+from lumos_core.cli.data import prepare_command
 from lumos_core.errors import LumosError
 
 app = typer.Typer(
@@ -13,6 +15,12 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.command("prepare")(prepare_command)
+
+
+@app.callback()
+def _group() -> None:
+    """Makes ``lumos`` a group of commands whatever their number."""
 
 
 def main() -> None:
@@ -20,5 +28,5 @@ def main() -> None:
     try:
         app()
     except LumosError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {error}", markup=True)
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(1)

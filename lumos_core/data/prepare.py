@@ -31,7 +31,7 @@ class Dropped:
     duplicates: int = 0  # interactions
     short_users: int = 0  # users who had fewer than 3 interactions to begin with
     core_users: int = 0  # users who had enough, until the filter took items from them
-    core_interactions: int = 0  # interactions of all these users, and of rare items
+    interactions: int = 0  # of all these users, and with rare items
     items: int = 0  # items of the list that nobody has (left) in a history
 
 
@@ -206,7 +206,7 @@ def _dropped(
         duplicates=len(known) - len(unique),
         short_users=short,
         core_users=len(counts) - short - kept["user_id"].n_unique(),
-        core_interactions=len(unique) - len(kept),
+        interactions=len(unique) - len(kept),
         items=len(log.items) - (len(catalog) - unlisted),
     )
 

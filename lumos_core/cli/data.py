@@ -1,0 +1,141 @@
+"""``lumos prepare``: from a published data set to a catalog and a data folder per node."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from lumos_core.data import PreparedDataset
+
+
+def prepare_command(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder, or file with the interactions; 'sample' is the data set that ships with "
+            "LUMOS."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write: new, empty or the same again.")],
+    source_format: Annotated[
+        Literal["auto", "table", "amazon", "mind", "recbole"],
+        typer.Option(
+            "--format",
+            help="table: interactions.(tsv|csv|jsonl|parquet) with items.*; amazon: reviews and "
+            "metadata in JSON lines; mind: behaviors.tsv, news.tsv; recbole: .inter, .item.",
+        ),
+    ] = "auto",
+    nodes: Annotated[int, typer.Option(min=1, help="Nodes to distribute the users over.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Decides which user goes to which node.")] = 0,
+    partition: Annotated[
+        Literal["uniform", "skewed"],
+        typer.Option(help="Nodes of equal size, or of sizes 1, 1/2, 1/3, …"),
+    ] = "uniform",
+    k_core: Annotated[
+        int,
+        typer.Option(min=0, help="Keep users and items with at least so many interactions; 0: off"),
+    ] = 5,
+    dedup: Annotated[
+        Literal["exact", "item", "none"],
+        typer.Option(
+            help="Drop the same user, item and time; a user's repeats of an item; nothing"
+        ),
+    ] = "exact",
+    items: Annotated[
+        Path | None, typer.Option(help="File with items and titles, if not beside the source.")
+    ] = None,
+    unknown_items: Annotated[
+        Literal["auto", "error", "drop", "keep"],
+        typer.Option(
+            help="Interactions with items that the list of items lacks. auto: error for tables "
+            "and RecBole, keep (with the id as title) for Amazon and MIND."
+        ),
+    ] = "auto",
+    keep_all_items: Annotated[
+        bool, typer.Option("--keep-all-items", help="Also items that nobody has in a history.")
+    ] = False,
+    impression_clicks: Annotated[
+        bool, typer.Option("--impression-clicks", help="MIND: append clicks in impressions.")
+    ] = False,
+    user_column: Annotated[str, typer.Option(help="Name of the column with users.")] = "",
+    item_column: Annotated[str, typer.Option(help="Name of the column with items.")] = "",
+    time_column: Annotated[str, typer.Option(help="Name of the column with times.")] = "",
+    title_column: Annotated[str, typer.Option(help="Name of the column with titles.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the data set (default: the source's).")] = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace other prepared data in the folder.")
+    ] = False,
+) -> None:
+    """Turn a data set into a catalog and one data folder per node.
+
+    Users are never split between nodes. Malformed input ends with file and line, and nothing is
+    written.
+    """
+    from rich.console import Console
+
+    from lumos_core.data import bundled_sample, prepare
+    from lumos_core.data.interactions import Columns
+
+    is_sample = source == "sample" and not Path(source).exists()
+    dataset = prepare(
+        bundled_sample() if is_sample else Path(source),
+        out,
+        nodes=nodes,
+        seed=seed,
+        k_core=k_core,
+        source_format=source_format,
+        items=items,
+        columns=Columns(user_column, item_column, time_column, title_column),
+        dedup=dedup,
+        unknown_items=unknown_items,
+        partition=partition,
+        keep_all_items=keep_all_items,
+        impression_clicks=impression_clicks,
+        name=name,
+        force=force,
+    )
+    warn = Console(stderr=True, soft_wrap=True, highlight=False)
+    for warning in dataset.warnings:
+        warn.print("warning:", style="bold yellow", end=" ")
+        warn.print(warning, markup=False)
+    console = Console(highlight=False)
+    console.print(summary_table(dataset))
+    state = "already there, unchanged" if dataset.reused else "written"
+    console.print(f"{state}: {dataset.folder}", markup=False, soft_wrap=True)
+
+
+def summary_table(dataset: "PreparedDataset") -> "Table":
+    """Counts of a prepared data set, for the terminal."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    least, median, mean, most = dataset.lengths
+    dropped = dataset.dropped
+    table = Table(title=escape(dataset.name), show_header=False, title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("users", f"{dataset.users:,}")
+    table.add_row("items", f"{dataset.items:,}")
+    table.add_row("interactions", f"{dataset.interactions:,}")
+    table.add_row("density", f"{dataset.density:.3%}")
+    table.add_row("history lengths", f"{least} … {most}, median {median:g}, mean {mean:.1f}")
+    table.add_section()
+    by_core = f", {dropped.core_users:,} by the {dataset.k_core}-core" if dataset.k_core else ""
+    table.add_row("dropped users", f"{dropped.short_users:,} with fewer than 3{by_core}")
+    table.add_row(
+        "dropped interactions",
+        f"{dropped.duplicates:,} duplicates, {dropped.unknown_items:,} with unknown items, "
+        f"{dropped.interactions:,} of dropped users and rare items",
+    )
+    table.add_row("dropped items", f"{dropped.items:,} without interactions")
+    table.add_section()
+    for n, (users, count) in enumerate(
+        zip(dataset.node_users, dataset.node_interactions, strict=True)
+    ):
+        table.add_row(f"node-{n}", f"{users:,} users, {count:,} interactions")
+    table.add_row("seed", str(dataset.seed))
+    table.add_row("catalog fingerprint", dataset.fingerprint)
+    return table
