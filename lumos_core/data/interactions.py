@@ -178,4 +178,5 @@ def _with_times(table: Table) -> Table:
 def _refuse(table: Table, bad: pl.Series, problem: str, raw: pl.Series) -> None:
     if bad.any():
         row = first_true(bad)
-        raise DataError(f"{table.place(row)}: found {raw[row]!r}: {problem}")
+        found = "nothing" if raw[row] is None else repr(raw[row])
+        raise DataError(f"{table.place(row)}: found {found}: {problem}")

@@ -177,14 +177,14 @@ def _read_delimited(path: Path, kind: TableFormat, columns: Mapping[str, str]) -
 
 def _parse(path: Path, text: bytes, body: bytes, kind: TableFormat, width: int) -> pl.DataFrame:
     """The rows of ``body``, columns named "0", "1", …; ``text`` is the file, to name lines of."""
+    separator = "\t" if kind == "tsv" else ","
+    header = separator.join(map(str, range(width))) + "\n"  # so that a short first row is no norm
     try:
         frame = pl.read_csv(
-            body,
-            has_header=False,
-            schema={str(i): pl.String for i in range(width)},
-            separator="\t" if kind == "tsv" else ",",
+            header.encode() + body,
+            infer_schema=False,
+            separator=separator,
             quote_char=None if kind == "tsv" else '"',
-            raise_if_empty=False,
         )
     except pl.exceptions.PolarsError as error:
         raise _ragged(path, text, kind, width, error) from None
