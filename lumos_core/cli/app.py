@@ -6,7 +6,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from lumos_core.cli.compare import compare_command
 from lumos_core.cli.data import prepare_command
+from lumos_core.cli.training import train_central_command
 from lumos_core.errors import LumosError
 
 app = typer.Typer(
@@ -16,6 +18,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("prepare")(prepare_command)
+app.command("train-central")(train_central_command)
+app.command("compare")(compare_command)
 
 
 @app.callback()

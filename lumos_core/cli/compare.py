@@ -1,0 +1,83 @@
+"""`lumos compare`: variants × seeds on a data folder, everything else equal."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lumos_core.cli.options import ConfigOption
+
+DEFAULT_VARIANTS = "popularity,fedavg,confedsrs,centralised,lumos"
+
+
+def compare_command(
+    data: Annotated[Path, typer.Argument(help="Folder made by `lumos prepare`.")],
+    out: Annotated[Path, typer.Option(help="Folder for results, table and picture.")],
+    variants: Annotated[
+        str, typer.Option(help="Comma-separated; 'all' for every one there is.")
+    ] = DEFAULT_VARIANTS,
+    seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "0,1,2",
+    reference: Annotated[str, typer.Option(help="Differences are relative to it.")] = "confedsrs",
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 2,
+    config: ConfigOption = None,
+) -> None:
+    """Run methods, ablations and controls under equal conditions; write JSON, table, picture.
+
+    Interrupted, it goes on where it was when started again.
+    """
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
+
+    from lumos_core.cli.options import with_overrides
+    from lumos_core.compare import Result, plan, run_jobs
+    from lumos_core.config import RunConfig
+    from lumos_core.variants import VARIANTS
+
+    names = list(VARIANTS) if variants == "all" else [v.strip() for v in variants.split(",")]
+    base = with_overrides(RunConfig(), config)
+    planned = plan(data, out, names, _integers(seeds), base)
+    console = Console()
+    columns = (SpinnerColumn(), "[progress.description]{task.description}", MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        task = progress.add_task(f"{data.name}: {len(planned)} runs", total=len(planned))
+
+        def on_result(result: Result, found: bool) -> None:
+            progress.advance(task)
+            test = result["test"]
+            how = "kept" if found else f"{result['seconds']:.0f} s"
+            console.print(
+                f"{result['variant']:>24} seed {result['seed']}  HR@20 {test['hr@20']:.4f}  "
+                f"NDCG@20 {test['ndcg@20']:.4f}  [dim]{how}[/]"
+            )
+
+        results = run_jobs(planned, jobs, on_result)
+    order = {name: i for i, name in enumerate(names)}
+    results.sort(key=lambda r: (order[r["variant"]], r["seed"]))
+    _write_reports(results, data.name, out, reference, console)
+
+
+def _write_reports(
+    results: list[dict[str, object]], name: str, out: Path, reference: str, console: object
+) -> None:
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    from lumos_core.files import write_atomically, write_json
+    from lumos_core.report import markdown_table, plot_curves
+
+    table = markdown_table(results, reference)
+    write_json(out / "results.json", results)
+    write_atomically(out / "table.md", table.encode())
+    plot_curves(results, out / "curves.png", f"{name}: validation by round")
+    assert isinstance(console, Console)
+    console.print(Markdown(table))
+    console.print(f"written: {out / 'results.json'}, table.md, curves.png")
+
+
+def _integers(text: str) -> list[int]:
+    from lumos_core.errors import ConfigError
+
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--seeds {text!r}: expected whole numbers, as in 0,1,2") from None

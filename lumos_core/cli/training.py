@@ -1,0 +1,66 @@
+"""`lumos train-central`: SASRec on pooled data, the yardstick of every federation."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lumos_core.cli.options import ConfigOption
+
+
+def train_central_command(
+    data: Annotated[Path, typer.Argument(help="Folder made by `lumos prepare`.")],
+    out: Annotated[Path, typer.Option(help="Folder for model.safetensors and metrics.json.")],
+    epochs: Annotated[int, typer.Option(min=1, help="At most this many.")] = 150,
+    patience: Annotated[int, typer.Option(min=1, help="Epochs without a better NDCG@20.")] = 10,
+    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
+    semantic_start: Annotated[
+        bool, typer.Option(help="Item embeddings from titles, as federated runs have by default.")
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Train SASRec on everybody's data in one place, beside the popularity baseline."""
+    from rich.console import Console
+
+    from lumos_core.baselines import popularity, train_centralised
+    from lumos_core.checkpoint import Checkpoint, Progress, save_checkpoint
+    from lumos_core.cli.options import with_overrides
+    from lumos_core.compare import versions
+    from lumos_core.config import RunConfig
+    from lumos_core.data import Sequences, load_prepared
+    from lumos_core.files import write_json
+    from lumos_core.initialisation import initial_params
+    from lumos_core.model import ModelShape
+
+    run = with_overrides(RunConfig(method="fedavg"), config)
+    if not semantic_start:
+        run = run.replace(semantic_start="none")
+    catalog, nodes = load_prepared(data)
+    users = Sequences.concat(nodes)
+    console = Console()
+    console.print(f"{data.name}: {len(users)} users, {len(catalog)} items")
+
+    def on_epoch(epoch: dict[str, Any]) -> None:
+        console.print(
+            f"epoch {epoch['epoch']:>3}  loss {epoch['loss']:.4f}  validation HR@20 "
+            f"{epoch['hr@20']:.4f}  NDCG@20 {epoch['ndcg@20']:.4f}  {epoch['seconds']:.1f} s"
+        )
+
+    params, result = train_centralised(
+        run, users, initial_params(run, catalog),
+        max_epochs=epochs, patience=patience, on_epoch=on_epoch, device=device,
+    )  # fmt: skip
+    popular = popularity(users, len(catalog))
+    shape = ModelShape.of(run, len(catalog)).fingerprint
+    best = result["best_epoch"]
+    ndcg = result["validation"]["ndcg@20"]
+    progress = Progress(best, best, ndcg, 0, catalog.fingerprint, shape, run.to_flat())
+    save_checkpoint(out / "model.safetensors", Checkpoint(params, {}, progress))
+    write_json(
+        out / "metrics.json",
+        {"data": data.name, "config": run.to_flat(), "centralised": result,
+         "popularity": popular, "versions": versions()},
+    )  # fmt: skip
+    for name, test in (("centralised", result["test"]), ("popularity", popular)):
+        console.print(f"{name:>12}  test HR@20 {test['hr@20']:.4f}  NDCG@20 {test['ndcg@20']:.4f}")
+    console.print(f"written: {out / 'model.safetensors'}, metrics.json")

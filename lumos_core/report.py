@@ -1,0 +1,108 @@
+"""Results as people read them: Markdown tables and pictures."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+
+Result = Mapping[str, Any]
+METRICS = ("hr@20", "ndcg@20")
+
+
+def by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Results grouped by variant, each group ordered by seed; groups in order of appearance."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(result["variant"], []).append(result)
+    return {name: sorted(group, key=lambda r: r["seed"]) for name, group in groups.items()}
+
+
+def markdown_table(results: Sequence[Result], reference: str) -> str:
+    """One row a variant: test metrics as mean ± standard deviation over seeds, and how far above
+    the reference it is, as the mean of the relative differences paired by seed (± their own
+    standard deviation).
+
+    Args:
+        results: what `lumos compare` measured.
+        reference: the variant that all are compared with.
+    """
+    groups = by_variant(results)
+    header = ["variant", "seeds", "HR@20", "NDCG@20", f"HR@20 vs {reference}", "NDCG@20 vs same"]
+    lines = ["| " + " | ".join(header) + " |", "|---|--:|--:|--:|--:|--:|"]
+    for name, group in groups.items():
+        cells = [name, str(len(group))]
+        cells += [_spread([r["test"][m] for r in group], "{:.4f}") for m in METRICS]
+        cells += [
+            _spread(relative_differences(group, groups.get(reference, []), m), "{:+.1%}")
+            for m in METRICS
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def relative_differences(
+    group: Sequence[Result], reference: Sequence[Result], metric: str
+) -> list[float]:
+    """``value / reference − 1`` of the test metric for every seed that both have."""
+    base = {r["seed"]: r["test"][metric] for r in reference}
+    return [
+        r["test"][metric] / base[r["seed"]] - 1 if base[r["seed"]] else math.nan
+        for r in group
+        if r["seed"] in base
+    ]
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    if not values:
+        return "–"
+    text = form.format(mean(values))
+    spread = form.replace("+", "")
+    return f"{text} ± {spread.format(stdev(values))}" if len(values) > 1 else text
+
+
+def plot_curves(results: Sequence[Result], path: Path, title: str) -> None:
+    """HR@20 and NDCG@20 on validation by round: a line a variant, a band of ± one standard
+    deviation over seeds. Variants without rounds are horizontal lines at their best."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
+    colors = plt.get_cmap("tab10" if len(by_variant(results)) <= 10 else "tab20")
+    last = max((p["round"] for r in _federated(results) for p in r["curve"]), default=1)
+    for axis, metric in zip(axes, METRICS, strict=True):
+        for number, (name, group) in enumerate(by_variant(results).items()):
+            color = colors(number)
+            if not _federated(group):
+                level = mean(r.get("validation", r["test"])[metric] for r in group)
+                axis.axhline(level, color=color, linestyle="--", linewidth=1.3, label=name)
+                continue
+            rounds = sorted({p["round"] for r in group for p in r["curve"]})
+            values = [
+                [p[metric] for r in group for p in r["curve"] if p["round"] == at] for at in rounds
+            ]
+            middle = np.array([mean(v) for v in values])
+            spread = np.array([stdev(v) if len(v) > 1 else 0.0 for v in values])
+            axis.plot(rounds, middle, color=color, linewidth=1.8, label=name)
+            axis.fill_between(rounds, middle - spread, middle + spread, color=color, alpha=0.15)
+        axis.set(xlabel="round", ylabel=f"validation {metric.upper()}", xlim=(0, last))
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _federated(results: Sequence[Result]) -> list[Result]:
+    """Those whose curve is by round, rather than by epoch or absent."""
+    from lumos_core.variants import UNFEDERATED
+
+    return [r for r in results if r["variant"] not in UNFEDERATED]

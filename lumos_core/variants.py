@@ -1,0 +1,51 @@
+"""What `lumos compare` compares: each variant is a name and what it changes in the configuration.
+
+Everything a variant does not name is equal for all: data, split, encoder, trainer, rounds, local
+epochs, server optimiser, evaluation.
+"""
+
+from lumos_core.config import RunConfig, Scalar
+
+Overrides = dict[str, Scalar]
+
+CENTRALISED = "centralised"
+LOCAL = "local"
+POPULARITY = "popularity"
+UNFEDERATED = frozenset({CENTRALISED, f"{CENTRALISED}-start", LOCAL, POPULARITY})
+"""Variants that are trained without rounds."""
+
+_RANDOM_START: Overrides = {"semantic-start": "none"}
+
+VARIANTS: dict[str, Overrides] = {
+    # what LUMOS is compared with
+    "popularity": {},
+    "local": {"method": "fedavg", **_RANDOM_START},
+    "fedavg": {"method": "fedavg", **_RANDOM_START},
+    "confedsrs": {"method": "confedsrs", **_RANDOM_START},
+    "centralised": {"method": "fedavg", **_RANDOM_START},
+    "lumos": {"method": "lumos"},
+    # the others, given LUMOS's semantic start
+    "fedavg-start": {"method": "fedavg"},
+    "confedsrs-start": {"method": "confedsrs"},
+    "centralised-start": {"method": "fedavg"},
+    # ablations: what each part brings
+    "lumos-no-start": {"method": "lumos", **_RANDOM_START},
+    "lumos-no-future": {"method": "lumos", "use-future": False},
+    "lumos-no-paraphrase": {"method": "lumos", "use-paraphrase": False},
+    "lumos-no-counterfactual": {"method": "lumos", "use-counterfactual": False},
+    # controls: does the language model earn its cost, does content matter
+    "lumos-tfidf": {"method": "lumos", "views": "tfidf", "semantic-start": "tfidf"},
+    "lumos-tfidf-views": {"method": "lumos", "views": "tfidf"},
+    "lumos-tfidf-start": {"method": "lumos", "semantic-start": "tfidf"},
+    "lumos-random": {"method": "lumos", "views": "random"},
+    "lumos-shuffled": {"method": "lumos", "views": "shuffled"},
+}
+
+
+def variant_config(name: str, base: RunConfig) -> RunConfig:
+    """The configuration of a variant on top of a common one.
+
+    Raises:
+        KeyError: there is no such variant.
+    """
+    return RunConfig.from_flat({**base.to_flat(), **VARIANTS[name]})
