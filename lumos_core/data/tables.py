@@ -218,10 +218,10 @@ def _read_json_lines(path: Path, columns: Mapping[str, str]) -> pl.DataFrame:
     for line, block in text_blocks(path):
         try:
             frames.append(pl.read_ndjson(block, schema=schema) if block.strip() else None)
-        except pl.exceptions.PolarsError:
+        except pl.exceptions.PolarsError as error:
             for _ in _parse_lines(path, line, block):  # names the broken line
                 pass
-            raise
+            raise DataError(f"{path}: line {line} or after: {error}; expected JSON lines") from None
     frame = pl.concat(f for f in frames if f is not None)
     return frame.select(pl.col(old).alias(new) for new, old in columns.items())
 
