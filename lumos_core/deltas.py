@@ -67,16 +67,18 @@ def decode(
         like: the global parameters; names and shapes must be theirs exactly.
 
     Raises:
-        ReplyError: a name is missing or unknown, a shape or dtype is wrong, or a value is not
-            finite.
+        ReplyError: a name is missing or unknown, a shape or dtype is wrong, a value is not finite,
+            or a scale is negative or so large that values overflow.
     """
     expected = _wire_layout(codec, like)
     for name in sorted(expected.keys() - arrays.keys()):
         raise ReplyError(f"delta lacks '{name}'")
-    for name in sorted(arrays.keys() - expected.keys()):
-        raise ReplyError(f"delta holds an array that the model does not have: {name[:80]!r}")
+    for unknown in sorted(str(name) for name in arrays.keys() - expected.keys()):
+        raise ReplyError(f"delta holds an array that the model does not have: {unknown[:80]!r}")
     for name, (shape, dtype) in expected.items():
         found = arrays[name]
+        if not isinstance(found, np.ndarray):
+            raise ReplyError(f"delta '{name}' is a {type(found).__name__}, expected an array")
         if found.shape != shape:
             raise ReplyError(f"delta '{name}' has shape {found.shape}, expected {shape}")
         if found.dtype != dtype:
@@ -84,7 +86,7 @@ def decode(
         if dtype.kind == "f" and not np.isfinite(found).all():
             raise ReplyError(f"delta '{name}' holds NaN or infinite values")
     if codec == "int8":
-        return {n: arrays[n].astype(np.float32) * arrays[n + SCALE][..., None] for n in like}
+        return {n: _dequantise(n, arrays[n], arrays[n + SCALE]) for n in like}
     return {n: np.asarray(arrays[n], dtype=np.float32) for n in like}
 
 
@@ -103,6 +105,15 @@ def check_norm(delta: Mapping[str, np.ndarray], limit: float) -> float:
 def wire_bytes(arrays: Mapping[str, np.ndarray]) -> int:
     """Payload bytes of a set of arrays."""
     return sum(a.nbytes for a in arrays.values())
+
+
+def _dequantise(name: str, values: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """int8 [..., D] times non-negative float32 [...]."""
+    if (scale < 0).any():
+        raise ReplyError(f"delta '{name + SCALE}' holds negative scales")
+    if (scale > np.finfo(np.float32).max / 128).any():
+        raise ReplyError(f"delta '{name + SCALE}' holds scales beyond the range of float32")
+    return values.astype(np.float32) * scale[..., None]
 
 
 def _wire_layout(
