@@ -52,8 +52,9 @@ def target_ranks(score: Scorer, histories: Sequences, targets: np.ndarray) -> np
     """Rank of each target (1 = best) among the items its user has not met, and itself.
 
     A target that is also in the history (a repeated purchase) competes with the unseen items. Ties
-    count half, so that a model that scores everything alike gains nothing by it. Users are scored
-    in batches of like length; no more than ``EVALUATION_BATCH × N`` scores exist at a time.
+    count half, so that a model that scores everything alike gains nothing by it; a score that is
+    not a number counts as the lowest, so that a diverged model gains nothing either. Users are
+    scored in batches of like length; no more than ``EVALUATION_BATCH × N`` scores exist at a time.
 
     Returns:
         float64 [U].
@@ -61,6 +62,7 @@ def target_ranks(score: Scorer, histories: Sequences, targets: np.ndarray) -> np
     ranks = np.empty(len(histories))
     for users in sorted_batches(lengths_of(histories), EVALUATION_BATCH):
         scores = score(users)
+        scores = torch.where(scores.isnan(), -torch.inf, scores)
         own = scores.gather(1, torch.from_numpy(targets[users] - 1)[:, None])
         seen = [histories[u] for u in users]
         rows = np.repeat(np.arange(len(users)), [len(s) for s in seen])
