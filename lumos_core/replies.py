@@ -5,7 +5,6 @@ asked for it, those of :data:`EVALUATION_METRICS` about the *received* model); a
 the latter alone. Nothing else exists on the wire, so nothing else can leak.
 """
 
-import math
 from collections.abc import Mapping
 
 from lumos_core import deltas
@@ -23,6 +22,9 @@ RANKING = ("users", *(f"{m}@{k}" for k in CUTOFFS for m in ("hr", "ndcg")), "mrr
 EVALUATION_METRICS = frozenset(f"eval-{name}" for name in RANKING)
 INFO = frozenset({"name", "catalog", "shape", "users", "version"})
 """Answers to the ``describe`` query: a name, two fingerprints, a count, LUMOS's version."""
+
+COUNTS = frozenset({"users", "examples", "contrastive-users", "views", "eval-users"})
+"""Metrics that are whole numbers."""
 
 MAX_COUNT = 10**9
 """A node that claims more users, examples or seconds than this is not telling the truth."""
@@ -43,9 +45,8 @@ def check_train(
         ReplyError: anything is missing, unknown, of the wrong type, not finite or out of range.
     """
     _check_metrics(metrics, TRAIN_METRICS | (EVALUATION_METRICS if evaluated else frozenset()))
-    for name in ("users", "examples"):
-        if metrics[name] < 1:
-            raise ReplyError(f"metric '{name}' is {metrics[name]}: a delta without any training")
+    if metrics["users"] < 1:
+        raise ReplyError("metric 'users' is 0: a delta of nobody")
     if evaluated:
         _check_ranking(metrics)
     delta = deltas.decode(arrays, config.delta_codec, like)
@@ -67,13 +68,16 @@ def ranking_of(metrics: Mapping[str, float]) -> dict[str, float]:
 def _check_metrics(metrics: Mapping[str, float], expected: frozenset[str]) -> None:
     for name in sorted(expected - metrics.keys()):
         raise ReplyError(f"metric '{name}' is missing")
-    for name in sorted(metrics.keys() - expected):
-        raise ReplyError(f"unknown metric {str(name)[:80]!r}")
+    for unknown in sorted(str(name) for name in metrics.keys() - expected):
+        raise ReplyError(f"unknown metric {unknown[:80]!r}")
     for name, value in metrics.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ReplyError(f"metric '{name}' is a {type(value).__name__}, expected a number")
-        if not math.isfinite(value) or not 0 <= value <= MAX_COUNT:
-            raise ReplyError(f"metric '{name}' is {value}, expected 0 … {MAX_COUNT:.0e}")
+        if not 0 <= value <= MAX_COUNT:  # false for NaN, too
+            shown = f"{value:.4g}" if abs(value) < 1e300 else "not finite"
+            raise ReplyError(f"metric '{name}' is {shown}, expected 0 … {MAX_COUNT:.0e}")
+        if name in COUNTS and value != int(value):
+            raise ReplyError(f"metric '{name}' is {value:.4g}, expected a whole number")
 
 
 def _check_ranking(metrics: Mapping[str, float]) -> None:
