@@ -1,3 +1,4 @@
+import gzip
 import sys
 from pathlib import Path
 
@@ -17,20 +18,55 @@ def test_prepare_prints_what_it_made(tmp_path: Path) -> None:
     assert "already there, unchanged" in again.output
 
 
-def test_errors_are_one_line_and_exit_1(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+GOOD_LOG = "".join(f"u{n % 4}\t0{n % 3}\t{n}\n" for n in range(24))
+LOG = ("user_id\titem_id\ttimestamp\n" + GOOD_LOG).encode()
+ITEMS = b"item_id\ttitle\n00\tA\n01\tB\n02\tC\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"interactions.tsv": LOG.replace(b"timestamp", b"when")}, "line 1: missing column"),
+        ({"items.tsv": ITEMS + b"01\tD\n"}, "items.tsv: line 5: duplicate item id '01'"),
+        ({"interactions.tsv": LOG + b"u1\t1\t9\n"}, "line 26: unknown item '1'"),
+        ({"interactions.tsv": LOG + b"u1\t01\t[/bold]\n"}, "line 26: found '[/bold]': time is"),
+        ({"interactions.tsv": b""}, "interactions.tsv: the file is empty"),
+        ({"items.tsv": ITEMS + b"03\tCaf\xe9\n"}, "items.tsv: line 5: byte 0xe9 at byte position"),
+        ({"interactions.tsv": gzip.compress(LOG)[:-20]}, "truncated gzip"),
+        ({"interactions.tsv": LOG[: LOG.index(b"u2")]}, "none of 2 interactions is left"),
+        ({"interactions.tsv": None}, "expected interactions.(tsv"),
+    ],
+)
+def test_malformed_input_ends_with_its_place_exit_1_and_nothing_written(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    files: dict[str, bytes | None],
+    message: str,
 ) -> None:
-    log = tmp_path / "interactions.tsv"
-    log.write_text("user_id\titem_id\ttimestamp\na\tb\t[/bold]\n")
+    source = tmp_path / "source"
+    source.mkdir()
+    for name, content in {"interactions.tsv": LOG, "items.tsv": ITEMS, **files}.items():
+        if content is not None:
+            (source / name).write_bytes(content)
     out = tmp_path / "out"
-    monkeypatch.setattr(sys, "argv", ["lumos", "prepare", str(tmp_path), "--out", str(out)])
+    monkeypatch.setattr(sys, "argv", ["lumos", "prepare", str(source), "--out", str(out)])
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 1
     error = capsys.readouterr().err
-    assert f"{log}: line 2: found '[/bold]': time is not a number" in error
+    assert error.startswith(f"error: {source}")
+    assert message in error
     assert "Traceback" not in error
-    assert not out.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_the_input_of_these_errors_is_good_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "interactions.tsv").write_bytes(LOG)
+    (tmp_path / "items.tsv").write_bytes(ITEMS)
+    out = tmp_path / "out"
+    result = CliRunner().invoke(app, ["prepare", str(tmp_path), "--out", str(out)])
+    assert result.exit_code == 0, result.output
 
 
 def test_warnings_and_odd_columns(tmp_path: Path) -> None:
