@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from lumos_core.cli.compare import compare_command
 from lumos_core.cli.data import prepare_command
+from lumos_core.cli.federation import run_command, simulate_command
 from lumos_core.cli.training import train_central_command
 from lumos_core.errors import LumosError
 
@@ -18,6 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("prepare")(prepare_command)
+app.command("run")(run_command)
+app.command("simulate")(simulate_command)
 app.command("train-central")(train_central_command)
 app.command("compare")(compare_command)
 

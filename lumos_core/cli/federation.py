@@ -1,0 +1,267 @@
+"""``lumos run`` and ``lumos simulate``: a whole federation on this computer."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lumos_core.config import RunConfig
+from lumos_core.errors import ConfigError, FederationError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lumos_core.data import Catalog, Sequences
+    from lumos_core.deployment.report import Row
+    from lumos_core.history import OnEvent
+
+DEFAULT_NODES = 3
+_NODE_PREFIX = "node."
+
+Data = Annotated[
+    Path | None,
+    typer.Option(help="Folder that 'lumos prepare' wrote (default: the bundled sample)."),
+]
+Nodes = Annotated[
+    int | None,
+    typer.Option(min=1, help=f"Number of nodes (default: {DEFAULT_NODES}, or as prepared)."),
+]
+Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds of training.")]
+MethodOption = Annotated[
+    str | None, typer.Option("--method", help="lumos, confedsrs or fedavg.", show_default=False)
+]
+Seed = Annotated[int | None, typer.Option(min=0, help="Decides everything that is random.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="KEY=VALUE",
+        help="Any key of the run's configuration, or node.KEY of the nodes'; may be repeated.",
+    ),
+]
+RunDir = Annotated[
+    Path | None, typer.Option(help="Folder for the results (default: runs/<time>-<method>).")
+]
+Baselines = Annotated[
+    bool,
+    typer.Option(help="Afterwards train on the pooled data, and rank by popularity, to compare."),
+]
+
+
+def run_command(
+    data: Data = None,
+    nodes: Nodes = None,
+    rounds: Rounds = None,
+    method: MethodOption = None,
+    seed: Seed = None,
+    settings: Settings = None,
+    run_dir: RunDir = None,
+    baselines: Baselines = True,
+) -> None:
+    """Run a federation of real processes over gRPC on this computer.
+
+    Starts a Flower SuperLink and a SuperNode per node, shows every round, and ends every process
+    again, also after Ctrl-C. Exits 0 only if the run completed.
+    """
+    from lumos_core.deployment.local import LocalNode, deploy
+
+    plan = _plan(data, nodes, rounds, method, seed, settings, run_dir)
+    local = [LocalNode(f.name, f, plan.node_settings) for f in plan.folders]
+    for node in local:
+        node.config()  # complain about settings before anything starts
+    _execute(plan, baselines, lambda on_event: deploy(plan.config, local, plan.run_dir, on_event))
+
+
+def simulate_command(
+    data: Data = None,
+    nodes: Nodes = None,
+    rounds: Rounds = None,
+    method: MethodOption = None,
+    seed: Seed = None,
+    settings: Settings = None,
+    run_dir: RunDir = None,
+    baselines: Baselines = True,
+) -> None:
+    """Run the same apps with virtual nodes under Flower's simulation engine."""
+    from lumos_core.deployment.local import simulate
+
+    plan = _plan(data, nodes, rounds, method, seed, settings, run_dir)
+    if plan.node_settings:
+        raise ConfigError(
+            f"-c {_NODE_PREFIX}{next(iter(plan.node_settings))}: virtual nodes have no "
+            "configuration of their own; leave it out or use 'lumos run'"
+        )
+    count = len(plan.folders)
+    _execute(
+        plan,
+        baselines,
+        lambda on_event: simulate(plan.config, plan.data, count, plan.run_dir, on_event),
+    )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a command is about to do; everything in it has been checked."""
+
+    config: RunConfig
+    node_settings: dict[str, str]
+    run_dir: Path
+    data: Path
+    folders: list[Path]
+    catalog: "Catalog"
+    sequences: "list[Sequences]"
+
+
+def _plan(
+    data: Path | None,
+    nodes: int | None,
+    rounds: int | None,
+    method: str | None,
+    seed: int | None,
+    settings: Sequence[str] | None,
+    run_dir: Path | None,
+) -> _Plan:
+    """Check configuration and data before any process starts.
+
+    Raises:
+        ConfigError, DataError: something is wrong with them.
+    """
+    options = {"rounds": rounds, "method": method, "seed": seed}
+    flat, node_settings = parse_settings(settings or [])
+    for key, value in options.items():
+        if value is not None and flat.setdefault(key, value) is not value:
+            raise ConfigError(f"key '{key}' is given twice, as --{key} and with -c")
+    RunConfig.from_flat(flat)
+    from lumos_core.data import bundled_sample, load_prepared, node_folders, prepare
+
+    count = nodes or DEFAULT_NODES
+    if data is not None:
+        count = len(node_folders(data))
+        if nodes not in (None, count):
+            raise ConfigError(
+                f"--nodes {nodes}: {data} is prepared for {count} nodes; leave --nodes out or "
+                f"prepare the data again with --nodes {nodes}"
+            )
+    config = for_nodes(flat, count)
+    run_dir = run_dir or _new_run_dir(config)
+    if data is None:
+        data = run_dir / "data"
+        prepare(bundled_sample(), data, nodes=count, seed=config.seed)
+    config = config.replace(catalog=str(data / "catalog.tsv"))
+    catalog, sequences = load_prepared(data)
+    return _Plan(config, node_settings, run_dir, data, node_folders(data), catalog, sequences)
+
+
+def parse_settings(settings: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """``KEY=VALUE`` texts as values of the run's and of the nodes' configuration.
+
+    Raises:
+        ConfigError: a text is not of that form, or a key comes twice.
+    """
+    run: dict[str, Any] = {}
+    node: dict[str, str] = {}
+    for text in settings:
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not key:
+            raise ConfigError(f"-c {text!r}: expected KEY=VALUE, such as -c local-epochs=2")
+        is_node = key.startswith(_NODE_PREFIX)
+        target = node if is_node else run
+        key = key.removeprefix(_NODE_PREFIX)
+        if key in target:
+            raise ConfigError(f"-c {text!r}: key '{key}' is given twice")
+        target[key] = value
+    return run, node
+
+
+def for_nodes(flat: dict[str, Any], count: int) -> RunConfig:
+    """The configuration for a known number of nodes: unless told otherwise, wait for all of them.
+
+    Raises:
+        ConfigError: more nodes or replies are required than there are nodes.
+    """
+    known = {"min-nodes": count, "min-replies": min(RunConfig().min_replies, count)}
+    config = RunConfig.from_flat({**known, **flat})
+    if config.min_nodes > count:
+        raise ConfigError(f"min-nodes = {config.min_nodes}, but there are only {count} nodes")
+    return config
+
+
+def _new_run_dir(config: RunConfig) -> Path:
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{config.method}"
+    candidates = (
+        Path("runs") / (name + suffix) for suffix in ("", *(f"-{n}" for n in range(2, 99)))
+    )
+    return next(path for path in candidates if not path.exists())
+
+
+# ---------------------------------------------------------------- execution
+def _execute(plan: _Plan, baselines: bool, federate: "Callable[[OnEvent], dict[str, Any]]") -> None:
+    from rich.console import Console
+
+    from lumos_core.deployment.progress import RoundLines
+    from lumos_core.deployment.report import Row, write_report
+
+    console = Console(soft_wrap=True)
+    users = sum(len(s) for s in plan.sequences)
+    console.print(
+        f"{plan.config.method}: {len(plan.folders)} nodes, {users} users, "
+        f"{len(plan.catalog)} items, {plan.config.rounds} rounds; logs in {plan.run_dir / 'logs'}",
+        highlight=False,
+    )
+    try:
+        with RoundLines(console, plan.config.rounds).live() as lines:
+            summary = federate(lines)
+        if summary["outcome"] != "completed":
+            raise FederationError(
+                f"the run failed: {summary['reason']}; logs are in {plan.run_dir / 'logs'}"
+            )
+        rows = [Row(f"federated {plan.config.method}", summary["test"])]
+        if baselines:
+            with console.status("training on the pooled data"):
+                rows += _baselines(plan)
+        report = write_report(plan.run_dir, summary, rows)
+    except KeyboardInterrupt:
+        console.print("[yellow]interrupted; every process was ended[/]")
+        raise typer.Exit(130) from None
+    _print_results(console, plan.run_dir, report, rows)
+
+
+def _baselines(plan: _Plan) -> "list[Row]":
+    """The two things that a federation has to be seen against."""
+    from lumos_core.baselines import popularity, train_centralised
+    from lumos_core.data import Sequences
+    from lumos_core.deployment.report import CENTRALISED, Row
+    from lumos_core.initialisation import initial_params
+
+    pooled = Sequences.concat(plan.sequences)
+    initial = initial_params(plan.config, plan.catalog)
+    _, centralised = train_centralised(plan.config, pooled, initial)
+    return [
+        Row(CENTRALISED, centralised["test"]),
+        Row("popularity", popularity(pooled, len(plan.catalog))),
+    ]
+
+
+def _print_results(console: "Console", run_dir: Path, report: Path, rows: "list[Row]") -> None:
+    from rich.table import Table
+
+    from lumos_core.deployment.report import cells
+
+    head, *body = cells(rows)
+    table = Table(*head)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for line in body:
+        table.add_row(*line)
+    console.print(table)
+    places = {
+        "model": run_dir / "checkpoint" / "best.safetensors",
+        "history": run_dir / "history.jsonl",
+        "report": report,
+    }
+    for name, path in places.items():
+        console.print(f"{name:>8}  {path}", highlight=False)

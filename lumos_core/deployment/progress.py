@@ -1,0 +1,110 @@
+"""A run's events as lines on a terminal, one a round.
+
+The metrics of a round's model are measured while the next round trains, so a round's line appears
+when they are there.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.status import Status
+
+from lumos_core.history import Event
+
+_HEADER = (
+    f"{'round':>6} {'loss':>8} {'HR@20':>8} {'NDCG@20':>8} {'seconds':>8} "
+    f"{'up':>10} {'down':>10}  nodes"
+)
+
+
+class RoundLines:
+    """Prints events as they come; call it with each.
+
+    Args:
+        console: where to.
+        rounds: how many there will be.
+    """
+
+    def __init__(self, console: Console, rounds: int) -> None:
+        self._console, self._rounds = console, rounds
+        self._waiting: Event | None = None  # a round whose metrics are not there yet
+        self._status: Status | None = None
+        self._header_shown = False
+
+    def __call__(self, event: Event) -> None:
+        """Take one event of ``history.jsonl`` or of the supervisor."""
+        match event["event"]:
+            case "round" | "failed-round":
+                self._flush()
+                self._waiting = event
+                if event["event"] == "failed-round":
+                    self._flush()
+                self._say(f"round {min(event['round'] + 1, self._rounds)} of {self._rounds}")
+            case "evaluation" if event["split"] == "validation":
+                self._evaluated(event)
+            case "evaluation":
+                self._flush()
+            case "node-lost":
+                self._console.print(
+                    f"[yellow]{escape(event['node'])} has ended; see {escape(event['log'])}[/]"
+                )
+
+    @contextmanager
+    def live(self) -> Iterator["RoundLines"]:
+        """Show what is being waited for, on terminals."""
+        with self._console.status("starting") as status:
+            self._status = status if self._console.is_terminal else None
+            yield self
+            self._flush()
+        self._status = None
+
+    def _evaluated(self, event: Event) -> None:
+        if self._waiting is not None and self._waiting["round"] == event["round"]:
+            self._print(self._waiting, event)
+            self._waiting = None
+        elif event["round"] == 0:
+            self._print({"round": "start"}, event)
+            self._say(f"round 1 of {self._rounds}")
+
+    def _flush(self) -> None:
+        if self._waiting is not None:
+            self._print(self._waiting, {})
+            self._waiting = None
+
+    def _say(self, text: str) -> None:
+        if self._status is not None:
+            self._status.update(text)
+
+    def _print(self, round_: Event, metrics: Event) -> None:
+        if not self._header_shown:
+            self._console.print(_HEADER, style="bold", highlight=False)
+            self._header_shown = True
+        self._console.print(_line(round_, metrics), highlight=False)
+        for failure in round_.get("failed", []):
+            reason = f"{failure['node']}: {failure['reason']}"
+            self._console.print(f"       [yellow]{escape(reason)}[/]", highlight=False)
+        if "reason" in round_:
+            self._console.print(f"       [red]round failed: {escape(round_['reason'])}[/]")
+
+
+def _line(round_: Event, metrics: Event) -> str:
+    line = (
+        f"{round_['round']:>6} {_number(round_.get('loss'), 3):>8} "
+        f"{_number(metrics.get('hr@20'), 4):>8} {_number(metrics.get('ndcg@20'), 4):>8}"
+    )
+    if "seconds" not in round_:
+        return line
+    nodes = f"{round_['nodes_ok']} ok"
+    if round_["failed"]:
+        nodes += f", {len(round_['failed'])} failed"
+    return (
+        f"{line} {round_['seconds']:>8.1f} {decimal(round_['bytes_up']):>10} "
+        f"{decimal(round_['bytes_down']):>10}  {nodes}"
+    )
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,86 @@
+"""What a run leaves for people: a comparison table and ``report.md``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lumos_core.files import write_atomically
+from lumos_core.history import read_history
+
+METRICS = ("hr@10", "hr@20", "ndcg@20", "mrr")
+CENTRALISED = "centralised SASRec"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the comparison: test metrics of one method."""
+
+    name: str
+    metrics: Mapping[str, float]
+
+    def share_of(self, other: "Row | None") -> float | None:
+        """HR@20 as a fraction of another row's."""
+        base = other.metrics["hr@20"] if other else 0.0
+        return self.metrics["hr@20"] / base if base else None
+
+
+def cells(rows: list[Row]) -> list[list[str]]:
+    """Header and lines of the comparison as text."""
+    reference = next((row for row in rows if row.name == CENTRALISED), None)
+    table = [["test", *(m.upper() for m in METRICS), "HR@20 of centralised"]]
+    for row in rows:
+        share = row.share_of(reference)
+        metrics = [f"{row.metrics[m]:.4f}" for m in METRICS]
+        table.append([row.name, *metrics, "–" if share is None else f"{share:.0%}"])
+    return table
+
+
+def write_report(run_dir: Path, summary: Mapping[str, Any], rows: list[Row]) -> Path:
+    """Write ``report.md`` beside the history that it sums up; returns its path."""
+    lines = [
+        f"# {summary['method']}, seed {summary['seed']}: {summary['outcome']}",
+        "",
+        f"{summary['rounds']} rounds in {summary['seconds']:.0f} s; the model of round "
+        f"{summary['best_round']} was best on validation. "
+        f"{summary['bytes_up']:,} bytes went up, {summary['bytes_down']:,} down.",
+        "",
+        *_markdown(cells(rows)),
+        "",
+        "## Rounds",
+        "",
+        *_markdown(_rounds(run_dir)),
+    ]
+    path = run_dir / "report.md"
+    write_atomically(path, ("\n".join(lines) + "\n").encode())
+    return path
+
+
+def _rounds(run_dir: Path) -> list[list[str]]:
+    events = list(read_history(run_dir / "history.jsonl"))
+    validation = {
+        e["round"]: e for e in events if e["event"] == "evaluation" and e["split"] == "validation"
+    }
+    table = [["round", "loss", "HR@20", "NDCG@20", "seconds", "bytes up", "bytes down", "nodes"]]
+    for event in events:
+        if event["event"] in ("round", "failed-round"):
+            number, loss = event["round"], event.get("loss")
+            metrics = validation.get(number) if event["event"] == "round" else None
+            table.append(
+                [
+                    str(number) if event["event"] == "round" else f"{number} (failed)",
+                    "–" if loss is None else f"{loss:.4f}",
+                    *(f"{metrics[m]:.4f}" if metrics else "–" for m in ("hr@20", "ndcg@20")),
+                    f"{event['seconds']:.1f}",
+                    f"{event['bytes_up']:,}",
+                    f"{event['bytes_down']:,}",
+                    str(event["nodes_ok"]),
+                ]
+            )
+    return table
+
+
+def _markdown(table: list[list[str]]) -> list[str]:
+    head, *body = table
+    rule = ["---", *("---:" for _ in head[1:])]
+    return [f"| {' | '.join(row)} |" for row in (head, rule, *body)]
