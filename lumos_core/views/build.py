@@ -26,6 +26,9 @@ class Progress(NamedTuple):
         return self.total - self.stored - self.generated
 
 
+OnProgress = Callable[[Progress], None]
+
+
 def build_views(
     histories: Sequence[Sequence[int]],
     writer_factory: Callable[[], ViewWriter],
@@ -33,7 +36,7 @@ def build_views(
     store: ViewStore,
     *,
     seconds: float | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: OnProgress | None = None,
     batch: int = _BATCH,
 ) -> dict[int, UserViews]:
     """The views of each history, written and stored as far as the budget reaches.

@@ -25,8 +25,8 @@ def stable_rng(seed: int, history: Sequence[int]) -> np.random.Generator:
 
 def recency_weights(length: int, half_life: float) -> Floats:
     """[length] weights that sum to 1, the last item's largest, halved every ``half_life`` items."""
-    weights = 0.5 ** (np.arange(length - 1, -1, -1) / half_life)
-    return (weights / weights.sum()).astype(np.float32)
+    weights = np.exp2(np.arange(1 - length, 1) / half_life)
+    return np.asarray(weights / weights.sum(), dtype=np.float32)
 
 
 def top_k(scores: Floats, k: int) -> Ints:

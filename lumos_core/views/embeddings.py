@@ -1,0 +1,138 @@
+"""What titles mean to the language model: one vector a title, once per catalog and model.
+
+Plain mean-pooled states of a causal model are useless here: a few directions that all texts share
+drown the rest. Three readings of one forward pass, each centred and half whitened, then set side by
+side, are as good as TF-IDF at telling which item comes next, without sharing a single letter
+(``benchmarks/embedding_pooling.py``).
+"""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lumos_core.data.catalog import Catalog
+from lumos_core.views import prompts
+from lumos_core.views.cached import cached_arrays
+from lumos_core.views.llm import LLMConfig, LocalLLM, load_llm, model_fingerprint
+
+Floats = npt.NDArray[np.float32]
+
+VERSION = "1"
+_TITLE_TOKENS = 32
+_BATCH = 64
+_DIM = 384  # of each reading; more adds noise, less loses kinds of items
+_LATE, _EARLY = 0.93, 0.27  # of the layers: where meaning has formed, where words are still words
+
+
+class Readings(NamedTuple):
+    """Three poolings of a title's hidden states, each [N, hidden]."""
+
+    meaning: Floats
+    """Mean over the title's tokens, late layer."""
+    words: Floats
+    """Mean over the title's tokens weighted by rarity in the catalog, early layer."""
+    gist: Floats
+    """The token that is asked for the title in one word, late layer."""
+
+
+def title_embeddings(llm: LocalLLM, catalog: Catalog, cache_dir: Path) -> Floats:
+    """Vectors whose cosine is likeness of meaning.
+
+    Returns:
+        [N, H] float32, rows of length 1; row r is catalog index r + 1. H depends on the model and
+        the size of the catalog.
+    """
+    path = embeddings_path(llm.fingerprint, catalog, cache_dir)
+    return cached_arrays(path, lambda: {"vectors": combine(read_titles(llm, catalog.titles))})[
+        "vectors"
+    ]
+
+
+def stored_or_new_embeddings(config: LLMConfig, catalog: Catalog) -> Floats:
+    """:func:`title_embeddings`; the model is loaded only if they are not in the cache yet."""
+    path = embeddings_path(model_fingerprint(config), catalog, config.cache)
+
+    def compute() -> dict[str, Floats]:
+        return {"vectors": combine(read_titles(load_llm(config), catalog.titles))}
+
+    return cached_arrays(path, compute)["vectors"]
+
+
+def embeddings_path(model: str, catalog: Catalog, cache_dir: Path) -> Path:
+    """Where the vectors of a catalog are, given a model fingerprint."""
+    parts = (model, catalog.fingerprint, VERSION, prompts.VERSION)
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return cache_dir / "catalogs" / f"embeddings-{key[:24]}.safetensors"
+
+
+def combine(readings: Readings) -> Floats:
+    """[N, H] the readings, each half whitened, side by side; rows of length 1."""
+    return unit(np.concatenate([half_whiten(reading, _DIM) for reading in readings], axis=1))
+
+
+def half_whiten(states: Floats, dim: int) -> Floats:
+    """[N, <= dim] centred principal components, scaled by the square root of their spread.
+
+    Full whitening blows up noise, none leaves the shared directions in charge. Rows of length 1.
+    """
+    centred = states.astype(np.float64) - states.mean(axis=0, dtype=np.float64)
+    values, vectors = np.linalg.eigh(centred.T @ centred)
+    kept = np.flatnonzero(values > 1e-6 * max(values[-1], 1e-12))[::-1][:dim]
+    if not len(kept):  # a single title, or all the same
+        return np.zeros((len(states), 1), dtype=np.float32)
+    components = centred @ vectors[:, kept] / values[kept] ** 0.25
+    return unit(components.astype(np.float32))
+
+
+def unit(vectors: Floats) -> Floats:
+    """Rows scaled to length 1; zero rows stay."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, 1e-9), dtype=np.float32)
+
+
+def read_titles(llm: LocalLLM, titles: tuple[str, ...]) -> Readings:
+    """One forward pass over all titles, sorted by length so that padding is little."""
+    import torch
+
+    encode = llm.encode
+    before, after = encode(prompts.EMBED_BEFORE), encode(prompts.EMBED_AFTER)
+    pieces = [encode(prompts.title_piece(title))[:_TITLE_TOKENS] for title in titles]
+    rarity = _rarity(pieces)
+    layers = llm.layers
+    late, early = round(_LATE * layers), round(_EARLY * layers)
+    out = Readings(*(np.zeros((len(titles), llm.hidden_size), np.float32) for _ in range(3)))
+    order = sorted(range(len(titles)), key=lambda row: len(pieces[row]))
+    for start in range(0, len(order), _BATCH):
+        rows = order[start : start + _BATCH]
+        texts = [before + pieces[row] + after for row in rows]
+        longest = max(map(len, texts))
+        ids = torch.full((len(rows), longest), llm.pad_id)
+        weights = torch.zeros(2, len(rows), longest)  # of the late and of the early mean
+        for r, (row, text) in enumerate(zip(rows, texts, strict=True)):
+            span = slice(len(before), len(before) + len(pieces[row]))
+            ids[r, : len(text)] = torch.tensor(text)
+            weights[0, r, span] = 1.0
+            weights[1, r, span] = torch.tensor([rarity[token] for token in pieces[row]])
+        # right padding needs no mask under causal attention: nothing looks ahead into it
+        states = llm.hidden_states(ids, (late, early))
+        weights /= weights.sum(-1, keepdim=True).clamp(min=1e-6)
+        last = torch.tensor([len(text) - 1 for text in texts])
+        out.meaning[rows] = _weighted(weights[0], states[0])
+        out.words[rows] = _weighted(weights[1], states[1])
+        out.gist[rows] = states[0][torch.arange(len(rows)), last].numpy()
+    return out
+
+
+def _rarity(pieces: list[list[int]]) -> dict[int, float]:
+    """Token -> log(N / titles it is in), a little above 0 even if it is in all."""
+    counts = Counter(token for piece in pieces for token in set(piece))
+    return {token: float(np.log(len(pieces) / n) + 0.01) for token, n in counts.items()}
+
+
+def _weighted(weights: Any, states: Any) -> Floats:
+    """[B, H] sums of torch tensors [B, T, H] under weights [B, T]."""
+    return np.asarray((weights[:, None] @ states)[:, 0].numpy(), dtype=np.float32)

