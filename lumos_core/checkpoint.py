@@ -8,7 +8,7 @@ optimiser state::
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,8 @@ from lumos_core.files import write_atomically
 from lumos_core.model import Params
 from lumos_core.server_optimizer import State
 
+LATEST, BEST = "checkpoint/latest.safetensors", "checkpoint/best.safetensors"
+"""Where a run folder keeps them."""
 _MODEL, _OPTIMIZER = "model/", "optimizer/"
 
 
@@ -34,6 +36,12 @@ class Progress:
     catalog: str  # fingerprint
     shape: str  # fingerprint of the model's shape
     config: dict[str, str | int | float | bool]
+
+    def after_evaluation(self, of_round: int, metric: float) -> "Progress":
+        """The progress once the model of a round has been measured on the validation targets."""
+        if self.best_round < 0 or metric > self.best_ndcg:
+            return replace(self, best_round=of_round, best_ndcg=metric, evaluations_since_best=0)
+        return replace(self, evaluations_since_best=self.evaluations_since_best + 1)
 
 
 @dataclass(frozen=True)
@@ -62,15 +70,23 @@ def load_checkpoint(path: Path) -> Checkpoint:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         progress = Progress(**json.loads(metadata["progress"]))
+        _check_types(progress)
     except FileNotFoundError:
         raise ModelError(f"{path}: no checkpoint here; is this the folder of a run?") from None
-    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"{path}: not a readable LUMOS checkpoint ({type(error).__name__})"
         ) from None
     return Checkpoint(
         params=_under(_MODEL, arrays), optimizer=_under(_OPTIMIZER, arrays), progress=progress
     )
+
+
+def _check_types(progress: Progress) -> None:
+    kinds = (int, int, float, int, str, str, dict)
+    for (name, value), kind in zip(vars(progress).items(), kinds, strict=True):
+        if not isinstance(value, kind):
+            raise TypeError(name)
 
 
 def _under(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -113,7 +113,8 @@ def _dequantise(name: str, values: np.ndarray, scale: np.ndarray) -> np.ndarray:
         raise ReplyError(f"delta '{name + SCALE}' holds negative scales")
     if (scale > np.finfo(np.float32).max / 128).any():
         raise ReplyError(f"delta '{name + SCALE}' holds scales beyond the range of float32")
-    return values.astype(np.float32) * scale[..., None]
+    decoded: np.ndarray = values.astype(np.float32) * scale[..., None]
+    return decoded
 
 
 def _wire_layout(

@@ -14,66 +14,36 @@ metrics of round r's model are therefore known while round r + 1 trains.
 import logging
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
 from lumos_core import aggregation, replies, server_optimizer
-from lumos_core.checkpoint import Checkpoint, Progress, save_checkpoint
+from lumos_core.checkpoint import BEST, LATEST, Checkpoint, Progress, save_checkpoint
 from lumos_core.config import RunConfig
 from lumos_core.errors import FederationError, ReplyError
-from lumos_core.evaluation import means
-from lumos_core.history import Event, History, OnEvent
+from lumos_core.evaluation import SELECTION_METRIC, means
+from lumos_core.history import HISTORY, Event, History, OnEvent
+from lumos_core.membership import Membership
 from lumos_core.model import ModelShape, Params
 from lumos_core.replies import Metrics
+from lumos_core.resume import Stand, stand_of
+from lumos_core.transport import Instruction, Reply, Split, Transport, exchange
+
+__all__ = [
+    "SELECTION_METRIC",
+    "Federation",
+    "FederationResult",
+    "Instruction",
+    "Reply",
+    "Split",
+    "Transport",
+    "run_federation",
+]
 
 log = logging.getLogger(__name__)
-Split = Literal["validation", "test"]
-POLL_SECONDS = 0.25
-SELECTION_METRIC = "ndcg@20"
-
-
-@dataclass(frozen=True)
-class Instruction:
-    """What a node is asked to do."""
-
-    node: str
-    kind: Literal["query", "train", "evaluate"]
-    round: int = 0
-    params: Params | None = None
-    evaluate: Split | None = None  # what to measure the received model on
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What came back. Nothing in it has been checked yet."""
-
-    node: str
-    kind: str
-    arrays: Params | None = None
-    metrics: Metrics = field(default_factory=dict)
-    info: dict[str, str] = field(default_factory=dict)
-    error: str | None = None  # a code, see client_app.errors; never an exception's text
-    bytes_up: int = 0
-    bytes_down: int = 0
-
-
-class Transport(Protocol):
-    """The way to the nodes."""
-
-    def nodes(self) -> list[str]:
-        """Names of the nodes that are connected now, sorted; the same name means the same data."""
-        ...
-
-    def exchange(self, instructions: Sequence[Instruction], deadline: float) -> list[Reply]:
-        """Send, then wait until all have answered or ``deadline`` seconds have passed.
-
-        A node that has not answered is simply missing from the list.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -103,7 +73,7 @@ class _Aggregator:
         """Take a train reply if it is what was asked for; otherwise remember why not."""
         try:
             if reply.error is not None:
-                raise ReplyError(f"error '{reply.error[:80]}'")
+                raise ReplyError(f"error {reply.error[:80]!r}")
             delta = replies.check_train(
                 reply.arrays or {}, reply.metrics, self.params, self.config, evaluated
             )
@@ -118,11 +88,26 @@ class _Aggregator:
         """Aggregate what was accepted, in order of node names."""
         names = sorted(self.accepted)
         weights = np.array([self._weight(self.accepted[n][1]) for n in names], dtype=np.float64)
+        if not weights.any():  # by examples, and nobody had one
+            weights[:] = 1.0
         rule = aggregation.RULES[self.config.aggregation]
         return rule([self.accepted[n][0] for n in names], weights / weights.sum())
 
-    def total(self, metric: str) -> float:
-        return float(sum(metrics[metric] for _, metrics in self.accepted.values()))
+    def facts(self) -> Event:
+        """What the accepted replies say about the training, for the history."""
+
+        def total(metric: str) -> float:
+            return float(sum(self.accepted[n][1][metric] for n in sorted(self.accepted)))
+
+        examples, contrasted = total("examples"), total("contrastive-users")
+        return {
+            "users": int(total("users")),
+            "views": int(total("views")),
+            "examples": int(examples),
+            "loss": total("loss") / examples if examples else None,
+            "contrastive": total("contrastive") / contrasted if contrasted else None,
+            "train_seconds": round(total("seconds"), 3),
+        }
 
     def _weight(self, metrics: Metrics) -> float:
         return 1.0 if self.config.weighting == "uniform" else float(metrics[self.config.weighting])
@@ -135,72 +120,45 @@ class Federation:
         self,
         config: RunConfig,
         transport: Transport,
-        catalog_fingerprint: str,
-        shape: ModelShape,
-        start: Checkpoint,
+        start: Stand,
         run_dir: Path | None,
         history: History,
     ) -> None:
-        self.config, self.transport, self.shape = config, transport, shape
-        self.catalog_fingerprint = catalog_fingerprint
-        self.params, self.optimizer = start.params, start.optimizer
-        self.progress = start.progress
-        self.best = start.params
-        self.folder = run_dir / "checkpoint" if run_dir else None
+        self.config, self.transport = config, transport
+        self.params, self.optimizer = start.checkpoint.params, start.checkpoint.optimizer
+        self.progress = start.checkpoint.progress
+        self.best = start.best
+        self.run_dir = run_dir
         self.history = history
-        self.failed_rounds = 0
-        self._compatible: dict[str, bool] = {}
+        self.members = Membership(
+            transport, {"catalog": self.progress.catalog, "shape": self.progress.shape}
+        )
 
     # --- the run
 
     def run(self) -> FederationResult:
         self._wait_for_nodes()
+        self._save(BEST, self.best, {})
+        self._save(LATEST, self.params, self.optimizer)
         reason = ""
-        attempts = 0
-        while self.progress.round < self.config.rounds:
+        in_a_row = 0
+        while self.progress.round < self.config.rounds and not self._out_of_patience():
             problem = self._round(self.progress.round + 1)
-            if self._out_of_patience():
-                break
-            if not problem:
-                attempts = 0
-                continue
-            attempts += 1
-            self.failed_rounds += 1
-            if attempts > self.config.max_failed_rounds:
-                reason = f"gave up: {attempts} failed rounds in a row; the last: {problem}"
+            in_a_row = in_a_row + 1 if problem else 0
+            if in_a_row > self.config.max_failed_rounds:
+                reason = f"gave up: {in_a_row} failed rounds in a row; the last: {problem}"
                 break
         return self._finish(reason)
 
     def _round(self, number: int) -> str:
         """Train once. Returns why the round failed, or nothing."""
         started = time.monotonic()
-        names = self._compatible_nodes()
-        sampled = self._sample(names, number)
-        evaluate: Split | None = (
-            "validation" if (number - 1) % self.config.evaluate_every == 0 else None
-        )
-        if evaluate and self._evaluated(number - 1):
-            evaluate = None  # a failed round is tried again: its model is known already
-        instructions = [Instruction(n, "train", number, self.params, evaluate) for n in sampled]
-        if evaluate:
-            others = sorted(set(names) - set(sampled))
-            instructions += [
-                Instruction(n, "evaluate", number, self.params, evaluate) for n in others
-            ]
-        answered = self._exchange(instructions)
+        until = started + self.config.round_timeout
+        names = self.members.wait_for(self.config.min_replies, self.config.round_timeout)
         aggregator = _Aggregator(self.config, self.params)
-        ranking: list[Reply] = []
-        for reply in answered:
-            if reply.kind == "train":
-                if aggregator.offer(reply, evaluate is not None) and evaluate:
-                    ranking.append(reply)
-            else:
-                ranking.append(reply)
-        for name in set(sampled) - {r.node for r in answered if r.kind == "train"}:
-            aggregator.failed[name] = "no reply before the deadline"
-            log.warning("node %s: no reply before the deadline", name)
-        if evaluate:
-            self._record_evaluation(number - 1, "validation", ranking)
+        answered: list[Reply] = []
+        if len(names) >= self.config.min_replies:
+            answered = self._ask(number, names, aggregator, until)
             if self._out_of_patience():
                 return ""
         event: Event = {
@@ -213,7 +171,8 @@ class Federation:
         }
         if len(aggregator.accepted) < self.config.min_replies:
             problem = (
-                f"{len(aggregator.accepted)} valid replies, min-replies = {self.config.min_replies}"
+                f"{len(aggregator.accepted)} valid replies of {len(names)} usable nodes, "
+                f"min-replies = {self.config.min_replies}"
             )
             self.history.add({"event": "failed-round", **event, "reason": problem})
             log.error("round %d failed: %s; the model stays as it was", number, problem)
@@ -222,31 +181,47 @@ class Federation:
             self.params, aggregator.delta(), self.optimizer, self.config
         )
         self.progress = replace(self.progress, round=number)
-        self._save("latest", self.params, self.optimizer)
-        examples = aggregator.total("examples")
-        contrasted = aggregator.total("contrastive-users")
-        self.history.add(
-            {
-                "event": "round",
-                **event,
-                "users": int(aggregator.total("users")),
-                "views": int(aggregator.total("views")),
-                "examples": int(examples),
-                "loss": aggregator.total("loss") / examples,
-                "contrastive": aggregator.total("contrastive") / contrasted if contrasted else None,
-                "train_seconds": round(aggregator.total("seconds"), 3),
-            }
-        )
+        # The line first: a checkpoint without its line could not be told from a lost history, while
+        # a line without its checkpoint is dropped when the run is resumed.
+        self.history.add({"event": "round", **event, **aggregator.facts()})
+        self._save(LATEST, self.params, self.optimizer)
         return ""
+
+    def _ask(
+        self, number: int, names: list[str], aggregator: _Aggregator, until: float
+    ) -> list[Reply]:
+        """Have the sampled nodes train and, when it is due, all of them evaluate what they get."""
+        sampled = self._sample(names, number)
+        due = (number - 1) % self.config.evaluate_every == 0
+        # A failed round is tried again: then its model has been evaluated already.
+        evaluate: Split | None = "validation" if due and not self._evaluated(number - 1) else None
+        instructions = [Instruction(n, "train", number, self.params, evaluate) for n in sampled]
+        if evaluate:
+            others = sorted(set(names) - set(sampled))
+            instructions += [
+                Instruction(n, "evaluate", number, self.params, evaluate) for n in others
+            ]
+        answered = exchange(self.transport, instructions, max(until - time.monotonic(), 0.0))
+        asked_both = evaluate is not None
+        ranking = [r for r in answered if r.kind == "evaluate" or aggregator.offer(r, asked_both)]
+        for name in set(sampled) - {r.node for r in answered if r.kind == "train"}:
+            aggregator.failed[name] = "no reply before the deadline"
+            log.warning("node %s: no reply before the deadline", name)
+        if evaluate:
+            self._record_evaluation(number - 1, evaluate, ranking)
+        return answered
 
     def _finish(self, reason: str) -> FederationResult:
         """Evaluate the last model, then the best one on the test targets."""
         last = self.progress.round
         if not self._evaluated(last):
             self._evaluate_everywhere(last, "validation", self.params)
+        if self.progress.best_round < 0:  # no evaluation ever succeeded: nothing to choose by
+            self.best, self.progress = self.params, replace(self.progress, best_round=last)
         test = self._evaluate_everywhere(self.progress.best_round, "test", self.best)
-        if not reason and self.failed_rounds:
-            reason = f"{self.failed_rounds} rounds failed (see history.jsonl)"
+        failed = sum(event["event"] == "failed-round" for event in self.history.events)
+        if not reason and failed:
+            reason = f"{failed} rounds failed (see history.jsonl)"
         if not reason and not test:
             reason = "no node answered the final evaluation"
         validation = self._evaluated(self.progress.best_round) or {}
@@ -265,76 +240,57 @@ class Federation:
 
     def _wait_for_nodes(self) -> None:
         """Raises FederationError if ``min-nodes`` compatible nodes do not show up in time."""
-        until = time.monotonic() + self.config.start_timeout
-        while len(names := self._compatible_nodes()) < self.config.min_nodes:
-            if time.monotonic() >= until:
-                refused = sorted(n for n, ok in self._compatible.items() if not ok)
-                raise FederationError(
-                    f"{len(names)} usable nodes after start-timeout = "
-                    f"{self.config.start_timeout:g} s, min-nodes = {self.config.min_nodes}; "
-                    + (f"refused: {', '.join(refused)}; " if refused else "")
-                    + "start more nodes or lower min-nodes"
-                )
-            time.sleep(POLL_SECONDS)
-
-    def _compatible_nodes(self) -> list[str]:
-        """Connected nodes with our catalog and model shape; new ones are asked first."""
-        names = self.transport.nodes()
-        unknown = [Instruction(n, "query") for n in names if n not in self._compatible]
-        if unknown:
-            for reply in self.transport.exchange(unknown, self.config.round_timeout):
-                self._compatible[reply.node] = self._is_compatible(reply)
-        return [n for n in names if self._compatible.get(n)]
-
-    def _is_compatible(self, reply: Reply) -> bool:
-        expected = {"catalog": self.catalog_fingerprint, "shape": self.shape.fingerprint}
-        if reply.error is not None:
-            log.warning("node %s: refused: it answers with error '%s'", reply.node, reply.error)
-            return False
-        for name, value in expected.items():
-            if reply.info.get(name) != value:
-                log.warning(
-                    "node %s: refused: its %s is %.12s…, the run's is %.12s…; give it the run's "
-                    "catalog.tsv",
-                    reply.node, name, str(reply.info.get(name)), value,
-                )  # fmt: skip
-                return False
-        return True
+        names = self.members.wait_for(self.config.min_nodes, self.config.start_timeout)
+        if len(names) < self.config.min_nodes:
+            refused = ", ".join(self.members.refused)
+            raise FederationError(
+                f"{len(names)} usable nodes after start-timeout = {self.config.start_timeout:g} s, "
+                f"min-nodes = {self.config.min_nodes}; "
+                + (f"refused: {refused}; " if refused else "")
+                + "start more nodes or lower min-nodes"
+            )
 
     def _sample(self, names: list[str], number: int) -> list[str]:
-        """This round's nodes: determined by seed, round and the names of those present."""
-        wanted = max(math.ceil(self.config.fraction * len(names)), self.config.min_replies)
+        """This round's nodes: determined by seed, round, attempt and the names of those present.
+
+        A round that failed is tried again with other nodes: a dead one need not fail it twice.
+        """
+        share = math.ceil(self.config.fraction * len(names) - 1e-9)  # .07 · 100 is above 7
+        wanted = max(share, self.config.min_replies)
         if wanted >= len(names):
             return names
-        rng = np.random.default_rng([self.config.seed, number])
+        attempt = sum(
+            event["event"] == "failed-round" and event["round"] == number
+            for event in self.history.events
+        )
+        rng = np.random.default_rng([self.config.seed, number, attempt])
         return sorted(rng.choice(names, size=wanted, replace=False).tolist())
 
     # --- messages, evaluation, checkpoints
 
-    def _exchange(self, instructions: list[Instruction]) -> list[Reply]:
-        """Replies to what was asked, one per node, whatever order or number they came in."""
-        asked = {(i.node, i.kind) for i in instructions}
-        answered: dict[str, Reply] = {}
-        if instructions:
-            for reply in self.transport.exchange(instructions, self.config.round_timeout):
-                if (reply.node, reply.kind) in asked and reply.node not in answered:
-                    answered[reply.node] = reply
-        return [answered[name] for name in sorted(answered)]
-
     def _evaluate_everywhere(self, of_round: int, split: Split, params: Params) -> dict[str, float]:
-        names = self._compatible_nodes()
+        names = self.members.present()
         instructions = [Instruction(n, "evaluate", of_round, params, split) for n in names]
-        return self._record_evaluation(of_round, split, self._exchange(instructions))
+        answered = exchange(self.transport, instructions, self.config.round_timeout)
+        traffic = {
+            "bytes_up": sum(r.bytes_up for r in answered),
+            "bytes_down": sum(r.bytes_down for r in answered),
+        }
+        return self._record_evaluation(of_round, split, answered, traffic)
 
     def _record_evaluation(
-        self, of_round: int, split: Split, answered: list[Reply]
+        self, of_round: int, split: Split, answered: list[Reply], traffic: Event | None = None
     ) -> dict[str, float]:
-        """Add up the sums of all valid replies; remember the best validation model."""
+        """Add up the sums of all valid replies; remember the best validation model.
+
+        Args:
+            traffic: bytes that the evaluation cost, where no training shared its messages.
+        """
         sums: dict[str, float] = {}
         for reply in answered:
             try:
                 if reply.error is not None:
-                    raise ReplyError(f"error '{reply.error[:80]}'")
+                    raise ReplyError(f"error {reply.error[:80]!r}")
                 if reply.kind == "evaluate":
                     replies.check_evaluation(reply.metrics)
             except ReplyError as error:
@@ -345,24 +301,19 @@ class Federation:
         metrics = means(sums)
         if not metrics:
             return {}
-        if split == "validation":
-            self._note_best(of_round, metrics[SELECTION_METRIC])
         self.history.add(
             {"event": "evaluation", "round": of_round, "split": split,
-             "users": int(sums["users"]), **metrics}
+             "users": int(sums["users"]), **metrics, **(traffic or {})}
         )  # fmt: skip
+        if split == "validation":
+            self._note_best(of_round, metrics[SELECTION_METRIC])
         return metrics
 
     def _note_best(self, of_round: int, ndcg: float) -> None:
-        if self.progress.best_round < 0 or ndcg > self.progress.best_ndcg:
+        self.progress = self.progress.after_evaluation(of_round, ndcg)
+        if self.progress.best_round == of_round:
             self.best = self.params
-            self.progress = replace(
-                self.progress, best_round=of_round, best_ndcg=ndcg, evaluations_since_best=0
-            )
-            self._save("best", self.best, {})
-        else:
-            since = self.progress.evaluations_since_best + 1
-            self.progress = replace(self.progress, evaluations_since_best=since)
+            self._save(BEST, self.best, {})
 
     def _out_of_patience(self) -> bool:
         return 0 < self.config.patience <= self.progress.evaluations_since_best
@@ -378,9 +329,8 @@ class Federation:
         return None
 
     def _save(self, name: str, params: Params, optimizer: server_optimizer.State) -> None:
-        if self.folder is not None:
-            checkpoint = Checkpoint(params, optimizer, self.progress)
-            save_checkpoint(self.folder / f"{name}.safetensors", checkpoint)
+        if self.run_dir is not None:
+            save_checkpoint(self.run_dir / name, Checkpoint(params, optimizer, self.progress))
 
 
 def run_federation(
@@ -391,8 +341,9 @@ def run_federation(
     *,
     run_dir: Path | None = None,
     on_event: OnEvent | None = None,
+    resume: bool = False,
 ) -> FederationResult:
-    """Run ``config.rounds`` rounds from ``initial``.
+    """Run rounds until there have been ``config.rounds``.
 
     Args:
         config: the run.
@@ -400,17 +351,21 @@ def run_federation(
         catalog_fingerprint: of the run's catalog; nodes with another one are refused.
         initial: global parameters of round 0.
         run_dir: where to keep ``checkpoint/`` and ``history.jsonl``; nothing is kept if None.
-        on_event: called with every history event.
+        on_event: called with every new history event.
+        resume: go on with the run in ``run_dir``, if there is one, to the parameters it would have
+            reached without a stop; only ``resume.FREE_KEYS`` may differ from its configuration.
 
     Returns:
         The result; ``outcome`` is "failed" if any round failed.
 
     Raises:
         FederationError: too few usable nodes within ``start-timeout``.
+        ConfigError: the run in ``run_dir`` has another configuration, or ``resume`` is false and
+            there is one already.
+        ModelError: its checkpoint or history is damaged or for another catalog or model.
     """
-    num_items = len(initial["items.weight"]) - 1
-    shape = ModelShape.of(config, num_items)
+    shape = ModelShape.of(config, len(initial["items.weight"]) - 1)
     progress = Progress(0, -1, 0.0, 0, catalog_fingerprint, shape.fingerprint, config.to_flat())
-    history = History(run_dir / "history.jsonl" if run_dir else None, on_event)
-    start = Checkpoint(initial, {}, progress)
-    return Federation(config, transport, catalog_fingerprint, shape, start, run_dir, history).run()
+    stand = stand_of(run_dir, Checkpoint(initial, {}, progress), resume)
+    history = History(run_dir / HISTORY if run_dir else None, on_event, stand.events)
+    return Federation(config, transport, stand, run_dir, history).run()

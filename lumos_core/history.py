@@ -1,45 +1,79 @@
 """What happened in a run, one JSON object per line, appended as it happens.
 
 ``{"event": "round", "round": r, …}``        training of round r: losses, seconds, bytes, who failed
-``{"event": "evaluation", "round": r, …}``   metrics of the model that round r ended with (0: initial)
+``{"event": "evaluation", "round": r, …}``   metrics of the model that round r ended with (0: first)
 ``{"event": "failed-round", "round": r, …}`` too few valid replies; the model stayed as it was
 """
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+from lumos_core.errors import DataError
+from lumos_core.files import write_atomically
+
+HISTORY = "history.jsonl"
+"""Its name in a run folder."""
 
 Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
 
 
 class History:
-    """Appends events to ``history.jsonl``; a run without a folder keeps them in memory only."""
+    """Appends events to ``history.jsonl``; a run without a folder keeps them in memory only.
 
-    def __init__(self, path: Path | None, on_event: OnEvent | None = None) -> None:
-        self.events: list[Event] = []
+    Args:
+        path: the file.
+        on_event: called with every event that is added.
+        events: what happened before, in a resumed run; the file is cut back to these.
+    """
+
+    def __init__(
+        self, path: Path | None, on_event: OnEvent | None = None, events: Iterable[Event] = ()
+    ) -> None:
+        self.events = list(events)
         self._path, self._on_event = path, on_event
+        if path is not None and self.events:
+            write_atomically(path, "".join(map(_line, self.events)).encode())
 
     def add(self, event: Event) -> None:
         self.events.append(event)
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(event) + "\n")
+                file.write(_line(event))
                 file.flush()
                 os.fsync(file.fileno())
         if self._on_event is not None:
             self._on_event(event)
 
 
-def read_history(path: Path) -> Iterator[Event]:
-    """Events in order; a last line that a crash cut off is left out."""
+def read_history(path: Path) -> list[Event]:
+    """Events in order; a last line that a crash cut off is left out. Empty without a file.
+
+    Raises:
+        DataError: another line is damaged.
+    """
     if not path.exists():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
+        return []
+    events: list[Event] = []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last line end is cut off
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            return
+            event = json.loads(line)
+            well_formed = isinstance(event, dict) and "event" in event
+        except ValueError:
+            well_formed = False
+        if not well_formed:
+            raise DataError(
+                f"{path}: line {number}: found {line[:60]!r}, expected a JSON object with the key "
+                "'event'; the file is damaged"
+            )
+        events.append(event)
+    return events
+
+
+def _line(event: Event) -> str:
+    return json.dumps(event) + "\n"

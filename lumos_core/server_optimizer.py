@@ -1,7 +1,8 @@
-"""Server optimisers: how the global model moves along the aggregated delta (Reddi et al., ICLR 2021).
+"""Server optimisers: how the global model moves along the aggregated delta.
 
-The aggregated delta plays the part of a negative gradient. The state is a flat mapping of arrays, so
-that a checkpoint can hold it and a resumed run goes on bit by bit as it would have.
+The aggregated delta plays the part of a negative gradient (Reddi et al., ICLR 2021). The state is a
+flat mapping of arrays, so that a checkpoint can hold it and a resumed run goes on bit by bit as it
+would have.
 """
 
 import numpy as np

@@ -1,0 +1,106 @@
+"""Which of the connected nodes may take part: those with the run's catalog and model shape.
+
+A node that is refused or does not answer is asked again later, each time after twice as long, so
+that an operator can mend it while the run goes on and it costs the others nothing until then.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lumos_core.transport import Instruction, Reply, Transport, exchange
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.25
+QUERY_SECONDS = 60.0  # for an answer; a node starts a process for it and reads its data
+RETRY_SECONDS = 10.0  # until a refused node is asked for the second time
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    reason: str
+    times: int
+    ask_again: float  # time.monotonic()
+
+
+class Membership:
+    """Asks new nodes who they are and remembers the answers.
+
+    Args:
+        transport: the way to the nodes.
+        expected: what a node's answer must hold: its fingerprints of catalog and model shape.
+    """
+
+    def __init__(self, transport: Transport, expected: Mapping[str, str]) -> None:
+        self._transport, self._expected = transport, dict(expected)
+        self._members: set[str] = set()
+        self._refused: dict[str, _Refusal] = {}
+
+    @property
+    def refused(self) -> list[str]:
+        """Names of the nodes that may not take part, sorted."""
+        return sorted(self._refused)
+
+    def present(self, seconds: float = QUERY_SECONDS) -> list[str]:
+        """Connected nodes that may take part, sorted; new ones are asked first.
+
+        Args:
+            seconds: the most that asking may take.
+        """
+        names = sorted(set(self._transport.nodes()))
+        now = time.monotonic()
+        new = [
+            name
+            for name in names
+            if name not in self._members
+            and (name not in self._refused or now >= self._refused[name].ask_again)
+        ]
+        if new and seconds > 0:
+            self._ask(new, min(seconds, QUERY_SECONDS))
+        return [name for name in names if name in self._members]
+
+    def wait_for(self, count: int, seconds: float) -> list[str]:
+        """:meth:`present` as soon as it has ``count`` names, or what it has after ``seconds``."""
+        until = time.monotonic() + seconds
+        while True:
+            names = self.present(until - time.monotonic())
+            left = until - time.monotonic()
+            if len(names) >= count or left <= 0:
+                return names
+            time.sleep(min(POLL_SECONDS, left))
+
+    def _ask(self, names: list[str], seconds: float) -> None:
+        questions = [Instruction(name, "query") for name in names]
+        answers = {r.node: r for r in exchange(self._transport, questions, seconds)}
+        for name in names:
+            reason = self._mismatch(answers.get(name))
+            if reason:
+                self._refuse(name, reason)
+            else:
+                self._refused.pop(name, None)
+                self._members.add(name)
+
+    def _mismatch(self, answer: Reply | None) -> str:
+        """Why a node may not take part, or nothing."""
+        if answer is None:
+            return "it does not answer"
+        if answer.error is not None:
+            return f"it answers with error {answer.error[:80]!r}"
+        for name, value in self._expected.items():
+            found = str(answer.info.get(name))
+            if found != value:
+                return (
+                    f"its {name} is {found[:12]!r}…, the run's is {value[:12]!r}…; give it the "
+                    "run's catalog.tsv and configuration"
+                )
+        return ""
+
+    def _refuse(self, name: str, reason: str) -> None:
+        before = self._refused.get(name)
+        times = before.times + 1 if before else 1
+        pause = RETRY_SECONDS * 2 ** (times - 1)
+        self._refused[name] = _Refusal(reason, times, time.monotonic() + pause)
+        if before is None or before.reason != reason:
+            log.warning("node %s: refused: %s", name, reason)

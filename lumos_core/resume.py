@@ -1,0 +1,165 @@
+"""Going on with a stopped run as if it had never stopped: to the last bit of the parameters.
+
+What counts is the last whole checkpoint. History lines of work that came after it are dropped, and
+the work is done again. Lines of failed rounds stay: a run in which rounds failed is not a success,
+however often it was stopped.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from lumos_core.checkpoint import BEST, LATEST, Checkpoint, Progress, load_checkpoint
+from lumos_core.config import RunConfig, Scalar
+from lumos_core.errors import ConfigError, DataError, ModelError
+from lumos_core.evaluation import SELECTION_METRIC
+from lumos_core.history import HISTORY, Event, read_history
+from lumos_core.model import Params
+
+FREE_KEYS = frozenset(
+    {
+        "rounds",
+        "patience",
+        "start-timeout",
+        "round-timeout",
+        "max-failed-rounds",
+        "catalog",
+        "run-dir",
+    }
+)
+"""Keys that may change when a run is resumed: how long it goes on, and where its files lie."""
+
+
+@dataclass(frozen=True)
+class Stand:
+    """Where a run begins, or begins again."""
+
+    checkpoint: Checkpoint
+    best: Params
+    events: list[Event] = field(default_factory=list)
+
+
+def stand_of(run_dir: Path | None, fresh: Checkpoint, resume: bool) -> Stand:
+    """Where to begin: at the checkpoint in ``run_dir`` if there is one, otherwise at ``fresh``.
+
+    Args:
+        run_dir: folder of the run, or None.
+        fresh: the run's beginning; names, order and shapes of the parameters are taken from it.
+        resume: whether to go on with a run that is there.
+
+    Raises:
+        ConfigError: the run there has another configuration, or must not be gone on with.
+        ModelError: its files are damaged or belong to another catalog or model.
+        DataError: a line of its history is damaged.
+    """
+    if run_dir is None:
+        return Stand(fresh, fresh.params)
+    latest, lines = run_dir / LATEST, run_dir / HISTORY
+    if not resume or not latest.exists():
+        for path in (latest, lines):
+            if path.exists():
+                raise ConfigError(
+                    f"run-dir = {str(run_dir)!r} already holds a run (found {path.name}); "
+                    + ("its checkpoint is missing; " if resume else "resume it, or ")
+                    + "choose another folder"
+                )
+        return Stand(fresh, fresh.params)
+    found = load_checkpoint(latest)
+    _check_same_run(latest, found.progress, fresh.progress)
+    params = _fitting(latest, found.params, fresh.params)
+    _check_optimizer(latest, found)
+    try:
+        events = _until(found.progress.round, read_history(lines))
+        progress = _replayed(fresh.progress, found.progress, events, lines)
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{lines}: an event is not as LUMOS writes it ({error})") from None
+    checkpoint = Checkpoint(params, found.optimizer, progress)
+    return Stand(checkpoint, _best(run_dir, checkpoint), events)
+
+
+def _check_same_run(path: Path, found: Progress, fresh: Progress) -> None:
+    saved = _flat(path, found)
+    for key, value in fresh.config.items():
+        if key not in FREE_KEYS and saved[key] != value:
+            raise ConfigError(
+                f"{path}: was made with {key} = {saved[key]!r}, found {value!r}; a run is resumed "
+                f"with the configuration it began with (except {', '.join(sorted(FREE_KEYS))})"
+            )
+    for name in ("catalog", "shape"):
+        ours, theirs = getattr(fresh, name), getattr(found, name)
+        if ours != theirs:
+            raise ModelError(
+                f"{path}: was made with another {name} (fingerprint {theirs[:12]}…, expected "
+                f"{ours[:12]}…); resume it with the catalog.tsv it began with"
+            )
+
+
+def _flat(path: Path, found: Progress) -> dict[str, Scalar]:
+    """The saved configuration; keys that it does not know yet have their defaults."""
+    try:
+        return RunConfig.from_flat(found.config).to_flat()
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}; it was made by another version of LUMOS") from None
+
+
+def _fitting(path: Path, params: Params, like: Params) -> Params:
+    """The parameters in the model's order (files keep their own), which sums depend on."""
+    wanted = {name: (array.shape, array.dtype) for name, array in like.items()}
+    found = {name: (array.shape, array.dtype) for name, array in params.items()}
+    if wanted != found:
+        names = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
+        raise ModelError(
+            f"{path}: array '{names[0]}' is {found.get(names[0])}, expected "
+            f"{wanted.get(names[0])} ({len(names)} differ); the file is damaged"
+        )
+    return {name: params[name] for name in like}
+
+
+def _check_optimizer(path: Path, found: Checkpoint) -> None:
+    """Every array of the state belongs to a parameter and has its shape."""
+    for name, array in found.optimizer.items():
+        of = found.params.get(name.rpartition(":")[2])
+        if of is None or of.shape != array.shape:
+            raise ModelError(f"{path}: optimiser state '{name}' fits no parameter; damaged file")
+
+
+def _until(done: int, events: list[Event]) -> list[Event]:
+    """What stays of a history once ``done`` rounds are in the checkpoint."""
+    return [
+        event
+        for event in events
+        if not (event["event"] == "round" and event["round"] > done)
+        and not (event["event"] == "evaluation" and event["split"] == "test")  # the end, redone
+    ]
+
+
+def _replayed(fresh: Progress, found: Progress, events: list[Event], lines: Path) -> Progress:
+    """Progress at the checkpoint's round, with all evaluations up to now.
+
+    The last round's model may have been evaluated after its checkpoint was written.
+    """
+    progress = replace(fresh, round=found.round)
+    rounds = set()
+    for event in events:
+        if event["event"] == "evaluation":
+            progress = progress.after_evaluation(event["round"], event[SELECTION_METRIC])
+            rounds.add(event["round"])
+    if found.best_round >= 0 and found.best_round not in rounds:
+        raise ModelError(
+            f"{lines}: lacks the evaluation of round {found.best_round}, which the checkpoint "
+            "names as the best; the two do not belong together"
+        )
+    return progress
+
+
+def _best(run_dir: Path, checkpoint: Checkpoint) -> Params:
+    progress = checkpoint.progress
+    if progress.best_round in (-1, progress.round):
+        return checkpoint.params
+    path = run_dir / BEST
+    best = load_checkpoint(path)
+    if best.progress.best_round != progress.best_round:
+        raise ModelError(
+            f"{path}: holds round {best.progress.best_round}, expected the best round, "
+            f"{progress.best_round}; it does not belong to {LATEST} and {HISTORY}"
+        )
+    return _fitting(path, best.params, checkpoint.params)
