@@ -15,7 +15,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from client_app.errors import LedgerError
-from client_app.messages import from_record
+from client_app.messages import from_record, record_bytes
 
 FILE = "ledger.jsonl"
 
@@ -60,6 +60,6 @@ def describe(content: RecordDict) -> list[dict[str, Any]]:
                 for name, array in from_record(record).items()
             ]
         elif isinstance(record, MetricRecord | ConfigRecord):
-            entry = {"record": record_name, "names": sorted(record), "bytes": record.count_bytes()}
+            entry = {"record": record_name, "names": sorted(record), "bytes": record_bytes(record)}
             entries.append(entry)
     return entries

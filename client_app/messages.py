@@ -200,6 +200,27 @@ def _header(data: bytes) -> tuple[tuple[int, ...], np.dtype[np.generic], int]:
 
 
 # ---------------------------------------------------------------- records
+def payload_bytes(content: RecordDict) -> int:
+    """Size of what a message carries: serialised arrays, 8 bytes a number, texts.
+
+    (Flower's own ``count_bytes`` raises on an empty text.)
+    """
+    return sum(record_bytes(record) for record in content.values())
+
+
+def record_bytes(record: ArrayRecord | MetricRecord | ConfigRecord) -> int:
+    """Size of one record, see :func:`payload_bytes`."""
+    if isinstance(record, ArrayRecord):
+        return sum(len(name) + len(array.data) for name, array in record.items())
+    return sum(len(name) + _value_bytes(value) for name, value in record.items())
+
+
+def _value_bytes(value: object) -> int:
+    if isinstance(value, list):
+        return sum(_value_bytes(item) for item in value)
+    return len(value) if isinstance(value, str | bytes) else 8
+
+
 def _metric_record(metrics: Metrics) -> MetricRecord:
     return MetricRecord({name: _plain(value) for name, value in metrics.items()})
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import httpx
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
 DESCRIBE_SECONDS = 120.0  # a node that has not said who it is by then is asked again
 _MAX_THREADS = 16
+_REQUESTS_PER_SECOND = 50  # to the SuperLink, which shares the machine with the server
 _UNREACHABLE = "node-unavailable"
 _NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # as NodeConfig.name, but never on trust
 
@@ -39,6 +41,13 @@ _NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # as NodeConfig.name, but
 class _Sent:
     instruction: Instruction
     bytes_down: int
+
+
+class Unreadable:
+    """Stands for a reply that Flower could not unpack."""
+
+
+Answer = Message | Unreadable
 
 
 class GridTransport:
@@ -85,12 +94,11 @@ class GridTransport:
                 self._asked[message_id] = (node_id, now)
 
     def _collect_introductions(self) -> None:
-        if not self._asked:
-            return
-        for message in self._pull(list(self._asked)):
-            node_id, _ = self._asked.pop(message.metadata.reply_to_message_id, (0, 0.0))
-            if node_id:
-                self._introduced(node_id, to_reply(Instruction("", "query"), message, 0))
+        for message_id in list(self._asked):
+            answer = self._pull(message_id)
+            if answer is not None:
+                node_id, _ = self._asked.pop(message_id)
+                self._introduced(node_id, to_reply(Instruction("", "query"), answer, 0))
 
     def _introduced(self, node_id: int, reply: Reply) -> None:
         name = reply.node
@@ -130,7 +138,7 @@ class GridTransport:
                 contents[key] = messages.encode_order(order)
             node_id = self._ids.get(i.node, 0)
             batch.append((node_id, messages.MESSAGE_TYPES[i.kind], contents[key], i.round))
-        sizes = {id(c): _size(c) for c in contents.values()}
+        sizes = {id(c): messages.payload_bytes(c) for c in contents.values()}
         sent: dict[str, _Sent] = {}
         undelivered = []
         for message_id, i, (_, _, content, _) in zip(
@@ -143,26 +151,24 @@ class GridTransport:
         return sent, undelivered
 
     def _receive(self, sent: dict[str, _Sent], until: float) -> list[Reply]:
-        arrived: queue.Queue[Message | Exception] = queue.Queue()
+        arrived: queue.Queue[tuple[str, Answer | OSError]] = queue.Queue()
         stop = threading.Event()
-        waiting = list(sent)
-        for first in range(min(_MAX_THREADS, len(waiting))):
-            group = waiting[first::_MAX_THREADS]
-            args = (group, arrived, stop)
+        pause = max(self._poll, len(sent) / _REQUESTS_PER_SECOND)
+        for first in range(min(_MAX_THREADS, len(sent))):
+            group = list(sent)[first::_MAX_THREADS]
+            args = (group, arrived, stop, pause)
             threading.Thread(target=self._watch, args=args, daemon=True).start()
         replies: list[Reply] = []
-        pending = dict(sent)
         try:
-            while pending and (left := until - time.monotonic()) > 0:
+            while len(replies) < len(sent) and (left := until - time.monotonic()) > 0:
                 try:
-                    message = arrived.get(timeout=left)
+                    message_id, answer = arrived.get(timeout=left)
                 except queue.Empty:
                     break
-                if isinstance(message, Exception):
-                    raise FederationError("lost the connection to the SuperLink") from message
-                asked = pending.pop(message.metadata.reply_to_message_id, None)
-                if asked is not None:
-                    replies.append(to_reply(asked.instruction, message, asked.bytes_down))
+                if isinstance(answer, OSError):
+                    raise FederationError("lost the connection to the SuperLink") from answer
+                asked = sent[message_id]
+                replies.append(to_reply(asked.instruction, answer, asked.bytes_down))
         finally:
             stop.set()
         return replies
@@ -170,19 +176,23 @@ class GridTransport:
     def _watch(
         self,
         group: list[str],
-        arrived: "queue.Queue[Message | Exception]",
+        arrived: queue.Queue[tuple[str, Answer | OSError]],
         stop: threading.Event,
+        pause: float,
     ) -> None:
         """Poll for the replies to ``group`` until all are there."""
-        waiting = set(group)
-        try:
-            while waiting and not stop.is_set():
-                for message in self._pull(sorted(waiting)):
-                    waiting.discard(message.metadata.reply_to_message_id)
-                    arrived.put(message)
-                stop.wait(self._poll)
-        except Exception as error:
-            arrived.put(error)
+        waiting = list(group)
+        while waiting and not stop.is_set():
+            for message_id in list(waiting):
+                try:
+                    answer = self._pull(message_id)
+                except OSError as error:
+                    arrived.put((message_id, error))
+                    return
+                if answer is not None:
+                    waiting.remove(message_id)
+                    arrived.put((message_id, answer))
+            stop.wait(pause)
 
     # --- Flower
 
@@ -197,22 +207,36 @@ class GridTransport:
         ids = [i or "" for i in self._grid.push_messages(outgoing)]
         return ids if len(ids) == len(outgoing) else [""] * len(outgoing)
 
-    def _pull(self, message_ids: list[str]) -> list[Message]:
-        return list(self._grid.pull_messages(message_ids))
+    def _pull(self, message_id: str) -> Answer | None:
+        """The reply to a message, if it is there. One message at a time: Flower unpacks what nodes
+        sent before it hands it over, and one that cannot be unpacked must not cost another's.
+
+        Raises:
+            OSError: the SuperLink cannot be reached.
+        """
+        try:
+            return next(iter(self._grid.pull_messages([message_id])), None)
+        except (httpx.HTTPError, OSError) as error:
+            raise ConnectionError(type(error).__name__) from error
+        except Exception as error:
+            log.warning("a reply could not be unpacked (%s)", type(error).__name__)
+            return Unreadable()
 
 
-def to_reply(asked: Instruction, message: Message, bytes_down: int) -> Reply:
+def to_reply(asked: Instruction, message: Answer, bytes_down: int) -> Reply:
     """A Flower message as the core's Reply; whatever is wrong with it becomes its ``error``.
 
     The reply is attributed to the node that was *asked*: Flower's own error replies carry the
     server's id as their source, and a node must not be able to answer for another.
     """
     node, kind = asked.node, asked.kind
+    if isinstance(message, Unreadable):
+        return Reply(node, kind, error="malformed: cannot be unpacked", bytes_down=bytes_down)
     if message.has_error():  # its reason may quote an exception of the node: never look at it
         code = f"flower-{message.error.code}"
         return Reply(node, kind, error=code, bytes_down=bytes_down)
     content = message.content
-    size = _size(content)
+    size = messages.payload_bytes(content)
     try:
         if (failure := messages.decode_error(content)) is not None:
             code, name = failure
@@ -228,7 +252,3 @@ def to_reply(asked: Instruction, message: Message, bytes_down: int) -> Reply:
         return Reply(node or info.get("name", ""), kind, info=info, bytes_up=size)
     except ReplyError as error:
         return Reply(node, kind, error=f"malformed: {error}", bytes_up=size, bytes_down=bytes_down)
-
-
-def _size(content: RecordDict) -> int:
-    return sum(record.count_bytes() for record in content.values())

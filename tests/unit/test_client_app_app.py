@@ -1,0 +1,201 @@
+"""What the ClientApp sends, notes and keeps to itself."""
+
+import json
+
+import numpy as np
+import pytest
+from flower_in_process import identify, node_context, set_message_id, tiny_config, write_nodes
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+
+from client_app import messages
+from client_app.app import app, node_config
+from client_app.messages import Order
+from lumos_core.data import Catalog
+from lumos_core.model import get_params, new_model
+from lumos_core.replies import EVALUATION_METRICS, TRAIN_METRICS
+
+
+@pytest.fixture
+def folder(tmp_path):
+    identify()
+    return write_nodes(tmp_path)
+
+
+def params_of(config, folder):
+    return get_params(new_model(config, len(Catalog.read(folder / "catalog.tsv"))))
+
+
+def ask(kind, order, context):
+    message = Message(messages.encode_order(order), 100, kind, ttl=60.0)
+    return app(set_message_id(message, "m1"), context)
+
+
+def ledger(folder, node=0):
+    lines = (folder / f"node-{node}" / "state" / "ledger.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_a_train_reply_holds_the_delta_and_the_agreed_counts_and_nothing_else(folder):
+    config = tiny_config(folder)
+    params = params_of(config, folder)
+    order = Order(params, 1, "validation", "")
+    content = ask(messages.TRAIN, order, node_context(config, 0)).content
+
+    layout = {name: type(record) for name, record in content.items()}
+    assert layout == {"delta": ArrayRecord, "metrics": MetricRecord}
+    assert {n: a.shape for n, a in content["delta"].items()} == {
+        n: a.shape for n, a in params.items()
+    }
+    assert set(content["metrics"]) == TRAIN_METRICS | EVALUATION_METRICS
+    assert all(type(value) in (int, float) for value in content["metrics"].values())
+    arrays, metrics = messages.decode_train(content)
+    assert metrics["users"] == 6
+    assert all(np.isfinite(a).all() for a in arrays.values())
+    assert sum(float(np.square(a).sum()) for a in arrays.values()) > 0
+
+
+def test_the_delta_is_local_minus_received(folder):
+    """Training is seeded, so the local model can be made again here."""
+    from lumos_core.config import NodeConfig
+    from lumos_core.node import Node
+
+    config = tiny_config(folder)
+    params = params_of(config, folder)
+    context = node_context(config, 0)
+    arrays, _ = messages.decode_train(
+        ask(messages.TRAIN, Order(params, 3, None, ""), context).content
+    )
+    again, _ = Node.open(config, NodeConfig.from_flat(context.node_config)).train(params, 3)
+    assert all((arrays[n] == again[n]).all() for n in params)
+
+
+def test_evaluate_and_describe(folder):
+    config = tiny_config(folder)
+    order = Order(params_of(config, folder), 2, "test", "")
+    content = ask(messages.EVALUATE, order, node_context(config, 0)).content
+    assert set(messages.decode_evaluate(content)) == EVALUATION_METRICS
+    content = ask(messages.DESCRIBE, Order(None, 0, None, ""), node_context(config, 1)).content
+    facts = messages.decode_describe(content)
+    assert (facts["name"], facts["users"]) == ("node-1", "6")
+    assert facts["catalog"] == Catalog.read(folder / "catalog.tsv").fingerprint
+
+
+def test_the_ledger_shows_every_record_but_no_value(folder):
+    config = tiny_config(folder)
+    params = params_of(config, folder)
+    reply = ask(messages.TRAIN, Order(params, 4, None, ""), node_context(config, 0))
+    arrays, metrics = messages.decode_train(reply.content)
+    [line] = ledger(folder)
+    assert (line["round"], line["message"], line["run"]) == (4, "train", "1")
+    *entries, numbers = line["records"]
+    assert {e["array"]: (e["shape"], e["dtype"], e["bytes"]) for e in entries} == {
+        n: (list(a.shape), "float32", a.nbytes) for n, a in arrays.items()
+    }
+    for entry in entries:
+        assert entry["norm"] == pytest.approx(float(np.linalg.norm(arrays[entry["array"]])))
+    assert numbers["names"] == sorted(metrics)
+    assert set(numbers) == {"record", "names", "bytes"}
+
+    ask(messages.DESCRIBE, Order(None, 0, None, ""), node_context(config, 0))
+    assert [e["message"] for e in ledger(folder)] == ["train", "query.describe"]
+
+
+def test_nothing_leaves_that_the_ledger_cannot_show(folder):
+    config = tiny_config(folder)
+    state = folder / "node-0" / "state"
+    (state / "ledger.jsonl").mkdir(parents=True)  # cannot be opened for writing
+    order = Order(params_of(config, folder), 1, None, "")
+    content = ask(messages.TRAIN, order, node_context(config, 0)).content
+    assert dict(content["error"]) == {"code": "ledger-failed"}
+    assert list(content) == ["error"]
+
+
+def broken_data(folder):
+    path = folder / "node-0" / "interactions.tsv"
+    path.write_text(path.read_text() + "u0x0\tno-such-item-4711\t99\n")
+
+
+def another_catalog(folder):
+    path = folder / "node-0" / "catalog.tsv"
+    path.write_text(path.read_text() + "extra\tan extra thing\n")
+
+
+def no_data(folder):
+    (folder / "node-0" / "interactions.tsv").unlink()
+
+
+FAULTS = {
+    "unknown item": (broken_data, {}, "bad-data"),
+    "no data": (no_data, {}, "bad-data"),
+    "another catalog": (another_catalog, {}, "catalog-mismatch"),
+    "unknown node key": (lambda folder: None, {"thread": 2}, "bad-configuration"),
+    "no such device": (lambda folder: None, {"device": "secret-device"}, "internal-error"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "facts", "code"), FAULTS.values(), ids=FAULTS.keys())
+def test_failures_travel_as_a_code_and_stay_in_detail(folder, spoil, facts, code):
+    config = tiny_config(folder)
+    fingerprint = Catalog.read(folder / "catalog.tsv").fingerprint
+    params = params_of(config, folder)
+    spoil(folder)
+    context = node_context(config, 0, **facts)
+    content = ask(messages.TRAIN, Order(params, 1, None, fingerprint), context).content
+    assert {name: dict(record) for name, record in content.items()} == {"error": {"code": code}}
+    if code != "bad-configuration":  # then not even the state folder is known
+        log = (folder / "node-0" / "state" / "node.log").read_text()
+        assert code in log
+        assert "Traceback" in log
+
+
+def test_a_node_with_another_catalog_says_who_it_is_and_notes_the_reason(folder):
+    config = tiny_config(folder)
+    another_catalog(folder)
+    order = Order(None, 0, None, "0" * 64)
+    content = ask(messages.DESCRIBE, order, node_context(config, 0)).content
+    assert messages.decode_describe(content)["name"] == "node-0"
+    assert "catalog.tsv has fingerprint" in (folder / "node-0" / "state" / "node.log").read_text()
+
+
+def test_a_failing_describe_still_names_the_node(folder):
+    no_data(folder)
+    context = node_context(tiny_config(folder), 0)
+    content = ask(messages.DESCRIBE, Order(None, 0, None, ""), context).content
+    assert messages.decode_error(content) == ("bad-data", "node-0")
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        (messages.TRAIN, messages.encode_order(Order(None, 1, None, ""))),
+        (messages.EVALUATE, messages.encode_order(Order({"w": np.zeros(2)}, 1, None, ""))),
+        (messages.TRAIN, RecordDict()),
+        (messages.TRAIN, RecordDict({"instruction": ConfigRecord({"round": "x"})})),
+    ],
+    ids=["train without a model", "evaluate without a split", "empty", "nonsense"],
+)
+def test_bad_instructions(folder, kind, content):
+    message = set_message_id(Message(content, 100, kind, ttl=60.0), "m1")
+    reply = app(message, node_context(tiny_config(folder), 0))
+    assert dict(reply.content["error"]) == {"code": "bad-instruction"}
+
+
+def test_virtual_nodes_find_their_folder(folder, monkeypatch):
+    context = node_context(tiny_config(folder), 0)
+    context.node_config = {"partition-id": 1, "num-partitions": 2}
+    monkeypatch.setenv("LUMOS_SIMULATION_DATA", str(folder))
+    config = node_config(context)
+    assert (config.name, config.data) == ("node-1", str(folder / "node-1"))
+
+
+def test_without_the_simulation_a_node_must_name_its_data(folder, monkeypatch):
+    monkeypatch.delenv("LUMOS_SIMULATION_DATA", raising=False)
+    context = node_context(tiny_config(folder), 0)
+    context.node_config = {"partition-id": 1, "num-partitions": 2}
+    reply = app(
+        set_message_id(
+            Message(messages.encode_order(Order(None, 0, None, "")), 100, messages.DESCRIBE), "m1"
+        ),
+        context,
+    )
+    assert dict(reply.content["error"]) == {"code": "bad-configuration"}

@@ -1,0 +1,148 @@
+"""The wire format, and everything that is not it."""
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from client_app import messages
+from client_app.messages import Order
+from lumos_core.errors import ReplyError
+
+RNG = np.random.default_rng(0)
+DELTA = {
+    "items.weight": RNG.normal(size=(5, 4)).astype(np.float32),
+    "scale": np.float32(3).reshape(()),
+    "quantised": RNG.integers(-9, 9, (3, 2)).astype(np.int8),
+    "half": RNG.normal(size=3).astype(np.float16),
+}
+
+
+def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> bool:
+    return found.keys() == expected.keys() and all(
+        found[n].dtype == a.dtype and found[n].shape == a.shape and (found[n] == a).all()
+        for n, a in expected.items()
+    )
+
+
+@pytest.mark.parametrize("split", [None, "validation", "test"])
+def test_an_order_arrives_as_it_was_given(split):
+    sent = Order({"w": DELTA["items.weight"]}, 7, split, "abc")
+    found = messages.decode_order(messages.encode_order(sent))
+    assert found[1:] == sent[1:]
+    assert found.params is not None
+    assert same(found.params, {"w": DELTA["items.weight"]})
+
+
+def test_an_order_without_a_model():
+    sent = Order(None, 0, None, "")
+    content = messages.encode_order(sent)
+    assert list(content) == ["instruction"]
+    assert messages.decode_order(content) == sent
+
+
+def test_a_train_reply_is_one_delta_and_one_record_of_numbers():
+    content = messages.encode_train(DELTA, {"users": 3, "loss": np.float64(1.5)})
+    assert {n: type(r) for n, r in content.items()} == {
+        "delta": ArrayRecord,
+        "metrics": MetricRecord,
+    }
+    arrays, metrics = messages.decode_train(content)
+    assert same(arrays, DELTA)
+    assert metrics == {"users": 3, "loss": 1.5}
+    assert type(metrics["users"]) is int
+
+
+def test_evaluate_and_describe_replies():
+    assert messages.decode_evaluate(messages.encode_evaluate({"eval-users": 4})) == {
+        "eval-users": 4
+    }
+    facts = {"name": "node-1", "users": "12"}
+    assert messages.decode_describe(messages.encode_describe(facts)) == facts
+
+
+def test_an_error_is_a_code_and_nothing_else():
+    assert messages.decode_error(messages.encode_error("bad-data", "n")) == ("bad-data", "n")
+    assert messages.decode_error(messages.encode_error("bad-data")) == ("bad-data", "")
+    assert messages.decode_error(messages.encode_evaluate({"eval-users": 4})) is None
+    smuggled = RecordDict({"error": ConfigRecord({"code": "Traceback: /home/u17\x1b[2J"})})
+    assert messages.decode_error(smuggled) == ("unknown", "")
+
+
+def npy(shape: tuple[int, ...], payload: bytes, descr: str = "<f4") -> bytes:
+    """A .npy buffer whose header announces ``shape``, whatever the payload is."""
+    buffer = BytesIO()
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, header)
+    return buffer.getvalue() + payload
+
+
+BAD_ARRAYS = {
+    "empty": b"",
+    "not npy": b"hello, world, this is no array",
+    "header only": npy((4,), b""),
+    "too short": npy((4,), b"\0" * 12),
+    "too long": npy((4,), b"\0" * 20),
+    "announces a terabyte": npy((1 << 38,), b"\0" * 16),
+    "overflowing shape": npy((1 << 40, 1 << 40), b"\0" * 16),
+    "objects": npy((1,), b"\0" * 8, "|O"),
+    "text": npy((1,), b"\0" * 8, "<U2"),
+    "complex": npy((1,), b"\0" * 8, "<c8"),
+    "version 9": b"\x93NUMPY\x09\x00" + b"\0" * 100,
+}
+
+
+@pytest.mark.parametrize("data", BAD_ARRAYS.values(), ids=BAD_ARRAYS.keys())
+def test_arrays_that_lie_are_refused_before_they_are_allocated(data):
+    content = messages.encode_train(DELTA, {"users": 1})
+    content["delta"] = ArrayRecord({"w": Array("float32", (4,), "numpy.ndarray", data)})
+    with pytest.raises(ReplyError, match="'w' cannot be read"):
+        messages.decode_train(content)
+
+
+def test_other_serialisations_are_refused():
+    content = messages.encode_train(DELTA, {"users": 1})
+    content["delta"] = ArrayRecord({"w": Array("float32", (4,), "pickle", b"cos\nsystem\n")})
+    with pytest.raises(ReplyError, match="cannot be read"):
+        messages.decode_train(content)
+
+
+GOOD = messages.encode_train(DELTA, {"users": 1})
+BAD_CONTENTS = {
+    "nothing": {},
+    "no metrics": {"delta": GOOD["delta"]},
+    "no delta": {"metrics": GOOD["metrics"]},
+    "a second array record": {**GOOD, "histories": GOOD["delta"]},
+    "a config record": {**GOOD, "note": ConfigRecord({"items": [1, 2, 3]})},
+    "a second metric record": {**GOOD, "more": MetricRecord({"a": 1})},
+    "records swapped": {"delta": GOOD["metrics"], "metrics": GOOD["delta"]},
+    "a list among the metrics": {**GOOD, "metrics": MetricRecord({"items": [1, 2, 3]})},
+    "a metric with an endless name": {**GOOD, "metrics": MetricRecord({"x" * 5000: 1})},
+}
+
+
+@pytest.mark.parametrize("content", BAD_CONTENTS.values(), ids=BAD_CONTENTS.keys())
+def test_train_replies_hold_exactly_what_was_agreed(content):
+    with pytest.raises(ReplyError):
+        messages.decode_train(RecordDict(content))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"round": "1", "evaluate": "", "catalog": ""},
+        {"round": 1, "evaluate": "train", "catalog": ""},
+        {"round": 1, "evaluate": ""},
+        {},
+    ],
+)
+def test_malformed_instructions(values):
+    with pytest.raises(ReplyError, match="instruction"):
+        messages.decode_order(RecordDict({"instruction": ConfigRecord(values)}))
+
+
+def test_describe_replies_are_short_texts():
+    for facts in ({"name": 3}, {"name": "x" * 1000}, {"n" * 1000: "x"}):
+        with pytest.raises(ReplyError, match="short str"):
+            messages.decode_describe(RecordDict({"node": ConfigRecord(facts)}))

@@ -1,0 +1,270 @@
+"""The Grid transport: names, deadlines, and replies that are not what they should be."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from flower_in_process import InProcessGrid, node_context, tiny_config, write_nodes
+from flwr.app import ConfigRecord, Error, Message, RecordDict
+
+from client_app import messages
+from client_app.app import app
+from lumos_core.data import Catalog
+from lumos_core.errors import FederationError
+from lumos_core.federation import Instruction
+from lumos_core.model import get_params, new_model
+from server_app.transport import GridTransport
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_nodes(tmp_path, nodes=3)
+
+
+@pytest.fixture
+def grid(folder):
+    config = tiny_config(folder)
+    return InProcessGrid(app, {100 + n: node_context(config, n) for n in range(3)})
+
+
+@pytest.fixture
+def transport(grid, folder):
+    return GridTransport(grid, Catalog.read(folder / "catalog.tsv").fingerprint, poll=0.01)
+
+
+@pytest.fixture
+def params(folder):
+    config = tiny_config(folder)
+    return get_params(new_model(config, len(Catalog.read(folder / "catalog.tsv"))))
+
+
+def known(transport):
+    transport.nodes()  # asks
+    return transport.nodes()
+
+
+def train(params, *names):
+    return [Instruction(n, "train", 1, params, "validation") for n in names]
+
+
+def test_nodes_are_known_by_the_name_they_give(transport, grid):
+    assert transport.nodes() == []  # asked, not yet answered
+    assert transport.nodes() == ["node-0", "node-1", "node-2"]
+    assert [m.metadata.message_type for m in grid.sent] == [messages.DESCRIBE] * 3
+
+
+def test_the_first_query_is_answered_from_the_introduction(transport, grid):
+    names = known(transport)
+    replies = transport.exchange([Instruction(n, "query") for n in names], 5)
+    assert [r.info["name"] for r in replies] == names
+    assert len(grid.sent) == 3
+    [again] = transport.exchange([Instruction("node-1", "query")], 5)
+    assert again.info["name"] == "node-1"
+    assert len(grid.sent) == 4
+
+
+def test_train_and_evaluate_instructions_travel_together(transport, grid, params):
+    known(transport)
+    before = len(grid.sent)
+    instructions = [
+        *train(params, "node-0", "node-1"),
+        Instruction("node-2", "evaluate", 1, params, "validation"),
+    ]
+    replies = {r.node: r for r in transport.exchange(instructions, 20)}
+    assert {n: r.kind for n, r in replies.items()} == {
+        "node-0": "train", "node-1": "train", "node-2": "evaluate",
+    }  # fmt: skip
+    assert all(r.error is None for r in replies.values())
+    assert replies["node-0"].arrays is not None
+    assert replies["node-0"].arrays.keys() == params.keys()
+    assert replies["node-2"].arrays is None
+    payload = sum(a.nbytes for a in params.values())
+    assert payload < replies["node-0"].bytes_up < 2 * payload + 2000
+    assert payload < replies["node-0"].bytes_down < 2 * payload + 2000
+    assert replies["node-2"].bytes_up < 1000
+    # equal contents are one object, which Flower sends once per node and hashes once
+    assert len({id(m.content) for m in grid.sent[before:]}) == 1
+
+
+def test_a_silent_node_is_missing_and_the_deadline_holds(transport, grid, params):
+    known(transport)
+    grid.tamper[101] = lambda message, context: None
+    started = time.monotonic()
+    replies = transport.exchange(train(params, "node-0", "node-1", "node-2"), 1.0)
+    assert {r.node for r in replies} == {"node-0", "node-2"}
+    assert 0.9 < time.monotonic() - started < 10
+
+
+def test_an_upload_that_hangs_holds_up_nobody(transport, grid, params):
+    """Flower blocks in pull_messages while a dying node's reply is incomplete."""
+    known(transport)
+    release = threading.Event()
+    pull, hanging = grid.pull_messages, {}
+
+    def pull_or_hang(ids):
+        if set(ids) & hanging.keys():
+            release.wait(30)
+            return []
+        return pull(ids)
+
+    def never_complete(message, context):
+        hanging[message.metadata.message_id] = True
+
+    grid.tamper[101] = never_complete
+    grid.pull_messages = pull_or_hang
+    started = time.monotonic()
+    replies = transport.exchange(train(params, "node-0", "node-1", "node-2"), 2.0)
+    release.set()
+    assert {r.node for r in replies} == {"node-0", "node-2"}
+    assert time.monotonic() - started < 10
+
+
+def test_flowers_own_error_replies_go_to_the_node_that_was_asked(transport, grid, params):
+    known(transport)
+    secret = "KeyError:<'/home/anna/histories u17 bought i3'>"
+    grid.tamper[102] = lambda message, context: Message(Error(3, secret), reply_to=message)
+    replies = {r.node: r for r in transport.exchange(train(params, "node-0", "node-2"), 20)}
+    assert replies["node-2"].error == "flower-3"
+    assert "anna" not in repr(replies["node-2"])
+    assert replies["node-0"].error is None
+
+
+def garbage(content):
+    return lambda message, context: Message(content, reply_to=message)
+
+
+MALFORMED = {
+    "empty": RecordDict(),
+    "empty text": RecordDict({"error": ConfigRecord({"code": ""}), "delta": ConfigRecord({})}),
+    "only metrics": messages.encode_evaluate({"users": 1}),
+    "describe instead": messages.encode_describe({"name": "node-0"}),
+    "an extra record": RecordDict(
+        {
+            **messages.encode_train({"w": np.zeros(2, np.float32)}, {"users": 1}),
+            "history": ConfigRecord({"items": [4, 8, 15]}),
+        }
+    ),
+    "terminal escapes": RecordDict({"\x1b[2J\x1b]0;x\x07": ConfigRecord({})}),
+}
+
+
+@pytest.mark.parametrize("content", MALFORMED.values(), ids=MALFORMED.keys())
+def test_malformed_replies_are_attributed_and_harm_nobody(transport, grid, params, content):
+    known(transport)
+    grid.tamper[101] = garbage(content)
+    replies = {r.node: r for r in transport.exchange(train(params, "node-0", "node-1"), 20)}
+    assert replies["node-1"].error is not None
+    assert replies["node-1"].error.startswith(("malformed: ", "unknown"))
+    assert "\x1b" not in replies["node-1"].error
+    assert replies["node-1"].arrays is None
+    assert replies["node-0"].error is None
+
+
+def test_a_node_cannot_answer_for_another(transport, grid, params):
+    known(transport)
+
+    def claim(message, context):
+        return Message(messages.encode_error("bad-data", "node-0"), reply_to=message)
+
+    grid.tamper[101] = claim
+    replies = transport.exchange(train(params, "node-0", "node-1"), 20)
+    assert {r.node: r.error for r in replies} == {"node-0": None, "node-1": "bad-data"}
+
+
+def test_nodes_come_and_go(transport, grid, folder):
+    config = tiny_config(folder)
+    del grid.contexts[102]
+    assert known(transport) == ["node-0", "node-1"]
+    grid.contexts[102] = node_context(config, 2)
+    assert known(transport) == ["node-0", "node-1", "node-2"]
+    del grid.contexts[100]
+    assert transport.nodes() == ["node-1", "node-2"]
+
+
+def test_a_restarted_node_keeps_its_name_under_a_new_id(transport, grid, folder, params, caplog):
+    known(transport)
+    grid.tamper[101] = lambda message, context: None  # dead, but Flower does not know it yet
+    grid.contexts[777] = node_context(tiny_config(folder), 1)
+    assert known(transport) == ["node-0", "node-1", "node-2"]
+    assert "node-1 has connected again" in caplog.text
+    [reply] = transport.exchange(train(params, "node-1"), 20)
+    assert reply.error is None
+
+
+def test_a_node_without_a_usable_name_is_left_out(transport, grid, caplog):
+    grid.tamper[101] = garbage(messages.encode_describe({"name": "../../etc\x1b[2J"}))
+    assert known(transport) == ["node-0", "node-2"]
+    assert "left out" in caplog.text
+    assert "\x1b" not in caplog.text
+    asked = len(grid.sent)
+    transport.nodes()
+    assert len(grid.sent) == asked  # not asked again and again
+
+
+def test_a_failing_node_is_known_by_name_and_refused_by_the_core(transport, folder):
+    (folder / "node-1" / "interactions.tsv").unlink()
+    assert known(transport) == ["node-0", "node-1", "node-2"]
+    replies = transport.exchange([Instruction(f"node-{n}", "query") for n in range(3)], 5)
+    assert {r.node: r.error for r in replies} == {
+        "node-0": None, "node-1": "bad-data", "node-2": None,
+    }  # fmt: skip
+
+
+def test_a_message_that_flower_does_not_take(transport, grid, params):
+    known(transport)
+    del grid.contexts[100]
+    replies = {r.node: r.error for r in transport.exchange(train(params, "node-0", "node-1"), 20)}
+    assert replies == {"node-0": "node-unavailable", "node-1": None}
+
+
+def test_a_reply_that_flower_cannot_unpack_costs_only_its_sender(transport, grid, params):
+    known(transport)
+    pull, spoiled = grid.pull_messages, set()
+
+    def spoil(message, context):
+        spoiled.add(message.metadata.message_id)
+        return app(message, context)
+
+    def pull_or_fail(ids):
+        if set(ids) & spoiled:
+            raise ValueError("Unexpected set of `children`. \x1b[2J")
+        return pull(ids)
+
+    grid.tamper[101] = spoil
+    grid.pull_messages = pull_or_fail
+    replies = transport.exchange(train(params, "node-0", "node-1", "node-2"), 20)
+    assert {r.node: r.error for r in replies} == {
+        "node-0": None, "node-1": "malformed: cannot be unpacked", "node-2": None,
+    }  # fmt: skip
+
+
+def test_losing_the_superlink_is_an_error(transport, grid, params):
+    known(transport)
+
+    def fail(ids):
+        raise OSError("connection refused")
+
+    grid.pull_messages = fail
+    with pytest.raises(FederationError, match="lost the connection to the SuperLink"):
+        transport.exchange(train(params, "node-0"), 20)
+
+
+def test_many_nodes_are_polled_by_few_threads(transport, grid, folder, params):
+    config = tiny_config(folder)
+    for n in range(40):
+        grid.contexts[1000 + n] = node_context(config, n % 3, name=f"v{n}")
+    names = known(transport)
+    assert len(names) == 43
+    before = threading.active_count()
+    seen = []
+    pull = grid.pull_messages
+
+    def watched(ids):
+        seen.append(threading.active_count())
+        return pull(ids)
+
+    grid.pull_messages = watched
+    instructions = [Instruction(n, "evaluate", 1, params, "validation") for n in names]
+    assert len(transport.exchange(instructions, 60)) == 43
+    assert max(seen) <= before + 16
