@@ -98,8 +98,9 @@ class Children:
         """End every child and everything they started; returns when nothing is left."""
         with _undisturbed():
             family = self._family()
-            for child in self._children:
-                _signal_group(child.process.pid, signal.SIGTERM)
+            for process in family:
+                with suppress(psutil.Error):
+                    process.terminate()
             self._wait(family, grace)
             for process in {*family, *self._family(), *self._strays()}:
                 with suppress(psutil.Error):

@@ -1,0 +1,107 @@
+"""Whole runs through both apps in one process: outcome, summary, and runs that must fail."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flower_in_process import InProcessGrid, node_context, tiny_config, write_nodes
+from flwr.app import Context, Message, RecordDict
+
+from client_app.app import app as client
+from client_app.messages import decode_train, encode_train
+from lumos_core.config import RunConfig
+from lumos_core.errors import ConfigError, FederationError
+from lumos_core.history import read_history
+from server_app.app import app as server
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_nodes(tmp_path)
+
+
+def run(folder, tamper=None, **changes):
+    """Run the ServerApp; its summary."""
+    config = tiny_config(folder, **changes)
+    grid = InProcessGrid(client, {100 + n: node_context(config, n) for n in range(2)})
+    grid.tamper.update(tamper or {})
+    context = Context(
+        run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=config.to_flat()
+    )
+    server(grid, context)
+    return summary(folder)
+
+
+def summary(folder):
+    return json.loads((folder / "run" / "summary.json").read_text())
+
+
+def test_a_run_ends_with_a_checkpoint_a_history_and_a_summary(folder):
+    found = run(folder)
+    assert (found["outcome"], found["rounds"], found["method"]) == ("completed", 2, "fedavg")
+    assert 0 <= found["test"]["hr@20"] <= 1
+    assert found["versions"].keys() == {"python", "flwr", "torch", "numpy"}
+    events = read_history(folder / "run" / "history.jsonl")
+    assert [e["nodes_ok"] for e in events if e["event"] == "round"] == [2, 2]
+    sent = sum(e.get("bytes_up", 0) for e in events)
+    assert found["bytes_up"] == sent > 0
+    assert (folder / "run" / "checkpoint" / "best.safetensors").exists()
+
+
+def test_the_same_seed_gives_the_same_run(tmp_path):
+    first, second = (run(write_nodes(tmp_path / name))["test"] for name in ("a", "b"))
+    assert first == second
+
+
+def test_a_node_that_sends_nan_is_named_and_the_run_goes_on_without_it(folder):
+    def poison(message: Message, context: Context) -> Message:
+        reply = client(message, context)
+        if "delta" not in reply.content:
+            return reply
+        arrays, metrics = decode_train(reply.content)
+        arrays["items.weight"] = np.full_like(arrays["items.weight"], np.nan)
+        return Message(encode_train(arrays, metrics), reply_to=message)
+
+    found = run(folder, {101: poison}, **{"min-replies": 1})
+    assert found["outcome"] == "completed"
+    rounds = [e for e in read_history(folder / "run" / "history.jsonl") if e["event"] == "round"]
+    assert [e["nodes_ok"] for e in rounds] == [1, 1]
+    assert {f["node"] for e in rounds for f in e["failed"]} == {"node-1"}
+    assert "NaN" in rounds[0]["failed"][0]["reason"]
+
+
+def test_failed_rounds_fail_the_run_although_flower_would_call_it_completed(folder):
+    def silent_after_query(message: Message, context: Context) -> Message | None:
+        return client(message, context) if "query" in message.metadata.message_type else None
+
+    with pytest.raises(FederationError, match=r"1 valid replies.*min-replies = 2"):
+        run(folder, {101: silent_after_query}, **{"round-timeout": 1.0, "max-failed-rounds": 0})
+    assert summary(folder)["outcome"] == "failed"
+    assert "min-replies = 2" in summary(folder)["reason"]
+
+
+def test_too_few_nodes_fail_after_the_start_timeout(folder):
+    (folder / "node-1" / "interactions.tsv").unlink()
+    with pytest.raises(FederationError, match=r"1 usable nodes after start-timeout = 1 s.*node-1"):
+        run(folder, **{"start-timeout": 1.0})
+    assert summary(folder)["outcome"] == "failed"
+
+
+def test_a_run_needs_a_catalog(folder):
+    with pytest.raises(ConfigError, match="key 'catalog' is required"):
+        run(folder, catalog="")
+    assert "catalog" in summary(folder)["reason"]
+
+
+def test_the_app_offers_every_key_of_a_run_with_its_default():
+    """Flower refuses to override keys that pyproject.toml does not list."""
+    app = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    expected = RunConfig().to_flat()
+    assert app["config"] == expected
+    assert {k: type(v) for k, v in app["config"].items()} == {
+        k: type(v) for k, v in expected.items()
+    }
