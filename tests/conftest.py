@@ -1,0 +1,70 @@
+"""Small things that many tests share: a catalog, histories with structure, configurations."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lumos_core.config import RunConfig
+from lumos_core.data.catalog import Catalog
+from lumos_core.data.sequences import Sequences
+
+TOY_ITEMS = 24
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Bit-equality of repeated runs is promised for one thread; and machines of tests are small."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def toy_catalog() -> Catalog:
+    """24 items."""
+    names = range(1, TOY_ITEMS + 1)
+    return Catalog(tuple(f"i{n}" for n in names), tuple(f"toy number {n}" for n in names))
+
+
+@pytest.fixture
+def toy_users() -> Callable[..., Sequences]:
+    """``toy_users(12, seed=0)``: users who walk round the catalog in steps of one, with noise."""
+
+    def make(users: int, seed: int = 0, shortest: int = 3, longest: int = 12) -> Sequences:
+        rng = np.random.default_rng(seed)
+        histories = []
+        for _ in range(users):
+            length = int(rng.integers(shortest, longest + 1))
+            walk = (int(rng.integers(TOY_ITEMS)) + np.arange(length)) % TOY_ITEMS + 1
+            noise = rng.integers(1, TOY_ITEMS + 1, size=length)
+            histories.append(np.where(rng.random(length) < 0.1, noise, walk).tolist())
+        return Sequences.from_lists(histories, [f"user-{seed}-{u}" for u in range(users)])
+
+    return make
+
+
+@pytest.fixture
+def tiny() -> Callable[..., RunConfig]:
+    """``tiny(rounds=2)``: a small, quick configuration, with fields changed as given."""
+
+    def make(**changes: Any) -> RunConfig:
+        small: dict[str, Any] = {
+            "method": "fedavg",
+            "dim": 8,
+            "layers": 1,
+            "heads": 2,
+            "max_len": 10,
+            "batch_size": 8,
+            "local_epochs": 1,
+            "learning_rate": 0.01,
+            "semantic_start": "none",
+            "rounds": 3,
+            "server_optimizer": "sgd",
+            "patience": 0,
+            "start_timeout": 1.0,
+            "round_timeout": 1.0,
+        }
+        return RunConfig().replace(**{**small, **changes})
+
+    return make

@@ -1,0 +1,94 @@
+"""Deltas through every codec, for all values."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from lumos_core import deltas
+from lumos_core.errors import ReplyError
+from lumos_core.model import Params
+
+shapes = st.one_of(
+    st.tuples(st.integers(1, 5)),
+    st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4)),
+)
+# Subnormal values have no room for a scale 127 times smaller; no training ever gets there.
+values = st.floats(-1e6, 1e6, width=32).filter(lambda x: x == 0 or abs(x) > 1e-30)
+arrays = shapes.flatmap(lambda s: hnp.arrays(np.float32, s, elements=values))
+models = st.dictionaries(st.text(st.characters(codec="ascii"), max_size=8), arrays, max_size=3)
+names = st.one_of(st.sampled_from(["a", "b", "a:scale"]), st.text(max_size=5))
+seeds = st.integers(0, 2**32 - 1)
+
+
+def _plain(model: Params) -> Params:
+    return {n: a for n, a in model.items() if not n.endswith(deltas.SCALE)}
+
+
+@given(models, seeds)
+def test_every_codec_keeps_its_error_bound(model: Params, seed: int) -> None:
+    model = _plain(model)
+    rng = np.random.default_rng(seed)
+    exact = deltas.decode(deltas.encode(model, "float32", rng), "float32", model)
+    assert all(np.array_equal(exact[n], model[n]) for n in model)
+
+    half = deltas.decode(deltas.encode(model, "float16", rng), "float16", model)
+    for name, array in model.items():
+        limited = np.clip(array, -65504, 65504)
+        assert (np.abs(half[name] - limited) <= np.abs(limited) * 2.0**-11 + 6e-8).all()
+
+    sent = deltas.encode(model, "int8", rng)
+    back = deltas.decode(sent, "int8", model)
+    for name, array in model.items():
+        scale = sent[name + deltas.SCALE][..., None]
+        assert (np.abs(back[name] - array) <= scale * (1 + 1e-5)).all()
+        assert back[name].shape == array.shape
+
+
+@given(models, seeds)
+def test_adding_a_delta_gives_the_local_model(received: Params, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    local = {n: a + rng.normal(size=a.shape).astype(np.float32) for n, a in received.items()}
+    delta = deltas.subtract(local, received)
+    again = deltas.add(received, delta)
+    assert list(again) == list(received)
+    for name in received:
+        np.testing.assert_allclose(again[name], local[name], rtol=1e-5, atol=1e-5)
+
+
+@given(
+    st.dictionaries(
+        names,
+        st.one_of(
+            hnp.arrays(
+                st.one_of(
+                    hnp.floating_dtypes(),
+                    hnp.integer_dtypes(),
+                    hnp.complex_number_dtypes(),
+                    st.just(np.dtype(object)),
+                    hnp.unicode_string_dtypes(max_len=3),
+                ),
+                hnp.array_shapes(min_dims=0, max_dims=3, max_side=3),
+            ),
+            st.none(),
+            st.floats(),
+            st.lists(st.integers(), max_size=2),
+        ),
+        max_size=4,
+    ),
+    st.sampled_from(["float32", "float16", "int8"]),
+)
+def test_decode_takes_nothing_but_finite_arrays_of_the_model(
+    garbage: Params, codec: deltas.Codec
+) -> None:
+    like = {"a": np.zeros((2, 3), np.float32), "b": np.zeros(2, np.float32)}
+    try:
+        found = deltas.decode(garbage, codec, like)
+    except ReplyError:
+        return
+    assert list(found) == ["a", "b"]
+    for name, array in found.items():
+        assert array.shape == like[name].shape
+        assert array.dtype == np.float32
+        assert np.isfinite(array).all()

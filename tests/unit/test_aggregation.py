@@ -1,0 +1,127 @@
+"""Aggregation rules by hand, against naive formulas, and against liars."""
+
+import numpy as np
+import pytest
+
+from lumos_core.aggregation import RULES, mean, median, multi_krum, trimmed_mean
+from lumos_core.model import Params
+
+
+def _delta(*values: float) -> Params:
+    array = np.array(values, dtype=np.float32)
+    return {"a": array, "b": np.stack([array, -array])}
+
+
+def _equal(n: int) -> np.ndarray:
+    return np.full(n, 1 / n)
+
+
+def _honest(n: int, seed: int = 0) -> list[Params]:
+    rng = np.random.default_rng(seed)
+    return [
+        {"a": (1 + 0.1 * rng.normal(size=(3, 4))).astype(np.float32), "b": np.full(2, 1, "f4")}
+        for _ in range(n)
+    ]
+
+
+def _distance(found: Params, truth: float = 1.0) -> float:
+    return max(float(np.abs(a - truth).max()) for a in found.values())
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_single_node_is_taken_as_it_is(rule: str) -> None:
+    (delta,) = _honest(1)
+    found = RULES[rule]([delta], np.ones(1))
+    assert list(found) == list(delta)
+    assert all(np.array_equal(found[n], delta[n]) for n in delta)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 11])
+def test_equal_deltas_aggregate_to_themselves(rule: str, n: int) -> None:
+    (delta,) = _honest(1)
+    found = RULES[rule]([delta] * n, _equal(n))
+    for name in delta:
+        np.testing.assert_allclose(found[name], delta[name], rtol=1e-6)
+        assert found[name].dtype == np.float32
+        assert found[name].shape == delta[name].shape
+
+
+def test_mean_is_weighted() -> None:
+    found = mean([_delta(1, 0), _delta(0, 4)], np.array([0.75, 0.25]))
+    assert found["a"].tolist() == [0.75, 1.0]
+    assert found["b"].tolist() == [[0.75, 1.0], [-0.75, -1.0]]
+
+
+def test_median_is_taken_coordinate_by_coordinate() -> None:
+    deltas = [_delta(1, 9), _delta(2, -5), _delta(30, 0)]
+    assert median(deltas, np.array([0.98, 0.01, 0.01]))["a"].tolist() == [2.0, 0.0]
+    assert median(deltas[:2], _equal(2))["a"].tolist() == [1.5, 2.0]
+
+
+def test_trimmed_mean_drops_as_many_at_either_end() -> None:
+    assert trimmed_mean([_delta(v) for v in (0, 2)], _equal(2))["a"].tolist() == [1.0]
+    assert trimmed_mean([_delta(v) for v in (0, 1, 50)], _equal(3))["a"].tolist() == [1.0]
+    twenty = [_delta(v) for v in range(20)]  # 10 % are two at either end
+    assert trimmed_mean(twenty, _equal(20))["a"].tolist() == [float(np.mean(range(2, 18)))]
+    spread = [*[_delta(0)] * 10, *[_delta(7)] * 8, _delta(1e6), _delta(-1e6)]
+    assert trimmed_mean(spread, _equal(20))["a"][0] == pytest.approx(np.mean([0] * 9 + [7] * 7))
+
+
+def test_multi_krum_follows_its_definition() -> None:
+    rng = np.random.default_rng(3)
+    deltas = [{"a": rng.normal(size=4).astype("f4"), "b": rng.normal(size=2).astype("f4")}
+              for _ in range(9)]  # fmt: skip
+    n, f = 9, 3
+    flat = [np.concatenate([d["a"], d["b"]]).astype(np.float64) for d in deltas]
+    scores = []
+    for i in range(n):
+        others = sorted(float(((flat[i] - flat[j]) ** 2).sum()) for j in range(n) if j != i)
+        scores.append(sum(others[: n - f - 2]))
+    kept = sorted(range(n), key=scores.__getitem__)[: n - f]
+    weights = rng.random(n)
+    expected = sum(weights[i] * flat[i] for i in kept) / weights[kept].sum()
+    found = multi_krum(deltas, weights / weights.sum())
+    np.testing.assert_allclose(np.concatenate([found["a"], found["b"]]), expected, rtol=1e-5)
+
+
+def test_multi_krum_of_few_is_the_mean() -> None:
+    deltas, weights = _honest(4), np.array([0.4, 0.3, 0.2, 0.1])
+    assert all(
+        np.array_equal(a, mean(deltas, weights)[n]) for n, a in multi_krum(deltas, weights).items()
+    )
+
+
+@pytest.mark.parametrize("rule", ["median", "trimmed-mean", "multi-krum"])
+@pytest.mark.parametrize("lie", [50.0, -50.0, 1e4])
+def test_robust_rules_withstand_a_liar(rule: str, lie: float) -> None:
+    liar = {n: np.full_like(a, lie) for n, a in _honest(1)[0].items()}
+    deltas = [liar, *_honest(8)]
+    weights = np.array([0.92, *[0.01] * 8])  # and it claims to have nearly all users
+    assert _distance(RULES[rule](deltas, weights)) < 0.5
+    assert _distance(mean(deltas, weights)) > 10, "the mean shows that the attack is one"
+
+
+@pytest.mark.parametrize("rule", ["median", "multi-krum"])
+def test_they_withstand_as_many_as_they_promise(rule: str) -> None:
+    liars = [{n: np.full_like(a, -30.0) for n, a in d.items()} for d in _honest(4)]
+    deltas = [*liars, *_honest(7)]  # 11: f = 4
+    assert _distance(RULES[rule](deltas, _equal(11))) < 0.5
+
+
+def test_multi_krum_tells_neighbours_apart_far_from_the_origin() -> None:
+    """Distances come from scalar products: a large common part must not drown them."""
+    common = 1e3
+    deltas = [{n: a + np.float32(common) for n, a in d.items()} for d in _honest(8)]
+    deltas.append({n: np.full_like(a, common + 20) for n, a in deltas[0].items()})
+    found = multi_krum(deltas, _equal(9))
+    assert _distance(found, common + 1) < 0.5
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_inputs_are_left_alone(rule: str) -> None:
+    deltas = _honest(6)
+    before = [{n: a.copy() for n, a in d.items()} for d in deltas]
+    RULES[rule](deltas, _equal(6))
+    for delta, old in zip(deltas, before, strict=True):
+        assert all(np.array_equal(delta[n], old[n]) for n in old)

@@ -1,0 +1,167 @@
+"""SASRec: what a state may depend on, its limits, its parameters."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from lumos_core.config import RunConfig
+from lumos_core.errors import ModelError
+from lumos_core.model import ModelShape, SASRec, get_params, last_position, new_model, set_params
+
+Tiny = Callable[..., RunConfig]
+ITEMS = 20
+
+
+@pytest.fixture
+def model(tiny: Tiny) -> SASRec:
+    """Untrained, with values large enough that every dependence shows."""
+    found = new_model(tiny(layers=2, dropout=0.5), ITEMS).eval()
+    with torch.no_grad():
+        for parameter in found.parameters():
+            parameter += 0.3 * torch.randn(
+                parameter.shape, generator=torch.Generator().manual_seed(1)
+            )
+        found.items.weight[0] = 0
+    return found
+
+
+def _rows(*rows: list[int]) -> torch.Tensor:
+    return torch.tensor(rows)
+
+
+def test_a_later_item_never_changes_an_earlier_state(model: SASRec) -> None:
+    base = model(_rows([3, 1, 4, 1, 5, 9]))
+    for position in range(6):
+        changed = [3, 1, 4, 1, 5, 9]
+        changed[position] = 17
+        states = model(_rows(changed))
+        torch.testing.assert_close(states[0, :position], base[0, :position])
+        difference = (states[0, position:] - base[0, position:]).abs().amax(dim=1)
+        assert bool((difference > 1e-4).all()), "every state from the changed item on must see it"
+
+
+def test_wider_padding_changes_nothing(model: SASRec) -> None:
+    narrow = model(_rows([3, 1, 4]))
+    wide = model(_rows([3, 1, 4, 0, 0, 0, 0]))
+    torch.testing.assert_close(wide[:, :3], narrow)
+    lengths = torch.tensor([3, 7])
+    both = model.encode_last(_rows([3, 1, 4, 0, 0, 0, 0], [1, 2, 3, 4, 5, 6, 7]), lengths)
+    torch.testing.assert_close(both[:1], narrow[:, 2])
+    torch.testing.assert_close(both[1:], model(_rows([1, 2, 3, 4, 5, 6, 7]))[:, 6])
+
+
+def test_sequences_of_a_batch_do_not_meet(model: SASRec) -> None:
+    alone = model(_rows([3, 1, 4]))
+    together = model(_rows([3, 1, 4], [9, 8, 7], [5, 5, 5]))
+    torch.testing.assert_close(together[:1], alone)
+
+
+def test_order_matters(model: SASRec) -> None:
+    a, b = model(_rows([3, 1, 4]))[0, 2], model(_rows([1, 3, 4]))[0, 2]
+    assert float((a - b).detach().abs().max()) > 1e-3
+
+
+def test_a_masked_item_keeps_its_position(model: SASRec) -> None:
+    masked = model(_rows([3, 0, 4]))[0, 2]
+    assert float((masked - model(_rows([3, 4]))[0, 1]).detach().abs().max()) > 1e-3
+    assert float((masked - model(_rows([3, 1, 4]))[0, 2]).detach().abs().max()) > 1e-3
+
+
+def test_scores_are_dot_products_with_items_one_to_n(model: SASRec) -> None:
+    hidden = model(_rows([3, 1]))[:, 1]
+    scores = model.scores(hidden).detach()
+    assert scores.shape == (1, ITEMS)
+    for item in range(1, ITEMS + 1):
+        expected = float((hidden[0] @ model.items.weight[item]).detach())
+        assert float(scores[0, item - 1]) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_last_position_of_an_empty_sequence_is_defined() -> None:
+    hidden = torch.arange(12.0).reshape(2, 3, 2)
+    picked = last_position(hidden, torch.tensor([2, 0]))
+    assert picked.tolist() == [[2.0, 3.0], [6.0, 7.0]]
+
+
+def test_longer_than_max_len_is_an_error(model: SASRec) -> None:
+    longest = model.shape.max_len
+    model(torch.ones(1, longest, dtype=torch.int64))
+    with pytest.raises(ModelError, match=rf"sequence of {longest + 1} items.*max-len is {longest}"):
+        model(torch.ones(1, longest + 1, dtype=torch.int64))
+
+
+def test_dropout_only_in_training(model: SASRec) -> None:
+    rows = _rows([3, 1, 4])
+    assert torch.equal(model(rows), model(rows))
+    model.train()
+    assert not torch.equal(model(rows), model(rows))
+
+
+def test_the_seed_alone_determines_a_new_model(tiny: Tiny) -> None:
+    first = get_params(new_model(tiny(seed=5), ITEMS))
+    torch.rand(100)  # the global generator plays no part …
+    state = torch.get_rng_state()
+    again = get_params(new_model(tiny(seed=5, method="confedsrs", dropout=0.7), ITEMS))
+    assert torch.equal(torch.get_rng_state(), state)  # … and is left alone
+    other = get_params(new_model(tiny(seed=6), ITEMS))
+    assert list(first) == list(again)
+    assert all(np.array_equal(first[n], again[n]) for n in first)
+    assert not np.array_equal(first["items.weight"], other["items.weight"])
+
+
+def test_the_padding_row_starts_at_zero(tiny: Tiny) -> None:
+    table = get_params(new_model(tiny(), ITEMS))["items.weight"]
+    assert not table[0].any()
+    assert np.abs(table[1:]).min(axis=1).all()
+
+
+def test_params_round_trip_and_are_copies(model: SASRec, tiny: Tiny) -> None:
+    params = get_params(model)
+    assert all(a.dtype == np.float32 for a in params.values())
+    before = model.items.weight.detach().clone()
+    params["items.weight"] += 1
+    assert torch.equal(model.items.weight, before)
+    other = new_model(tiny(layers=2, seed=9), ITEMS)
+    sent = {n: a.copy() for n, a in params.items()}
+    set_params(other, params)
+    params["items.weight"] += 1
+    assert all(np.array_equal(a, sent[n]) for n, a in get_params(other).items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p.pop("norm.weight"), r"'norm.weight' has shape None, expected \(8,\)"),
+        (lambda p: p.update(extra=np.zeros(3)), r"'extra' has shape \(3,\), expected None"),
+        (
+            lambda p: p.update({"items.weight": p["items.weight"][:-1]}),
+            r"'items.weight' has shape \(20, 8\), expected \(21, 8\).*another catalog",
+        ),
+        (
+            lambda p: p.update({"norm.weight": np.zeros((1, 8), np.float32)}),
+            r"'norm.weight' has shape \(1, 8\)",
+        ),
+    ],
+)
+def test_params_that_do_not_fit_are_named(
+    model: SASRec, change: Callable[[dict[str, np.ndarray]], object], message: str
+) -> None:
+    params, before = get_params(model), get_params(model)
+    change(params)
+    with pytest.raises(ModelError, match=message):
+        set_params(model, params)
+    assert all(np.array_equal(a, before[n]) for n, a in get_params(model).items())
+
+
+def test_shape_fingerprints_tell_every_size_apart() -> None:
+    base = ModelShape(10, 8, 1, 2, 5)
+    others = [
+        ModelShape(11, 8, 1, 2, 5),
+        ModelShape(10, 16, 1, 2, 5),
+        ModelShape(10, 8, 2, 2, 5),
+        ModelShape(10, 8, 1, 4, 5),  # no array has another shape, and yet it is another model
+        ModelShape(10, 8, 1, 2, 6),
+    ]
+    assert ModelShape(10, 8, 1, 2, 5).fingerprint == base.fingerprint
+    assert len({s.fingerprint for s in (base, *others)}) == 6
