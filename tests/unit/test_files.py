@@ -1,0 +1,113 @@
+"""A crash while writing leaves the old file whole and nothing beside it."""
+
+import json
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from lumos_core import files
+from lumos_core.files import write_atomically, write_json
+
+
+class SimulatedCrashError(BaseException):
+    """Not an Exception, like KeyboardInterrupt: nothing may swallow it."""
+
+
+@pytest.mark.parametrize("step", ["fdopen", "fsync", "chmod", "replace"])
+@pytest.mark.parametrize("old", [None, b"old content"])
+def test_a_crash_at_any_step_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, old: bytes | None
+) -> None:
+    path = tmp_path / "file"
+    if old is not None:
+        path.write_bytes(old)
+
+    def crash(*args: object, **kwargs: object) -> None:
+        raise SimulatedCrashError
+
+    monkeypatch.setattr(files.os, step, crash)
+    with pytest.raises(SimulatedCrashError):
+        write_atomically(path, b"new content, much longer than the old one")
+    monkeypatch.undo()
+    assert (path.read_bytes() if path.exists() else None) == old
+    assert [p.name for p in tmp_path.iterdir()] == (["file"] if old else [])
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    real = os.fdopen
+
+    def full(handle: int, mode: str) -> object:
+        file = real(handle, mode)
+        file.write(b"par")
+        file.close()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fdopen", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, b"partly written")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_content_mode_and_missing_folders(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "file"
+    write_atomically(path, b"\x00\xff")
+    write_atomically(path, b"again")
+    assert path.read_bytes() == b"again"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_the_new_file_is_on_disk_before_it_takes_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+
+        def noted(*args: object, _real: object = real, _name: str = name) -> object:
+            calls.append(_name)
+            return _real(*args)  # type: ignore[operator]
+
+        monkeypatch.setattr(files.os, name, noted)
+    write_atomically(tmp_path / "file", b"x")
+    assert calls[:2] == ["fsync", "replace"]
+
+
+def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    contents = [bytes([n]) * 200_000 for n in range(2)]
+    write_atomically(path, contents[0])
+    stop = threading.Event()
+
+    def write() -> None:
+        n = 0
+        while not stop.is_set():
+            n += 1
+            write_atomically(path, contents[n % 2])
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        seen = {path.read_bytes() for _ in range(200)}
+    finally:
+        stop.set()
+        thread.join()
+    assert seen <= set(contents)
+
+
+def test_json_is_readable_by_people_and_machines(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    write_json(path, {"hr@20": 0.25, "name": "ä"})
+    text = path.read_text(encoding="utf-8")
+    assert json.loads(text) == {"hr@20": 0.25, "name": "ä"}
+    assert text.endswith("}\n")
+    assert text.count("\n") == 4
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        write_json(path, {"bad": object()})
+    assert path.read_bytes() == before
