@@ -63,7 +63,9 @@ class Node:
         from lumos_core.views.source import view_source
 
         catalog, sequences = read_node(Path(node.data))
-        views = view_source(config, node, catalog) if config.method == "lumos" else no_views
+        views: ViewSource = no_views
+        if config.method == "lumos":
+            views = view_source(config, node, catalog, seconds=node.view_seconds)
         return cls(node.name, catalog, sequences, config, views, node.device)
 
     @property
