@@ -48,7 +48,7 @@ RunDir = Annotated[
 ]
 Baselines = Annotated[
     bool,
-    typer.Option(help="Afterwards train on the pooled data, and rank by popularity, to compare."),
+    typer.Option(help="Also train on the pooled data, and rank by popularity, to compare."),
 ]
 
 
@@ -202,6 +202,8 @@ def _new_run_dir(config: RunConfig) -> Path:
 def _execute(plan: _Plan, baselines: bool, federate: "Callable[[OnEvent], dict[str, Any]]") -> None:
     from rich.console import Console
 
+    from lumos_core.deployment.baselines import start_baselines, wait_for_baselines
+    from lumos_core.deployment.processes import Children, ending_on_signals
     from lumos_core.deployment.progress import RoundLines
     from lumos_core.deployment.report import Row, write_report
 
@@ -213,37 +215,25 @@ def _execute(plan: _Plan, baselines: bool, federate: "Callable[[OnEvent], dict[s
         highlight=False,
     )
     try:
-        with RoundLines(console, plan.config.rounds).live() as lines:
-            summary = federate(lines)
-        if summary["outcome"] != "completed":
-            raise FederationError(
-                f"the run failed: {summary['reason']}; logs are in {plan.run_dir / 'logs'}"
-            )
-        rows = [Row(f"federated {plan.config.method}", summary["test"])]
-        if baselines:
-            with console.status("training on the pooled data"):
-                rows += _baselines(plan)
+        with ending_on_signals(), Children(plan.run_dir / "logs") as children:
+            beside = None
+            if baselines:
+                beside = start_baselines(children, plan.config, plan.data, plan.run_dir)
+            with RoundLines(console, plan.config.rounds).live() as lines:
+                summary = federate(lines)
+            if summary["outcome"] != "completed":
+                raise FederationError(
+                    f"the run failed: {summary['reason']}; logs are in {plan.run_dir / 'logs'}"
+                )
+            rows = [Row(f"federated {plan.config.method}", summary["test"])]
+            if beside is not None:
+                with console.status("training on the pooled data"):
+                    rows += wait_for_baselines(beside, plan.run_dir)
         report = write_report(plan.run_dir, summary, rows)
     except KeyboardInterrupt:
         console.print("[yellow]interrupted; every process was ended[/]")
         raise typer.Exit(130) from None
     _print_results(console, plan.run_dir, report, rows)
-
-
-def _baselines(plan: _Plan) -> "list[Row]":
-    """The two things that a federation has to be seen against."""
-    from lumos_core.baselines import popularity, train_centralised
-    from lumos_core.data import Sequences
-    from lumos_core.deployment.report import CENTRALISED, Row
-    from lumos_core.initialisation import initial_params
-
-    pooled = Sequences.concat(plan.sequences)
-    initial = initial_params(plan.config, plan.catalog)
-    _, centralised = train_centralised(plan.config, pooled, initial)
-    return [
-        Row(CENTRALISED, centralised["test"]),
-        Row("popularity", popularity(pooled, len(plan.catalog))),
-    ]
 
 
 def _print_results(console: "Console", run_dir: Path, report: Path, rows: "list[Row]") -> None:

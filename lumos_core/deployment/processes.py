@@ -29,6 +29,7 @@ from lumos_core.errors import FederationError
 GRACE_SECONDS = 4.0  # between asking and killing
 _MARK = "LUMOS_PROCESS_GROUP"  # environment variable by which strays are found
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -108,9 +109,11 @@ class Children:
             for child in self._children:
                 _signal_group(child.process.pid, signal.SIGKILL)
             self._wait(family | self._strays(), grace)
+            _reap_orphans({child.process.pid for child in self._children})
             self._children.clear()
 
     def __enter__(self) -> Self:
+        _adopt_orphans()
         return self
 
     def __exit__(
@@ -198,6 +201,20 @@ def _die_with_parent() -> Callable[[], None] | None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
     return ask
+
+
+def _adopt_orphans() -> None:
+    """Descendants whose parent has ended become ours (Linux), so that they can be reaped: the first
+    process of a container often does not do it, and they would stay as zombies."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _reap_orphans(known: set[int]) -> None:
+    for process in psutil.Process().children():
+        with suppress(psutil.Error, ChildProcessError):
+            if process.pid not in known and process.status() == psutil.STATUS_ZOMBIE:
+                os.waitpid(process.pid, os.WNOHANG)
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:
