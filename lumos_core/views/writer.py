@@ -1,12 +1,160 @@
-"""The writer behind ``views = "llm"``."""
+"""The writer behind ``views = "llm"``: the language model chooses among catalog items.
+
+A small model that writes freely copies the history and invents products. Asked which of some
+catalog items it finds likely, it has something to say – so every view is such a choice:
+
+- future: of the items nearest in meaning, those that the history makes likeliest;
+- paraphrase: every item replaced by what the model takes for its like (a table of the catalog);
+- counterfactual: of items far in meaning, those that the history makes least likely.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from lumos_core.config import RunConfig
+from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
+from lumos_core.views import tables
+from lumos_core.views.candidates import (
+    Floats,
+    best_new,
+    draw_far,
+    repeat_to,
+    stable_rng,
+    substitutes,
+)
+from lumos_core.views.controls import fingerprint
 from lumos_core.views.embeddings import stored_or_new_embeddings
-from lumos_core.views.llm import llm_config
+from lumos_core.views.llm import LLMConfig, LocalLLM, llm_config, load_llm, model_fingerprint
+from lumos_core.views.prompts import list_head
+from lumos_core.views.scoring import log_likelihoods
+from lumos_core.views.tables import CatalogTables, ListPrompt, catalog_tables, standard
+from lumos_core.views.types import UserViews
+
+_VERSION = "1"
+_HALF_LIFE = 2.0  # of an item's weight in the history, in items
+_SPARE_FAR = 3  # far items that may be refused
+
+
+class ViewSettings(NamedTuple):
+    """How views are written; part of the fingerprint."""
+
+    noun: str = "products bought by a customer"
+    """What a history is, in the domain's words."""
+    future_items: int = 5
+    recent: int = 8
+    """Items at the end of the history that are rewritten."""
+    prompt_items: int = 6
+    """Items at the end of the history that the model reads."""
+    candidates: int = 12
+    """Items among which the future is chosen (at least twice ``future_items``)."""
+    seed: int = 0
+
+
+class LLMViewWriter:
+    """Writes the three views with a loaded model.
+
+    Args:
+        llm: the model.
+        catalog: the public catalog.
+        catalog_tables: of the same model, catalog and noun.
+        settings: see :class:`ViewSettings`.
+    """
+
+    def __init__(
+        self, llm: LocalLLM, catalog: Catalog, catalog_tables: CatalogTables, settings: ViewSettings
+    ) -> None:
+        self.fingerprint = writer_fingerprint(llm.fingerprint, catalog, settings)
+        self._llm, self._tables, self._settings = llm, catalog_tables, settings
+        self._prompt = ListPrompt(llm, list_head(settings.noun), catalog_tables.titles)
+
+    def write(self, histories: Sequence[Sequence[int]]) -> list[UserViews]:
+        """One :class:`UserViews` per history (catalog indices, chronological, not empty)."""
+        settings = self._settings
+        recent = [list(history)[-settings.recent :] for history in histories]
+        read = [items[-settings.prompt_items :] for items in recent]
+        near = self._tables.space.near(read, _HALF_LIFE)
+        count = max(settings.candidates, 2 * settings.future_items)
+        pools = best_new(near, histories, count)
+        far = [
+            draw_far(row, history, len(items) + _SPARE_FAR, stable_rng(settings.seed, history))
+            for row, history, items in zip(near, histories, recent, strict=True)
+        ]
+        surprises = self._pmi(read, [pool + other for pool, other in zip(pools, far, strict=True)])
+        return [
+            UserViews(
+                choose_future(pools[u], near[u], pmi[: len(pools[u])], settings.future_items),
+                substitutes(recent[u], self._tables.substitutes),
+                choose_counterfactual(far[u], pmi[len(pools[u]) :], len(recent[u])),
+            )
+            for u, pmi in enumerate(surprises)
+        ]
+
+    def _pmi(self, histories: list[list[int]], candidates: list[list[int]]) -> list[Floats]:
+        """How much likelier each candidate is made by its history."""
+        requests = [
+            self._prompt.request(history, items)
+            for history, items in zip(histories, candidates, strict=True)
+        ]
+        scores = log_likelihoods(self._llm, requests)
+        prior = self._tables.prior
+        return [
+            score - tables.PRIOR_WEIGHT * prior[np.asarray(items, dtype=np.int64) - 1]
+            for score, items in zip(scores, candidates, strict=True)
+        ]
+
+
+def choose_future(pool: list[int], near: Floats, pmi: Floats, count: int) -> tuple[int, ...]:
+    """The best items of a pool, by nearness in meaning and the model's judgement alike.
+
+    Args:
+        pool: catalog indices.
+        near: [N] nearness of every item of the catalog to the history.
+        pmi: [pool] judgement of the pool's items.
+    """
+    if not pool:
+        return ()
+    scores = standard(near[np.asarray(pool) - 1]) + standard(pmi)
+    return tuple(pool[i] for i in np.argsort(-scores, kind="stable")[:count])
+
+
+def choose_counterfactual(far: list[int], pmi: Floats, length: int) -> tuple[int, ...]:
+    """The least likely of some far items; the least likely of all comes last, where it counts."""
+    kept = [far[i] for i in np.argsort(pmi, kind="stable")[:length]]
+    return repeat_to(kept[::-1], length)
+
+
+def writer_fingerprint(model: str, catalog: Catalog, settings: ViewSettings) -> str:
+    """SHA-256 hex of all that views depend on except the history."""
+    parts = (_VERSION, tables.fingerprint(), model, catalog.fingerprint, *settings)
+    return fingerprint("llm", *parts)
+
+
+def open_writer(config: LLMConfig, catalog: Catalog, settings: ViewSettings) -> LLMViewWriter:
+    """Load the model, get the catalog's tables (computed if nobody has yet), make a writer.
+
+    Raises:
+        ModelError: the model cannot be found or loaded.
+    """
+    llm = load_llm(config)
+    made = catalog_tables(llm, catalog, settings.noun, config.cache)
+    return LLMViewWriter(llm, catalog, made, settings)
+
+
+def llm_view_factory(
+    config: RunConfig, node: NodeConfig, catalog: Catalog
+) -> tuple[str, Callable[[], LLMViewWriter]]:
+    """Fingerprint of the configured writer, without loading a model, and a function that does.
+
+    Raises:
+        ModelError: the model cannot be found.
+    """
+    settings = ViewSettings(config.llm_noun, config.view_items, seed=config.seed)
+    choice = llm_config(config, node)
+    known = writer_fingerprint(model_fingerprint(choice), catalog, settings)
+    return known, lambda: open_writer(choice, catalog, settings)
 
 
 def llm_title_vectors(config: RunConfig, catalog: Catalog) -> npt.NDArray[np.float32]:
