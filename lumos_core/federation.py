@@ -216,6 +216,7 @@ class Federation:
         last = self.progress.round
         if not self._evaluated(last):
             self._evaluate_everywhere(last, "validation", self.params)
+        self._save(LATEST, self.params, self.optimizer)  # once more, with the last evaluation
         if self.progress.best_round < 0:  # no evaluation ever succeeded: nothing to choose by
             self.best, self.progress = self.params, replace(self.progress, best_round=last)
         test = self._evaluate_everywhere(self.progress.best_round, "test", self.best)

@@ -63,9 +63,9 @@ class Membership:
 
     def wait_for(self, count: int, seconds: float) -> list[str]:
         """:meth:`present` as soon as it has ``count`` names, or what it has after ``seconds``."""
-        until = time.monotonic() + seconds
+        until, left = time.monotonic() + seconds, seconds
         while True:
-            names = self.present(until - time.monotonic())
+            names = self.present(left)
             left = until - time.monotonic()
             if len(names) >= count or left <= 0:
                 return names
