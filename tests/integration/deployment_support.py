@@ -1,0 +1,108 @@
+"""Small data and helpers for tests that start real processes."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+T = TypeVar("T")
+LUMOS = [sys.executable, "-c", "from lumos_core.cli.app import main; main()"]
+TINY = {
+    "method": "fedavg", "semantic-start": "none", "dim": "8", "heads": "1", "layers": "1",
+    "local-epochs": "1", "start-timeout": "60", "round-timeout": "60",
+}  # fmt: skip
+
+
+def write_prepared(folder: Path, nodes: int = 2, users: int = 8, items: int = 40) -> Path:
+    """A folder as ``lumos prepare`` writes it, with short random histories."""
+    import json
+
+    draw = random.Random(3)
+    catalog = "item_id\ttitle\n" + "".join(f"i{n}\tthing number {n}\n" for n in range(items))
+    folder.mkdir(parents=True)
+    (folder / "catalog.tsv").write_text(catalog)
+    for node in range(nodes):
+        own = folder / f"node-{node}"
+        own.mkdir()
+        (own / "catalog.tsv").write_text(catalog)
+        rows = [
+            f"u{node}x{user}\ti{draw.randrange(items)}\t{time}\n"
+            for user in range(users)
+            for time in range(draw.randint(4, 9))
+        ]
+        (own / "interactions.tsv").write_text("user_id\titem_id\ttimestamp\n" + "".join(rows))
+    (folder / "dataset.json").write_text(json.dumps({"nodes": nodes}))
+    return folder
+
+
+def command(name: str, data: Path, run_dir: Path, rounds: int, **changes: str) -> list[str]:
+    """``lumos run`` or ``lumos simulate`` on tiny data without baselines."""
+    settings = {**TINY, **{k.replace("_", "-"): v for k, v in changes.items()}}
+    options = [o for key, value in settings.items() for o in ("-c", f"{key}={value}")]
+    return [
+        *LUMOS, name, "--data", str(data), "--run-dir", str(run_dir), "--rounds", str(rounds),
+        "--no-baselines", *options,
+    ]  # fmt: skip
+
+
+def start(argv: list[str], cwd: Path) -> "subprocess.Popen[str]":
+    """Start a command as a terminal would, its output readable afterwards."""
+    return subprocess.Popen(
+        argv,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for(condition: Callable[[], T], seconds: float = 60.0) -> T:
+    """The first true value of ``condition``."""
+    until = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < until, f"still waiting after {seconds} s"
+        time.sleep(0.1)
+    return found
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """All descendants."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def named(pid: int, program: str) -> list[psutil.Process]:
+    """Descendants that run a program, in the order they were started."""
+    found = []
+    for process in family(pid):
+        try:
+            if any(Path(part).name == program for part in process.cmdline()[:3]):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return sorted(found, key=lambda p: p.create_time())
+
+
+def leftovers(run_dir: Path, processes: list[psutil.Process]) -> list[str]:
+    """Those of ``processes`` that still run, and whatever else mentions the run's folder."""
+    left = []
+    for process in {*processes, *psutil.process_iter()}:
+        try:
+            line = " ".join(process.cmdline())
+            known = process in processes or str(run_dir) in line
+            own = process.pid in (os.getpid(), os.getppid())
+            if known and not own and process.status() != psutil.STATUS_ZOMBIE:
+                left.append(line)
+        except psutil.Error:
+            continue
+    return left
