@@ -115,7 +115,7 @@ class Node:
             "views": int(data.has_views.sum()),
             "seconds": sums.seconds,
         }
-        rounding = np.random.default_rng([*seed, 1])
+        rounding = np.random.default_rng([*seed, 0, 1])  # [*seed, e] is the trainer's, for epoch e
         return deltas.encode(delta, self.config.delta_codec, rounding), metrics
 
     def evaluate(self, params: Params, split: str) -> Metrics:
