@@ -59,7 +59,9 @@ def _run(grid: Grid, config: RunConfig, run_dir: Path) -> dict[str, Any]:
     catalog = Catalog.read(Path(config.catalog))
     initial = initial_params(config, catalog)
     transport = GridTransport(grid, catalog.fingerprint)
-    result = run_federation(config, transport, catalog.fingerprint, initial, run_dir=run_dir)
+    result = run_federation(  # goes on with what is in the folder: a restarted server loses nothing
+        config, transport, catalog.fingerprint, initial, run_dir=run_dir, resume=True
+    )
     return {
         "outcome": result.outcome,
         "reason": result.reason,

@@ -1,5 +1,6 @@
 """``lumos run`` and ``lumos simulate``: a whole federation on this computer."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -46,6 +47,10 @@ Settings = Annotated[
 RunDir = Annotated[
     Path | None, typer.Option(help="Folder for the results (default: runs/<time>-<method>).")
 ]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on with the stopped run in --run-dir, as it was configured."),
+]
 Baselines = Annotated[
     bool,
     typer.Option(help="Also train on the pooled data, and rank by popularity, to compare."),
@@ -60,6 +65,7 @@ def run_command(
     seed: Seed = None,
     settings: Settings = None,
     run_dir: RunDir = None,
+    resume: Resume = False,
     baselines: Baselines = True,
 ) -> None:
     """Run a federation of real processes over gRPC on this computer.
@@ -69,11 +75,15 @@ def run_command(
     """
     from lumos_core.deployment.local import LocalNode, deploy
 
-    plan = _plan(data, nodes, rounds, method, seed, settings, run_dir)
+    plan = _plan(data, nodes, rounds, method, seed, settings, run_dir, resume)
     local = [LocalNode(f.name, f, plan.node_settings) for f in plan.folders]
     for node in local:
         node.config()  # complain about settings before anything starts
-    _execute(plan, baselines, lambda on_event: deploy(plan.config, local, plan.run_dir, on_event))
+    _execute(
+        plan,
+        baselines,
+        lambda on_event: deploy(plan.config, local, plan.run_dir, on_event, resume),
+    )
 
 
 def simulate_command(
@@ -84,12 +94,13 @@ def simulate_command(
     seed: Seed = None,
     settings: Settings = None,
     run_dir: RunDir = None,
+    resume: Resume = False,
     baselines: Baselines = True,
 ) -> None:
     """Run the same apps with virtual nodes under Flower's simulation engine."""
     from lumos_core.deployment.local import simulate
 
-    plan = _plan(data, nodes, rounds, method, seed, settings, run_dir)
+    plan = _plan(data, nodes, rounds, method, seed, settings, run_dir, resume)
     if plan.node_settings:
         raise ConfigError(
             f"-c {_NODE_PREFIX}{next(iter(plan.node_settings))}: virtual nodes have no "
@@ -99,7 +110,7 @@ def simulate_command(
     _execute(
         plan,
         baselines,
-        lambda on_event: simulate(plan.config, plan.data, count, plan.run_dir, on_event),
+        lambda on_event: simulate(plan.config, plan.data, count, plan.run_dir, on_event, resume),
     )
 
 
@@ -124,6 +135,7 @@ def _plan(
     seed: int | None,
     settings: Sequence[str] | None,
     run_dir: Path | None,
+    resume: bool,
 ) -> _Plan:
     """Check configuration and data before any process starts.
 
@@ -135,6 +147,10 @@ def _plan(
     for key, value in options.items():
         if value is not None and flat.setdefault(key, value) is not value:
             raise ConfigError(f"key '{key}' is given twice, as --{key} and with -c")
+    if resume:
+        saved = _saved_config(run_dir)
+        flat = {**saved, **flat}
+        data = data or Path(saved["catalog"]).parent
     RunConfig.from_flat(flat)
     from lumos_core.data import bundled_sample, load_prepared, node_folders, prepare
 
@@ -154,6 +170,17 @@ def _plan(
     config = config.replace(catalog=str(data / "catalog.tsv"))
     catalog, sequences = load_prepared(data)
     return _Plan(config, node_settings, run_dir, data, node_folders(data), catalog, sequences)
+
+
+def _saved_config(run_dir: Path | None) -> dict[str, Any]:
+    """The configuration of the run to go on with."""
+    if run_dir is None:
+        raise ConfigError("--resume needs --run-dir, the folder of the run to go on with")
+    try:
+        saved = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"--resume: {run_dir} holds no run (no config.json)") from None
+    return dict(saved["run"])
 
 
 def parse_settings(settings: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -5,6 +5,7 @@ Both run the same two apps. The supervisor learns what happens from the run fold
 """
 
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -21,8 +22,9 @@ from lumos_core.deployment import flower
 from lumos_core.deployment.processes import Child, Children, ending_on_signals
 from lumos_core.errors import FederationError
 from lumos_core.files import write_json
-from lumos_core.history import Event, OnEvent
+from lumos_core.history import HISTORY, Event, OnEvent
 
+SUMMARY = "summary.json"
 HEALTH_SECONDS = 90.0  # a cold start on a busy machine takes 20
 SUMMARY_SECONDS = 3.0  # between the end of a run and its summary being seen
 FOLLOW_SECONDS = 0.2
@@ -50,7 +52,11 @@ class LocalNode:
 
 
 def deploy(
-    config: RunConfig, nodes: Sequence[LocalNode], run_dir: Path, on_event: OnEvent
+    config: RunConfig,
+    nodes: Sequence[LocalNode],
+    run_dir: Path,
+    on_event: OnEvent,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Run a federation of one SuperLink and one SuperNode per node; end every process.
 
@@ -60,6 +66,7 @@ def deploy(
         run_dir: a folder without a run in it.
         on_event: called with every event of the history, and with ``{"event": "node-lost",
             "node": …, "log": …}`` when a SuperNode dies.
+        resume: go on with the run in ``run_dir``.
 
     Returns:
         The contents of ``summary.json``; look at its ``outcome``.
@@ -69,7 +76,8 @@ def deploy(
         ConfigError: a node's settings are wrong.
     """
     settings = {node.name: node.config().to_flat() for node in nodes}  # before anything starts
-    config = _prepare(config, run_dir, settings)
+    config = _prepare(config, run_dir, settings, resume)
+    events = _Tail(run_dir / HISTORY, on_event)
     with _workplace() as place, ending_on_signals(), Children(run_dir / "logs") as children:
         control, fleet_port, *runtime = flower.free_ports(2 + len(nodes))
         fleet = f"{flower.LOOPBACK}:{fleet_port}"
@@ -86,11 +94,16 @@ def deploy(
             for node, port, flat in zip(nodes, runtime, settings.values(), strict=True)
         ]
         run = _submit(children, place, config, control, link, None)
-        return _follow(run_dir, on_event, run, link, supernodes)
+        return _follow(run_dir, events, on_event, run, link, supernodes)
 
 
 def simulate(
-    config: RunConfig, data: Path, nodes: int, run_dir: Path, on_event: OnEvent
+    config: RunConfig,
+    data: Path,
+    nodes: int,
+    run_dir: Path,
+    on_event: OnEvent,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Run a federation of virtual nodes under Flower's simulation engine.
 
@@ -100,6 +113,7 @@ def simulate(
         nodes: number of virtual nodes.
         run_dir: a folder without a run in it.
         on_event: called with every event of the history.
+        resume: go on with the run in ``run_dir``.
 
     Returns:
         The contents of ``summary.json``; look at its ``outcome``.
@@ -107,7 +121,8 @@ def simulate(
     Raises:
         FederationError: the run ended without a summary.
     """
-    config = _prepare(config, run_dir, {"nodes": nodes, "data": str(data)})
+    config = _prepare(config, run_dir, {"nodes": nodes, "data": str(data)}, resume)
+    events = _Tail(run_dir / HISTORY, on_event)
     with _workplace() as place, ending_on_signals(), Children(run_dir / "logs") as children:
         [control] = flower.free_ports(1)
         extra = {
@@ -117,16 +132,18 @@ def simulate(
         }
         link = _start_superlink(children, place, control, None, **extra)
         run = _submit(children, place, config, control, link, nodes)
-        return _follow(run_dir, on_event, run, link, [])
+        return _follow(run_dir, events, on_event, run, link, [])
 
 
 # ---------------------------------------------------------------- start
-def _prepare(config: RunConfig, run_dir: Path, nodes: Mapping[str, Any]) -> RunConfig:
+def _prepare(config: RunConfig, run_dir: Path, nodes: Mapping[str, Any], resume: bool) -> RunConfig:
     """The run's folder and final configuration."""
-    for name in ("history.jsonl", "summary.json"):
-        if (run_dir / name).exists():
+    if resume:
+        (run_dir / SUMMARY).unlink(missing_ok=True)  # of the part before
+    for name in (HISTORY, SUMMARY):
+        if not resume and (run_dir / name).exists():
             raise FederationError(
-                f"{run_dir} already holds a run ({name}); choose another --run-dir"
+                f"{run_dir} already holds a run ({name}); resume it or choose another --run-dir"
             )
     run_dir.mkdir(parents=True, exist_ok=True)
     config = config.replace(
@@ -204,10 +221,14 @@ def _threads(node: Mapping[str, Scalar]) -> str:
 
 # ---------------------------------------------------------------- follow
 def _follow(
-    run_dir: Path, on_event: OnEvent, run: Child, link: Child, supernodes: Sequence[Child]
+    run_dir: Path,
+    events: "_Tail",
+    on_event: OnEvent,
+    run: Child,
+    link: Child,
+    supernodes: Sequence[Child],
 ) -> dict[str, Any]:
     """Report events until the summary is there."""
-    events = _Tail(run_dir / "history.jsonl", on_event)
     lost: set[str] = set()
     ended: float | None = None
     while True:
@@ -238,22 +259,28 @@ def _follow(
 def read_summary(run_dir: Path) -> dict[str, Any] | None:
     """``summary.json`` of a run that has ended."""
     try:
-        summary: dict[str, Any] = json.loads((run_dir / "summary.json").read_text("utf-8"))
+        summary: dict[str, Any] = json.loads((run_dir / SUMMARY).read_text("utf-8"))
     except FileNotFoundError:
         return None
     return summary
 
 
 class _Tail:
-    """Calls back with each new complete line of a JSONL file."""
+    """Calls back with each complete line of a JSONL file that is written from now on.
+
+    A resumed run first writes its history anew, as another file; until then there is nothing new.
+    """
 
     def __init__(self, path: Path, callback: Callable[[Event], None]) -> None:
         self._path, self._callback, self._offset = path, callback, 0
+        self._old = path.stat().st_ino if path.exists() else None
 
     def report(self) -> None:
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
+            if os.fstat(file.fileno()).st_ino == self._old:
+                return
             file.seek(self._offset)
             new = file.read()
         complete = new[: new.rfind(b"\n") + 1]

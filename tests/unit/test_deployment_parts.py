@@ -82,6 +82,15 @@ def test_a_folder_with_a_run_in_it_is_left_alone(tmp_path):
     assert (tmp_path / "summary.json").read_text() == "{}"
 
 
+def test_resuming_needs_a_run(tmp_path):
+    for options, message in (
+        ([], "--resume needs --run-dir"),
+        (["--run-dir", str(tmp_path)], "holds no run"),
+    ):
+        result = CliRunner().invoke(app, ["run", "--resume", *options])
+        assert message in str(result.exception)
+
+
 # ---------------------------------------------------------------- files and environment
 def test_the_staged_app_is_accepted_by_flower(tmp_path):
     """``flwr build`` checks the metadata and packs what a run would send to the nodes."""

@@ -57,6 +57,16 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
     assert first == second
 
 
+def test_a_run_that_is_started_again_goes_on(tmp_path):
+    straight, stopped = write_nodes(tmp_path / "a"), write_nodes(tmp_path / "b")
+    expected = run(straight)
+    assert run(stopped, rounds=1)["rounds"] == 1
+    assert run(stopped)["rounds"] == 2
+    rounds = [e["round"] for e in read_history(stopped / "run" / "history.jsonl")]
+    assert rounds == [e["round"] for e in read_history(straight / "run" / "history.jsonl")]
+    assert summary(stopped)["test"] == expected["test"]
+
+
 def test_a_node_that_sends_nan_is_named_and_the_run_goes_on_without_it(folder):
     def poison(message: Message, context: Context) -> Message:
         reply = client(message, context)
