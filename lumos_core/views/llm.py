@@ -39,6 +39,8 @@ class LLMConfig:
     quantization: Quantization = "none"
     device: str = "auto"
     """``auto``: CUDA if there, else CPU."""
+    threads: int | None = None
+    """CPU threads; None: as many as torch would use, but no more than there are idle cores."""
     cache_dir: Path | None = None
     """For converted models and per-catalog tables; None: ``$LUMOS_CACHE`` or ``~/.cache/lumos``."""
 
@@ -64,6 +66,7 @@ class LocalLLM:
     model: Any
     tokenizer: Any
     fingerprint: str
+    threads: int
 
     @property
     def device(self) -> Any:
@@ -85,15 +88,26 @@ class LocalLLM:
         """Token ids of a piece of text, without special tokens."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """No gradients, and this model's number of threads; both as before afterwards."""
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            torch.set_num_threads(before)
+
     def hidden_states(self, ids: Any, layers: tuple[int, ...]) -> list[Any]:
         """The states after some layers (0 = input embeddings): float32 CPU tensors [B, T, hidden].
 
         Args:
             ids: int64 [B, T], padded on the right.
         """
-        import torch
-
-        with torch.inference_mode():
+        with self.inference():
             out = self.model.base_model(
                 input_ids=ids.to(self.device), use_cache=False, output_hidden_states=True
             )
@@ -121,6 +135,7 @@ def llm_config(config: RunConfig, node: NodeConfig | None = None) -> LLMConfig:
         node.llm or config.llm,
         node.llm_quantization or config.llm_quantization,
         "auto" if node.device == "cpu" else node.device,
+        node.threads,
     )
 
 
@@ -170,7 +185,20 @@ def load_llm(config: LLMConfig) -> LocalLLM:
             f"llm = {config.llm!r}: cannot load a causal language model from {folder}: "
             f"{_first_line(error)}"
         ) from error
-    return LocalLLM(model, tokenizer, _fingerprint(source, config.quantization))
+    fingerprint = _fingerprint(source, config.quantization)
+    return LocalLLM(model, tokenizer, fingerprint, config.threads or idle_threads())
+
+
+def idle_threads() -> int:
+    """torch's number of threads, but no more than idle cores and at least 1.
+
+    Threads that wait for each other on busy cores are many times slower than a single one.
+    """
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return max(1, min(torch.get_num_threads(), round((cores or 1) - busy)))
 
 
 def _load(folder: str, revision: str | None, config: LLMConfig) -> tuple[Any, Any]:

@@ -71,7 +71,7 @@ def _packed(llm: LocalLLM, requests: Sequence[Request]) -> list[Floats]:
 
     layout = _lay_out(requests, llm.pad_id)
     mask = _attention_mask(layout.segments, llm.model.dtype)
-    with torch.inference_mode():
+    with llm.inference():
         states = llm.model.base_model(
             input_ids=layout.ids.to(llm.device),
             attention_mask=mask.to(llm.device),

@@ -1,0 +1,218 @@
+"""``lumos llm check``, ``lumos views build`` and ``lumos views show``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from lumos_core.cli.options import ConfigOption, with_overrides
+from lumos_core.config import NodeConfig, RunConfig
+from lumos_core.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from lumos_core.data import Catalog, Sequences
+    from lumos_core.views.build import Progress
+    from lumos_core.views.types import UserViews
+
+llm_app = typer.Typer(help="The local language model.", no_args_is_help=True)
+views_app = typer.Typer(help="The views it writes of histories.", no_args_is_help=True)
+
+LLMOption = Annotated[
+    str | None,
+    typer.Option(help="smollm2 (bundled), Hugging Face id, local folder or .gguf file."),
+]
+QuantizationOption = Annotated[
+    Literal["none", "8bit", "4bit"] | None, typer.Option(help="Of the weights, by bitsandbytes.")
+]
+DataFolder = Annotated[
+    Path, typer.Argument(help="Folder that 'lumos prepare' wrote, or one node's data folder.")
+]
+
+
+@llm_app.callback()
+def _llm_group() -> None:
+    """Makes ``lumos llm`` a group although it has one command."""
+
+
+@llm_app.command("check")
+def check_command(
+    llm: LLMOption = None, quantization: QuantizationOption = None, config: ConfigOption = None
+) -> None:
+    """Load the model; show memory, speed and one example of each view."""
+    from rich.console import Console
+
+    from lumos_core.views.check import check_llm
+    from lumos_core.views.llm import llm_config
+    from lumos_core.views.writer import ViewSettings
+
+    run = _configured(config, llm, quantization)
+    console = Console()
+    with console.status("loading the model and writing an example"):
+        report = check_llm(
+            llm_config(run), ViewSettings(run.llm_noun, run.view_items, seed=run.seed)
+        )
+    console.print(
+        f"[bold]{run.llm}[/] (quantization {run.llm_quantization}) on {report.device}, "
+        f"{report.dtype}: {report.parameters / 1e6:,.0f} M weights, "
+        f"{report.weight_bytes / 2**20:,.0f} MiB (process {report.process_bytes / 2**20:,.0f} MiB)"
+        f", loaded in {report.load_seconds:.1f} s, {report.tokens_per_second:,.0f} tokens/s"
+    )
+    title = f"A customer of the bundled sample, {len(report.catalog)} items to choose from"
+    console.print(_side_by_side(title, report.catalog, report.history, report.views))
+
+
+@views_app.command("build")
+def build_command(
+    data: DataFolder,
+    llm: LLMOption = None,
+    quantization: QuantizationOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Write the views of all users of all nodes in a folder; what is stored is not written again.
+
+    Ctrl-C is safe at any time: the next call goes on where this one ended.
+    """
+    from rich.console import Console
+
+    run = _configured(config, llm, quantization)
+    console = Console()
+    stored = generated = 0
+    for folder in _nodes(data):
+        try:
+            done = _build_node(run, folder, console)
+        except KeyboardInterrupt:
+            console.print("interrupted; finished batches are stored, call again to go on")
+            raise typer.Exit(130) from None
+        stored, generated = stored + done.stored, generated + done.generated
+    console.print(f"{generated} views written, {stored} were there already")
+
+
+@views_app.command("show")
+def show_command(
+    data: DataFolder,
+    user: Annotated[str, typer.Option(help="Id of the user.")],
+    llm: LLMOption = None,
+    quantization: QuantizationOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """One user's history and its three views side by side; missing views are written."""
+    from rich.console import Console
+
+    from lumos_core.data import LeaveOneOut
+    from lumos_core.views.source import view_source
+
+    run = _configured(config, llm, quantization)
+    folder, catalog, sequences, position = _find_user(data, user)
+    train = LeaveOneOut(sequences).train().subset([position])
+    views = view_source(run, _node(folder), catalog)(train)
+    table = _side_by_side(f"User {user} ({folder})", catalog, train[0].tolist(), views[0])
+    Console().print(table)
+
+
+def _configured(
+    assignments: list[str] | None, llm: str | None, quantization: str | None
+) -> RunConfig:
+    changes: dict[str, Any] = {}
+    if llm is not None:
+        changes["llm"] = llm
+    if quantization is not None:
+        changes["llm_quantization"] = quantization
+    return with_overrides(RunConfig(), assignments).replace(**changes)
+
+
+def _node(folder: Path) -> NodeConfig:
+    """A node that uses the cores that are idle now."""
+    from lumos_core.views.llm import idle_threads
+
+    return NodeConfig(data=str(folder), threads=idle_threads())
+
+
+def _nodes(data: Path) -> list[Path]:
+    """The node folders of a prepared folder; a node folder is its own."""
+    from lumos_core.data import node_folders
+
+    return node_folders(data) if (data / "dataset.json").is_file() else [data]
+
+
+def _build_node(run: RunConfig, folder: Path, console: Any) -> "Progress":
+    """Build one node's views under a progress bar; returns how it ended."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    from lumos_core.data import LeaveOneOut, read_node
+    from lumos_core.views.build import Progress
+    from lumos_core.views.source import view_source
+
+    catalog, sequences = read_node(folder)
+    last = Progress(0, 0, 0, 0.0)
+    columns = (
+        TextColumn(folder.name),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Bar(*columns, console=console) as bar:
+        task = bar.add_task(folder.name, total=None, note="reading the store")
+        began = 0.0  # when the first batch was done: loading must not spoil the estimate
+        first = 0
+
+        def show(progress: "Progress") -> None:
+            nonlocal last, began, first
+            if progress.generated and not began:
+                began, first = progress.seconds, progress.generated
+            last = progress
+            speed = 0.0
+            if progress.generated > first:
+                speed = (progress.generated - first) / (progress.seconds - began)
+            bar.update(
+                task,
+                total=progress.total,
+                completed=progress.stored + progress.generated,
+                note=pace(progress, speed),
+            )
+
+        view_source(run, _node(folder), catalog, on_progress=show)(LeaveOneOut(sequences).train())
+    return last
+
+
+def pace(progress: "Progress", users_per_second: float) -> str:
+    """What stands beside the progress bar."""
+    if not progress.missing:
+        return f"{progress.generated} written, {progress.stored} stored"
+    if not progress.generated:
+        return "loading the model, reading the catalog"
+    if not users_per_second:
+        return ""
+    left = progress.missing / users_per_second
+    return f"{users_per_second:.1f} users/s, {left / 60:.0f} min {left % 60:02.0f} s left"
+
+
+def _find_user(data: Path, user: str) -> tuple[Path, "Catalog", "Sequences", int]:
+    from lumos_core.data import read_node
+
+    for folder in _nodes(data):
+        catalog, sequences = read_node(folder)
+        if user in sequences.user_ids:
+            return folder, catalog, sequences, sequences.user_ids.index(user)
+    raise DataError(f"{data}: no user {user!r}; ids are in the first column of interactions.tsv")
+
+
+def _side_by_side(
+    title: str, catalog: "Catalog", history: "Sequence[int]", views: "UserViews"
+) -> "Table":
+    """A row a position: the recent history with its paraphrase and counterfactual, the future."""
+    from itertools import zip_longest
+
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("history", "paraphrase", "counterfactual", "future", title=escape(title))
+    recent = list(history)[-len(views.paraphrase) :]
+    for row in zip_longest(recent, views.paraphrase, views.counterfactual, views.future):
+        table.add_row(*(escape(catalog.title(item)) if item else "" for item in row))
+    return table

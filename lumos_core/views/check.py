@@ -1,0 +1,97 @@
+"""Does the configured model run here, how fast, and what does it write? For ``lumos llm check``."""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lumos_core.data import Catalog, bundled_sample, load_prepared, prepare
+from lumos_core.views.llm import LLMConfig, LocalLLM, load_llm
+from lumos_core.views.scoring import Request, log_likelihoods
+from lumos_core.views.tables import catalog_tables
+from lumos_core.views.types import UserViews
+from lumos_core.views.writer import LLMViewWriter, ViewSettings
+
+_ITEMS = 160  # of the sample, so that a check takes seconds
+_PROMPT, _CANDIDATES, _CANDIDATE, _REQUESTS = 96, 12, 10, 8  # tokens and counts of the speed test
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """What was found out about a model on this machine."""
+
+    load_seconds: float
+    parameters: int
+    weight_bytes: int
+    process_bytes: int
+    """Resident memory of the process with the model loaded."""
+    device: str
+    dtype: str
+    tokens_per_second: float
+    """Read and scored, in the shape of a user's request, wall clock."""
+    catalog: Catalog
+    """The part of the bundled sample that the example is about."""
+    history: tuple[int, ...]
+    views: UserViews
+
+
+def check_llm(config: LLMConfig, settings: ViewSettings) -> ModelReport:
+    """Load the model, time it, and write the views of one customer of the bundled sample.
+
+    Raises:
+        ModelError: the model cannot be found or loaded.
+    """
+    import psutil
+
+    start = time.perf_counter()
+    llm = load_llm(config)
+    load_seconds = time.perf_counter() - start
+    catalog, history = example()
+    made = catalog_tables(llm, catalog, settings.noun, config.cache)
+    (views,) = LLMViewWriter(llm, catalog, made, settings).write([history])
+    return ModelReport(
+        load_seconds=load_seconds,
+        parameters=llm.parameters,
+        weight_bytes=llm.bytes,
+        process_bytes=int(psutil.Process().memory_info().rss),
+        device=str(llm.device),
+        dtype=str(llm.model.dtype).removeprefix("torch."),
+        tokens_per_second=tokens_per_second(llm),
+        catalog=catalog,
+        history=tuple(history),
+        views=views,
+    )
+
+
+def tokens_per_second(llm: LocalLLM) -> float:
+    """Speed of packed scoring, after one warming-up request."""
+    tokens = llm.encode(" cup and saucer set with roses") or [llm.pad_id]
+
+    def text(length: int) -> list[int]:
+        return (tokens * length)[:length]
+
+    request = Request(text(_PROMPT), [text(_CANDIDATE)] * _CANDIDATES)
+    log_likelihoods(llm, [request])
+    start = time.perf_counter()
+    log_likelihoods(llm, [request] * _REQUESTS)
+    return _REQUESTS * request.length / (time.perf_counter() - start)
+
+
+def example() -> tuple[Catalog, list[int]]:
+    """A catalog of some items of the bundled sample, and a customer's history in it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        prepare(bundled_sample(), Path(scratch) / "data", nodes=1)
+        catalog, (users,) = load_prepared(Path(scratch) / "data")
+    history = users[0].tolist()[-8:]
+    step = max(1, len(catalog) // _ITEMS)
+    kept = np.union1d(history, np.arange(1, len(catalog) + 1, step)).tolist()
+    return _subset(catalog, kept), [kept.index(item) + 1 for item in history]
+
+
+def _subset(catalog: Catalog, items: Sequence[int]) -> Catalog:
+    return Catalog(
+        tuple(catalog.item_id(item) for item in items), tuple(catalog.title(item) for item in items)
+    )
