@@ -1,0 +1,144 @@
+"""Finding, fingerprinting and refusing models; tables computed once by several processes."""
+
+import multiprocessing
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_llm import save_tiny_llm
+
+from lumos_core.config import NodeConfig, RunConfig
+from lumos_core.errors import ModelError
+from lumos_core.views.cached import cached_arrays
+from lumos_core.views.llm import (
+    LLMConfig,
+    find_model,
+    idle_threads,
+    llm_config,
+    load_llm,
+    model_fingerprint,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_llm(tmp_path_factory.mktemp("model"))
+
+
+def test_fingerprint_follows_content_not_place(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    known = model_fingerprint(LLMConfig(str(folder)))
+    assert model_fingerprint(LLMConfig(str(copy))) == known
+    assert model_fingerprint(LLMConfig(str(copy), quantization="8bit")) != known
+    other = save_tiny_llm(tmp_path / "other", seed=1)
+    assert model_fingerprint(LLMConfig(str(other))) != known
+    assert load_llm(LLMConfig(str(copy), device="cpu")).fingerprint == known
+
+
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
+    for name in (str(tmp_path / "nothing"), "./nothing", "nothing.gguf"):
+        with pytest.raises(ModelError, match="no such file or folder"):
+            find_model(name)
+
+
+def test_a_folder_without_a_model_says_what_is_expected(tmp_path: Path) -> None:
+    (tmp_path / "readme.txt").write_text("hello")
+    with pytest.raises(ModelError, match=r"expected a folder with config\.json.*readme\.txt"):
+        find_model(str(tmp_path))
+
+
+def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"PK\x03\x04 something else")
+    with pytest.raises(ModelError, match="expected a GGUF file"):
+        find_model(str(path))
+
+
+def test_a_damaged_gguf_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF" + b"\x03\0\0\0" + b"\xff" * 200)
+    cache = tmp_path / "cache"
+    with pytest.raises(ModelError, match=r"cannot read GGUF file .*model\.gguf"):
+        load_llm(LLMConfig(str(path), cache_dir=cache))
+    assert [p for p in (cache / "models").iterdir() if p.is_dir()] == []
+
+
+def test_damaged_weights_are_named(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="cannot load a causal language model from"):
+        load_llm(LLMConfig(str(copy), device="cpu"))
+
+
+def test_an_unknown_hub_model_offline_says_how_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match=r"nobody/nothing.*local folder"):
+        find_model("nobody/nothing")
+
+
+def test_node_settings_win() -> None:
+    run = RunConfig(llm="a", llm_quantization="8bit")
+    assert llm_config(run) == LLMConfig("a", "8bit")
+    assert llm_config(run, NodeConfig(data="x", threads=3)) == LLMConfig("a", "8bit", threads=3)
+    node = NodeConfig(data="x", llm="b", llm_quantization="none", device="cuda:1")
+    assert llm_config(run, node) == LLMConfig("b", "none", "cuda:1", 1)
+
+
+def test_threads_are_borrowed_not_kept(folder: Path) -> None:
+    import torch
+
+    llm = load_llm(LLMConfig(str(folder), device="cpu", threads=2))
+    before = torch.get_num_threads()
+    with llm.inference():
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == before
+    assert 1 <= idle_threads() <= before
+
+
+def test_finding_and_fingerprinting_import_nothing_heavy(folder: Path) -> None:
+    code = (
+        "import sys\n"
+        "from lumos_core.config import NodeConfig, RunConfig\n"
+        "from lumos_core.data.catalog import Catalog\n"
+        "from lumos_core.views.factory import view_factory\n"
+        f"config = RunConfig(llm={str(folder)!r})\n"
+        "view_factory(config, NodeConfig(data='x'), Catalog(('a',), ('b',)))\n"
+        "print([m for m in ('transformers', 'torch', 'sklearn', 'scipy') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def _compute_slowly(path: Path, log: Path) -> None:
+    def compute() -> dict[str, np.ndarray]:
+        with log.open("a") as file:
+            file.write("computed\n")
+        time.sleep(0.5)
+        return {"x": np.arange(6, dtype=np.float32).reshape(2, 3)}
+
+    np.testing.assert_array_equal(cached_arrays(path, compute)["x"][1], [3, 4, 5])
+
+
+def test_several_processes_compute_a_table_once(tmp_path: Path) -> None:
+    path, log = tmp_path / "tables" / "t.safetensors", tmp_path / "log"
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_compute_slowly, args=(path, log)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    assert log.read_text() == "computed\n"
+
+
+def test_a_damaged_table_is_computed_again(tmp_path: Path) -> None:
+    path, log = tmp_path / "t.safetensors", tmp_path / "log"
+    _compute_slowly(path, log)
+    path.write_bytes(path.read_bytes()[:10])
+    _compute_slowly(path, log)
+    assert log.read_text() == "computed\n" * 2

@@ -1,0 +1,229 @@
+"""Scoring, tables and the LLM writer, on a tiny random model: the contract holds for any model."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny_llm import save_tiny_llm
+
+from lumos_core.config import NodeConfig, RunConfig
+from lumos_core.data.catalog import Catalog
+from lumos_core.views import embeddings, scoring
+from lumos_core.views.build import build_views
+from lumos_core.views.factory import semantic_vectors, view_factory
+from lumos_core.views.llm import LLMConfig, LocalLLM, load_llm
+from lumos_core.views.scoring import Request, log_likelihoods
+from lumos_core.views.store import ViewStore
+from lumos_core.views.tables import ListPrompt, catalog_tables, priors, title_tokens
+from lumos_core.views.types import ViewWriter
+from lumos_core.views.writer import (
+    LLMViewWriter,
+    ViewSettings,
+    choose_counterfactual,
+    choose_future,
+    open_writer,
+    writer_fingerprint,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_llm(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def llm(folder: Path) -> LocalLLM:
+    """In float32: equality with the plain computation must not hide behind rounding."""
+    loaded = load_llm(LLMConfig(str(folder), device="cpu"))
+    loaded.model.float()
+    return loaded
+
+
+def catalog_of(titles: list[str]) -> Catalog:
+    return Catalog(tuple(f"i{n}" for n in range(len(titles))), tuple(titles))
+
+
+WORDS = ["red pen", "blue pen", "desk", "lamp", "garden hose", "hose", "ink", "red pen"]
+
+
+def plainly(llm: LocalLLM, context: list[int], candidate: list[int]) -> float:
+    """The same number without packing, masks, batches."""
+    with torch.inference_mode():
+        logs = llm.model(torch.tensor([context + candidate])).logits[0].log_softmax(-1)
+    return sum(logs[len(context) - 1 + i, token].item() for i, token in enumerate(candidate))
+
+
+token = st.integers(1, 256)
+piece = st.lists(token, min_size=1, max_size=9)
+request = st.builds(Request, piece, st.lists(piece, min_size=1, max_size=5))
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(requests=st.lists(request, min_size=1, max_size=5), limit=st.integers(1, 64))
+def test_packed_scores_are_the_plain_ones(
+    llm: LocalLLM, monkeypatch: pytest.MonkeyPatch, requests: list[Request], limit: int
+) -> None:
+    monkeypatch.setattr(scoring, "_TOKENS_PER_BATCH", limit)  # any split into batches
+    for one, scores in zip(requests, log_likelihoods(llm, requests), strict=True):
+        expected = [plainly(llm, one.context, candidate) for candidate in one.candidates]
+        np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_request_without_candidates_has_no_scores(llm: LocalLLM) -> None:
+    scores = log_likelihoods(llm, [Request([1, 2], []), Request([3], [[4]])])
+    assert [len(row) for row in scores] == [0, 1]
+
+
+def test_priors_are_those_of_an_empty_list(llm: LocalLLM) -> None:
+    catalog = catalog_of(WORDS * 5)  # more than a pack
+    prompt = ListPrompt(llm, "Things:", title_tokens(llm, catalog))
+    got = priors(llm, prompt, len(catalog))
+    (context, candidates) = prompt.request([], list(range(1, len(catalog) + 1)))
+    expected = [plainly(llm, context, candidate) for candidate in candidates]
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_title_readings_do_not_depend_on_batches(
+    llm: LocalLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = embeddings.read_titles(llm, tuple(WORDS))
+    monkeypatch.setattr(embeddings, "_BATCH", 1)
+    for one, other in zip(together, embeddings.read_titles(llm, tuple(WORDS)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_half_whitening_halves_the_exponent_of_the_spread() -> None:
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(500, 4)).astype(np.float32) * [8.0, 4.0, 2.0, 1.0]
+    centred = states - states.mean(0)
+    u, spread, _ = np.linalg.svd(centred, full_matrices=False)
+    expected = embeddings.unit((u * np.sqrt(spread)).astype(np.float32))
+    got = embeddings.half_whiten(states.astype(np.float32), 4)
+    np.testing.assert_allclose(np.abs(got), np.abs(expected), atol=1e-3)
+    assert embeddings.half_whiten(states.astype(np.float32), 2).shape == (500, 2)
+
+
+def test_embeddings_of_equal_titles_are_equal_and_of_one_title_defined(llm: LocalLLM) -> None:
+    vectors = embeddings.combine(embeddings.read_titles(llm, tuple(WORDS)))
+    np.testing.assert_allclose(vectors[0], vectors[7], atol=1e-5)
+    alone = embeddings.combine(embeddings.read_titles(llm, ("red pen",)))
+    assert alone.shape[0] == 1
+    assert np.isfinite(alone).all()
+
+
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_views_keep_the_contract(
+    llm: LocalLLM, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    title = st.text("abc ", min_size=1, max_size=6).map(lambda t: " ".join(t.split()) or "x")
+    titles = data.draw(st.lists(title, min_size=1, max_size=30))
+    items = len(titles)
+    options = ViewSettings(
+        future_items=data.draw(st.integers(1, 6)), recent=data.draw(st.integers(1, 9)), seed=1
+    )
+    catalog = catalog_of(titles)
+    made = catalog_tables(llm, catalog, options.noun, tmp_path_factory.mktemp("cache"))
+    writer = LLMViewWriter(llm, catalog, made, options)
+    history = st.lists(st.integers(1, items), min_size=1, max_size=12)
+    histories = data.draw(st.lists(history, min_size=1, max_size=4))
+    views = writer.write(histories)
+    assert writer.write(histories) == views
+    for one, history in zip(views, histories, strict=True):
+        length = min(len(history), options.recent)
+        assert len(one.paraphrase) == len(one.counterfactual) == length
+        new = items - len(set(history))
+        assert len(one.future) == min(options.future_items, new)
+        assert not set(one.future) & set(history)
+        assert len(set(one.future)) == len(one.future)
+        assert all(1 <= item <= items for view in one for item in view)
+        if new:
+            assert not set(one.counterfactual) & set(history)
+        if new >= length + 3:
+            assert len(set(one.counterfactual)) == length
+
+
+def test_views_do_not_depend_on_the_batch(llm: LocalLLM, tmp_path: Path) -> None:
+    catalog = catalog_of([f"{a} {b}" for a in ("red", "old", "big") for b in WORDS[:7]])
+    options = ViewSettings(future_items=3)
+    made = catalog_tables(llm, catalog, options.noun, tmp_path)
+    writer = LLMViewWriter(llm, catalog, made, options)
+    histories = [[1, 2, 3, 4, 5], [21], [8, 9], list(range(1, 13))]
+    together = writer.write(histories)
+    assert [writer.write([history])[0] for history in histories] == together
+
+
+def test_future_takes_nearness_and_judgement() -> None:
+    near = np.array([0.9, 0.8, 0.1, 0.5], dtype=np.float32)
+    even = np.zeros(3, dtype=np.float32)
+    assert choose_future([1, 2, 3], near, even, 2) == (1, 2)
+    strong = np.array([-9.0, 0.0, 9.0], dtype=np.float32)
+    assert choose_future([1, 2, 3], np.full(4, 0.5, np.float32), strong, 2) == (3, 2)
+    assert choose_future([], near, even[:0], 2) == ()
+
+
+def test_counterfactual_keeps_the_least_likely_and_ends_with_the_least() -> None:
+    pmi = np.array([3.0, -5.0, 0.0, -1.0], dtype=np.float32)
+    assert choose_counterfactual([10, 11, 12, 13], pmi, 2) == (13, 11)
+    assert choose_counterfactual([10], pmi[:1], 3) == (10, 10, 10)
+
+
+def test_fingerprint_covers_all_that_views_depend_on() -> None:
+    catalog, other = catalog_of(["a", "b"]), catalog_of(["a", "c"])
+    base = ViewSettings()
+    variants = [
+        base._replace(noun="films seen"),
+        base._replace(future_items=4),
+        base._replace(recent=3),
+        base._replace(prompt_items=2),
+        base._replace(candidates=30),
+        base._replace(seed=5),
+    ]
+    prints = [writer_fingerprint("m", catalog, one) for one in [base, *variants]]
+    prints += [writer_fingerprint("n", catalog, base), writer_fingerprint("m", other, base)]
+    assert len(set(prints)) == len(prints) == 9
+
+
+def test_factory_writes_once_and_announces_the_fingerprint(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUMOS_CACHE", str(tmp_path / "cache"))
+    config = RunConfig(llm="no-such-model-anywhere").replace(view_items=2)
+    node = NodeConfig(data="unused", llm=str(folder))  # a node's own choice wins
+    catalog = catalog_of(WORDS)
+    fingerprint, factory = view_factory(config, node, catalog)
+    histories = [[1, 2], [3], [1, 2, 5]]
+    with ViewStore(tmp_path / "views.sqlite") as store:
+        views = build_views(histories, factory, fingerprint, store)
+        assert views.keys() == {0, 1, 2}
+
+        def forbidden() -> ViewWriter:
+            raise AssertionError("nothing was missing")
+
+        assert build_views(histories, forbidden, fingerprint, store) == views
+    again = open_writer(LLMConfig(str(folder), device="cpu"), catalog, ViewSettings(future_items=2))
+    assert dict(enumerate(again.write(histories))) == views
+
+
+def test_semantic_vectors_come_from_the_cache_the_second_time(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUMOS_CACHE", str(tmp_path))
+    config = RunConfig(llm=str(folder), semantic_start="llm")
+    vectors = semantic_vectors(config, catalog_of(WORDS))
+    assert vectors.dtype == np.float32
+    assert len(vectors) == len(WORDS)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+    def forbidden(config: LLMConfig) -> LocalLLM:
+        raise AssertionError("the model was loaded again")
+
+    monkeypatch.setattr(embeddings, "load_llm", forbidden)
+    np.testing.assert_array_equal(semantic_vectors(config, catalog_of(WORDS)), vectors)
