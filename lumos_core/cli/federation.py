@@ -75,7 +75,7 @@ def run_command(
     """
     from lumos_core.deployment.local import LocalNode, deploy
 
-    plan = _plan(data, nodes, rounds, method, seed, settings, run_dir, resume)
+    plan = _plan("run", data, nodes, rounds, method, seed, settings, run_dir, resume)
     local = [LocalNode(f.name, f, plan.node_settings) for f in plan.folders]
     for node in local:
         node.config()  # complain about settings before anything starts
@@ -100,7 +100,7 @@ def simulate_command(
     """Run the same apps with virtual nodes under Flower's simulation engine."""
     from lumos_core.deployment.local import simulate
 
-    plan = _plan(data, nodes, rounds, method, seed, settings, run_dir, resume)
+    plan = _plan("simulate", data, nodes, rounds, method, seed, settings, run_dir, resume)
     if plan.node_settings:
         raise ConfigError(
             f"-c {_NODE_PREFIX}{next(iter(plan.node_settings))}: virtual nodes have no "
@@ -118,6 +118,7 @@ def simulate_command(
 class _Plan:
     """What a command is about to do; everything in it has been checked."""
 
+    command: str
     config: RunConfig
     node_settings: dict[str, str]
     run_dir: Path
@@ -128,6 +129,7 @@ class _Plan:
 
 
 def _plan(
+    command: str,
     data: Path | None,
     nodes: int | None,
     rounds: int | None,
@@ -169,7 +171,8 @@ def _plan(
         prepare(bundled_sample(), data, nodes=count, seed=config.seed)
     config = config.replace(catalog=str(data / "catalog.tsv"))
     catalog, sequences = load_prepared(data)
-    return _Plan(config, node_settings, run_dir, data, node_folders(data), catalog, sequences)
+    folders = node_folders(data)
+    return _Plan(command, config, node_settings, run_dir, data, folders, catalog, sequences)
 
 
 def _saved_config(run_dir: Path | None) -> dict[str, Any]:
@@ -259,6 +262,9 @@ def _execute(plan: _Plan, baselines: bool, federate: "Callable[[OnEvent], dict[s
         report = write_report(plan.run_dir, summary, rows)
     except KeyboardInterrupt:
         console.print("[yellow]interrupted; every process was ended[/]")
+        console.print(
+            f"to go on:  lumos {plan.command} --resume --run-dir {plan.run_dir}", highlight=False
+        )
         raise typer.Exit(130) from None
     _print_results(console, plan.run_dir, report, rows)
 
