@@ -35,7 +35,7 @@ class History:
     ) -> None:
         self.events = list(events)
         self._path, self._on_event = path, on_event
-        if path is not None and self.events:
+        if path is not None and path.exists():
             write_atomically(path, "".join(map(_line, self.events)).encode())
 
     def add(self, event: Event) -> None:

@@ -128,7 +128,8 @@ class Node:
         return model.to(self.device)
 
     def _evaluate(self, model: SASRec, split: str) -> Metrics:
-        histories, targets = self.split.validation() if split == "validation" else self.split.test()
+        held_out = {"validation": self.split.validation, "test": self.split.test}
+        histories, targets = held_out[split]()
         sums = evaluate(model, histories, targets)
         return {f"eval-{name}": value for name, value in sums.items()}
 

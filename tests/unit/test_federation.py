@@ -269,6 +269,20 @@ def test_the_reason_is_told(config: Tiny) -> None:
         assert reason in _of(result, "round")[0]["failed"][0]["reason"]
 
 
+def test_the_first_of_several_answers_counts(config: Tiny) -> None:
+    """A node cannot take back what it said, nor vote twice."""
+    cfg = config(rounds=2)
+    _run(cfg, once := _transport(cfg))
+
+    def afterthought(instruction: Instruction, reply: Reply) -> list[Reply]:
+        more = {n: a * np.float32(3) for n, a in (reply.arrays or {}).items()}
+        return [reply, replace(reply, arrays=more), replace(reply, error="changed-my-mind")]
+
+    result = _run(cfg, twice := _transport(cfg, afterthought))
+    assert _equal(twice.last_model(), once.last_model())
+    assert [e["nodes_ok"] for e in _of(result, "round")] == [4, 4]
+
+
 def test_doubled_replies_count_once(config: Tiny) -> None:
     cfg = config(rounds=2)
     straight = _run(cfg, once := _transport(cfg))

@@ -83,6 +83,13 @@ def test_damage_before_the_last_line_is_an_error(tmp_path: Path, line: str) -> N
         read_history(path)
 
 
+def test_a_first_line_that_was_cut_does_not_spoil_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    path.write_text('{"event": "eval')
+    History(path).add(EVENTS[0])
+    assert read_history(path) == EVENTS[:1]
+
+
 def test_a_resumed_history_is_cut_back_to_what_counts(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     _write(path)

@@ -63,6 +63,15 @@ def test_order_matters(model: SASRec) -> None:
     assert float((a - b).detach().abs().max()) > 1e-3
 
 
+def test_every_state_knows_its_position(model: SASRec) -> None:
+    base = model(_rows([3, 3, 3])).detach()
+    with torch.no_grad():
+        model.positions.weight[1] += torch.linspace(-1, 1, model.shape.dim)
+    moved = model(_rows([3, 3, 3])).detach()
+    torch.testing.assert_close(moved[0, 0], base[0, 0])
+    assert float((moved[0, 1] - base[0, 1]).abs().max()) > 1e-3
+
+
 def test_a_masked_item_keeps_its_position(model: SASRec) -> None:
     masked = model(_rows([3, 0, 4]))[0, 2]
     assert float((masked - model(_rows([3, 4]))[0, 1]).detach().abs().max()) > 1e-3

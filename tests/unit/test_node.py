@@ -183,6 +183,14 @@ def test_the_smallest_nodes_are_taken_by_the_server(
     assert metrics["examples"] == sum(len(h) - 3 for h in histories)
 
 
+def test_a_misspelt_split_is_not_taken_for_the_test_set(
+    tiny: Tiny, toy_catalog: Catalog, users: Sequences
+) -> None:
+    node = Node("a", toy_catalog, users, tiny())
+    with pytest.raises(KeyError, match="valid"):
+        node.evaluate(_start(tiny(), toy_catalog), "valid")
+
+
 def test_users_with_too_few_items_are_an_error(tiny: Tiny, toy_catalog: Catalog) -> None:
     with pytest.raises(DataError, match="at least 3"):
         Node("a", toy_catalog, Sequences.from_lists([[1, 2]]), tiny())

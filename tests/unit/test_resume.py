@@ -206,6 +206,21 @@ def test_a_history_cut_in_the_middle_of_a_line(config: Tiny, tmp_path: Path) -> 
     _assert_same_end(run_dir, result, tmp_path / "straight", end)
 
 
+def test_a_history_cut_in_its_first_line(config: Tiny, tmp_path: Path) -> None:
+    cfg = config()
+    end = _run(cfg, tmp_path / "straight")
+    run_dir = tmp_path / "killed"
+
+    def die(event: Event) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        _run(cfg, run_dir, on_event=die)
+    (run_dir / HISTORY).write_bytes((run_dir / HISTORY).read_bytes()[:30])
+    result = _run(cfg, run_dir, resume=True)
+    _assert_same_end(run_dir, result, tmp_path / "straight", end)
+
+
 def test_more_rounds_for_a_finished_run(config: Tiny, tmp_path: Path) -> None:
     longer = config(rounds=5)
     end = _run(longer, tmp_path / "straight")
