@@ -1,9 +1,9 @@
 """Child processes that end with their parent, however it ends.
 
-Three nets: an orderly :meth:`Children.stop` (end of the ``with`` block, also on Ctrl-C, ``kill``
-and a closed terminal, see :func:`ending_on_signals`), which also finds processes that left their
-parents; the kernel's parent-death signal on Linux, for a parent that was killed outright; and
-Flower's own watch of the processes below ours.
+Two nets: an orderly :meth:`Children.stop` (end of the ``with`` block, also on Ctrl-C, ``kill`` and
+a closed terminal, see :func:`ending_on_signals`), which also finds processes that left their
+parents; and, for a parent that was killed outright, a guard (:mod:`lumos_core.deployment.guard`).
+Flower watches the processes below ours as well, but takes up to 20 seconds to end them.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +24,11 @@ from typing import Self
 
 import psutil
 
+from lumos_core.deployment import guard
 from lumos_core.errors import FederationError
 
 GRACE_SECONDS = 4.0  # between asking and killing
 _MARK = "LUMOS_PROCESS_GROUP"  # environment variable by which strays are found
-_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
@@ -66,6 +66,7 @@ class Children:
         self._logs = logs
         self._mark = uuid.uuid4().hex
         self._children: list[Child] = []
+        self._guard: subprocess.Popen[str] | None = None
 
     def start(
         self, name: str, command: Sequence[str], *, environment: Mapping[str, str], cwd: Path
@@ -87,12 +88,12 @@ class Children:
                     env={**environment, _MARK: self._mark},
                     cwd=cwd,
                     start_new_session=True,
-                    preexec_fn=_die_with_parent(),
                 )
             except OSError as error:
                 raise FederationError(f"cannot start {command[0]}: {error.strerror}") from error
         child = Child(name, process, log)
         self._children.append(child)
+        self._tell_guard(str(process.pid))
         return child
 
     def stop(self, grace: float = GRACE_SECONDS) -> None:
@@ -111,6 +112,7 @@ class Children:
             self._wait(family | self._strays(), grace)
             _reap_orphans({child.process.pid for child in self._children})
             self._children.clear()
+            self._dismiss_guard()
 
     def __enter__(self) -> Self:
         _adopt_orphans()
@@ -123,6 +125,25 @@ class Children:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
+
+    def _tell_guard(self, line: str) -> None:
+        if self._guard is None:
+            self._guard = subprocess.Popen(
+                [sys.executable, "-I", "-S", guard.__file__, self._mark],
+                stdin=subprocess.PIPE,
+                start_new_session=True,
+                text=True,
+            )
+        if self._guard.stdin is not None:
+            with suppress(BrokenPipeError):  # somebody killed it; the orderly way is still there
+                self._guard.stdin.write(line + "\n")
+                self._guard.stdin.flush()
+
+    def _dismiss_guard(self) -> None:
+        if self._guard is not None:
+            self._tell_guard("done")
+            self._guard.communicate()
+            self._guard = None
 
     def _wait(self, others: set[psutil.Process], seconds: float) -> None:
         """Until the children (only Popen may reap them) and ``others`` have ended."""
@@ -189,18 +210,6 @@ def _undisturbed() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """What a child runs before its program: ask Linux to kill it when its parent dies."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None).prctl  # looked up here: the child must do as little as possible
-
-    def ask() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-    return ask
 
 
 def _adopt_orphans() -> None:

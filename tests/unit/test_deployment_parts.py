@@ -201,15 +201,17 @@ def test_a_child_that_will_not_end_is_killed(tmp_path):
     assert time.monotonic() - started < 10
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a feature of Linux")
-def test_children_die_with_a_parent_that_is_killed_outright(tmp_path):
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds strays in /proc")
+def test_all_die_with_a_parent_that_is_killed_outright(tmp_path):
     code = f"""
 import os, sys, time
 from pathlib import Path
 from lumos_core.deployment.processes import Children
 children = Children(Path({str(tmp_path)!r}))
-argv = [sys.executable, "-c", "import time; time.sleep(600)"]
-print(children.start("x", argv, environment=os.environ, cwd=Path(".")).process.pid, flush=True)
+child = children.start("x", [sys.executable, "-c", {FAMILY!r}], environment=os.environ, cwd="/")
+while "ready" not in child.last_lines():
+    time.sleep(0.02)
+print(child.process.pid, flush=True)
 time.sleep(600)
 """
     with subprocess.Popen(
@@ -217,9 +219,11 @@ time.sleep(600)
     ) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
-        assert alive([pid]) == [pid]
+        family = [p.pid for p in psutil.Process(parent.pid).children(recursive=True)]
+        assert pid in family
+        assert len(alive(family)) == 3  # child, its own child in another session, guard
         parent.kill()
-    wait_for(lambda: not alive([pid]), 5)
+    wait_for(lambda: not alive(family), 5)
 
 
 @pytest.mark.parametrize(
