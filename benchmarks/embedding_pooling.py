@@ -24,6 +24,7 @@ from lumos_core.views.candidates import TitleSpace, exclude
 from lumos_core.views.controls import tfidf_vectors
 from lumos_core.views.embeddings import Floats, combine, half_whiten, read_titles, unit
 from lumos_core.views.llm import LLMConfig, load_llm
+from lumos_core.views.tables import title_space
 
 RECENT, HALF_LIFE, NEGATIVES, WINDOW = 5, 2.0, 20, 25
 
@@ -97,7 +98,8 @@ def candidates(catalog: Catalog, llm_name: str) -> dict[str, tuple[TitleSpace, f
         "early layer, rare tokens, half-whitened": (half_whiten(readings.words, 384), seconds),
         "in one word, last token, late layer": (readings.gist, seconds),
         "in one word, half-whitened": (half_whiten(readings.gist, 384), seconds),
-        "all three, half-whitened (used)": (combine(readings), seconds),
+        "all three, half-whitened (semantic start)": (combine(readings), seconds),
+        "all three and TF-IDF (views)": (title_space(combine(readings), catalog), seconds),
     }
     return {
         name: (TitleSpace(unit(v) if isinstance(v, np.ndarray) else v), s)

@@ -47,7 +47,8 @@ def tfidf_embeddings(titles: Sequence[str], dim: int, seed: int) -> npt.NDArray[
 
     vectors = tfidf_vectors(titles)
     components = min(dim, *vectors.shape)
-    reduced = TruncatedSVD(components, random_state=seed).fit_transform(vectors)
+    with np.errstate(invalid="ignore"):  # titles all alike: its share of variance is 0 / 0
+        reduced = TruncatedSVD(components, random_state=seed).fit_transform(vectors)
     return np.asarray(normalize(reduced), dtype=np.float32)
 
 

@@ -17,11 +17,6 @@ def list_head(noun: str) -> str:
     return f"{_sentence(noun)}, in order:"
 
 
-def similar_head(noun: str) -> str:
-    """Opens a list of things alike: what follows an item here can stand in for it."""
-    return f"{_sentence(noun)}, very similar to each other:"
-
-
 def title_piece(title: str) -> str:
     """A title as it stands behind a bullet; capitals throughout are lowered, models read few."""
     return f" {title.lower() if title.isupper() else title}"

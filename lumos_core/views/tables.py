@@ -11,14 +11,18 @@ from lumos_core.data.catalog import Catalog
 from lumos_core.views import embeddings, prompts
 from lumos_core.views.cached import cached_arrays
 from lumos_core.views.candidates import Floats, Ints, TitleSpace
+from lumos_core.views.controls import tfidf_embeddings
 from lumos_core.views.llm import LocalLLM
 from lumos_core.views.scoring import Request, log_likelihoods
 
-VERSION = "1"
+VERSION = "2"
 TITLE_TOKENS = 12  # of a title in prompts; the rest are sizes, colours and part numbers
-PRIOR_WEIGHT = 0.7  # beta: how much of a title's own likelihood is taken off
+PRIOR_WEIGHT = 0.8  # beta: how much of a title's own likelihood is taken off
+NEARNESS_WEIGHT = 2.0  # of nearness in meaning, beside the model's judgement of 1
 NEIGHBOURS = 6  # candidates for a substitute, by embedding
-_PACK = 16  # candidates per request where the context is short
+_PACK = 24  # candidates per request where the context is short
+_CONTEXTS, _CONTEXT_ITEMS = 2, 3  # random histories that a title's own likelihood is taken from
+_WORDING_DIM = 256  # of the part of the title space that compares wording
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class CatalogTables:
     """Token ids of every title, at most TITLE_TOKENS, never empty."""
     space: TitleSpace
     prior: Floats
-    """[N] log p(title) as the first entry of a list of the domain."""
+    """[N] mean log p(title) behind histories that have nothing to do with it."""
     substitutes: Ints
     """[N, k] catalog indices: what can stand in for an item, best first."""
 
@@ -59,34 +63,37 @@ def catalog_tables(llm: LocalLLM, catalog: Catalog, noun: str, cache_dir: Path) 
     Takes about 0.1 CPU-seconds an item with a model of 135 M weights; other processes that need
     the same tables wait for the first to finish.
     """
-    titles = title_tokens(llm, catalog)
-    space = TitleSpace(embeddings.title_embeddings(llm, catalog, cache_dir))
     parts = (llm.fingerprint, catalog.fingerprint, noun, fingerprint())
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    titles = title_tokens(llm, catalog)
+    prompt = ListPrompt(llm, prompts.list_head(noun), titles)
 
     def compute() -> dict[str, npt.NDArray[np.float32] | npt.NDArray[np.int64]]:
-        return {
-            "prior": priors(llm, ListPrompt(llm, prompts.list_head(noun), titles), len(titles)),
-            "substitutes": substitute_table(
-                llm, ListPrompt(llm, prompts.similar_head(noun), titles), space
-            ),
-        }
+        vectors = title_space(embeddings.title_embeddings(llm, catalog, cache_dir), catalog)
+        prior = priors(llm, prompt, len(titles))
+        table = substitute_table(llm, prompt, TitleSpace(vectors), prior)
+        return {"vectors": vectors, "prior": prior, "substitutes": table}
 
     arrays = cached_arrays(cache_dir / "catalogs" / f"tables-{key[:24]}.safetensors", compute)
+    space = TitleSpace(arrays["vectors"])
     return CatalogTables(titles, space, arrays["prior"], arrays["substitutes"])
+
+
+def title_space(meaning: Floats, catalog: Catalog) -> Floats:
+    """[N, H] float32: what titles mean to the model, and beside it how they are worded.
+
+    Model numbers and brands say little to a small model; together both find more of what comes
+    next than either alone (``benchmarks/embedding_pooling.py``).
+    """
+    wording = tfidf_embeddings(catalog.titles, _WORDING_DIM, seed=0)
+    return embeddings.unit(np.concatenate([meaning, wording], axis=1))
 
 
 def fingerprint() -> str:
     """Of everything in this module and below that changes the tables."""
-    settings = (
-        VERSION,
-        prompts.VERSION,
-        embeddings.VERSION,
-        TITLE_TOKENS,
-        PRIOR_WEIGHT,
-        NEIGHBOURS,
-    )
-    return "/".join(map(str, settings))
+    versions = (VERSION, prompts.VERSION, embeddings.VERSION)
+    numbers = (TITLE_TOKENS, PRIOR_WEIGHT, NEARNESS_WEIGHT, NEIGHBOURS)
+    return "/".join(map(str, versions + numbers))
 
 
 def title_tokens(llm: LocalLLM, catalog: Catalog) -> list[list[int]]:
@@ -95,26 +102,36 @@ def title_tokens(llm: LocalLLM, catalog: Catalog) -> list[list[int]]:
 
 
 def priors(llm: LocalLLM, prompt: ListPrompt, items: int) -> Floats:
-    """[N] log p(title) behind an empty list."""
+    """[N] mean log p(title) behind a few random histories, the same for all titles.
+
+    An empty list would be cheaper, but titles written like others of the catalog gain from any
+    history at all, and that is not what a judgement should be about.
+    """
     indices = list(range(1, items + 1))
     packs = [indices[start : start + _PACK] for start in range(0, items, _PACK)]
-    return np.concatenate(log_likelihoods(llm, [prompt.request([], pack) for pack in packs]))
+    contexts = np.random.default_rng(0).integers(1, items + 1, (_CONTEXTS, _CONTEXT_ITEMS))
+    requests = [prompt.request(context, pack) for context in contexts.tolist() for pack in packs]
+    scores = np.concatenate(log_likelihoods(llm, requests))
+    return np.asarray(scores.reshape(_CONTEXTS, items).mean(axis=0), dtype=np.float32)
 
 
-def substitute_table(llm: LocalLLM, prompt: ListPrompt, space: TitleSpace) -> Ints:
-    """[N, k] the nearest items in meaning, ordered by nearness and the model's judgement alike.
+def substitute_table(llm: LocalLLM, prompt: ListPrompt, space: TitleSpace, prior: Floats) -> Ints:
+    """[N, k] the nearest items in meaning, ordered by nearness and the model's judgement.
 
-    The judgement: how much likelier a title becomes in a list of similar things behind the item.
+    The judgement: how much likelier a title becomes behind the item it is to stand in for.
     """
     neighbours, cosines = space.neighbours(NEIGHBOURS)
     if not neighbours.shape[1]:  # a single item
         return neighbours
-    prior = priors(llm, prompt, len(space))
     requests = [prompt.request([item], row.tolist()) for item, row in enumerate(neighbours, 1)]
     likelihood = np.stack(log_likelihoods(llm, requests))
-    pmi = likelihood - PRIOR_WEIGHT * prior[neighbours - 1]
-    order = np.argsort(-(standard(cosines) + standard(pmi)), axis=1, kind="stable")
-    return np.take_along_axis(neighbours, order, axis=1)
+    scores = judged(cosines, likelihood - PRIOR_WEIGHT * prior[neighbours - 1])
+    return np.take_along_axis(neighbours, np.argsort(-scores, axis=1, kind="stable"), axis=1)
+
+
+def judged(nearness: Floats, pmi: Floats) -> Floats:
+    """Nearness in meaning and the model's judgement on one scale, over the last axis."""
+    return NEARNESS_WEIGHT * standard(nearness) + standard(pmi)
 
 
 def standard(scores: Floats) -> Floats:

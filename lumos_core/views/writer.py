@@ -30,7 +30,7 @@ from lumos_core.views.embeddings import stored_or_new_embeddings
 from lumos_core.views.llm import LLMConfig, LocalLLM, llm_config, load_llm, model_fingerprint
 from lumos_core.views.prompts import list_head
 from lumos_core.views.scoring import log_likelihoods
-from lumos_core.views.tables import CatalogTables, ListPrompt, catalog_tables, standard
+from lumos_core.views.tables import CatalogTables, ListPrompt, catalog_tables
 from lumos_core.views.types import UserViews
 
 _VERSION = "1"
@@ -107,7 +107,7 @@ class LLMViewWriter:
 
 
 def choose_future(pool: list[int], near: Floats, pmi: Floats, count: int) -> tuple[int, ...]:
-    """The best items of a pool, by nearness in meaning and the model's judgement alike.
+    """The best items of a pool, by nearness in meaning and the model's judgement.
 
     Args:
         pool: catalog indices.
@@ -116,7 +116,7 @@ def choose_future(pool: list[int], near: Floats, pmi: Floats, count: int) -> tup
     """
     if not pool:
         return ()
-    scores = standard(near[np.asarray(pool) - 1]) + standard(pmi)
+    scores = tables.judged(near[np.asarray(pool) - 1], pmi)
     return tuple(pool[i] for i in np.argsort(-scores, kind="stable")[:count])
 
 

@@ -79,13 +79,19 @@ def test_a_request_without_candidates_has_no_scores(llm: LocalLLM) -> None:
     assert [len(row) for row in scores] == [0, 1]
 
 
-def test_priors_are_those_of_an_empty_list(llm: LocalLLM) -> None:
+def test_priors_are_means_over_the_same_histories_for_all(llm: LocalLLM) -> None:
     catalog = catalog_of(WORDS * 5)  # more than a pack
     prompt = ListPrompt(llm, "Things:", title_tokens(llm, catalog))
-    got = priors(llm, prompt, len(catalog))
-    (context, candidates) = prompt.request([], list(range(1, len(catalog) + 1)))
-    expected = [plainly(llm, context, candidate) for candidate in candidates]
-    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+    everything = list(range(1, len(catalog) + 1))
+    histories = np.random.default_rng(0).integers(1, len(catalog) + 1, (2, 3)).tolist()
+    expected = np.mean(
+        [
+            [plainly(llm, context, candidate) for candidate in candidates]
+            for context, candidates in (prompt.request(h, everything) for h in histories)
+        ],
+        axis=0,
+    )
+    np.testing.assert_allclose(priors(llm, prompt, len(catalog)), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_title_readings_do_not_depend_on_batches(
