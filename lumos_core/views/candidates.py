@@ -14,7 +14,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-_FAR_SHARE = 0.3  # the part of the catalog that counts as "far in meaning" from a history
+_FAR_SHARE = 0.1  # the part of the catalog that counts as "far in meaning" from a history
 
 
 def stable_rng(seed: int, history: Sequence[int]) -> np.random.Generator:

@@ -17,8 +17,8 @@ from lumos_core.views.candidates import (
 )
 from lumos_core.views.types import UserViews
 
-_VERSION = "1"
-_HALF_LIFE = 2.0  # of an item's weight in the history, in items
+_VERSION = "2"
+_HALF_LIFE, _FAR_HALF_LIFE = 2.0, 50.0  # as the LLM writer's: the comparison is about the model
 _SUBSTITUTES = 10
 
 
@@ -88,9 +88,10 @@ class TfidfViewWriter:
         """One :class:`UserViews` per history (catalog indices, chronological, not empty)."""
         recent = [list(history)[-self._recent :] for history in histories]
         near = self._space.near(recent, _HALF_LIFE)
+        overall = self._space.near(recent, _FAR_HALF_LIFE)
         futures = best_new(near, histories, self._future_items)
         views = []
-        for scores, history, last, future in zip(near, histories, recent, futures, strict=True):
+        for scores, history, last, future in zip(overall, histories, recent, futures, strict=True):
             far = draw_far(scores, history, len(last), stable_rng(self._seed, history))
             counterfactual = repeat_to(far, len(last))
             views.append(UserViews(tuple(future), substitutes(last, self._table), counterfactual))

@@ -33,8 +33,9 @@ from lumos_core.views.scoring import log_likelihoods
 from lumos_core.views.tables import CatalogTables, ListPrompt, catalog_tables
 from lumos_core.views.types import UserViews
 
-_VERSION = "1"
-_HALF_LIFE = 2.0  # of an item's weight in the history, in items
+_VERSION = "2"
+_HALF_LIFE = 2.0  # of an item's weight in the history, in items: what comes next is about now
+_FAR_HALF_LIFE = 50.0  # what contradicts a history contradicts all of it
 _SPARE_FAR = 3  # far items that may be refused
 
 
@@ -78,9 +79,10 @@ class LLMViewWriter:
         near = self._tables.space.near(read, _HALF_LIFE)
         count = max(settings.candidates, 2 * settings.future_items)
         pools = best_new(near, histories, count)
+        overall = self._tables.space.near(recent, _FAR_HALF_LIFE)
         far = [
             draw_far(row, history, len(items) + _SPARE_FAR, stable_rng(settings.seed, history))
-            for row, history, items in zip(near, histories, recent, strict=True)
+            for row, history, items in zip(overall, histories, recent, strict=True)
         ]
         surprises = self._pmi(read, [pool + other for pool, other in zip(pools, far, strict=True)])
         return [
