@@ -19,7 +19,7 @@ from typing import Any
 
 from lumos_core import variants
 from lumos_core.config import NodeConfig, RunConfig
-from lumos_core.data import Catalog, Sequences, load_prepared
+from lumos_core.data import Catalog, Sequences, load_prepared, node_folders
 from lumos_core.errors import ConfigError
 from lumos_core.files import write_json
 
@@ -136,11 +136,16 @@ def _federated(job: Job, catalog: Catalog, sequences: Sequence[Sequences]) -> Re
     from lumos_core.views.source import view_source
 
     config = job.config.replace(min_nodes=len(sequences), min_replies=1)
-    views: ViewSource = no_views
-    if config.method == "lumos":
-        shared = NodeConfig(data=str(job.data), state=str(job.data / "state"))
-        views = view_source(config, shared, catalog)
-    nodes = [Node(f"node-{i}", catalog, users, config, views) for i, users in enumerate(sequences)]
+
+    def views(folder: Path) -> ViewSource:
+        if config.method != "lumos":
+            return no_views
+        return view_source(config, NodeConfig(data=str(folder)), catalog)
+
+    nodes = [
+        Node(folder.name, catalog, users, config, views(folder))
+        for folder, users in zip(node_folders(job.data), sequences, strict=True)
+    ]
     result = run_federation(
         config, InProcessTransport(nodes), catalog.fingerprint, initial_params(config, catalog)
     )

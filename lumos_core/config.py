@@ -57,7 +57,8 @@ class FlatConfig(BaseModel):
 
     def replace(self, **changes: Any) -> Self:
         """A validated copy with some fields (snake_case names) changed."""
-        return type(self).from_flat({**self.to_flat(), **{_kebab(k): v for k, v in changes.items()}})
+        renamed = {_kebab(name): value for name, value in changes.items()}
+        return type(self).from_flat({**self.to_flat(), **renamed})
 
 
 class RunConfig(FlatConfig):
@@ -92,6 +93,7 @@ class RunConfig(FlatConfig):
     temperature: PositiveFloat = 0.2  # tau
     view_target_weight: NonNegative = 0.0  # future items as extra targets of the last position
     view_items: Positive = 5  # new items in a future view
+    view_seed: Annotated[int, Field(ge=0)] = 0  # apart from `seed`: views cost more than training
     use_future: bool = True  # ablations
     use_paraphrase: bool = True
     use_counterfactual: bool = True
@@ -112,7 +114,7 @@ class RunConfig(FlatConfig):
     round_timeout: PositiveFloat = 600.0  # seconds until a round ends with who has answered
     max_failed_rounds: Annotated[int, Field(ge=0)] = 2  # in a row, before the run gives up
     evaluate_every: Positive = 1
-    patience: Annotated[int, Field(ge=0)] = 0  # evaluations without a better NDCG@20; 0 = never stop
+    patience: Annotated[int, Field(ge=0)] = 0  # evaluations without a better NDCG@20; 0 = endless
 
     # --- aggregation
     aggregation: Literal["mean", "median", "trimmed-mean", "multi-krum"] = "mean"

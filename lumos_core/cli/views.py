@@ -53,7 +53,7 @@ def check_command(
     console = Console()
     with console.status("loading the model and writing an example"):
         report = check_llm(
-            llm_config(run), ViewSettings(run.llm_noun, run.view_items, seed=run.seed)
+            llm_config(run), ViewSettings(run.llm_noun, run.view_items, seed=run.view_seed)
         )
     console.print(
         f"[bold]{run.llm}[/] (quantization {run.llm_quantization}) on {report.device}, "

@@ -24,8 +24,8 @@ def view_factory(
         node: its LLM choice wins over the run's.
         catalog: the public catalog.
     """
-    options = {"future_items": config.view_items, "recent": RECENT, "seed": config.seed}
-    identity = (catalog.fingerprint, config.view_items, RECENT, config.seed)
+    options = {"future_items": config.view_items, "recent": RECENT, "seed": config.view_seed}
+    identity = (catalog.fingerprint, config.view_items, RECENT, config.view_seed)
     if config.views == "random":
         return RandomViewWriter.fingerprint_of(*identity), lambda: RandomViewWriter(
             len(catalog), catalog.fingerprint, **options

@@ -153,7 +153,7 @@ def llm_view_factory(
     Raises:
         ModelError: the model cannot be found.
     """
-    settings = ViewSettings(config.llm_noun, config.view_items, seed=config.seed)
+    settings = ViewSettings(config.llm_noun, config.view_items, seed=config.view_seed)
     choice = llm_config(config, node)
     known = writer_fingerprint(model_fingerprint(choice), catalog, settings)
     return known, lambda: open_writer(choice, catalog, settings)
