@@ -79,8 +79,8 @@ class RunConfig(FlatConfig):
 
     # --- local training
     local_epochs: Positive = 3
-    batch_size: Positive = 128
-    learning_rate: PositiveFloat = 1e-3
+    batch_size: Positive = 32
+    learning_rate: PositiveFloat = 2e-3
     weight_decay: NonNegative = 1e-5
     grad_clip: PositiveFloat = 5.0
     loss: Literal["auto", "full", "sampled"] = "auto"
