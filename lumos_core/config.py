@@ -89,9 +89,9 @@ class RunConfig(FlatConfig):
 
     # --- views and contrastive learning
     views: Literal["llm", "tfidf", "random", "shuffled"] = "llm"  # the last three are controls
-    contrastive_weight: NonNegative = 0.1  # lambda
+    contrastive_weight: NonNegative = 0.05  # lambda
     temperature: PositiveFloat = 0.2  # tau
-    view_target_weight: NonNegative = 0.0  # future items as extra targets of the last position
+    view_target_weight: NonNegative = 0.2  # future items as extra targets of the last position
     view_items: Positive = 5  # new items in a future view
     view_seed: Annotated[int, Field(ge=0)] = 0  # apart from `seed`: views cost more than training
     use_future: bool = True  # ablations
