@@ -1,11 +1,12 @@
 """Are the views any good? The LLM's against TF-IDF's and random ones, on held-out items.
 
-For a sample of users, views are written from the training history and compared with the two items
-held out (validation and test), which no writer has seen:
+For a sample of users, views are written from the training history and compared with one item held
+out, which no writer has seen: the test item, or, for choosing settings, the validation item
+(``--targets validation``). Settings chosen on a target must not be reported on the same one.
 
 - in catalog: share of view items that are valid catalog indices;
-- future hit: share of users of whom a held-out item is among the future items; per item the
-  same as precision;
+- future hit: share of users of whom the held-out item is among the future items, with its standard
+  error; 'LLM minus this' is the difference paired by user, with its standard error;
 - AUC by co-occurrence: how often a future (paraphrase) item is closer to the held-out items than a
   counterfactual item of the same user. Closeness: cosine of item co-occurrence in the training
   histories of all *other* users, which no client can see and no writer uses;
@@ -71,18 +72,20 @@ def write_all(writer: ViewWriter, histories: list[list[int]]) -> list[UserViews]
 
 
 def measure(
-    catalog: Catalog, users: Sequences, config: RunConfig, count: int, seed: int
+    catalog: Catalog, users: Sequences, config: RunConfig, count: int, targets: str
 ) -> dict[str, dict[str, float]]:
     """Writer -> measured values."""
     split = LeaveOneOut(users)
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(users))[:count])
+    chosen = np.sort(np.random.default_rng(config.seed).permutation(len(users))[:count])
     train = split.train()
     histories = [train[u].tolist() for u in chosen]
-    held = np.stack([users[u][-2:] for u in chosen])
+    position = -1 if targets == "test" else -2
+    held = np.stack([users[u][[position]] for u in chosen])
     together = co_occurrence(split, len(catalog), chosen)
     vectors = tfidf_vectors(catalog.titles)
     alike = (vectors @ vectors.T).toarray()
-    result = {}
+    result: dict[str, dict[str, float]] = {}
+    llm_hits = np.zeros(0)
     for kind in ("llm", "tfidf", "random"):
         changed = config.replace(views=kind)
         wall = time.process_time()
@@ -92,11 +95,15 @@ def measure(
         views = write_all(writer, histories)
         seconds = (time.process_time() - start) / count
         items = np.concatenate([np.concatenate(one) for one in views])
-        hits = [len(set(one.future) & set(t.tolist())) for one, t in zip(views, held, strict=True)]
+        hits = np.array([t[0] in one.future for one, t in zip(views, held, strict=True)], float)
+        llm_hits = hits if kind == "llm" else llm_hits
+        ahead = llm_hits - hits
         result[kind] = {
             "in catalog": float(((items >= 1) & (items <= len(catalog))).mean()),
-            "future hit": float(np.mean([hit > 0 for hit in hits])),
-            "future precision": float(sum(hits) / max(1, sum(len(one.future) for one in views))),
+            "future hit": float(hits.mean()),
+            "± hit": float(hits.std() / count**0.5),
+            "LLM minus this": float(ahead.mean()),
+            "± difference": float(ahead.std() / count**0.5),
             **{
                 f"AUC {view}, {name}": separation(views, view, closeness, held)
                 for name, closeness in (("co-occurrence", together), ("titles", alike))
@@ -127,6 +134,7 @@ def main() -> None:
     parser.add_argument("sources", nargs="+", type=Path)
     parser.add_argument("--users", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--targets", choices=("test", "validation"), default="test")
     parser.add_argument("--llm", default="smollm2")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -137,7 +145,9 @@ def main() -> None:
         noun = NOUNS.get(source.name, RunConfig().llm_noun)
         config = RunConfig().replace(llm=args.llm, llm_noun=noun, seed=args.seed)
         print(f"{source.name}: {len(catalog)} items, {len(users)} users", flush=True)
-        results[source.name] = measure(catalog, users, config, args.users, args.seed)
+        results[source.name] = measure(
+            catalog, users, config, min(args.users, len(users) // 2), args.targets
+        )
     print(markdown(results))
     if args.out:
         args.out.write_text(json.dumps(results, indent=2) + "\n")

@@ -44,6 +44,8 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+MAX_WEIGHT_RATIO = 10.0
+"""A node weighs at most this many times as much as the round's median node."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,9 @@ class _Aggregator:
         weights = np.array([self._weight(self.accepted[n][1]) for n in names], dtype=np.float64)
         if not weights.any():  # by examples, and nobody had one
             weights[:] = 1.0
+        # Counts are claims: however many users a node says it has, it cannot drown the others.
+        typical = float(np.median(weights[weights > 0]))
+        weights = np.minimum(weights, MAX_WEIGHT_RATIO * typical)
         rule = aggregation.RULES[self.config.aggregation]
         return rule([self.accepted[n][0] for n in names], weights / weights.sum())
 

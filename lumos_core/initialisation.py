@@ -26,7 +26,8 @@ def initial_params(config: RunConfig, catalog: Catalog) -> Params:
 
 
 def place_titles(params: Params, vectors: np.ndarray, scale: float) -> None:
-    """Overwrite the item table with title vectors, in place.
+    """Overwrite the item table with title vectors, in place; titles that are all alike change
+    nothing.
 
     Args:
         params: parameters of a SASRec with N items of size D.
@@ -34,8 +35,10 @@ def place_titles(params: Params, vectors: np.ndarray, scale: float) -> None:
         scale: standard deviation of the values written.
     """
     table = params["items.weight"]
-    table[1:] = principal_components(vectors, table.shape[1])
-    table[1:] *= scale / max(float(table[1:].std()), 1e-12)
+    placed = principal_components(vectors, table.shape[1])
+    spread = float(placed.std())
+    if spread > 0:
+        table[1:] = placed * (scale / spread)
 
 
 def principal_components(vectors: np.ndarray, dim: int) -> np.ndarray:

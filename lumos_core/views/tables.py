@@ -82,8 +82,9 @@ def catalog_tables(llm: LocalLLM, catalog: Catalog, noun: str, cache_dir: Path) 
 def title_space(meaning: Floats, catalog: Catalog) -> Floats:
     """[N, H] float32: what titles mean to the model, and beside it how they are worded.
 
-    Model numbers and brands say little to a small model; together both find more of what comes
-    next than either alone (``benchmarks/embedding_pooling.py``).
+    Model numbers and brands say little to a small model. Together they find more of what comes next
+    than either alone among products, and no more than meaning alone among news
+    (``benchmarks/embedding_pooling.py``).
     """
     wording = tfidf_embeddings(catalog.titles, _WORDING_DIM, seed=0)
     return embeddings.unit(np.concatenate([meaning, wording], axis=1))
