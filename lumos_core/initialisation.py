@@ -61,7 +61,8 @@ def principal_components(vectors: np.ndarray, dim: int) -> np.ndarray:
     order = np.argsort(variances)[::-1][:dim]
     variances, axes = variances[order], axes[:, order]
     axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
-    kept = variances > variances.max() * 1e-9
+    # Rows have length 1, so a largest variance this small is rounding: all rows are alike.
+    kept = variances > max(variances.max() * 1e-9, 1e-9)
     weight = np.where(kept, np.maximum(variances, 1e-300) ** (-WHITENING / 2), 0.0)
     out = np.zeros((len(x), dim), dtype=np.float32)
     out[:, : len(order)] = x @ axes * weight
