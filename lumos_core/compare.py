@@ -8,6 +8,7 @@ interrupted comparison goes on where it was.
 import json
 import os
 import platform
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -81,7 +82,7 @@ def run_jobs(jobs: Sequence[Job], processes: int, on_result: OnResult) -> list[R
             on_result(found, True)
     if missing:
         context = get_context("spawn")  # fork and torch's thread pools do not go together
-        with ProcessPoolExecutor(processes, context, initializer=_one_thread) as pool:
+        with ProcessPoolExecutor(processes, context, initializer=_start_worker) as pool:
             futures = [pool.submit(run_job, job) for job in missing]
             try:
                 for future in as_completed(futures):
@@ -211,8 +212,16 @@ def _finished(job: Job) -> Result | None:
     return found if found.get("config") == _comparable(job.config) else None
 
 
-def _one_thread() -> None:
+def _start_worker() -> None:
+    """One thread for torch; and an end with the parent, which may be killed outright."""
     import torch
 
     torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,101 @@
+"""Comparisons: planning, resuming, tables."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from lumos_core import compare, report, variants
+from lumos_core.config import RunConfig
+from lumos_core.data import prepare
+from lumos_core.errors import ConfigError
+
+SMALL = RunConfig(rounds=1, local_epochs=1, dim=8, semantic_start="tfidf", views="tfidf")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve users, ten items, two nodes."""
+    folder = tmp_path_factory.mktemp("compare")
+    rows = [f"u{u}\ti{(u * 3 + t * (1 + u % 3)) % 10}\t{t}" for u in range(12) for t in range(6)]
+    (folder / "interactions.tsv").write_text("user_id\titem_id\ttimestamp\n" + "\n".join(rows))
+    titles = [f"i{i}\tthing number {i} of {'paper' if i % 2 else 'tin'}" for i in range(10)]
+    (folder / "items.tsv").write_text("item_id\ttitle\n" + "\n".join(titles))
+    prepare(folder, folder / "out", nodes=2, seed=0, k_core=0)
+    return folder / "out"
+
+
+def test_every_variant_is_a_valid_configuration() -> None:
+    for name in variants.VARIANTS:
+        assert isinstance(variants.variant_config(name, RunConfig()), RunConfig)
+
+
+def test_an_unknown_variant_is_named_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"fedvag.*known are.*fedavg"):
+        compare.plan(tmp_path, tmp_path, ["fedvag"], [0], RunConfig())
+
+
+@pytest.mark.parametrize("name", ["popularity", "centralised", "local", "fedavg", "confedsrs"])
+def test_a_run_leaves_its_result_and_configuration(data: Path, tmp_path: Path, name: str) -> None:
+    (job,) = compare.plan(data, tmp_path, [name], [3], SMALL)
+    result = compare.run_job(job)
+    assert json.loads(job.path.read_text()) == json.loads(json.dumps(result))
+    assert result["seed"] == 3
+    assert result["config"]["seed"] == 3
+    assert all(0 <= value <= 1 for value in result["test"].values())
+
+
+def test_the_same_job_gives_the_same_result_and_is_not_run_twice(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = SMALL.replace(semantic_start="none")
+    (job,) = compare.plan(data, tmp_path, ["lumos-tfidf-views"], [0], base)
+    first = compare.run_job(job)
+    assert compare.run_job(job)["test"] == first["test"]
+    monkeypatch.setattr(compare, "run_job", None)  # calling it again would fail
+    seen: list[bool] = []
+    (kept,) = compare.run_jobs([job], 1, lambda result, found: seen.append(found))
+    assert seen == [True]
+    assert kept["test"] == first["test"]
+
+
+def test_another_configuration_is_another_run(data: Path, tmp_path: Path) -> None:
+    (job,) = compare.plan(data, tmp_path, ["popularity"], [0], SMALL)
+    compare.run_job(job)
+    (other,) = compare.plan(data, tmp_path, ["popularity"], [0], SMALL.replace(rounds=2))
+    assert compare._finished(job) is not None
+    assert compare._finished(other) is None
+
+
+def _result(variant: str, seed: int, hr: float) -> report.Result:
+    return {"variant": variant, "seed": seed, "test": {"hr@20": hr, "ndcg@20": hr / 2}}
+
+
+def test_differences_are_paired_by_seed() -> None:
+    ours = [_result("lumos", 0, 0.3), _result("lumos", 1, 0.2), _result("lumos", 9, 0.9)]
+    base = [_result("confedsrs", 1, 0.1), _result("confedsrs", 0, 0.2)]
+    differences = report.relative_differences(ours, base, "hr@20")
+    assert differences == pytest.approx([0.5, 1.0])
+
+
+def test_a_reference_of_zero_gives_no_number() -> None:
+    differences = report.relative_differences(
+        [_result("a", 0, 0.1)], [_result("b", 0, 0.0)], "hr@20"
+    )
+    assert math.isnan(differences[0])
+
+
+def test_the_table_has_a_row_a_variant_and_means_over_seeds() -> None:
+    results = [_result("a", s, 0.1 + s / 10) for s in range(3)] + [_result("b", 0, 0.4)]
+    lines = report.markdown_table(results, "b").splitlines()
+    assert len(lines) == 4
+    assert "0.2000 ± 0.1000" in lines[2]
+    assert "-75.0%" in lines[2]
+
+
+def test_the_picture_is_drawn(data: Path, tmp_path: Path) -> None:
+    jobs = compare.plan(data, tmp_path, ["popularity", "fedavg"], [0, 1], SMALL)
+    results = [compare.run_job(job) for job in jobs]
+    report.plot_curves(results, tmp_path / "curves.png", "test")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
