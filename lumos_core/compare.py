@@ -21,6 +21,7 @@ from typing import Any
 from lumos_core import variants
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data import Catalog, Sequences, load_prepared, node_folders
+from lumos_core.data.prepared import read_dataset_json
 from lumos_core.errors import ConfigError
 from lumos_core.files import write_json
 
@@ -103,6 +104,7 @@ def run_job(job: Job) -> Result:
         "seed": job.config.seed,
         "data": job.data.name,
         "nodes": len(nodes),
+        "users": sum(map(len, nodes)),
         "catalog": catalog.fingerprint,
         "config": _comparable(job.config),
         **_run(job, catalog, nodes),
@@ -209,7 +211,13 @@ def _finished(job: Job) -> Result | None:
         found: Result = json.loads(job.path.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-    return found if found.get("config") == _comparable(job.config) else None
+    dataset = read_dataset_json(job.data)
+    same_data = (found.get("catalog"), found.get("nodes"), found.get("users")) == (
+        dataset["catalog-fingerprint"],
+        dataset["nodes"],
+        dataset["users"],
+    )
+    return found if same_data and found.get("config") == _comparable(job.config) else None
 
 
 def _start_worker() -> None:

@@ -78,7 +78,9 @@ def plot_curves(results: Sequence[Result], path: Path, title: str) -> None:
         for number, (name, group) in enumerate(by_variant(results).items()):
             color = colors(number)
             if not _federated(group):
-                level = mean(r.get("validation", r["test"])[metric] for r in group)
+                if not all("validation" in r for r in group):
+                    continue  # popularity: nothing was selected on validation
+                level = mean(r["validation"][metric] for r in group)
                 axis.axhline(level, color=color, linestyle="--", linewidth=1.3, label=name)
                 continue
             rounds = sorted({p["round"] for r in group for p in r["curve"]})
@@ -91,6 +93,7 @@ def plot_curves(results: Sequence[Result], path: Path, title: str) -> None:
             axis.fill_between(rounds, middle - spread, middle + spread, color=color, alpha=0.15)
         axis.set(xlabel="round", ylabel=f"validation {metric.upper()}", xlim=(0, last))
         axis.set_ylim(bottom=0)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)

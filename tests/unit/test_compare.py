@@ -68,6 +68,15 @@ def test_another_configuration_is_another_run(data: Path, tmp_path: Path) -> Non
     assert compare._finished(other) is None
 
 
+def test_results_of_other_data_are_not_taken_for_these(data: Path, tmp_path: Path) -> None:
+    (job,) = compare.plan(data, tmp_path, ["popularity"], [0], SMALL)
+    compare.run_job(job)
+    prepare(data.parent, tmp_path / "other", nodes=3, seed=0, k_core=0)
+    (other,) = compare.plan(tmp_path / "other", tmp_path, ["popularity"], [0], SMALL)
+    assert other.path == job.path
+    assert compare._finished(other) is None
+
+
 def _result(variant: str, seed: int, hr: float) -> report.Result:
     return {"variant": variant, "seed": seed, "test": {"hr@20": hr, "ndcg@20": hr / 2}}
 
