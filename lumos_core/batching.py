@@ -4,8 +4,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from lumos_core.data.sequences import Sequences
-
 CHUNK_BATCHES = 32
 """Users are shuffled first and sorted by length inside chunks of this many batches, so that batches
 hold sequences of like length and still differ from epoch to epoch."""
@@ -54,8 +52,3 @@ def sorted_batches(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]
     order = np.argsort(lengths, kind="stable")
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
-
-
-def lengths_of(sequences: Sequences) -> np.ndarray:
-    """int64 [U]: number of items of each user."""
-    return np.diff(sequences.offsets)

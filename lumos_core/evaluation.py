@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
-from lumos_core.batching import lengths_of, pad, sorted_batches
+from lumos_core.batching import pad, sorted_batches
 from lumos_core.data.sequences import Sequences
 from lumos_core.model import SASRec
 
@@ -63,7 +63,7 @@ def target_ranks(score: Scorer, histories: Sequences, targets: np.ndarray) -> np
         float64 [U].
     """
     ranks = np.empty(len(histories))
-    for users in sorted_batches(lengths_of(histories), EVALUATION_BATCH):
+    for users in sorted_batches(histories.lengths, EVALUATION_BATCH):
         scores = score(users)
         scores = torch.where(scores.isnan(), -torch.inf, scores)
         own = scores.gather(1, torch.from_numpy(targets[users] - 1)[:, None])

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from lumos_core.data.files import CONTROL, clean_title, read_text, write_text_atomically
+from lumos_core.data.files import CONTROL, clean_title, read_text
 from lumos_core.errors import DataError
+from lumos_core.files import write_atomically
 
 HEADER = "item_id\ttitle"
 
@@ -112,7 +113,7 @@ class Catalog:
 
     def write(self, path: Path) -> None:
         """Write ``catalog.tsv`` atomically."""
-        write_text_atomically(path, f"{HEADER}\n{self._text()}")
+        write_atomically(path, f"{HEADER}\n{self._text()}".encode())
 
     def _text(self) -> str:
         pairs = zip(self.item_ids, self.titles, strict=True)

@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
-from uuid import uuid4
 
 from lumos_core.errors import DataError
 
@@ -55,20 +54,6 @@ def text_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[tuple[in
             offset += len(block)
             if not chunk:
                 return
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write UTF-8 text so that ``path`` holds either the old or the complete new content."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_file(path: Path) -> Path:

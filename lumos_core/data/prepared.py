@@ -18,10 +18,11 @@ from uuid import uuid4
 import polars as pl
 
 from lumos_core.data.catalog import Catalog
-from lumos_core.data.files import check_file, write_text_atomically
+from lumos_core.data.files import check_file
 from lumos_core.data.node_data import CATALOG_FILE, read_node
 from lumos_core.data.sequences import Sequences
 from lumos_core.errors import DataError
+from lumos_core.files import write_atomically
 
 DATASET_FILE = "dataset.json"
 NODE_FILE = "node.json"
@@ -141,7 +142,8 @@ def _write_node(folder: Path, n: int, catalog: Catalog, interactions: pl.DataFra
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_text_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, text.encode())
 
 
 def _replace_folder(out: Path, write: Callable[[Path], None], force: bool) -> bool:

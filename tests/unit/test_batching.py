@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from lumos_core.batching import CHUNK_BATCHES, lengths_of, pad, shuffled_batches, sorted_batches
-from lumos_core.data.sequences import Sequences
+from lumos_core.batching import CHUNK_BATCHES, pad, shuffled_batches, sorted_batches
 
 
 def _rows(*lists: list[int]) -> list[np.ndarray]:
@@ -57,7 +56,3 @@ def test_sorted_batches_rise_in_length() -> None:
     batches = [b.tolist() for b in sorted_batches(lengths, 2)]
     assert batches == [[1, 3], [2, 0], [4]]
     assert not list(sorted_batches(np.array([], dtype=np.int64), 2))
-
-
-def test_lengths_of() -> None:
-    assert lengths_of(Sequences.from_lists([[1, 2], [], [3]])).tolist() == [2, 0, 1]

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from lumos_core.data.files import clean_title, read_text, text_blocks, write_text_atomically
+from lumos_core.data.files import clean_title, read_text, text_blocks
 from lumos_core.errors import DataError
 
 
@@ -74,15 +74,6 @@ def test_missing_empty_and_folder(tmp_path: Path) -> None:
     for name, message in (("nope", "no such file"), ("empty", "is empty"), ("", "found a folder")):
         with pytest.raises(DataError, match=message):
             read_text(tmp_path / name)
-
-
-def test_failed_write_leaves_the_old_content_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    write_text_atomically(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_text_atomically(path, "new" * 100_000 + "\ud800")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_titles_end_up_on_one_line() -> None:
