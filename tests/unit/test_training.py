@@ -274,7 +274,8 @@ def test_confedsrs_ignores_language_views(tiny: Tiny, train: Sequences) -> None:
 def test_no_weight_is_no_contrast(tiny: Tiny, train: Sequences) -> None:
     plain, _ = _train(tiny(method="fedavg"), train)
     for method in ("lumos", "confedsrs"):
-        weightless, sums = _train(tiny(method=method, contrastive_weight=0.0), train, _views(train))
+        config = tiny(method=method, contrastive_weight=0.0, view_target_weight=0.0)
+        weightless, sums = _train(config, train, _views(train))
         assert _equal(plain, weightless)
         assert sums[0].contrastive_users == 0
 
@@ -360,3 +361,13 @@ def test_contrast_moves_the_history_towards_its_future(tiny: Tiny, train: Sequen
     _, sums = _train(config, train, views, epochs=10)
     first, last = (s.contrastive / s.contrastive_users for s in (sums[0], sums[-1]))
     assert last < 0.8 * first
+
+
+def test_future_items_as_extra_targets_change_the_training(tiny: Tiny, train: Sequences) -> None:
+    plain, _ = _train(tiny(method="fedavg"), train)
+    config = tiny(method="lumos", contrastive_weight=0.0, view_target_weight=0.2)
+    taught, sums = _train(config, train, _views(train))
+    assert not _equal(plain, taught)
+    assert sums.contrastive_users == 0
+    without, _ = _train(config.replace(use_future=False), train, _views(train))
+    assert _equal(plain, without)
