@@ -368,6 +368,6 @@ def test_future_items_as_extra_targets_change_the_training(tiny: Tiny, train: Se
     config = tiny(method="lumos", contrastive_weight=0.0, view_target_weight=0.2)
     taught, sums = _train(config, train, _views(train))
     assert not _equal(plain, taught)
-    assert sums.contrastive_users == 0
+    assert sums[0].contrastive_users == 0
     without, _ = _train(config.replace(use_future=False), train, _views(train))
     assert _equal(plain, without)
