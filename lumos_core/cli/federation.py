@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lumos_core.cli.options import split_assignment
 from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError, FederationError
 
@@ -195,9 +196,7 @@ def parse_settings(settings: Sequence[str]) -> tuple[dict[str, Any], dict[str, s
     run: dict[str, Any] = {}
     node: dict[str, str] = {}
     for text in settings:
-        key, equals, value = (part.strip() for part in text.partition("="))
-        if not equals or not key:
-            raise ConfigError(f"-c {text!r}: expected KEY=VALUE, such as -c local-epochs=2")
+        key, value = split_assignment(text)
         is_node = key.startswith(_NODE_PREFIX)
         target = node if is_node else run
         key = key.removeprefix(_NODE_PREFIX)

@@ -21,8 +21,18 @@ def with_overrides(base: RunConfig, assignments: list[str] | None) -> RunConfig:
     """
     changes: dict[str, str] = {}
     for text in assignments or []:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"-c {text!r}: expected key=value, for example -c rounds=30")
-        changes[key.strip()] = value.strip()
+        key, value = split_assignment(text)
+        changes[key] = value
     return RunConfig.from_flat({**base.to_flat(), **changes})
+
+
+def split_assignment(text: str) -> tuple[str, str]:
+    """Key and value of a ``KEY=VALUE`` text.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not key:
+        raise ConfigError(f"-c {text!r}: expected KEY=VALUE, such as -c local-epochs=2")
+    return key, value
