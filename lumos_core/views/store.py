@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from lumos_core.errors import DataError
 from lumos_core.views.types import UserViews
@@ -53,10 +54,12 @@ class ViewStore:
         try:
             # isolation_level=None: transactions are explicit, see put_many
             self._db = sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.execute(_SCHEMA)
-        except sqlite3.Error as error:
+            # the change to WAL is refused at once, not waited for, while another process opens too
+            with FileLock(path.with_name(path.name + ".lock"), timeout=_LOCK_SECONDS):
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute(_SCHEMA)
+        except (sqlite3.Error, Timeout) as error:
             raise self._unusable(error) from error
 
     def __enter__(self) -> Self:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,23 @@ def test_two_processes_write_at_once(tmp_path: Path) -> None:
         assert worker.exitcode == 0
     with ViewStore(path) as store:
         assert len(store) == 2 * 40 * 5
+
+
+def _open_new(folder: Path, start: Barrier) -> None:
+    for i in range(40):
+        start.wait(60)  # all create the same file in the same moment
+        ViewStore(folder / f"{i}.sqlite").close()
+
+
+def test_processes_may_create_a_store_in_the_same_moment(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    start = context.Barrier(3)
+    workers = [context.Process(target=_open_new, args=(tmp_path, start)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
 
 
 _ENDLESS = """
