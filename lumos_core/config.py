@@ -14,6 +14,8 @@ from lumos_core.errors import ConfigError
 
 Scalar = str | int | float | bool
 Method = Literal["lumos", "confedsrs", "fedavg"]
+LogFormat = Literal["text", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -104,6 +106,7 @@ class RunConfig(FlatConfig):
     llm: str = "smollm2"  # "smollm2" (bundled), Hugging Face id, local folder, or .gguf file
     llm_quantization: Literal["none", "8bit", "4bit"] = "none"
     llm_noun: str = "products bought by a customer"  # what a history is, in the domain's words
+    llm_mode: Literal["auto", "score", "trie", "free"] = "auto"  # "auto": by size, see docs
 
     # --- rounds
     rounds: Positive = 20
@@ -124,6 +127,13 @@ class RunConfig(FlatConfig):
     server_momentum: Probability = 0.8
     max_delta_norm: PositiveFloat = 1_000.0  # L2; a reply beyond it is rejected as absurd
     delta_codec: Literal["float32", "float16", "int8"] = "float32"
+
+    # --- watching the run, on the server (docs/monitoring.md)
+    log_format: LogFormat = "text"  # "json": one object a line
+    log_level: LogLevel = "info"
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0  # Prometheus endpoint; 0 = none
+    metrics_host: str = "127.0.0.1"  # it has no password: loopback or a private network
+    tracking: Literal["none", "tensorboard", "mlflow"] = "none"  # each by its own library
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
@@ -155,6 +165,8 @@ class NodeConfig(FlatConfig):
     llm: str = ""  # overrides the run's choice
     llm_quantization: Literal["", "none", "8bit", "4bit"] = ""
     view_seconds: NonNegative = 60.0  # per round; views still missing wait for the next round
+    log_format: LogFormat = "text"  # of the node's process; "json": one object a line
+    log_level: LogLevel = "info"
     # Flower's simulation engine adds these two by itself:
     partition_id: Annotated[int, Field(ge=0)] = 0
     num_partitions: Positive = 1

@@ -25,7 +25,7 @@ from lumos_core.checkpoint import BEST, LATEST, Checkpoint, Progress, save_check
 from lumos_core.config import RunConfig
 from lumos_core.errors import FederationError, ReplyError
 from lumos_core.evaluation import SELECTION_METRIC, means
-from lumos_core.history import HISTORY, Event, History, OnEvent
+from lumos_core.history import HISTORY, Event, History, OnEvent, utc_now
 from lumos_core.membership import Membership
 from lumos_core.model import ModelShape, Params
 from lumos_core.replies import Metrics
@@ -168,10 +168,12 @@ class Federation:
                 return ""
         event: Event = {
             "round": number,
+            "time": utc_now(),
             "seconds": round(time.monotonic() - started, 3),
             "bytes_up": sum(r.bytes_up for r in answered),
             "bytes_down": sum(r.bytes_down for r in answered),
             "nodes_ok": len(aggregator.accepted),
+            "ok": sorted(aggregator.accepted),
             "failed": [{"node": n, "reason": r} for n, r in sorted(aggregator.failed.items())],
         }
         if len(aggregator.accepted) < self.config.min_replies:
@@ -293,6 +295,7 @@ class Federation:
             traffic: bytes that the evaluation cost, where no training shared its messages.
         """
         sums: dict[str, float] = {}
+        counted: list[str] = []
         for reply in answered:
             try:
                 if reply.error is not None:
@@ -302,14 +305,15 @@ class Federation:
             except ReplyError as error:
                 log.warning("node %s: evaluation rejected: %s", reply.node, error)
                 continue
+            counted.append(reply.node)
             for name, value in replies.ranking_of(reply.metrics).items():
                 sums[name] = sums.get(name, 0.0) + value
         metrics = means(sums)
         if not metrics:
             return {}
         self.history.add(
-            {"event": "evaluation", "round": of_round, "split": split,
-             "users": int(sums["users"]), **metrics, **(traffic or {})}
+            {"event": "evaluation", "round": of_round, "split": split, "time": utc_now(),
+             "nodes": counted, "users": int(sums["users"]), **metrics, **(traffic or {})}
         )  # fmt: skip
         if split == "validation":
             self._note_best(of_round, metrics[SELECTION_METRIC])

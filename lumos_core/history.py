@@ -3,11 +3,15 @@
 ``{"event": "round", "round": r, …}``        training of round r: losses, seconds, bytes, who failed
 ``{"event": "evaluation", "round": r, …}``   metrics of the model that round r ended with (0: first)
 ``{"event": "failed-round", "round": r, …}`` too few valid replies; the model stayed as it was
+
+All of them say when (``time``, UTC) and which nodes by name: ``ok`` and ``failed`` in rounds,
+``nodes`` in evaluations. Names are the operators' own; nothing of a user is in here but counts.
 """
 
 import json
 import os
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,11 @@ HISTORY = "history.jsonl"
 
 Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
+
+
+def utc_now() -> str:
+    """The time as events and logs have it: ISO 8601, UTC, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 class History:

@@ -24,9 +24,14 @@ FREE_KEYS = frozenset(
         "max-failed-rounds",
         "catalog",
         "run-dir",
+        "log-format",
+        "log-level",
+        "metrics-port",
+        "metrics-host",
+        "tracking",
     }
 )
-"""Keys that may change when a run is resumed: how long it goes on, and where its files lie."""
+"""Keys that may change when a run is resumed: how long, where its files lie, who watches it."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from lumos_core.transport import Instruction, Reply
 
 Tiny = Callable[..., RunConfig]
 NAMES = ("ann", "bob", "cy", "dee", "eve")
-EXTRA = {"seconds", "train_seconds", "bytes_up", "bytes_down"}
+EXTRA = {"time", "seconds", "train_seconds", "bytes_up", "bytes_down"}
 """What is spent rather than reached: what was evaluated before a stop is not evaluated again."""
 
 
