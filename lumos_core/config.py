@@ -14,6 +14,7 @@ from lumos_core.errors import ConfigError
 
 Scalar = str | int | float | bool
 Method = Literal["lumos", "confedsrs", "fedavg"]
+Codec = Literal["float32", "float16", "int8", "top-rows", "top-rows-int8"]
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -126,7 +127,19 @@ class RunConfig(FlatConfig):
     server_learning_rate: PositiveFloat = 1.0
     server_momentum: Probability = 0.8
     max_delta_norm: PositiveFloat = 1_000.0  # L2; a reply beyond it is rejected as absurd
-    delta_codec: Literal["float32", "float16", "int8"] = "float32"
+    delta_codec: Codec = "float32"
+    top_rows_share: Fraction = 0.25  # of the item table's rows that the top-rows codecs send
+    error_feedback: bool = False  # what a codec left out is kept and added to the next delta
+
+    # --- differential privacy (docs/privacy.md)
+    dp: Literal["none", "central", "distributed", "user"] = "none"
+    dp_clip: PositiveFloat = 1.0  # L2 of a node's delta; with dp = user of a user's gradient
+    dp_noise_multiplier: NonNegative = 1.0  # noise / dp-clip: of a round; with dp = user of a step
+    dp_delta: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-5  # well below 1 / nodes (or users)
+    max_epsilon: NonNegative = 0.0  # the run stops before the round that would exceed it; 0 = never
+    dp_noise_seed: Annotated[
+        int, Field(ge=-1)
+    ] = -1  # -1: from the system, private; ≥ 0: tests only
 
     # --- watching the run, on the server (docs/monitoring.md)
     log_format: LogFormat = "text"  # "json": one object a line
@@ -151,7 +164,31 @@ class RunConfig(FlatConfig):
                 "use-future and use-paraphrase are both false: the tri-view loss has no positive; "
                 "turn one on or set contrastive-weight = 0"
             )
+        self._check_privacy()
         return self
+
+    def _check_privacy(self) -> None:
+        """What the proofs behind (ε, δ) rest on."""
+        if self.dp in ("central", "distributed"):
+            for key, found, needed in (
+                ("weighting", self.weighting, "uniform"),
+                ("aggregation", self.aggregation, "mean"),
+            ):
+                if found != needed:
+                    raise ValueError(
+                        f"dp = {self.dp} bounds what one node adds to a plain sum: it needs "
+                        f"{key} = {needed}, found {found}"
+                    )
+        if self.dp == "user" and self.method == "confedsrs":
+            raise ValueError(
+                "dp = user clips every user's gradient, but confedsrs contrasts users with each "
+                "other; choose method = fedavg or lumos, or dp = central or distributed"
+            )
+        if self.max_epsilon and (self.dp == "none" or not self.dp_noise_multiplier):
+            raise ValueError(
+                f"max-epsilon = {self.max_epsilon:g} needs dp (found {self.dp}) and a positive "
+                f"dp-noise-multiplier (found {self.dp_noise_multiplier:g})"
+            )
 
 
 class NodeConfig(FlatConfig):
@@ -167,6 +204,7 @@ class NodeConfig(FlatConfig):
     view_seconds: NonNegative = 60.0  # per round; views still missing wait for the next round
     log_format: LogFormat = "text"  # of the node's process; "json": one object a line
     log_level: LogLevel = "info"
+    keep_model: bool = True  # keep the received global model in the state, for lumos recommend
     # Flower's simulation engine adds these two by itself:
     partition_id: Annotated[int, Field(ge=0)] = 0
     num_partitions: Positive = 1

@@ -1,18 +1,21 @@
 """One node: its users' histories, its views, its training. No network in here."""
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from lumos_core import __version__, deltas
+from lumos_core import __version__, codecs, deltas
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import LeaveOneOut, Sequences
 from lumos_core.evaluation import evaluate
 from lumos_core.model import ModelShape, Params, SASRec, get_params, set_params
 from lumos_core.replies import Metrics
+from lumos_core.residuals import Residuals
+from lumos_core.resume import FREE_KEYS
 from lumos_core.training import Trainer, TrainingSet, TrainSums
 from lumos_core.views.types import UserViews
 
@@ -36,6 +39,7 @@ class Node:
         config: the run's configuration.
         views: where views come from; asked at every training.
         device: torch device of training and evaluation.
+        residuals: where error feedback is kept; in memory if not given.
     """
 
     def __init__(
@@ -46,10 +50,12 @@ class Node:
         config: RunConfig,
         views: ViewSource = no_views,
         device: str = "cpu",
+        residuals: Residuals | None = None,
     ) -> None:
         self.name, self.catalog, self.config, self.device = name, catalog, config, device
         self.split = LeaveOneOut(sequences)
         self._views = views
+        self._residuals = residuals or Residuals()
         self._training_set: TrainingSet | None = None
 
     @classmethod
@@ -66,7 +72,9 @@ class Node:
         views: ViewSource = no_views
         if config.method == "lumos":
             views = view_source(config, node, catalog, seconds=node.view_seconds)
-        return cls(node.name, catalog, sequences, config, views, node.device)
+        state = Path(node.state) if node.state else Path(node.data) / "state"
+        residuals = Residuals(state / "residuals" / _run_key(config, catalog))
+        return cls(node.name, catalog, sequences, config, views, node.device, residuals)
 
     @property
     def shape(self) -> ModelShape:
@@ -116,11 +124,24 @@ class Node:
             "seconds": sums.seconds,
         }
         rounding = np.random.default_rng([*seed, 0, 1])  # [*seed, e] is the trainer's, for epoch e
-        return deltas.encode(delta, self.config.delta_codec, rounding), metrics
+        return self._sendable(delta, round, rounding), metrics
 
     def evaluate(self, params: Params, split: str) -> Metrics:
         """Sums over this node's users of the metrics of the received model."""
         return self._evaluate(self._model(params), split)
+
+    def _sendable(self, delta: Params, round: int, rng: np.random.Generator) -> Params:
+        """The delta, and what earlier rounds still owe, in the agreed codec."""
+        codec, share = self.config.delta_codec, self.config.top_rows_share
+        feedback = self.config.error_feedback and not codecs.is_lossless(codec)
+        owed = self._residuals.before(round) if feedback else None
+        if owed is not None:
+            delta = deltas.add(delta, owed)
+        arrays = codecs.encode(delta, codec, rng, share)
+        if feedback:
+            sent = codecs.decode(arrays, codec, delta, share)
+            self._residuals.keep(round, deltas.subtract(delta, sent))
+        return arrays
 
     def _model(self, params: Params) -> SASRec:
         model = SASRec(self.shape, self.config.dropout)
@@ -142,6 +163,13 @@ class Node:
 
     def _complete(self, data: TrainingSet) -> bool:
         return self._views is no_views or bool(data.has_views.all())
+
+
+def _run_key(config: RunConfig, catalog: Catalog) -> str:
+    """A name for a run that outlives restarts of either side: a resumed run has the same."""
+    fixed = {k: v for k, v in config.to_flat().items() if k not in FREE_KEYS}
+    text = json.dumps([fixed, catalog.fingerprint], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _number(name: str) -> int:

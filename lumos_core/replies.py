@@ -49,7 +49,7 @@ def check_train(
         raise ReplyError("metric 'users' is 0: a delta of nobody")
     if evaluated:
         _check_ranking(metrics)
-    delta = deltas.decode(arrays, config.delta_codec, like)
+    delta = deltas.decode(arrays, config.delta_codec, like, config.top_rows_share)
     deltas.check_norm(delta, config.max_delta_norm)
     return delta
 
