@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lumos_core import deltas
+from lumos_core import codecs, deltas
 from lumos_core.errors import ReplyError
 from lumos_core.model import Params
 
@@ -18,12 +18,14 @@ shapes = st.one_of(
 values = st.floats(-1e6, 1e6, width=32).filter(lambda x: x == 0 or abs(x) > 1e-30)
 arrays = shapes.flatmap(lambda s: hnp.arrays(np.float32, s, elements=values))
 models = st.dictionaries(st.text(st.characters(codec="ascii"), max_size=8), arrays, max_size=3)
-names = st.one_of(st.sampled_from(["a", "b", "a:scale"]), st.text(max_size=5))
+names = st.one_of(
+    st.sampled_from(["items.weight", "b", ":scales", "items.weight:rows"]), st.text(max_size=5)
+)
 seeds = st.integers(0, 2**32 - 1)
 
 
 def _plain(model: Params) -> Params:
-    return {n: a for n, a in model.items() if not n.endswith(deltas.SCALE)}
+    return {n: a for n, a in model.items() if n not in ("", codecs.SCALES)}
 
 
 @given(models, seeds)
@@ -41,8 +43,8 @@ def test_every_codec_keeps_its_error_bound(model: Params, seed: int) -> None:
     sent = deltas.encode(model, "int8", rng)
     back = deltas.decode(sent, "int8", model)
     for name, array in model.items():
-        scale = sent[name + deltas.SCALE][..., None]
-        assert (np.abs(back[name] - array) <= scale * (1 + 1e-5)).all()
+        scale = np.abs(array).max(axis=-1, keepdims=True, initial=0.0) / 127 * (1 + 2**-6)
+        assert (np.abs(back[name] - array) <= scale).all()
         assert back[name].shape == array.shape
 
 
@@ -77,18 +79,44 @@ def test_adding_a_delta_gives_the_local_model(received: Params, seed: int) -> No
         ),
         max_size=4,
     ),
-    st.sampled_from(["float32", "float16", "int8"]),
+    st.sampled_from(["float32", "float16", "int8", "top-rows", "top-rows-int8"]),
 )
 def test_decode_takes_nothing_but_finite_arrays_of_the_model(
     garbage: Params, codec: deltas.Codec
 ) -> None:
-    like = {"a": np.zeros((2, 3), np.float32), "b": np.zeros(2, np.float32)}
+    like = {"items.weight": np.zeros((2, 3), np.float32), "b": np.zeros(2, np.float32)}
     try:
         found = deltas.decode(garbage, codec, like)
     except ReplyError:
         return
-    assert list(found) == ["a", "b"]
+    assert list(found) == ["items.weight", "b"]
     for name, array in found.items():
         assert array.shape == like[name].shape
         assert array.dtype == np.float32
         assert np.isfinite(array).all()
+
+
+@given(models, st.floats(1e-6, 1e6), seeds)
+def test_clipping_never_exceeds_its_limit(model: Params, limit: float, seed: int) -> None:
+    short = deltas.clip(model, limit)
+    assert deltas.norm(short) <= limit
+    assert {n: a.shape for n, a in short.items()} == {n: a.shape for n, a in model.items()}
+
+
+@given(
+    hnp.arrays(np.float32, st.tuples(st.integers(1, 8), st.integers(1, 4)), elements=values),
+    st.floats(0.01, 1.0),
+    seeds,
+)
+def test_rows_that_are_not_sent_are_no_larger_than_those_that_are(
+    table: np.ndarray, share: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    sent = codecs.encode({codecs.ITEMS: table}, "top-rows", rng, share)
+    rows = sent[codecs.ITEMS + codecs.ROWS]
+    norms = np.square(table, dtype=np.float64).sum(axis=1)
+    rest = np.delete(norms, rows)
+    assert not len(rest) or norms[rows].min() >= rest.max()
+    back = codecs.decode(sent, "top-rows", {codecs.ITEMS: table}, share)[codecs.ITEMS]
+    assert np.array_equal(back[rows], table[rows])
+    assert not np.delete(back, rows, axis=0).any()

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from lumos_core import deltas
-from lumos_core.deltas import SCALE, add, check_norm, decode, encode, norm, subtract, wire_bytes
+from lumos_core.codecs import ROWS, SCALES, decode, encode, wire_bytes
+from lumos_core.config import RunConfig
+from lumos_core.deltas import add, check_norm, clip, norm, subtract
 from lumos_core.errors import ReplyError
-from lumos_core.model import Params
+from lumos_core.model import Params, get_params, new_model
 
-CODECS: tuple[deltas.Codec, ...] = ("float32", "float16", "int8")
+CODECS: tuple[deltas.Codec, ...] = ("float32", "float16", "int8", "top-rows", "top-rows-int8")
 
 
 def _params(seed: int = 0, size: float = 1.0) -> Params:
@@ -59,7 +61,9 @@ def test_round_trip(codec: deltas.Codec) -> None:
         limit = {
             "float32": 0.0,
             "float16": 1e-5,
-            "int8": float(np.abs(delta[name]).max()) / 127,
+            "int8": float(np.abs(delta[name]).max()) / 126,
+            "top-rows": 0.0,
+            "top-rows-int8": float(np.abs(delta[name]).max()) / 126,
         }[codec]
         assert np.abs(array - delta[name]).max() <= limit
 
@@ -72,15 +76,30 @@ def test_float16_saturates_instead_of_overflowing() -> None:
 
 def test_codecs_save_what_they_promise() -> None:
     delta = {"items.weight": _params()["items.weight"].repeat(16, axis=1)}  # [6, 64]
-    sizes = {c: wire_bytes(encode(delta, c, _rng())) for c in CODECS}
-    assert sizes == {"float32": 6 * 64 * 4, "float16": 6 * 64 * 2, "int8": 6 * 64 + 6 * 4}
+    sizes = {c: wire_bytes(encode(delta, c, _rng(), share=0.5)) for c in CODECS}
+    assert sizes == {
+        "float32": 6 * 64 * 4,
+        "float16": 6 * 64 * 2,
+        "int8": 6 * 64 + 6 * 2,
+        "top-rows": 3 * 64 * 4 + 3 * 4,
+        "top-rows-int8": 3 * 64 + 3 * 2 + 3 * 4,
+    }
+
+
+def test_int8_messages_of_the_default_model_are_3_8_times_smaller() -> None:
+    """Names, ``.npy`` headers and scales included; the bundled catalog, the smallest we ship."""
+    from client_app.messages import record_bytes, to_record
+
+    delta = get_params(new_model(RunConfig(), 1482))
+    sizes = {c: record_bytes(to_record(encode(delta, c, _rng()))) for c in ("float32", "int8")}
+    assert sizes["float32"] / sizes["int8"] >= 3.8
 
 
 def test_int8_rounding_is_unbiased() -> None:
     delta = {"a": np.array([[0.5, 1.0, -0.123, 0.0049, 0.0]], dtype=np.float32)}
     rng = _rng()
     draws = np.stack([decode(encode(delta, "int8", rng), "int8", delta)["a"] for _ in range(4000)])
-    scale = 1.0 / 127
+    scale = 1.0 / 127 * (1 + 2**-7)  # scales are rounded up to eight significant bits
     assert np.abs(draws - delta["a"]).max() <= scale
     error = draws.std(axis=0) / np.sqrt(len(draws))
     assert (error < scale / 100).all()
@@ -95,9 +114,44 @@ def test_int8_rounding_is_determined_by_its_generator() -> None:
 
 
 def test_int8_of_a_zero_row_is_zero() -> None:
-    delta = {"a": np.array([[0.0, 0.0], [1.0, -1.0]], dtype=np.float32)}
+    delta = {"a": np.array([[0.0, 0.0], [127.0, -127.0]], dtype=np.float32)}
     back = decode(encode(delta, "int8", _rng()), "int8", delta)
     assert np.array_equal(back["a"], delta["a"])
+
+
+@pytest.mark.parametrize("size", [1e-37, 1e-20, 1e-3, 1e3, 1e30])
+def test_int8_keeps_its_bound_at_every_size(size: float) -> None:
+    """Scales are bfloat16 and no float16, which would end at 6e-8."""
+    delta = {"a": _params(size=1.0)["items.weight"] * np.float32(size)}
+    back = decode(encode(delta, "int8", _rng()), "int8", delta)
+    step = np.abs(delta["a"]).max(axis=1, keepdims=True) / 127 * (1 + 2**-6)
+    assert (np.abs(back["a"] - delta["a"]) <= step).all()
+
+
+# ---------------------------------------------------------------- rows
+def test_the_rows_that_moved_most_are_sent_and_no_others() -> None:
+    delta = _params()
+    delta["items.weight"] *= np.array([[1], [9], [2], [7], [3], [8]], dtype=np.float32)
+    norms = np.linalg.norm(delta["items.weight"], axis=1)
+    sent = encode(delta, "top-rows", _rng(), share=0.5)
+    assert set(sent[f"items.weight{ROWS}"].tolist()) == set(np.argsort(norms)[-3:].tolist())
+    back = decode(sent, "top-rows", _params(), share=0.5)
+    for row in range(6):
+        kept = row in sent[f"items.weight{ROWS}"]
+        expected = delta["items.weight"][row] if kept else np.zeros(4)
+        assert np.array_equal(back["items.weight"][row], expected)
+    assert np.array_equal(back["blocks.0.w"], delta["blocks.0.w"])
+
+
+def test_the_number_of_rows_is_the_configurations_not_the_datas() -> None:
+    """A node whose users touched two items sends as many rows as one whose users touched all."""
+    still = {"items.weight": np.zeros((10, 2), dtype=np.float32)}
+    for share, rows in ((0.01, 1), (0.25, 3), (0.7, 7), (1.0, 10)):
+        sent = encode(still, "top-rows-int8", _rng(), share)
+        assert sent["items.weight"].shape == (rows, 2)
+        assert np.array_equal(
+            decode(sent, "top-rows-int8", still, share)["items.weight"], still["items.weight"]
+        )
 
 
 # ---------------------------------------------------------------- garbage
@@ -120,19 +174,22 @@ def _with(value: float, at: tuple[int, ...] = (0,)) -> Callable[[np.ndarray], np
     return make
 
 
+TABLE_ROWS = f"items.weight{ROWS}"
 GARBAGE: dict[str, tuple[deltas.Codec, Spoil, str]] = {
     "nothing at all": ("float32", dict.clear, "lacks 'blocks.0.w'"),
     "a name missing": ("float32", lambda a: a.pop("norm.bias"), "lacks 'norm.bias'"),
-    "a scale missing": ("int8", lambda a: a.pop("norm.bias:scale"), "lacks 'norm.bias:scale'"),
+    "scales missing": ("int8", lambda a: a.pop(SCALES), "lacks ':scales'"),
+    "rows missing": ("top-rows", lambda a: a.pop(TABLE_ROWS), "lacks 'items.weight:rows'"),
     "a name too many": (
         "float32",
         lambda a: a.update(histories=np.zeros(3)),
         "does not have: 'histories'",
     ),
-    "a scale too many": (
-        "float32",
-        lambda a: a.update({"norm.bias:scale": np.zeros(())}),
-        "'norm.bias:scale'",
+    "scales too many": ("float32", lambda a: a.update({SCALES: np.zeros(3, "i2")}), "':scales'"),
+    "rows too many": (
+        "int8",
+        lambda a: a.update({TABLE_ROWS: np.arange(6, dtype="i4")}),
+        "'items.weight:rows'",
     ),
     "a hostile name": (
         "float32",
@@ -152,10 +209,11 @@ GARBAGE: dict[str, tuple[deltas.Codec, Spoil, str]] = {
         _swap("norm.bias", lambda a: a[:1]),
         r"'norm.bias' has shape \(1,\)",
     ),
-    "a scale's shape": (
-        "int8",
-        _swap("items.weight:scale", lambda a: a[:1]),
-        "'items.weight:scale' has shape",
+    "a scale too few": ("int8", _swap(SCALES, lambda a: a[:-1]), r"':scales' has shape \(12,\)"),
+    "the whole table": (
+        "top-rows",
+        _swap("items.weight", lambda a: np.concatenate([a, a])),
+        r"'items.weight' has shape \(12, 4\), expected \(6, 4\)",
     ),
     "float64": ("float32", _swap("norm.bias", lambda a: a.astype("f8")), "dtype float64"),
     "big-endian": ("float32", _swap("norm.bias", lambda a: a.astype(">f4")), "dtype >f4"),
@@ -164,32 +222,24 @@ GARBAGE: dict[str, tuple[deltas.Codec, Spoil, str]] = {
     "objects": ("float32", _swap("norm.bias", lambda a: a.astype(object)), "dtype object"),
     "text": ("float32", _swap("norm.bias", lambda a: a.astype("U8")), "dtype <U8"),
     "unsigned": ("int8", _swap("norm.bias", lambda a: a.astype("u1")), "dtype uint8"),
-    "float64 scales": (
-        "int8",
-        _swap("items.weight:scale", lambda a: a.astype("f8")),
-        "dtype float64",
-    ),
+    "float scales": ("int8", _swap(SCALES, lambda a: a.astype("f4")), "dtype float32"),
+    "64-bit rows": ("top-rows", _swap(TABLE_ROWS, lambda a: a.astype("i8")), "dtype int64"),
+    "float rows": ("top-rows", _swap(TABLE_ROWS, lambda a: a.astype("f4")), "dtype float32"),
     "a list": ("float32", _swap("norm.bias", lambda a: a.tolist()), "is a list"),
     "None": ("float32", _swap("norm.bias", lambda a: None), "is a NoneType"),
     "NaN": ("float32", _swap("norm.bias", _with(np.nan)), "'norm.bias' holds NaN or infinite"),
     "infinity": ("float16", _swap("norm.bias", _with(np.inf)), "holds NaN or infinite"),
     "minus infinity": ("float32", _swap("items.weight", _with(-np.inf, (5, 3))), "infinite"),
-    "a NaN scale": (
-        "int8",
-        _swap("items.weight:scale", _with(np.nan)),
-        "'items.weight:scale' holds NaN",
-    ),
-    "an infinite scale": ("int8", _swap("items.weight:scale", _with(np.inf)), "infinite"),
-    "a negative scale": (
-        "int8",
-        _swap("items.weight:scale", _with(-1.0)),
-        "'items.weight:scale' holds negative",
-    ),
-    "a scale that overflows": (
-        "int8",
-        _swap("items.weight:scale", _with(3e38)),
-        "beyond the range of float32",
-    ),
+    "a NaN scale": ("int8", _swap(SCALES, _with(0x7FC0)), "':scales' holds NaN"),
+    "an infinite scale": ("int8", _swap(SCALES, _with(0x7F80)), "infinite"),
+    "a negative scale": ("int8", _swap(SCALES, _with(-0x4080)), "':scales' holds negative"),
+    "a scale that overflows": ("int8", _swap(SCALES, _with(0x7F61)), "beyond the range of float32"),
+    "a row twice": ("top-rows", _swap(TABLE_ROWS, _with(1)), "does not rise strictly"),
+    "rows in another order": ("top-rows", _swap(TABLE_ROWS, lambda a: a[::-1]), "does not rise"),
+    "a row before the first": ("top-rows-int8", _swap(TABLE_ROWS, _with(-1)), "outside 0 … 5"),
+    "a row after the last": ("top-rows", _swap(TABLE_ROWS, _with(6, (5,))), "outside 0 … 5"),
+    "a row far away": ("top-rows", _swap(TABLE_ROWS, _with(2**31 - 1, (5,))), "outside 0 … 5"),
+    "a NaN among the rows": ("top-rows", _swap("items.weight", _with(np.nan)), "holds NaN"),
 }
 
 
@@ -246,5 +296,23 @@ def test_absurd_norms_are_refused() -> None:
             check_norm({"a": np.array([bad], dtype=np.float32)}, 1e30)
 
 
-def test_scales_are_named_after_their_array() -> None:
-    assert set(encode(_params(), "int8", _rng())) == set(_params()) | {n + SCALE for n in _params()}
+def test_clipping_shortens_and_keeps_the_direction() -> None:
+    delta = _params()
+    short = clip(delta, 0.5)
+    assert norm(short) == pytest.approx(0.5, rel=1e-5)
+    assert norm(short) <= 0.5
+    ratio = short["items.weight"] / delta["items.weight"]
+    assert np.allclose(ratio, ratio.flat[0])
+    assert np.array_equal(clip(delta, 1e6)["items.weight"], delta["items.weight"])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_clipping_bounds_even_a_diverged_delta(bad: float) -> None:
+    delta = _params()
+    delta["norm.bias"][1] = bad
+    assert norm(clip(delta, 2.0)) <= 2.0
+
+
+def test_names_beside_the_models_are_few() -> None:
+    assert set(encode(_params(), "int8", _rng())) == {*_params(), SCALES}
+    assert set(encode(_params(), "top-rows-int8", _rng())) == {*_params(), SCALES, TABLE_ROWS}
