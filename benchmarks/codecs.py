@@ -1,0 +1,130 @@
+"""What compressing the deltas saves and what it costs: bytes a node sends a round, test HR@20.
+
+The same federation with every codec, several seeds, differences paired by seed. Bytes are those of
+the arrays as Flower serialises them (names and ``.npy`` headers included). Finished runs are kept
+and not repeated.
+
+    python benchmarks/codecs.py DATA_FOLDER --out benchmarks/results --seeds 0,1,2,3,4
+"""
+
+import argparse
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from lumos_core.compare import Job, Result, run_jobs
+from lumos_core.config import RunConfig, Scalar
+from lumos_core.files import write_atomically, write_json
+
+BASE: dict[str, Scalar] = {"method": "fedavg"}
+FEEDBACK: dict[str, Scalar] = {"error-feedback": True}
+CODECS: dict[str, dict[str, Scalar]] = {
+    "float32": {},
+    "float16": {"delta-codec": "float16"},
+    "int8": {"delta-codec": "int8"},
+    "int8, feedback": {"delta-codec": "int8", **FEEDBACK},
+    "top-rows 25 %": {"delta-codec": "top-rows"},
+    "top-rows 25 %, feedback": {"delta-codec": "top-rows", **FEEDBACK},
+    "top-rows-int8 25 %, feedback": {"delta-codec": "top-rows-int8", **FEEDBACK},
+    "top-rows-int8 10 %, feedback": {
+        "delta-codec": "top-rows-int8", "top-rows-share": 0.1, **FEEDBACK,
+    },
+}  # fmt: skip
+REFERENCE = "float32"
+
+
+def message_bytes(config: RunConfig, items: int) -> int:
+    """Size of the arrays of one train reply on the wire."""
+    import numpy as np
+
+    from client_app.messages import record_bytes, to_record
+    from lumos_core.codecs import encode
+    from lumos_core.model import get_params, new_model
+
+    delta = get_params(new_model(config, items))
+    rng = np.random.default_rng(0)
+    return record_bytes(to_record(encode(delta, config.delta_codec, rng, config.top_rows_share)))
+
+
+def summarise(results: list[Result], items: int) -> list[dict[str, Any]]:
+    """A row a codec: bytes, mean and spread of HR@20, paired differences from float32."""
+    base = {r["seed"]: r["test"]["hr@20"] for r in results if r["variant"] == REFERENCE}
+    rows: list[dict[str, Any]] = []
+    for name in CODECS:
+        group = sorted((r for r in results if r["variant"] == name), key=lambda r: r["seed"])
+        found = [r["test"]["hr@20"] for r in group]
+        paired = [r["test"]["hr@20"] / base[r["seed"]] - 1 for r in group]
+        size = message_bytes(RunConfig.from_flat(group[0]["config"]), items)
+        rows.append(
+            {
+                "codec": name,
+                "seeds": [r["seed"] for r in group],
+                "bytes_a_node_a_round": size,
+                "hr@20": found,
+                "hr@20_mean": mean(found),
+                "hr@20_stdev": stdev(found) if len(found) > 1 else 0.0,
+                "relative_difference": mean(found) / mean(base.values()) - 1,
+                "paired_standard_error": stdev(paired) / len(paired) ** 0.5 if found[1:] else 0.0,
+            }
+        )
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| codec | bytes a node a round | fewer | HR@20 | against float32 (± standard error) |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        fewer = rows[0]["bytes_a_node_a_round"] / row["bytes_a_node_a_round"]
+        lines.append(
+            f"| {row['codec']} | {row['bytes_a_node_a_round']:,} | {fewer:.2f} × "
+            f"| {row['hr@20_mean']:.4f} ± {row['hr@20_stdev']:.4f} "
+            f"| {row['relative_difference']:+.1%} ± {row['paired_standard_error']:.1%} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, help="folder made by `lumos prepare`")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/codecs"), help="finished runs")
+    parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--rounds", type=int, default=RunConfig().rounds)
+    parser.add_argument("--jobs", type=int, default=1)
+    args = parser.parse_args()
+    jobs = [
+        Job(
+            name,
+            args.data,
+            args.runs,
+            RunConfig.from_flat({**BASE, **changes, "rounds": args.rounds, "seed": int(seed)}),
+        )
+        for seed in args.seeds.split(",")
+        for name, changes in CODECS.items()
+    ]
+
+    def say(result: Result, found: bool) -> None:
+        print(result["variant"], result["seed"], f"{result['test']['hr@20']:.4f}", flush=True)
+
+    results = run_jobs(jobs, args.jobs, say)
+    from lumos_core.data import load_prepared
+
+    catalog, nodes = load_prepared(args.data)
+    rows = summarise(results, len(catalog))
+    head = (
+        f"`python benchmarks/codecs.py` on {args.data.name}: {len(nodes)} nodes, "
+        f"{len(catalog)} items, {args.rounds} rounds, {BASE['method']} with the semantic start, "
+        f"seeds {args.seeds}.\n\n"
+    )
+    write_json(args.out / "codecs.json", {"data": args.data.name, "rows": rows})
+    write_atomically(args.out / "codecs.md", (head + table(rows)).encode())
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
