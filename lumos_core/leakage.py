@@ -1,0 +1,234 @@
+"""A curious server: what does one node's delta tell about its users' items?
+
+The attack needs nothing that a server lacks: the global model it sent, the delta it got back, the
+public catalog, and a few *shadow* nodes – users whose histories it knows (its own, or those of
+nodes it runs), trained by the same code under the same settings. From every row of the item table
+it takes a handful of features (:data:`FEATURES`) as ranks, learns on the shadow nodes by logistic
+regression which of them give an item away, and ranks the catalog for the target node.
+
+What is measured, on nodes whose users are disjoint from the shadows':
+
+- ``auc``: does the ranking put the items of the node's training histories above all others?
+- ``precision@20`` and ``chance``, the share of the catalog that is in those histories;
+- ``user_auc``: the same ranking against the items of *one* of the node's users, averaged over
+  users; ``popularity_auc``: what guessing popular items achieves there without any delta;
+- ``view_auc``: does it put items that occur only in synthetic views above untouched ones;
+  ``real_auc``: does it put real items above those.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lumos_core import codecs
+from lumos_core.config import RunConfig
+from lumos_core.data.catalog import Catalog
+from lumos_core.data.sequences import Sequences
+from lumos_core.model import Params
+from lumos_core.node import Node, Views, ViewSource, no_views
+from lumos_core.views.types import UserViews
+
+Floats = NDArray[np.float64]
+Row = dict[str, Any]
+FEATURES = ("size", "against-mean", "angle", "along-item", "unexplained", "against-shadows")
+TOP = 20
+
+
+@dataclass(frozen=True)
+class World:
+    """What an audit is made on: a catalog, a pool of users, the model that the server sends."""
+
+    catalog: Catalog
+    users: Sequences
+    params: Params
+    views: Mapping[str, UserViews]  # by user id
+
+    def node(self, name: str, users: NDArray[np.int64], config: RunConfig) -> Node:
+        """A node of these users, with their views where the method has any."""
+        source: ViewSource = self._views_of if config.method == "lumos" else no_views
+        return Node(name, self.catalog, self.users.subset(users), config, source)
+
+    def _views_of(self, histories: Sequences) -> Views:
+        ids = enumerate(histories.user_ids)
+        return {position: self.views[u] for position, u in ids if u in self.views}
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One node's reply as the server sees it, and the truth that the server does not see.
+
+    Attributes:
+        table: float64 [N, D], the delta of the item table without its padding row.
+        real: bool [N], items of the training histories.
+        synthetic: bool [N], items of views that are in no training history.
+        per_user: bool [U, N].
+    """
+
+    table: Floats
+    real: NDArray[np.bool_]
+    synthetic: NDArray[np.bool_]
+    per_user: NDArray[np.bool_]
+
+
+def observe(world: World, node: Node, round: int) -> Observation:
+    """Train the node for one round, through the very code that a deployment runs."""
+    config = node.config
+    arrays, _ = node.train(world.params, round)
+    delta = codecs.decode(arrays, config.delta_codec, world.params, config.top_rows_share)
+    train = node.split.train()
+    items = len(world.catalog)
+    per_user = np.zeros((len(train), items + 1), dtype=bool)
+    for user, history in enumerate(train):
+        per_user[user, history] = True
+    seen = np.zeros(items + 1, dtype=bool)
+    if config.method == "lumos":
+        for u in train.user_ids:
+            for view in world.views.get(u, UserViews((), (), ())):
+                seen[list(view)] = True
+    real = per_user.any(axis=0)
+    table = delta[codecs.ITEMS][1:].astype(np.float64)
+    return Observation(table, real[1:], (seen & ~real)[1:], per_user[:, 1:])
+
+
+# ---------------------------------------------------------------- the attack
+class Attack:
+    """Learns from shadow nodes, then scores the items of others.
+
+    Args:
+        world: for the item table that the server sent.
+        shadows: observed under the same settings as the targets will be.
+    """
+
+    def __init__(self, world: World, shadows: Sequence[Observation]) -> None:
+        from sklearn.linear_model import LogisticRegression
+
+        self._items = world.params[codecs.ITEMS][1:].astype(np.float64)
+        # The direction in which items that nobody touched move, as far as shadows show it.
+        untouched = [s.table[~(s.real | s.synthetic)] for s in shadows]
+        moved = np.concatenate([*untouched, np.zeros((1, self._items.shape[1]))])
+        self._away = _unit(moved.mean(axis=0))
+        features = np.concatenate([self.features(s.table) for s in shadows])
+        labels = np.concatenate([s.real for s in shadows])
+        if labels.all() or not labels.any():
+            raise ValueError("shadow nodes must have items and lack some")
+        self._model = LogisticRegression(C=1.0, max_iter=200).fit(features, labels)
+
+    def features(self, table: Floats) -> Floats:
+        """[N, F] of :data:`FEATURES`, as ranks in (0, 1): sizes differ from node to node."""
+        mean = _unit(table.mean(axis=0))
+        size = np.linalg.norm(table, axis=1)
+        design = np.c_[self._items, np.ones(len(table))]
+        gram = design.T @ design + 1e-3 * np.eye(design.shape[1])
+        expected = design @ np.linalg.solve(gram, design.T @ table)
+        columns = (
+            size,
+            -(table @ mean),
+            -(table @ mean) / (size + 1e-12),
+            (table * self._items).sum(axis=1),
+            np.linalg.norm(table - expected, axis=1),
+            -(table @ self._away),
+        )
+        return np.stack([_ranks(column) for column in columns], axis=1)
+
+    def scores(self, table: Floats) -> Floats:
+        """[N]: the higher, the likelier the item is in the node's histories."""
+        found: Floats = self._model.decision_function(self.features(table))
+        return found
+
+
+def measure(scores: Floats, target: Observation, popularity: Floats) -> Row:
+    """The numbers of one target node; None where there is nothing to tell apart.
+
+    Args:
+        scores: [N], of the attack.
+        target: the truth.
+        popularity: [N], how often items occur in histories that the server knows.
+    """
+    neither = ~(target.real | target.synthetic)
+    top = np.argsort(-scores, kind="stable")[:TOP]
+    per_user = [_auc(items, scores) for items in target.per_user]
+    popular = [_auc(items, popularity) for items in target.per_user]
+    return {
+        "auc": _auc(target.real, scores),
+        f"precision@{TOP}": float(target.real[top].mean()),
+        "chance": float(target.real.mean()),
+        "user_auc": _mean(per_user),
+        "popularity_auc": _mean(popular),
+        "view_auc": _auc(target.synthetic, scores, among=target.synthetic | neither),
+        "real_auc": _auc(target.real, scores, among=target.real | target.synthetic),
+    }
+
+
+def audit(
+    world: World,
+    config: RunConfig,
+    users: int,
+    *,
+    trials: int,
+    shadows: int,
+    seed: int,
+    round: int = 1,
+) -> Row:
+    """Attack ``trials`` nodes of ``users`` users each; means and standard deviations.
+
+    Args:
+        config: what the nodes run under, defences included.
+        round: number of the round, which is part of the nodes' seeds.
+    """
+    rng = np.random.default_rng([seed, users])
+    order = rng.permutation(len(world.users))
+    if users * (shadows + 1) > len(order):
+        raise ValueError(f"{len(order)} users are too few for nodes of {users}")
+    known, rest = order[: users * shadows], order[users * shadows :]
+    observed = [
+        observe(world, world.node(f"shadow-{n}", part, config), round)
+        for n, part in enumerate(np.split(known, shadows))
+    ]
+    attack = Attack(world, observed)
+    popularity = sum((s.per_user.sum(axis=0) for s in observed), np.zeros(len(world.catalog)))
+    rows = []
+    for trial in range(trials):
+        chosen = rng.choice(rest, size=users, replace=False)
+        target = observe(world, world.node(f"target-{trial}", chosen, config), round)
+        rows.append(measure(attack.scores(target.table), target, popularity))
+    return _summary(rows)
+
+
+def _summary(rows: Sequence[Row]) -> Row:
+    out: Row = {"trials": len(rows)}
+    for name in rows[0]:
+        values = [row[name] for row in rows if row[name] is not None]
+        out[name] = float(np.mean(values)) if values else None
+        out[f"{name}_stdev"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return out
+
+
+def _auc(
+    positive: NDArray[np.bool_], scores: Floats, among: NDArray[np.bool_] | None = None
+) -> float | None:
+    from sklearn.metrics import roc_auc_score
+
+    if among is not None:
+        positive, scores = positive[among], scores[among]
+    if positive.all() or not positive.any():
+        return None
+    return float(roc_auc_score(positive, scores))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    found = [v for v in values if v is not None]
+    return float(np.mean(found)) if found else None
+
+
+def _ranks(values: Floats) -> Floats:
+    from scipy.stats import rankdata
+
+    return np.asarray(rankdata(values), dtype=np.float64) / (len(values) + 1)
+
+
+def _unit(vector: Floats) -> Floats:
+    length = float(np.linalg.norm(vector))
+    return vector / length if length else vector
