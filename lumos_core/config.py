@@ -121,7 +121,13 @@ class RunConfig(FlatConfig):
     patience: Annotated[int, Field(ge=0)] = 0  # evaluations without a better NDCG@20; 0 = endless
 
     # --- aggregation
-    aggregation: Literal["mean", "median", "trimmed-mean", "multi-krum"] = "mean"
+    aggregation: Literal[
+        "mean", "median", "trimmed-mean", "multi-krum", "sparse-median", "sparse-trimmed-mean"
+    ] = "mean"
+    clip: Literal["none", "norm", "rows", "norm+rows"] = "none"  # bounds on one node
+    clip_norm_factor: PositiveFloat = 1.5  # a delta's norm at most, in the round's medians
+    clip_row_factor: PositiveFloat = 2.0  # an item row's norm at most, in typical ones
+    max_weight_ratio: Annotated[float, Field(ge=1.0)] = 10.0  # a node's weight, in median weights
     weighting: Literal["examples", "users", "uniform"] = "users"
     server_optimizer: Literal["sgd", "momentum", "adam"] = "momentum"
     server_learning_rate: PositiveFloat = 1.0

@@ -44,8 +44,6 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-MAX_WEIGHT_RATIO = 10.0
-"""A node weighs at most this many times as much as the round's median node."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +92,9 @@ class _Aggregator:
             weights[:] = 1.0
         # Counts are claims: however many users a node says it has, it cannot drown the others.
         typical = float(np.median(weights[weights > 0]))
-        weights = np.minimum(weights, MAX_WEIGHT_RATIO * typical)
-        rule = aggregation.RULES[self.config.aggregation]
-        return rule([self.accepted[n][0] for n in names], weights / weights.sum())
+        weights = np.minimum(weights, self.config.max_weight_ratio * typical)
+        deltas = [self.accepted[n][0] for n in names]
+        return aggregation.aggregate(deltas, weights / weights.sum(), self.config)
 
     def facts(self) -> Event:
         """What the accepted replies say about the training, for the history."""

@@ -25,6 +25,9 @@ from lumos_core.errors import ModelError
 Params = dict[str, np.ndarray]
 """Names and float32 arrays of a model, in the order of ``SASRec.state_dict()``."""
 
+ITEM_TABLE = "items.weight"
+"""Name of the item embeddings, float32 [N + 1, D]; row 0 is padding and stays zero."""
+
 
 @dataclass(frozen=True)
 class ModelShape:

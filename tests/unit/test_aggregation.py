@@ -9,7 +9,7 @@ from lumos_core.model import Params
 
 def _delta(*values: float) -> Params:
     array = np.array(values, dtype=np.float32)
-    return {"a": array, "b": np.stack([array, -array])}
+    return {"a": array, "items.weight": np.stack([array, -array])}
 
 
 def _equal(n: int) -> np.ndarray:
@@ -19,7 +19,10 @@ def _equal(n: int) -> np.ndarray:
 def _honest(n: int, seed: int = 0) -> list[Params]:
     rng = np.random.default_rng(seed)
     return [
-        {"a": (1 + 0.1 * rng.normal(size=(3, 4))).astype(np.float32), "b": np.full(2, 1, "f4")}
+        {
+            "items.weight": (1 + 0.1 * rng.normal(size=(3, 4))).astype(np.float32),
+            "b": np.full(2, 1, "f4"),
+        }
         for _ in range(n)
     ]
 
@@ -50,7 +53,7 @@ def test_equal_deltas_aggregate_to_themselves(rule: str, n: int) -> None:
 def test_mean_is_weighted() -> None:
     found = mean([_delta(1, 0), _delta(0, 4)], np.array([0.75, 0.25]))
     assert found["a"].tolist() == [0.75, 1.0]
-    assert found["b"].tolist() == [[0.75, 1.0], [-0.75, -1.0]]
+    assert found["items.weight"].tolist() == [[0.75, 1.0], [-0.75, -1.0]]
 
 
 def test_median_is_taken_coordinate_by_coordinate() -> None:

@@ -1,8 +1,4 @@
-"""Aggregation of valid deltas: pure functions from the nodes' deltas to one.
-
-Every rule gets deltas in a fixed order (node names sorted), so that the result is the same to the
-last bit whichever reply came first.
-"""
+"""Rules that know nothing of items: every array of a delta is treated alike."""
 
 from collections.abc import Callable, Sequence
 
@@ -35,12 +31,17 @@ def median(deltas: Sequence[Params], weights: np.ndarray) -> Params:
 def trimmed_mean(deltas: Sequence[Params], weights: np.ndarray) -> Params:
     """Coordinate-wise mean without the extremes (Yin et al., ICML 2018); weights are ignored."""
     n = len(deltas)
-    cut = max(int(n * TRIM_SHARE), 1) if n >= 3 else 0
+    cut = int(trimmed_off(np.array(n)))
 
     def trimmed(stacked: np.ndarray) -> np.ndarray:
         return np.asarray(np.sort(stacked, axis=0)[cut : n - cut].mean(axis=0))
 
     return _per_array(deltas, trimmed)
+
+
+def trimmed_off(voters: np.ndarray) -> np.ndarray:
+    """How many values the trimmed mean drops at either end: int [...] → int [...]."""
+    return np.where(voters >= 3, np.maximum((voters * TRIM_SHARE).astype(np.int64), 1), 0)
 
 
 def multi_krum(deltas: Sequence[Params], weights: np.ndarray) -> Params:
@@ -61,14 +62,6 @@ def multi_krum(deltas: Sequence[Params], weights: np.ndarray) -> Params:
     scores = np.sort(distances, axis=1)[:, : n - f - 2].sum(axis=1)
     kept = np.sort(np.argsort(scores, kind="stable")[: n - f])
     return mean([deltas[i] for i in kept], weights[kept] / weights[kept].sum())
-
-
-RULES: dict[str, Rule] = {
-    "mean": mean,
-    "median": median,
-    "trimmed-mean": trimmed_mean,
-    "multi-krum": multi_krum,
-}
 
 
 def _per_array(deltas: Sequence[Params], reduce: Callable[[np.ndarray], np.ndarray]) -> Params:

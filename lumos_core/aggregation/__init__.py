@@ -1,0 +1,53 @@
+"""Aggregation of valid deltas: pure functions from the nodes' deltas to one.
+
+First deltas are clipped (:mod:`.clipping`), then a rule makes one of them (:mod:`.rules`,
+:mod:`.sparse`). Every function gets deltas in a fixed order (node names sorted), so that the result
+is the same to the last bit whichever reply came first.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lumos_core.aggregation.clipping import clip_norms, clip_rows
+from lumos_core.aggregation.rules import Rule, mean, median, multi_krum, trimmed_mean
+from lumos_core.aggregation.sparse import sparse_median, sparse_trimmed_mean
+from lumos_core.config import RunConfig
+from lumos_core.model import Params
+
+__all__ = ["RULES", "Rule", "aggregate", "clip", "clip_norms", "clip_rows", "mean", "median",
+           "multi_krum", "sparse_median", "sparse_trimmed_mean", "trimmed_mean"]  # fmt: skip
+
+RULES: dict[str, Rule] = {
+    "mean": mean,
+    "median": median,
+    "trimmed-mean": trimmed_mean,
+    "multi-krum": multi_krum,
+    "sparse-median": sparse_median,
+    "sparse-trimmed-mean": sparse_trimmed_mean,
+}
+
+
+def aggregate(deltas: Sequence[Params], weights: np.ndarray, config: RunConfig) -> Params:
+    """One delta of many.
+
+    Args:
+        deltas: valid ones, in order of their nodes' names; left as they are.
+        weights: float64 [nodes], positive, summing to 1.
+        config: ``clip`` and its factors, ``aggregation``.
+
+    Returns:
+        float32 arrays with the names and shapes of the deltas.
+    """
+    return RULES[config.aggregation](clip(deltas, config), weights)
+
+
+def clip(deltas: Sequence[Params], config: RunConfig) -> Sequence[Params]:
+    """Deltas as ``clip`` wants them: rows first, so that one boosted row does not use up the norm
+    of everything else that its node has to say."""
+    parts = config.clip.split("+")
+    if "rows" in parts:
+        deltas = clip_rows(deltas, config.clip_row_factor)
+    if "norm" in parts:
+        deltas = clip_norms(deltas, config.clip_norm_factor)
+    return deltas

@@ -1,0 +1,52 @@
+"""Clipping: no node moves the model, or one item, much further than the typical node does.
+
+Bounds follow the round's own deltas by medians, so that they fit every model, learning rate and
+stage of training, and fewer than half of the nodes cannot raise them beyond what honest ones do.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lumos_core.deltas import norm
+from lumos_core.model import ITEM_TABLE, Params
+
+
+def clip_norms(deltas: Sequence[Params], factor: float) -> list[Params]:
+    """Scale down the deltas whose L2 norm exceeds ``factor`` times the median norm.
+
+    After adaptive clipping (Andrew et al., NeurIPS 2021), without its slow tracking: every round
+    shows the norms of all its deltas.
+    """
+    norms = np.array([norm(delta) for delta in deltas])
+    bound = factor * float(np.median(norms))
+    return [
+        {n: a * np.float32(bound / size) for n, a in delta.items()} if size > bound else delta
+        for delta, size in zip(deltas, norms, strict=True)
+    ]
+
+
+def clip_rows(deltas: Sequence[Params], factor: float) -> list[Params]:
+    """Scale down the rows of the item table that exceed ``factor`` times the typical row.
+
+    The typical row is the median over nodes of the median norm of the rows that the node changed.
+    Norm clipping alone lets a node spend the whole norm, a typical row's times √N, on one item.
+    """
+    sizes = [row_norms(delta[ITEM_TABLE]) for delta in deltas]
+    medians = [float(np.median(s[s > 0])) for s in sizes if (s > 0).any()]
+    if not medians:
+        return list(deltas)
+    bound = factor * float(np.median(medians))
+    clipped = []
+    for delta, size in zip(deltas, sizes, strict=True):
+        if (size > bound).any():
+            scale = np.where(size > bound, bound / np.maximum(size, bound), 1.0)
+            table = (delta[ITEM_TABLE] * scale[:, None]).astype(np.float32)
+            delta = {**delta, ITEM_TABLE: table}
+        clipped.append(delta)
+    return clipped
+
+
+def row_norms(table: np.ndarray) -> np.ndarray:
+    """L2 norm of every row: float [rows, D] → float64 [rows]; cannot overflow float32."""
+    return np.sqrt(np.square(table, dtype=np.float64).sum(axis=1))

@@ -1,0 +1,86 @@
+"""Robust rules that know that a node has something to say about few items only.
+
+Most nodes never met a given item. A coordinate median is decided by them: with sparse deltas the
+item's row never moves, and under the full softmax, whose gradient pushes every item that did *not*
+come next away, it only ever moves away. So each row is aggregated twice, among the k of n nodes
+that touched the item and among the others, and both are added up in the proportion k : n − k, as a
+mean would. A lone attacker on a cold item is then the median of itself, but with weight 1 / n.
+
+Which rows a node *touched* cannot be told by their norm. Measured on real deltas of full-softmax
+training with Adam, rows of items that the node never saw move 1.3 to 2 times *further* than those
+of items it saw (Adam scales every row's steps alike, and theirs all point the same way). But they
+move together: a row's distance from the median row of its delta separates the two (AUC 0.95 to
+0.996 on the bundled sample and Amazon Office, 19 and 100 nodes). Where untouched rows are exactly
+zero the median row is zero as well, and the distance is the norm.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from lumos_core.aggregation.clipping import row_norms
+from lumos_core.aggregation.rules import median, trimmed_mean, trimmed_off
+from lumos_core.model import ITEM_TABLE, Params
+
+TOUCHED_SHARE = 0.4
+"""A row counts as touched from this share of its delta's largest distance from the median row; it
+found 87 to 100 % of the touched rows of those deltas, and 0 to 60 % of the others with them."""
+
+Cut = Callable[[np.ndarray], np.ndarray]
+"""int [...] voters → int [...] values to drop at either end; one or two are always left."""
+
+
+def sparse_median(deltas: Sequence[Params], weights: np.ndarray) -> Params:
+    """Coordinate median; item rows among those who touched them and among the others apart.
+
+    Weights are ignored.
+    """
+    return _with_table(median(deltas, weights), deltas, lambda voters: voters)
+
+
+def sparse_trimmed_mean(deltas: Sequence[Params], weights: np.ndarray) -> Params:
+    """Trimmed mean; item rows among those who touched them and among the others apart.
+
+    Weights are ignored.
+    """
+    return _with_table(trimmed_mean(deltas, weights), deltas, trimmed_off)
+
+
+def touched_rows(table: np.ndarray) -> np.ndarray:
+    """Rows of items that the node's users met, as far as the delta shows it.
+
+    Args:
+        table: float [N + 1, D], a delta of the item table; row 0 is padding.
+
+    Returns:
+        bool [N + 1].
+    """
+    distance = row_norms(table - np.median(table[1:], axis=0))
+    distance[0] = 0.0
+    return (distance > 0) & (distance >= TOUCHED_SHARE * distance.max())
+
+
+def _with_table(rest: Params, deltas: Sequence[Params], cut: Cut) -> Params:
+    tables = np.stack([d[ITEM_TABLE] for d in deltas])  # [n, N + 1, D]
+    touched = np.stack([touched_rows(table) for table in tables])  # [n, N + 1]
+    share = touched.mean(axis=0)[:, None]
+    among = _trimmed(tables, touched, cut) * share + _trimmed(tables, ~touched, cut) * (1 - share)
+    return {**rest, ITEM_TABLE: among.astype(np.float32)}
+
+
+def _trimmed(tables: np.ndarray, voting: np.ndarray, cut: Cut) -> np.ndarray:
+    """Mean of the values between the extremes of those who vote on a row; 0 where nobody does.
+
+    Args:
+        tables: float [n, rows, D].
+        voting: bool [n, rows].
+        cut: how many of the voters' values are dropped at either end, if as many are there.
+    """
+    voters = voting.sum(axis=0)  # [rows]
+    ordered = np.sort(np.where(voting[:, :, None], tables, np.inf), axis=0)  # voters come first
+    rank = np.arange(len(tables))[:, None]
+    dropped = np.minimum(cut(voters), np.maximum(voters - 1, 0) // 2)
+    kept = (rank >= dropped) & (rank < voters - dropped)  # [n, rows]
+    total = np.where(kept[:, :, None], ordered, 0.0).sum(axis=0, dtype=np.float64)
+    out: np.ndarray = total / np.maximum(kept.sum(axis=0), 1)[:, None]
+    return out
