@@ -49,4 +49,5 @@ def clip_rows(deltas: Sequence[Params], factor: float) -> list[Params]:
 
 def row_norms(table: np.ndarray) -> np.ndarray:
     """L2 norm of every row: float [rows, D] → float64 [rows]; cannot overflow float32."""
-    return np.sqrt(np.square(table, dtype=np.float64).sum(axis=1))
+    out: np.ndarray = np.sqrt(np.square(table, dtype=np.float64).sum(axis=1))
+    return out

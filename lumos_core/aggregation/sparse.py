@@ -57,7 +57,8 @@ def touched_rows(table: np.ndarray) -> np.ndarray:
     """
     distance = row_norms(table - np.median(table[1:], axis=0))
     distance[0] = 0.0
-    return (distance > 0) & (distance >= TOUCHED_SHARE * distance.max())
+    touched: np.ndarray = (distance > 0) & (distance >= TOUCHED_SHARE * distance.max())
+    return touched
 
 
 def _with_table(rest: Params, deltas: Sequence[Params], cut: Cut) -> Params:

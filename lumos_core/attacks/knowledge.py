@@ -1,0 +1,51 @@
+"""What an attacker knows beyond the global models that it is sent."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lumos_core.data.sequences import Sequences
+
+COLD_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """A share of the honest training interactions.
+
+    Attributes:
+        items: number of items in the catalog (N).
+        histories: what is known of the honest users' training histories, in their order; users of
+            whom fewer than two interactions are known are left out.
+        share: xi, 0 … 1.
+    """
+
+    items: int
+    histories: list[np.ndarray]
+    share: float
+
+    @classmethod
+    def of(
+        cls, train: Sequences, items: int, share: float, rng: np.random.Generator
+    ) -> "Knowledge":
+        """Every interaction of the training histories is known with probability ``share``."""
+        known = [history[rng.random(len(history)) < share] for history in train]
+        return cls(items, [h for h in known if len(h) >= 2], share)
+
+    def popular(self, count: int) -> np.ndarray:
+        """The ``count`` items met most often, as far as is known, most popular first: int64."""
+        return np.argsort(-popularity(self.histories, self.items), kind="stable")[:count] + 1
+
+
+def popularity(histories: list[np.ndarray] | Sequences, items: int) -> np.ndarray:
+    """Interactions of every item: int64 [N]; entry j is of item j + 1."""
+    met = np.concatenate([np.asarray(h, dtype=np.int64) for h in histories] or [np.zeros(0, int)])
+    return np.bincount(met, minlength=items + 1)[1:]
+
+
+def cold_target(train: Sequences, items: int, rng: np.random.Generator) -> int:
+    """An item to promote: one at random of the least popular quarter of those ever met."""
+    counts = popularity(train, items)
+    met = np.flatnonzero(counts)
+    coldest = met[np.argsort(counts[met], kind="stable")]
+    return int(rng.choice(coldest[: max(int(len(met) * COLD_SHARE), 1)])) + 1

@@ -1,0 +1,121 @@
+"""A malicious node: it speaks the protocol and has a Node of its own to train with."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lumos_core import codecs
+from lumos_core.attacks import data, updates
+from lumos_core.attacks.knowledge import Knowledge
+from lumos_core.config import RunConfig
+from lumos_core.data.catalog import Catalog
+from lumos_core.model import ITEM_TABLE, Params
+from lumos_core.node import Node
+from lumos_core.replies import EVALUATION_METRICS, Metrics
+
+CLAIMED_USERS = 10**6
+"""Counts are claims: an attacker says as much as is believed."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What a malicious node trains on, what it makes of the delta, and whether it lies about how
+    many users it has."""
+
+    users: data.MakeUsers
+    update: updates.Update
+    lies: bool = True
+    targeted: bool = False
+
+
+ATTACKS: dict[str, Attack] = {
+    # untargeted: harm everybody
+    "sign-flip": Attack(data.known_users, updates.sign_flip),
+    "gaussian": Attack(data.known_users, updates.gaussian),
+    "scaled": Attack(data.known_users, updates.scaled),
+    "nan": Attack(data.known_users, updates.not_a_number),
+    "noise": Attack(data.noisy_users, updates.honest, lies=False),
+    # targeted: promote an item
+    "fake-random": Attack(data.random_fakes, updates.honest, targeted=True),
+    "fake-popular": Attack(data.popular_fakes, updates.honest, targeted=True),
+    "boosted": Attack(data.popular_fakes, updates.boosted, targeted=True),
+    "align-items": Attack(data.known_users, updates.align_items, targeted=True),
+    "align-users": Attack(data.known_users, updates.align_users, targeted=True),
+}
+
+
+class MaliciousNode:
+    """Stands in the place of a :class:`~lumos_core.node.Node` and attacks in every round.
+
+    Args:
+        name: stable name; with the seed it determines what is random.
+        attack: what it does.
+        catalog, config: the run's.
+        knowledge: what it knows of the honest users.
+        target: item to promote.
+        users: number of users it makes up.
+        weight: share of the aggregate that all colluding nodes together expect to be.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        attack: Attack,
+        catalog: Catalog,
+        config: RunConfig,
+        knowledge: Knowledge,
+        target: int,
+        users: int,
+        weight: float,
+    ) -> None:
+        self.name = name
+        self._attack, self._config, self._knowledge = attack, config, knowledge
+        self._target, self._weight = target, weight
+        self._seed = [config.seed, int.from_bytes(name.encode()[-4:], "little")]
+        made = attack.users(knowledge, target, users, np.random.default_rng(self._seed))
+        # What it sends is made from its delta, which is encoded only then; and it has no views.
+        plain = config.replace(delta_codec="float32", error_feedback=False)
+        self._node = Node(name, catalog, made, plain)
+        self._seen: np.ndarray | None = None  # the item table of the last round
+        self._change = np.zeros(len(catalog) + 1)
+
+    def describe(self) -> dict[str, str]:
+        return self._node.describe()
+
+    def evaluate(self, params: Params, split: str) -> Metrics:
+        """Of nobody: the bench measures honest users only."""
+        return dict.fromkeys(EVALUATION_METRICS, 0)
+
+    def train(
+        self, params: Params, round: int, evaluate_on: str | None = None
+    ) -> tuple[Params, Metrics]:
+        """A malicious delta in the agreed codec, with counts that look like those of training."""
+        self._watch(params)
+        rng = np.random.default_rng([*self._seed, round])
+        trained: dict[str, tuple[Params, Metrics]] = {}
+
+        def train() -> Params:
+            if "it" not in trained:
+                trained["it"] = self._node.train(params, round)
+            return trained["it"][0]
+
+        situation = updates.Situation(
+            params, self._change, train, self._knowledge, self._target, self._weight,
+            self._node.shape, rng,
+        )  # fmt: skip
+        delta = self._attack.update(situation)
+        train()
+        metrics = dict(trained["it"][1])
+        if self._attack.lies:
+            metrics |= {"users": CLAIMED_USERS, "examples": CLAIMED_USERS}
+        if evaluate_on:
+            metrics |= self.evaluate(params, evaluate_on)
+        arrays = codecs.encode(delta, self._config.delta_codec, rng, self._config.top_rows_share)
+        return arrays, metrics
+
+    def _watch(self, params: Params) -> None:
+        """Sum up how far every item's embedding moves from round to round."""
+        table = params[ITEM_TABLE]
+        if self._seen is not None:
+            self._change += np.linalg.norm(table - self._seen, axis=1)
+        self._seen = table.copy()

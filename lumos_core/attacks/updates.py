@@ -1,0 +1,163 @@
+"""What malicious nodes send in place of an honest delta."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lumos_core import deltas
+from lumos_core.attacks.knowledge import Knowledge
+from lumos_core.model import ITEM_TABLE, ModelShape, Params, SASRec, set_params
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MINED = 20
+"""Items taken for the popular ones when embeddings are aligned."""
+SURROGATES, SURROGATE_LENGTH = 400, 10
+STEPS, STEP = 60, 0.05
+EXPOSED_AT = 10
+"""The target is pushed past every surrogate user's item of this rank."""
+
+
+@dataclass
+class Situation:
+    """All that a malicious node can use in a round.
+
+    Attributes:
+        params: the global model received.
+        change: float64 [N + 1], how far every item's embedding has moved, summed over the rounds
+            that the attacker has seen.
+        train: trains honestly on the node's (poisoned) data; call it only where it is needed.
+        target: the item to promote.
+        weight: share of the aggregate that all colluding nodes together expect to be.
+        rng: random numbers of this node and round.
+    """
+
+    params: Params
+    change: np.ndarray
+    train: Callable[[], Params]
+    knowledge: Knowledge
+    target: int
+    weight: float
+    shape: ModelShape
+    rng: np.random.Generator
+
+
+Update = Callable[[Situation], Params]
+
+
+def honest(s: Situation) -> Params:
+    """The delta as trained: the poison is in the data."""
+    return s.train()
+
+
+def sign_flip(s: Situation) -> Params:
+    """Away from where training leads, and boosted so that the aggregate goes there."""
+    return _times(s.train(), -1.0 / s.weight)
+
+
+def scaled(s: Situation) -> Params:
+    """A hundred times too far."""
+    return _times(s.train(), 100.0)
+
+
+def gaussian(s: Situation) -> Params:
+    """Noise of the norm of a boosted delta, spread over all parameters."""
+    size = deltas.norm(s.train()) / s.weight
+    noise = {n: s.rng.normal(size=a.shape).astype(np.float32) for n, a in s.params.items()}
+    return _times(noise, size / deltas.norm(noise))
+
+
+def not_a_number(s: Situation) -> Params:
+    """NaN in every parameter."""
+    return {n: np.full_like(a, np.nan) for n, a in s.params.items()}
+
+
+def boosted(s: Situation) -> Params:
+    """Model replacement (Bagdasaryan et al., AISTATS 2020): the aggregate becomes this delta."""
+    return _times(s.train(), 1.0 / s.weight)
+
+
+def align_items(s: Situation) -> Params:
+    """PIECK-IPE (Zhang et al., ICDE 2024): the target's embedding becomes one of a popular item.
+
+    Popular are the items met most often, as far as the attacker knows; without knowledge it mines
+    them as PIECK does, taking those whose embeddings have moved most.
+    """
+    table = s.params[ITEM_TABLE]
+    popular = table[_popular(s)]
+    size = np.linalg.norm(popular, axis=1)
+    direction = (popular / np.maximum(size, 1e-9)[:, None]).mean(axis=0)
+    wanted = direction / max(float(np.linalg.norm(direction)), 1e-9) * float(size.max())
+    return _move_target(s, wanted)
+
+
+def align_users(s: Situation) -> Params:
+    """PIECK-UEA: the target's embedding becomes what users look for.
+
+    Users are those the attacker knows a part of; without knowledge they are approximated by
+    histories of mined popular items. The embedding is moved by gradient descent until the target
+    would be among the first ten of each of them.
+    """
+    import torch
+
+    model = SASRec(s.shape)
+    set_params(model, s.params)
+    model.eval()
+    with torch.inference_mode():
+        hidden = _surrogates(s, model)
+        bar = model.scores(hidden).topk(min(EXPOSED_AT, s.shape.num_items), dim=1).values[:, -1]
+    hidden, bar = hidden.clone(), bar.clone()  # out of inference mode
+    wanted = torch.from_numpy(s.params[ITEM_TABLE][s.target].copy()).requires_grad_()
+    optimizer = torch.optim.Adam([wanted], lr=STEP)
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.softplus(bar - hidden @ wanted).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return _move_target(s, wanted.detach().numpy())
+
+
+def _move_target(s: Situation, wanted: np.ndarray) -> Params:
+    """A delta that honest training on the node's data made, but for the target's row, which takes
+    the aggregate to the wanted embedding."""
+    delta = s.train()
+    table = delta[ITEM_TABLE].copy()
+    table[s.target] = (wanted - s.params[ITEM_TABLE][s.target]) / s.weight
+    return {**delta, ITEM_TABLE: table}
+
+
+def _popular(s: Situation) -> np.ndarray:
+    """int64 [MINED or fewer] items, without the target."""
+    known = s.knowledge.popular(MINED + 1) if s.knowledge.histories else None
+    ranked = mined(s.change, MINED + 1) if known is None else known
+    chosen: np.ndarray = ranked[ranked != s.target][:MINED]
+    return chosen
+
+
+def mined(change: np.ndarray, count: int) -> np.ndarray:
+    """The items whose embeddings moved most: float [N + 1] → int64 [count]."""
+    return np.argsort(-change[1:], kind="stable")[:count] + 1
+
+
+def _surrogates(s: Situation, model: SASRec) -> "Tensor":
+    """States of known users, or of users made of popular items: float [≤ SURROGATES, D]."""
+    import torch
+
+    from lumos_core.batching import pad
+
+    histories = s.knowledge.histories
+    if histories:
+        chosen = s.rng.permutation(len(histories))[:SURROGATES]
+        lists = [histories[i] for i in chosen]
+    else:
+        popular = _popular(s)
+        lists = [s.rng.permutation(popular)[:SURROGATE_LENGTH] for _ in range(SURROGATES)]
+    items, lengths = pad(lists, s.shape.max_len)
+    return model.encode_last(torch.from_numpy(items), torch.from_numpy(lengths))
+
+
+def _times(delta: Params, factor: float) -> Params:
+    return {n: (a * np.float32(factor)).astype(np.float32) for n, a in delta.items()}
