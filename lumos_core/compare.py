@@ -83,7 +83,7 @@ def run_jobs(jobs: Sequence[Job], processes: int, on_result: OnResult) -> list[R
             on_result(found, True)
     if missing:
         context = get_context("spawn")  # fork and torch's thread pools do not go together
-        with ProcessPoolExecutor(processes, context, initializer=_start_worker) as pool:
+        with ProcessPoolExecutor(processes, context, initializer=start_worker) as pool:
             futures = [pool.submit(run_job, job) for job in missing]
             try:
                 for future in as_completed(futures):
@@ -106,7 +106,7 @@ def run_job(job: Job) -> Result:
         "nodes": len(nodes),
         "users": sum(map(len, nodes)),
         "catalog": catalog.fingerprint,
-        "config": _comparable(job.config),
+        "config": comparable(job.config),
         **_run(job, catalog, nodes),
         "seconds": round(time.perf_counter() - started, 1),
         "cpu_seconds": round(time.process_time() - cpu, 1),
@@ -202,7 +202,7 @@ def _without_rounds(job: Job, catalog: Catalog, sequences: Sequence[Sequences]) 
     }
 
 
-def _comparable(config: RunConfig) -> dict[str, Any]:
+def comparable(config: RunConfig) -> dict[str, Any]:
     """The configuration without paths."""
     return {k: v for k, v in config.to_flat().items() if k not in ("catalog", "run-dir")}
 
@@ -218,10 +218,10 @@ def _finished(job: Job) -> Result | None:
         dataset["nodes"],
         dataset["users"],
     )
-    return found if same_data and found.get("config") == _comparable(job.config) else None
+    return found if same_data and found.get("config") == comparable(job.config) else None
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
     """One thread for torch; and an end with the parent, which may be killed outright."""
     import torch
 

@@ -1,0 +1,248 @@
+"""One run of the bench: clean rounds, then the attackers join; metrics of the honest users.
+
+The attackers come late, as they would: the model is trained without them for ``clean`` rounds, and
+all scenarios of a method and seed start from that same model. They are *added* to the honest nodes,
+so that no honest user is missing in any row. Metrics are those of the last round's model, not of
+the round that is best on validation: that one could be from before the attack.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from lumos_core.attacks.data import replace_interactions
+from lumos_core.attacks.knowledge import Knowledge, cold_target, popularity
+from lumos_core.attacks.malicious import ATTACKS, MaliciousNode
+from lumos_core.attacks.scenario import Scenario
+from lumos_core.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
+from lumos_core.config import NodeConfig, RunConfig
+from lumos_core.data import Catalog, Sequences, load_prepared, node_folders
+from lumos_core.data.partition import partition_users
+from lumos_core.errors import ModelError
+from lumos_core.federation import Federation
+from lumos_core.history import History
+from lumos_core.in_process import InProcessTransport
+from lumos_core.initialisation import initial_params
+from lumos_core.model import ModelShape, Params, SASRec, set_params
+from lumos_core.node import Node, Views, ViewSource, no_views
+from lumos_core.resume import Stand
+
+Result = dict[str, Any]
+NEVER = 10**6
+EXPOSURE_AT = 10
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all scenarios of a data folder and seed share.
+
+    Attributes:
+        users: the honest users, with clean histories.
+        views: by user's position; empty for methods without.
+        target: the cold item that targeted attacks promote.
+    """
+
+    catalog: Catalog
+    users: Sequences
+    views: Views
+    target: int
+
+    @classmethod
+    def of(cls, data: Path, config: RunConfig) -> "Ground":
+        catalog, parts = load_prepared(data)
+        users = Sequences.concat(parts)
+        rng = np.random.default_rng([config.seed, 1])
+        target = cold_target(users.without_last(2), len(catalog), rng)
+        return cls(catalog, users, _views(data, parts, catalog, config), target)
+
+
+def run_scenario(
+    scenario: Scenario, config: RunConfig, data: Path, clean: Path, rounds: tuple[int, int]
+) -> Result:
+    """Train, attack, measure.
+
+    Args:
+        scenario: who attacks.
+        config: method and defence; the seed.
+        data: a prepared folder; its users are dealt out anew to ``scenario.nodes`` nodes.
+        clean: file of the model from which attacks start; made if missing. Training on noisy
+            histories starts from the beginning instead.
+        rounds: clean rounds, rounds under attack.
+    """
+    calm, attacked = rounds
+    if scenario.noise and config.method == "lumos" and config.views == "llm":
+        config = config.replace(views="tfidf")  # noisy histories have no views by the LLM
+    ground = Ground.of(data, config)
+    if scenario.noise:
+        knowledge = Knowledge(len(ground.catalog), [], 0.0)
+        rng = np.random.default_rng([config.seed, 2])
+        noisy = replace_interactions(ground.users, scenario.noise, knowledge, rng)
+        views = _views_of(data, noisy, ground.catalog, config)
+        honest = _nodes(replace(ground, users=noisy, views=views), config, scenario.nodes)
+        federation = _federate(config, honest, ground, None, calm + attacked)
+    else:
+        honest = _nodes(ground, config, scenario.nodes)
+        start = _clean_start(clean, config, honest, ground, calm)
+        everybody = [*honest, *_attackers(scenario, config, ground, honest)]
+        federation = _federate(config, everybody, ground, start, calm + attacked)
+    rejected = [f for e in federation.history.events for f in e.get("failed", ())]
+    return {
+        "users": len(ground.users),
+        "catalog": ground.catalog.fingerprint,
+        "views": config.views if config.method == "lumos" else "none",
+        "target_interactions": int(
+            popularity(ground.users.without_last(2), len(ground.catalog))[ground.target - 1]
+        ),
+        "rejected": {
+            "honest": sum(f["node"].startswith("node-") for f in rejected),
+            "malicious": sum(not f["node"].startswith("node-") for f in rejected),
+        },
+        **measure(federation.params, config, ground),
+    }
+
+
+def measure(params: Params, config: RunConfig, ground: Ground) -> dict[str, float]:
+    """Metrics of the honest users: "hr@20" and "ndcg@20" of the test targets, "er@10": the share
+    of those who never met the target item to whom it is shown among the first ten, "target-rank":
+    its mean rank among them as a share of the catalog. Full ranking, what a user met left out."""
+    import torch
+
+    from lumos_core.batching import pad
+    from lumos_core.data.sequences import LeaveOneOut
+    from lumos_core.evaluation import evaluate, target_ranks
+
+    model = SASRec(ModelShape.of(config, len(ground.catalog)))
+    set_params(model, params)
+    model.eval()
+    histories, targets = LeaveOneOut(ground.users).test()
+    sums = evaluate(model, histories, targets)
+    strangers = [u for u, items in enumerate(ground.users) if ground.target not in items]
+    shown = histories.subset(strangers)
+
+    def score(users: np.ndarray) -> torch.Tensor:
+        items, lengths = pad([shown[u] for u in users], model.shape.max_len)
+        return model.scores(model.encode_last(torch.from_numpy(items), torch.from_numpy(lengths)))
+
+    with torch.inference_mode():
+        ranks = target_ranks(score, shown, np.full(len(shown), ground.target))
+    return {
+        "hr@20": sums["hr@20"] / sums["users"],
+        "ndcg@20": sums["ndcg@20"] / sums["users"],
+        "er@10": float((ranks <= EXPOSURE_AT).mean()),
+        "target-rank": float(ranks.mean() / len(ground.catalog)),
+    }
+
+
+def _federate(
+    config: RunConfig,
+    nodes: list[Node | MaliciousNode],
+    ground: Ground,
+    start: Checkpoint | None,
+    rounds: int,
+) -> Federation:
+    """Rounds of a real federation in this process; nothing is evaluated on the way."""
+    config = config.replace(
+        rounds=rounds, min_nodes=len(nodes), min_replies=1, fraction=1.0, evaluate_every=NEVER
+    )
+    if start is None:
+        initial = initial_params(config, ground.catalog)
+        start = Checkpoint(initial, {}, _progress(0, config, ground))
+    transport = InProcessTransport(nodes)  # type: ignore[arg-type] # malicious ones answer alike
+    federation = Federation(config, transport, Stand(start, start.params), None, History(None))
+    federation.run()
+    return federation
+
+
+def _clean_start(
+    path: Path, config: RunConfig, honest: list[Node | MaliciousNode], ground: Ground, rounds: int
+) -> Checkpoint:
+    """The model before the attack: from the file, or trained and kept there."""
+    config = config.replace(rounds=rounds)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # another process may need the same one
+        try:
+            found = load_checkpoint(path)
+            if found.progress.config == config.to_flat():
+                return found
+        except (FileNotFoundError, ModelError):
+            pass
+        trained = _federate(config, honest, ground, None, rounds)
+        progress = _progress(rounds, config, ground)
+        checkpoint = Checkpoint(trained.params, trained.optimizer, progress)
+        save_checkpoint(path, checkpoint)
+        return checkpoint
+
+
+def _progress(round: int, config: RunConfig, ground: Ground) -> Progress:
+    shape = ModelShape.of(config, len(ground.catalog)).fingerprint
+    return Progress(round, -1, 0.0, 0, ground.catalog.fingerprint, shape, config.to_flat())
+
+
+# ---------------------------------------------------------------- nodes
+def _nodes(ground: Ground, config: RunConfig, count: int) -> list[Node | MaliciousNode]:
+    """The honest users, dealt out uniformly."""
+    owners = partition_users(len(ground.users), count, config.seed)
+    nodes: list[Node | MaliciousNode] = []
+    for n in range(count):
+        own = np.flatnonzero(owners == n)
+        views = {i: ground.views[u] for i, u in enumerate(own.tolist()) if u in ground.views}
+        users = ground.users.subset(own)
+        nodes.append(Node(f"node-{n:02}", ground.catalog, users, config, _given(views)))
+    return nodes
+
+
+def _given(views: Views) -> ViewSource:
+    return (lambda histories: views) if views else no_views
+
+
+def _attackers(
+    scenario: Scenario, config: RunConfig, ground: Ground, honest: list[Node | MaliciousNode]
+) -> list[MaliciousNode]:
+    if not scenario.malicious:
+        return []
+    attack = ATTACKS[scenario.attack]
+    rng = np.random.default_rng([config.seed, 3, round(scenario.xi * 1000)])
+    known = ground.users.without_last(2)
+    knowledge = Knowledge.of(known, len(ground.catalog), scenario.xi, rng)
+    weight = 1.0
+    if attack.lies and config.aggregation in ("mean", "multi-krum"):
+        weight = config.max_weight_ratio
+    share = scenario.malicious * weight / (scenario.malicious * weight + len(honest))
+    users = len(ground.users) // len(honest)
+    return [
+        MaliciousNode(
+            f"other-{n}", attack, ground.catalog, config, knowledge, ground.target, users, share
+        )
+        for n in range(scenario.malicious)
+    ]
+
+
+# ---------------------------------------------------------------- views
+def _views(data: Path, parts: list[Sequences], catalog: Catalog, config: RunConfig) -> Views:
+    """Views of all users of a prepared folder, from its nodes' stores; missing ones are written."""
+    if config.method != "lumos":
+        return {}
+    found, first = {}, 0
+    for folder, users in zip(node_folders(data), parts, strict=True):
+        source = _source(folder, catalog, config)
+        found |= {first + u: v for u, v in source(users.without_last(2)).items()}
+        first += len(users)
+    return found
+
+
+def _views_of(data: Path, users: Sequences, catalog: Catalog, config: RunConfig) -> Views:
+    """Views of changed histories, kept in the first node's store."""
+    if config.method != "lumos":
+        return {}
+    source = _source(node_folders(data)[0], catalog, config)
+    return source(users.without_last(2))
+
+
+def _source(folder: Path, catalog: Catalog, config: RunConfig) -> Callable[[Sequences], Views]:
+    from lumos_core.views.source import view_source
+
+    return view_source(config, NodeConfig(data=str(folder)), catalog)

@@ -1,0 +1,135 @@
+"""Runs methods × scenarios × seeds, each run a file of its own, so that it can be gone on with."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from lumos_core.attacks.scenario import Scenario, method_config
+from lumos_core.compare import comparable, start_worker, versions
+from lumos_core.config import RunConfig
+from lumos_core.data import Catalog
+from lumos_core.data.node_data import CATALOG_FILE
+from lumos_core.files import write_json
+
+Result = dict[str, Any]
+OnResult = Callable[[Result, bool], None]
+"""Called with each result and whether it was found rather than run."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: picklable, so that a process of its own can do it."""
+
+    method: str
+    scenario: Scenario
+    data: Path
+    out: Path
+    config: RunConfig  # complete, seed and defence included
+    rounds: tuple[int, int]
+
+    @property
+    def path(self) -> Path:
+        name = f"{self._method}-{self.scenario.name}-seed{self.config.seed}.json"
+        return self.out / "runs" / name
+
+    @property
+    def clean(self) -> Path:
+        name = f"{self._method}-n{self.scenario.nodes}-seed{self.config.seed}.safetensors"
+        return self.out / "clean" / name
+
+    @property
+    def _method(self) -> str:
+        return self.method.replace(":", "+")
+
+    def facts(self) -> Result:
+        """What distinguishes the run from others."""
+        return {
+            "method": self.method,
+            "scenario": self.scenario.to_dict(),
+            "seed": self.config.seed,
+            "data": self.data.name,
+            "rounds": list(self.rounds),
+            "config": comparable(self.config),
+        }
+
+
+def plan(
+    data: Path,
+    out: Path,
+    methods: Sequence[str],
+    scenarios: Sequence[Scenario],
+    seeds: Iterable[int],
+    base: RunConfig,
+    rounds: tuple[int, int],
+) -> list[Job]:
+    """All runs: scenario by scenario, so that an interrupted suite has whole columns first.
+
+    Raises:
+        ConfigError: a method or defence is unknown.
+    """
+    configs = {
+        (m, s): method_config(m, base.replace(seed=s, rounds=sum(rounds)))
+        for s in seeds
+        for m in methods
+    }
+    return [
+        Job(method, scenario, data, out, config, rounds)
+        for scenario in scenarios
+        for (method, _), config in configs.items()
+    ]
+
+
+def run_jobs(jobs: Sequence[Job], processes: int, on_result: OnResult) -> list[Result]:
+    """Run what has not been run, ``processes`` at a time, one thread each."""
+    results, missing = [], []
+    catalog = Catalog.read(jobs[0].data / CATALOG_FILE).fingerprint if jobs else ""
+    for job in jobs:
+        found = _finished(job, catalog)
+        if found is None:
+            missing.append(job)
+        else:
+            results.append(found)
+            on_result(found, True)
+    if missing:
+        context = get_context("spawn")  # fork and torch's thread pools do not go together
+        with ProcessPoolExecutor(processes, context, initializer=start_worker) as pool:
+            futures = [pool.submit(run_job, job) for job in missing]
+            try:
+                for future in as_completed(futures):
+                    results.append(future.result())
+                    on_result(results[-1], False)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    return results
+
+
+def run_job(job: Job) -> Result:
+    """Do one run and keep its result."""
+    from lumos_core.attacks.bench import run_scenario
+
+    started, cpu = time.perf_counter(), time.process_time()
+    measured = run_scenario(job.scenario, job.config, job.data, job.clean, job.rounds)
+    result = {
+        **job.facts(),
+        **measured,
+        "seconds": round(time.perf_counter() - started, 1),
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+        "versions": versions(),
+    }
+    write_json(job.path, result)
+    return result
+
+
+def _finished(job: Job, catalog: str) -> Result | None:
+    try:
+        found: Result = json.loads(job.path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    same = all(found.get(key) == value for key, value in job.facts().items())
+    return found if same and found.get("catalog") == catalog else None
