@@ -143,9 +143,7 @@ class RunConfig(FlatConfig):
     dp_noise_multiplier: NonNegative = 1.0  # noise / dp-clip: of a round; with dp = user of a step
     dp_delta: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-5  # well below 1 / nodes (or users)
     max_epsilon: NonNegative = 0.0  # the run stops before the round that would exceed it; 0 = never
-    dp_noise_seed: Annotated[
-        int, Field(ge=-1)
-    ] = -1  # -1: from the system, private; ≥ 0: tests only
+    dp_noise_seed: Annotated[int, Field(ge=-1)] = -1  # -1: secret; ≥ 0: public, for tests only
 
     # --- watching the run, on the server (docs/monitoring.md)
     log_format: LogFormat = "text"  # "json": one object a line
@@ -179,6 +177,7 @@ class RunConfig(FlatConfig):
             for key, found, needed in (
                 ("weighting", self.weighting, "uniform"),
                 ("aggregation", self.aggregation, "mean"),
+                ("clip", self.clip, "none"),
             ):
                 if found != needed:
                     raise ValueError(

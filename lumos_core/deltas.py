@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lumos_core.codecs import Codec, decode, encode, wire_bytes
+from lumos_core.codecs import decode, encode, wire_bytes
+from lumos_core.config import Codec
 from lumos_core.errors import ReplyError
 from lumos_core.model import Params
 

@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from lumos_core import aggregation, replies, server_optimizer
+from lumos_core import aggregation, privacy, replies, server_optimizer
 from lumos_core.checkpoint import BEST, LATEST, Checkpoint, Progress, save_checkpoint
 from lumos_core.config import RunConfig
 from lumos_core.errors import FederationError, ReplyError
@@ -48,7 +48,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FederationResult:
-    """How a run ended. ``outcome`` is "completed" only if no round failed."""
+    """How a run ended. ``outcome`` is "completed" only if no round failed; ``reason`` then says why
+    it ended before its last round, if it did."""
 
     outcome: Literal["completed", "failed"]
     reason: str
@@ -58,6 +59,7 @@ class FederationResult:
     validation: dict[str, float]
     test: dict[str, float]
     events: list[Event]
+    epsilon: float | None = None  # spent; None without differential privacy or without noise
 
 
 @dataclass
@@ -66,6 +68,7 @@ class _Aggregator:
 
     config: RunConfig
     params: Params
+    round: int
     accepted: dict[str, tuple[Params, Metrics]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -94,7 +97,14 @@ class _Aggregator:
         typical = float(np.median(weights[weights > 0]))
         weights = np.minimum(weights, self.config.max_weight_ratio * typical)
         deltas = [self.accepted[n][0] for n in names]
+        if self.config.dp == "central":
+            return privacy.central_mean(deltas, self.config, self.round)
         return aggregation.aggregate(deltas, weights / weights.sum(), self.config)
+
+    @property
+    def asked(self) -> list[str]:
+        """Names of the nodes that were asked to train."""
+        return sorted(self.accepted.keys() | self.failed.keys())
 
     def facts(self) -> Event:
         """What the accepted replies say about the training, for the history."""
@@ -133,6 +143,7 @@ class Federation:
         self.best = start.best
         self.run_dir = run_dir
         self.history = history
+        self.budget = privacy.Budget.of(config, history.events)
         self.members = Membership(
             transport, {"catalog": self.progress.catalog, "shape": self.progress.shape}
         )
@@ -143,26 +154,33 @@ class Federation:
         self._wait_for_nodes()
         self._save(BEST, self.best, {})
         self._save(LATEST, self.params, self.optimizer)
-        reason = ""
+        reason = ended = ""
         in_a_row = 0
         while self.progress.round < self.config.rounds and not self._out_of_patience():
+            self.budget.users |= self.members.users
+            if ended := self.budget.exhausted():
+                log.info("%s", ended)
+                break
             problem = self._round(self.progress.round + 1)
             in_a_row = in_a_row + 1 if problem else 0
             if in_a_row > self.config.max_failed_rounds:
                 reason = f"gave up: {in_a_row} failed rounds in a row; the last: {problem}"
                 break
-        return self._finish(reason)
+        return self._finish(reason, ended)
 
     def _round(self, number: int) -> str:
         """Train once. Returns why the round failed, or nothing."""
         started = time.monotonic()
         until = started + self.config.round_timeout
         names = self.members.wait_for(self.config.min_replies, self.config.round_timeout)
-        aggregator = _Aggregator(self.config, self.params)
+        aggregator = _Aggregator(self.config, self.params, number)
         answered: list[Reply] = []
         if len(names) >= self.config.min_replies:
             answered = self._ask(number, names, aggregator, until)
             if self._out_of_patience():
+                spent = self.budget.spend(number, (), aggregator.asked)
+                if spent:
+                    self.history.add({"event": "unused-round", "round": number, **spent})
                 return ""
         event: Event = {
             "round": number,
@@ -179,7 +197,8 @@ class Federation:
                 f"{len(aggregator.accepted)} valid replies of {len(names)} usable nodes, "
                 f"min-replies = {self.config.min_replies}"
             )
-            self.history.add({"event": "failed-round", **event, "reason": problem})
+            spent = self.budget.spend(number, (), aggregator.asked)
+            self.history.add({"event": "failed-round", **event, **spent, "reason": problem})
             log.error("round %d failed: %s; the model stays as it was", number, problem)
             return problem
         self.params, self.optimizer = server_optimizer.step(
@@ -188,7 +207,8 @@ class Federation:
         self.progress = replace(self.progress, round=number)
         # The line first: a checkpoint without its line could not be told from a lost history, while
         # a line without its checkpoint is dropped when the run is resumed.
-        self.history.add({"event": "round", **event, **aggregator.facts()})
+        spent = self.budget.spend(number, aggregator.accepted, aggregator.failed)
+        self.history.add({"event": "round", **event, **aggregator.facts(), **spent})
         self._save(LATEST, self.params, self.optimizer)
         return ""
 
@@ -216,8 +236,13 @@ class Federation:
             self._record_evaluation(number - 1, evaluate, ranking)
         return answered
 
-    def _finish(self, reason: str) -> FederationResult:
-        """Evaluate the last model, then the best one on the test targets."""
+    def _finish(self, reason: str, ended: str = "") -> FederationResult:
+        """Evaluate the last model, then the best one on the test targets.
+
+        Args:
+            reason: why the run failed, if it did.
+            ended: why it ended early without having failed.
+        """
         last = self.progress.round
         if not self._evaluated(last):
             self._evaluate_everywhere(last, "validation", self.params)
@@ -233,13 +258,14 @@ class Federation:
         validation = self._evaluated(self.progress.best_round) or {}
         return FederationResult(
             outcome="failed" if reason else "completed",
-            reason=reason,
+            reason=reason or ended,
             params=self.best,
             rounds=last,
             best_round=self.progress.best_round,
             validation={k: v for k, v in validation.items() if "@" in k or k == "mrr"},
             test=test,
             events=self.history.events,
+            epsilon=self.budget.spent(),
         )
 
     # --- nodes

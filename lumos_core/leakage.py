@@ -88,7 +88,7 @@ def observe(world: World, node: Node, round: int) -> Observation:
         for u in train.user_ids:
             for view in world.views.get(u, UserViews((), (), ())):
                 seen[list(view)] = True
-    real = per_user.any(axis=0)
+    real: NDArray[np.bool_] = np.any(per_user, axis=0)
     table = delta[codecs.ITEMS][1:].astype(np.float64)
     return Observation(table, real[1:], (seen & ~real)[1:], per_user[:, 1:])
 

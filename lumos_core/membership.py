@@ -35,6 +35,7 @@ class Membership:
 
     def __init__(self, transport: Transport, expected: Mapping[str, str]) -> None:
         self._transport, self._expected = transport, dict(expected)
+        self.users: dict[str, int] = {}  # by member: how many it says it has
         self._members: set[str] = set()
         self._refused: dict[str, _Refusal] = {}
 
@@ -81,6 +82,7 @@ class Membership:
             else:
                 self._refused.pop(name, None)
                 self._members.add(name)
+                self.users[name] = _count(answers[name].info.get("users", ""))
 
     def _mismatch(self, answer: Reply | None) -> str:
         """Why a node may not take part, or nothing."""
@@ -104,3 +106,8 @@ class Membership:
         self._refused[name] = _Refusal(reason, times, time.monotonic() + pause)
         if before is None or before.reason != reason:
             log.warning("node %s: refused: %s", name, reason)
+
+
+def _count(text: str) -> int:
+    """A claimed number of users; the least it could be if it is no number."""
+    return max(int(text), 1) if text.isascii() and text.isdigit() and len(text) < 10 else 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lumos_core import __version__, codecs, deltas
+from lumos_core import __version__, codecs, deltas, privacy
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import LeaveOneOut, Sequences
@@ -39,7 +39,8 @@ class Node:
         config: the run's configuration.
         views: where views come from; asked at every training.
         device: torch device of training and evaluation.
-        residuals: where error feedback is kept; in memory if not given.
+        state: folder of this node's own: error feedback, the key of its noise; both are in memory
+            only if not given.
     """
 
     def __init__(
@@ -50,12 +51,14 @@ class Node:
         config: RunConfig,
         views: ViewSource = no_views,
         device: str = "cpu",
-        residuals: Residuals | None = None,
+        state: Path | None = None,
     ) -> None:
         self.name, self.catalog, self.config, self.device = name, catalog, config, device
         self.split = LeaveOneOut(sequences)
         self._views = views
-        self._residuals = residuals or Residuals()
+        debts = state / "residuals" / _run_key(config, catalog) if state else None
+        self._residuals = Residuals(debts)
+        self._key = privacy.node_key(state if config.dp in ("distributed", "user") else None)
         self._training_set: TrainingSet | None = None
 
     @classmethod
@@ -73,8 +76,7 @@ class Node:
         if config.method == "lumos":
             views = view_source(config, node, catalog, seconds=node.view_seconds)
         state = Path(node.state) if node.state else Path(node.data) / "state"
-        residuals = Residuals(state / "residuals" / _run_key(config, catalog))
-        return cls(node.name, catalog, sequences, config, views, node.device, residuals)
+        return cls(node.name, catalog, sequences, config, views, node.device, state)
 
     @property
     def shape(self) -> ModelShape:
@@ -109,17 +111,16 @@ class Node:
             metrics |= self._evaluate(model, evaluate_on)
         data = self._data()
         seed = (self.config.seed, round, _number(self.name))
-        trainer = Trainer(model, data, self.config, seed)
-        sums = TrainSums()
-        for _ in range(self.config.local_epochs):
-            sums.add(trainer.epoch())
+        sums = self._fit(model, data, params, round, seed)
         delta = deltas.subtract(get_params(model), params)
+        # Where the server is not trusted with a delta, it is not with sums that have no noise.
+        told = TrainSums() if self.config.dp in ("distributed", "user") else sums
         metrics |= {
             "users": sums.users,
-            "examples": sums.examples,
-            "loss": sums.loss,
-            "contrastive": sums.contrastive,
-            "contrastive-users": sums.contrastive_users,
+            "examples": told.examples,
+            "loss": told.loss,
+            "contrastive": told.contrastive,
+            "contrastive-users": told.contrastive_users,
             "views": int(data.has_views.sum()),
             "seconds": sums.seconds,
         }
@@ -130,6 +131,22 @@ class Node:
         """Sums over this node's users of the metrics of the received model."""
         return self._evaluate(self._model(params), split)
 
+    def _fit(
+        self, model: SASRec, data: TrainingSet, params: Params, round: int, seed: tuple[int, ...]
+    ) -> TrainSums:
+        """Train the model in place on the node's users."""
+        if self.config.dp == "user":
+            from lumos_core.private_training import PrivateTrainer, protected_arrays
+
+            protected = {**params, **protected_arrays(data)}
+            entropy = privacy.node_entropy(self.config, self._key, self.name, round, protected)
+            return PrivateTrainer(model, data, self.config, seed, entropy).train()
+        trainer = Trainer(model, data, self.config, seed)
+        sums = TrainSums()
+        for _ in range(self.config.local_epochs):
+            sums.add(trainer.epoch())
+        return sums
+
     def _sendable(self, delta: Params, round: int, rng: np.random.Generator) -> Params:
         """The delta, and what earlier rounds still owe, in the agreed codec."""
         codec, share = self.config.delta_codec, self.config.top_rows_share
@@ -137,6 +154,7 @@ class Node:
         owed = self._residuals.before(round) if feedback else None
         if owed is not None:
             delta = deltas.add(delta, owed)
+        delta = privacy.protect(delta, self.config, self._key, self.name, round)
         arrays = codecs.encode(delta, codec, rng, share)
         if feedback:
             sent = codecs.decode(arrays, codec, delta, share)

@@ -10,22 +10,32 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def full_softmax(hidden: Tensor, targets: Tensor, item_table: Tensor) -> Tensor:
+def full_softmax(
+    hidden: Tensor, targets: Tensor, item_table: Tensor, weights: Tensor | None = None
+) -> Tensor:
     """Cross-entropy over the whole catalog.
 
     Args:
         hidden: float [M, D].
         targets: int64 [M], items 1..N.
         item_table: float [N + 1, D]; row 0 is padding and never a candidate.
+        weights: float [M], of the examples; equal, and 1 together, if not given.
 
     Returns:
-        Scalar, mean over the M examples.
+        Scalar, mean over the M examples, or their weighted sum.
     """
-    return F.cross_entropy(hidden @ item_table[1:].T, targets - 1)
+    logits = hidden @ item_table[1:].T
+    if weights is None:
+        return F.cross_entropy(logits, targets - 1)
+    return (F.cross_entropy(logits, targets - 1, reduction="none") * weights).sum()
 
 
 def sampled_softmax(
-    hidden: Tensor, targets: Tensor, item_table: Tensor, negatives: Tensor
+    hidden: Tensor,
+    targets: Tensor,
+    item_table: Tensor,
+    negatives: Tensor,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy over the target and K negatives that the whole batch shares.
 
@@ -38,16 +48,18 @@ def sampled_softmax(
         targets: int64 [M], items 1..N.
         item_table: float [N + 1, D].
         negatives: int64 [K], items 1..N.
+        weights: float [M], of the examples; equal, and 1 together, if not given.
 
     Returns:
-        Scalar, mean over the M examples.
+        Scalar, mean over the M examples, or their weighted sum.
     """
     n, k = len(item_table) - 1, len(negatives)
     positive = (hidden * item_table[targets]).sum(-1, keepdim=True)  # [M, 1]
     logits = hidden @ item_table[negatives].T + math.log(n / k)  # [M, K]
     logits = logits.masked_fill(targets[:, None] == negatives, -torch.inf)
     joined = torch.cat([positive, logits], dim=1)
-    return (torch.logsumexp(joined, dim=1) - positive.squeeze(1)).mean()
+    losses = torch.logsumexp(joined, dim=1) - positive.squeeze(1)
+    return losses.mean() if weights is None else (losses * weights).sum()
 
 
 def tri_view(

@@ -22,6 +22,7 @@ FREE_KEYS = frozenset(
         "start-timeout",
         "round-timeout",
         "max-failed-rounds",
+        "max-epsilon",
         "catalog",
         "run-dir",
         "log-format",

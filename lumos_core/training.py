@@ -102,6 +102,13 @@ class TrainSums:
         self.seconds += other.seconds
 
 
+def uses_full_softmax(config: RunConfig, num_items: int) -> bool:
+    """Whether the next-item loss ranks the target against the whole catalog."""
+    return config.loss == "full" or (
+        config.loss == "auto" and num_items <= config.full_softmax_max_items
+    )
+
+
 @dataclass
 class Trainer:
     """One model, one optimiser, one set of users; :meth:`epoch` goes through them once.
@@ -173,10 +180,7 @@ class Trainer:
     def _next_item(self, hidden: Tensor, targets: Tensor, rng: np.random.Generator) -> Tensor:
         table = self.model.items.weight
         num_items = len(table) - 1
-        full = self.config.loss == "full" or (
-            self.config.loss == "auto" and num_items <= self.config.full_softmax_max_items
-        )
-        if full:
+        if uses_full_softmax(self.config, num_items):
             return objectives.full_softmax(hidden, targets, table)
         drawn = rng.integers(1, num_items + 1, size=self.config.num_negatives)
         negatives = torch.from_numpy(drawn).to(table.device)

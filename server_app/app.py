@@ -69,6 +69,7 @@ def _run(grid: Grid, config: RunConfig, run_dir: Path) -> dict[str, Any]:
         "best_round": result.best_round,
         "validation": result.validation,
         "test": result.test,
+        **({} if result.epsilon is None else {"epsilon": result.epsilon}),
         "bytes_up": sum(e.get("bytes_up", 0) for e in result.events),
         "bytes_down": sum(e.get("bytes_down", 0) for e in result.events),
     }

@@ -254,6 +254,8 @@ def _execute(plan: _Plan, baselines: bool, federate: "Callable[[OnEvent], dict[s
                 raise FederationError(
                     f"the run failed: {summary['reason']}; logs are in {plan.run_dir / 'logs'}"
                 )
+            if summary["reason"]:
+                console.print(f"ended early: {summary['reason']}", highlight=False)
             rows = [Row(f"federated {plan.config.method}", summary["test"])]
             if beside is not None:
                 with console.status("training on the pooled data"):

@@ -100,6 +100,8 @@ def _line(round_: Event, metrics: Event) -> str:
     nodes = f"{round_['nodes_ok']} ok"
     if round_["failed"]:
         nodes += f", {len(round_['failed'])} failed"
+    if round_.get("epsilon") is not None:
+        nodes += f"  ε {round_['epsilon']:.3g}"
     return (
         f"{line} {round_['seconds']:>8.1f} {decimal(round_['bytes_up']):>10} "
         f"{decimal(round_['bytes_down']):>10}  {nodes}"

@@ -44,6 +44,7 @@ def write_report(run_dir: Path, summary: Mapping[str, Any], rows: list[Row]) -> 
         f"{summary['rounds']} rounds in {summary['seconds']:.0f} s; the model of round "
         f"{summary['best_round']} was best on validation. "
         f"{summary['bytes_up']:,} bytes went up, {summary['bytes_down']:,} down.",
+        *_privacy(summary),
         "",
         *_markdown(cells(rows)),
         "",
@@ -54,6 +55,12 @@ def write_report(run_dir: Path, summary: Mapping[str, Any], rows: list[Row]) -> 
     path = run_dir / "report.md"
     write_atomically(path, ("\n".join(lines) + "\n").encode())
     return path
+
+
+def _privacy(summary: Mapping[str, Any]) -> list[str]:
+    if "epsilon" not in summary:
+        return []
+    return ["", f"Differential privacy: ε = {summary['epsilon']:.3g}. {summary['reason']}".rstrip()]
 
 
 def _rounds(run_dir: Path) -> list[list[str]]:

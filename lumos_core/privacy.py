@@ -1,0 +1,264 @@
+"""Differential privacy: noise, its sources, and the (ε, δ) that it buys.
+
+=============  =============================================================================
+central        nodes clip their delta to ``dp-clip`` = C; the server clips again (it trusts
+               nobody), takes the plain mean of n and adds N(0, (z·C / n)²) to every value
+distributed    nodes clip and add N(0, (z·C)² / m) each, m = ``min-replies``: any sum the
+               server forms has at least the noise of the central one
+user           nodes train with DP-SGD, see :mod:`lumos_core.private_training`
+=============  =============================================================================
+
+ε comes from Opacus' RDP accountant (an upper bound), for adding or removing a whole node, or with
+``user`` a whole user. Nodes are sampled by a public seed, so sampling hides nobody and amplifies
+nothing; instead, every node's own participations are composed, and the worst node counts. Sampling
+of users inside a node is secret and Poisson, so there amplification is real.
+
+**Where noise comes from.** A generator whose seed others know hides nothing, so the run's seed is
+no source. The server draws from the operating system. A node draws from a key that never leaves it
+and the very values that the noise protects (as RFC 6979 does for signatures): a round that is
+repeated, after a crash or a failed round, then gives the same reply and reveals nothing new, while
+any change of model, data or round gives independent noise. ``dp-noise-seed`` ≥ 0 replaces both by
+a public seed, for tests and experiments, and gives up the guarantee.
+"""
+
+import hashlib
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lumos_core import deltas
+from lumos_core.config import RunConfig
+from lumos_core.history import Event
+from lumos_core.model import Params
+from lumos_core.resume import FREE_KEYS
+
+ORDERS = (
+    *(1 + x / 20 for x in range(1, 200)),
+    *range(11, 64),
+    *(int(64 * 1.25**k) for k in range(20)),
+)
+"""Rényi orders over which the bound is minimised; the high ones matter for small ε."""
+KEY_BYTES = 32
+
+
+# ---------------------------------------------------------------- noise
+class Entropy:
+    """A stream of random numbers: the operating system's, or one determined by a key.
+
+    Args:
+        key: None for the operating system; otherwise the seed of SHAKE-256.
+    """
+
+    def __init__(self, key: bytes | None = None) -> None:
+        self._key, self._drawn = key, 0
+
+    def uniform(self, size: int) -> NDArray[np.float64]:
+        """[size], in the open interval (0, 1), 53 random bits each."""
+        bits = np.frombuffer(self._bytes(8 * size), dtype="<u8") >> np.uint64(11)
+        return (bits.astype(np.float64) + 0.5) * 2.0**-53
+
+    def normal(self, shape: Sequence[int], std: float) -> NDArray[np.float64]:
+        """Gaussian noise."""
+        from scipy.special import ndtri  # the normal distribution's quantile function
+
+        noise: NDArray[np.float64] = std * ndtri(self.uniform(math.prod(shape))).reshape(shape)
+        return noise
+
+    def _bytes(self, count: int) -> bytes:
+        if self._key is None:
+            return os.urandom(count)
+        self._drawn += 1
+        stream = hashlib.shake_256(self._key + self._drawn.to_bytes(8, "little"))
+        return stream.digest(count)
+
+
+def server_entropy(config: RunConfig, round: int) -> Entropy:
+    """What the server's noise of a round is drawn from."""
+    if config.dp_noise_seed < 0:
+        return Entropy()
+    return Entropy(_digest(b"server", config.dp_noise_seed, round))
+
+
+def node_entropy(
+    config: RunConfig, key: bytes, name: str, round: int, protected: Mapping[str, np.ndarray]
+) -> Entropy:
+    """What a node's noise of a round is drawn from.
+
+    Args:
+        key: this node's secret.
+        protected: all that the reply will depend on; other values give independent noise.
+    """
+    if config.dp_noise_seed >= 0:
+        return Entropy(_digest(b"node", config.dp_noise_seed, round, name))
+    digest = hashlib.sha256()
+    for array_name, array in protected.items():
+        digest.update(repr((array_name, array.shape, array.dtype.str)).encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    fixed = sorted((k, v) for k, v in config.to_flat().items() if k not in FREE_KEYS)
+    return Entropy(_digest(b"secret", key, round, name, fixed, digest.digest()))
+
+
+def node_key(folder: Path | None) -> bytes:
+    """This node's secret: made once and kept in ``folder``, readable by its owner only; without a
+    folder a new one."""
+    if folder is None:
+        return os.urandom(KEY_BYTES)
+    path = folder / "noise.key"
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        found = path.read_bytes()
+        return found if len(found) == KEY_BYTES else os.urandom(KEY_BYTES)
+    except FileNotFoundError:
+        folder.mkdir(parents=True, exist_ok=True)
+        return node_key(folder)
+    key = os.urandom(KEY_BYTES)
+    with os.fdopen(handle, "wb") as file:
+        file.write(key)
+    return key
+
+
+def add_noise(delta: Params, std: float, entropy: Entropy) -> Params:
+    """The delta with Gaussian noise of this standard deviation on every value (float32)."""
+    return {n: (a + entropy.normal(a.shape, std)).astype(np.float32) for n, a in delta.items()}
+
+
+# ---------------------------------------------------------------- mechanisms
+def protect(delta: Params, config: RunConfig, key: bytes, name: str, round: int) -> Params:
+    """What a node does to its delta before it is encoded: nothing, clip, or clip and add noise."""
+    if config.dp not in ("central", "distributed"):
+        return delta
+    clipped = deltas.clip(delta, config.dp_clip)
+    if config.dp == "central":
+        return clipped
+    std = config.dp_noise_multiplier * config.dp_clip / math.sqrt(config.min_replies)
+    return add_noise(clipped, std, node_entropy(config, key, name, round, clipped))
+
+
+def central_mean(replies: Sequence[Params], config: RunConfig, round: int) -> Params:
+    """The plain mean of clipped deltas with the server's noise (``dp = central``)."""
+    clipped = [deltas.clip(reply, config.dp_clip) for reply in replies]
+    mean = plain_mean(clipped)
+    std = config.dp_noise_multiplier * config.dp_clip / len(replies)
+    return add_noise(mean, std, server_entropy(config, round))
+
+
+def plain_mean(replies: Sequence[Params]) -> Params:
+    """The unweighted mean: nobody's part is larger than 1 / n of its own delta."""
+    return {
+        n: np.asarray(np.mean([r[n] for r in replies], axis=0, dtype=np.float64), np.float32)
+        for n in replies[0]
+    }
+
+
+# ---------------------------------------------------------------- accounting
+def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> float:
+    """ε of ``steps`` sampled Gaussian mechanisms at ``delta``; infinite without noise."""
+    if not steps:
+        return 0.0
+    if not noise_multiplier:
+        return math.inf
+    from opacus.accountants import RDPAccountant
+
+    accountant = RDPAccountant()
+    accountant.history = [(noise_multiplier, sample_rate, steps)]
+    return float(accountant.get_privacy_spent(delta=delta, alphas=list(ORDERS))[0])
+
+
+def private_steps(users: int, config: RunConfig) -> tuple[float, int]:
+    """Sampling rate and number of DP-SGD steps of one training of a node."""
+    users = max(users, 1)
+    rate = min(config.batch_size / users, 1.0)
+    return rate, config.local_epochs * math.ceil(users / config.batch_size)
+
+
+@dataclass
+class Budget:
+    """What a run has spent, node by node. Replaying a history's events gives the same again."""
+
+    config: RunConfig
+    rounds: dict[str, set[int]] = field(default_factory=dict)  # by node: those it counts in
+    users: dict[str, int] = field(default_factory=dict)
+    _known: dict[tuple[float, int], float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: RunConfig, events: Iterable[Event]) -> "Budget":
+        """The budget after these events."""
+        budget = cls(config)
+        for event in events:
+            if "privacy" in event:
+                budget._count(event["round"], event["privacy"]["nodes"])
+        return budget
+
+    def spend(self, round: int, accepted: Iterable[str], others: Iterable[str]) -> Event:
+        """Count a round and say what it cost, for its event; nothing without privacy.
+
+        Args:
+            accepted: nodes whose replies are in the new model; none if the round failed.
+            others: nodes that were asked and whose replies are not in it.
+        """
+        if self.config.dp == "none":
+            return {}
+        # With central noise a reply that is dropped is never released; else sending releases it.
+        names = list(accepted) if self.config.dp == "central" else [*accepted, *others]
+        nodes = {name: self.users.get(name, 1) for name in sorted(names)}
+        if not nodes:
+            return {}
+        self._count(round, nodes)
+        return {
+            "epsilon": self.spent(),
+            "privacy": {"dp": self.config.dp, "delta": self.config.dp_delta, "nodes": nodes},
+        }
+
+    def epsilon(self, more: int = 0) -> float:
+        """ε of the node (with ``user``, of the users) that has spent most.
+
+        Args:
+            more: rounds to come in which every node takes part.
+        """
+        names = set(self.rounds)
+        if more:  # a node that nobody has met yet is taken for the smallest, which pays most
+            names |= self.users.keys() or {""}
+        return max((self._of(n, len(self.rounds.get(n, ())) + more) for n in names), default=0.0)
+
+    def spent(self) -> float | None:
+        """ε so far; None where no finite one holds: without privacy or without noise."""
+        found = self.epsilon()
+        return found if self.config.dp != "none" and math.isfinite(found) else None
+
+    def exhausted(self) -> str:
+        """Why there may be no further round, or nothing."""
+        limit = self.config.max_epsilon
+        if self.config.dp == "none" or not limit:
+            return ""
+        following = self.epsilon(more=1)
+        if following <= limit:
+            return ""
+        return (
+            f"privacy budget: epsilon is {self.epsilon():.3g}, the next round would make it "
+            f"{following:.3g}, max-epsilon = {limit:g} (delta = {self.config.dp_delta:g})"
+        )
+
+    def _of(self, node: str, rounds: int) -> float:
+        rate, steps = 1.0, 1
+        if self.config.dp == "user":
+            rate, steps = private_steps(self.users.get(node, 1), self.config)
+        found = self._known.get((rate, steps * rounds))
+        if found is None:
+            z, delta = self.config.dp_noise_multiplier, self.config.dp_delta
+            found = self._known[rate, steps * rounds] = epsilon(z, rate, steps * rounds, delta)
+        return found
+
+    def _count(self, round: int, nodes: Mapping[str, int]) -> None:
+        for name, users in nodes.items():
+            self.rounds.setdefault(name, set()).add(round)
+            self.users[name] = users
+
+
+def _digest(*parts: object) -> bytes:
+    return hashlib.sha256(repr(parts).encode()).digest()
