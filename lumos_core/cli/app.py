@@ -8,7 +8,9 @@ from rich.markup import escape
 
 from lumos_core.cli.compare import compare_command
 from lumos_core.cli.data import prepare_command
+from lumos_core.cli.deploy import deploy_app
 from lumos_core.cli.federation import run_command, simulate_command
+from lumos_core.cli.node import node_app
 from lumos_core.cli.training import train_central_command
 from lumos_core.cli.views import llm_app, views_app
 from lumos_core.errors import LumosError
@@ -24,6 +26,8 @@ app.command("run")(run_command)
 app.command("simulate")(simulate_command)
 app.command("train-central")(train_central_command)
 app.command("compare")(compare_command)
+app.add_typer(deploy_app, name="deploy")
+app.add_typer(node_app, name="node")
 app.add_typer(llm_app, name="llm")
 app.add_typer(views_app, name="views")
 

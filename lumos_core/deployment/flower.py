@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import tomli_w
@@ -86,32 +87,96 @@ def free_ports(count: int) -> list[int]:
 
 
 # ---------------------------------------------------------------- commands
-def superlink(control_port: int, fleet: str | None, *options: str) -> list[str]:
-    """A SuperLink without TLS, for this machine alone.
+@dataclass(frozen=True)
+class LinkSecurity:
+    """Makes a SuperLink speak TLS, want node keys, and give work only to who knows the secret."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+    secret: Path
+
+    def options(self) -> list[str]:
+        return [
+            "--ssl-ca-certfile", str(self.ca), "--ssl-certfile", str(self.certificate),
+            "--ssl-keyfile", str(self.key), "--enable-supernode-auth",
+            "--isolation", "process", "--superexec-auth-secret-file", str(self.secret),
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class NodeSecurity:
+    """Makes a SuperNode check the server, prove who it is, and give work only to who knows the
+    secret."""
+
+    ca: Path
+    key: Path
+    secret: Path
+
+    def options(self) -> list[str]:
+        return [
+            "--root-certificates", str(self.ca), "--auth-supernode-private-key", str(self.key),
+            "--isolation", "process", "--superexec-auth-secret-file", str(self.secret),
+        ]  # fmt: skip
+
+
+def superlink(
+    control_port: int, fleet: str | None, *options: str, security: LinkSecurity | None = None
+) -> list[str]:
+    """A SuperLink.
 
     Args:
-        control_port: HTTP on loopback.
+        control_port: HTTP (with ``security``, HTTPS) on loopback.
         fleet: ``host:port`` for gRPC; None starts the simulation runtime instead.
         options: further options, such as ``--database FILE``.
+        security: None for a SuperLink without TLS, for this machine alone.
     """
     mode = ["--simulation"] if fleet is None else ["--fleet-api-address", fleet]
     address = ["--host", LOOPBACK, "--port", str(control_port)]
-    return [executable("flower-superlink"), "--insecure", *address, *mode, *options]
+    safe = ["--insecure"] if security is None else security.options()
+    return [executable("flower-superlink"), *safe, *address, *mode, *options]
 
 
-def supernode(fleet: str, runtime_port: int, config: Path, *options: str) -> list[str]:
-    """A SuperNode without TLS.
+def supernode(
+    fleet: str, runtime_port: int, config: Path, *options: str, security: NodeSecurity | None = None
+) -> list[str]:
+    """A SuperNode.
 
     Args:
         fleet: the SuperLink's ``host:port``.
         runtime_port: HTTP on loopback for its ClientApp processes.
         config: TOML file of its node configuration.
         options: further options.
+        security: None for a SuperNode without TLS, for this machine alone.
     """
+    safe = ["--insecure"] if security is None else security.options()
     return [
-        executable("flower-supernode"), "--insecure", "--superlink", fleet,
+        executable("flower-supernode"), *safe, "--superlink", fleet,
         "--host", LOOPBACK, "--port", str(runtime_port),
         "--node-config", str(config), *options,
+    ]  # fmt: skip
+
+
+def superexec(port: int, secret: Path, ca: Path | None) -> list[str]:
+    """Starts the apps' processes for the SuperLink or SuperNode at a loopback port.
+
+    Args:
+        port: where that serves its runtime.
+        secret: file that both know.
+        ca: authority of that one's certificate; None if it speaks plain HTTP.
+    """
+    safe = ["--insecure"] if ca is None else ["--root-certificates", str(ca)]
+    return [
+        executable("flower-superexec"), *safe, "--runtime-api-address", f"{LOOPBACK}:{port}",
+        "--superexec-auth-secret-file", str(secret),
+    ]  # fmt: skip
+
+
+def register(public_key: Path, name: str) -> list[str]:
+    """Make a node's key known, over the connection of :func:`write_connection`."""
+    return [
+        executable("flwr"), "supernode", "register", str(public_key), CONNECTION,
+        "--name", name, "--format", "json",
     ]  # fmt: skip
 
 
@@ -139,11 +204,17 @@ def write_toml(path: Path, values: Mapping[str, object]) -> Path:
     return path
 
 
-def write_connection(home: Path, control_port: int) -> None:
-    """Tell the ``flwr`` command that uses this home where the SuperLink is."""
+def write_connection(home: Path, control_port: int, ca: Path | None = None) -> None:
+    """Tell the ``flwr`` command that uses this home where the SuperLink is.
+
+    Args:
+        home: its ``FLWR_HOME``.
+        control_port: of the SuperLink, on loopback.
+        ca: authority of the SuperLink's certificate; None if it speaks plain HTTP.
+    """
+    safe = {"insecure": True} if ca is None else {"root-certificates": str(ca)}
     address = f"{LOOPBACK}:{control_port}"
-    connection = {CONNECTION: {"address": address, "insecure": True}}
-    write_toml(home / "config.toml", {"superlink": connection})
+    write_toml(home / "config.toml", {"superlink": {CONNECTION: {"address": address, **safe}}})
 
 
 def stage_app(folder: Path) -> Path:

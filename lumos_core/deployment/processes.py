@@ -60,10 +60,11 @@ class Children:
 
     Args:
         logs: folder for ``<name>.log``.
+        grace: seconds between asking and killing, when the ``with`` block is left.
     """
 
-    def __init__(self, logs: Path) -> None:
-        self._logs = logs
+    def __init__(self, logs: Path, grace: float = GRACE_SECONDS) -> None:
+        self._logs, self._grace = logs, grace
         self._mark = uuid.uuid4().hex
         self._children: list[Child] = []
         self._guard: subprocess.Popen[str] | None = None
@@ -124,7 +125,7 @@ class Children:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.stop()
+        self.stop(self._grace)
 
     def _tell_guard(self, line: str) -> None:
         if self._guard is None:

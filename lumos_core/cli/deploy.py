@@ -1,0 +1,139 @@
+"""``lumos deploy``: credentials of a deployment, and its server."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lumos_core.cli.federation import MethodOption, Rounds, Seed
+from lumos_core.errors import ConfigError, FederationError
+
+deploy_app = typer.Typer(
+    name="deploy", help="A federation across machines: credentials, server.", no_args_is_help=True
+)
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--config", "-c", metavar="KEY=VALUE", help="Any key of the run; repeatable."),
+]
+
+
+@deploy_app.command("init")
+def init_command(
+    out: Annotated[Path, typer.Argument(help="New folder for certificates and keys.")],
+    host: Annotated[
+        list[str],
+        typer.Option(help="Name or address by which nodes reach the server; repeatable."),
+    ],
+    nodes: Annotated[str, typer.Option(help="Their number, or their names: north,south.")],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Fleet port.")] = 9092,
+    days: Annotated[int, typer.Option(min=1, help="Validity of the server certificate.")] = 825,
+) -> None:
+    """Write certificates, keys and secrets of a new deployment; never overwrites."""
+    from rich.console import Console
+
+    from lumos_core.deployment import kit
+
+    names = kit.node_names(nodes)
+    manifest = kit.create(out, host, names, port, days)
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"server   {out / 'server'}  to the server's machine")
+    for name in manifest.nodes:
+        console.print(f"node     {out / 'nodes' / name}  to the machine of {name}, and only there")
+    console.print(f"CA       {out / 'ca'}  keep it offline")
+    console.print(
+        "\nserver:     lumos deploy server server --catalog catalog.tsv"
+        f"\neach node:  lumos node start {manifest.nodes[0]} --data DATA"
+    )
+
+
+@deploy_app.command("add-node")
+def add_node_command(
+    out: Annotated[Path, typer.Argument(help="Folder that 'lumos deploy init' wrote.")],
+    name: Annotated[str, typer.Argument(help="Name of the new node.")],
+) -> None:
+    """Write the key and bundle of one more node; the server learns it at its next start."""
+    from rich.console import Console
+
+    from lumos_core.deployment import kit
+
+    bundle = kit.add_node(out, name)
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"node     {bundle}  to the machine of {name}, and only there")
+    console.print(f"server   copy {out / 'server'} to the server again, then restart it")
+
+
+@deploy_app.command("server")
+def server_command(
+    folder: Annotated[Path, typer.Argument(help="Folder 'server' of 'lumos deploy init'.")],
+    catalog: Annotated[Path, typer.Option(help="catalog.tsv that all nodes have.")],
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the run (default: run in the server's folder).")
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the SuperLink's database (default: state in the folder)."),
+    ] = None,
+    rounds: Rounds = None,
+    method: MethodOption = None,
+    seed: Seed = None,
+    settings: Settings = None,
+    bind: Annotated[
+        str, typer.Option(help="Interface of the fleet port, the only one for other machines.")
+    ] = "0.0.0.0",
+    control_port: Annotated[
+        int, typer.Option(min=0, help="Control port on loopback; 0: any free one.")
+    ] = 0,
+) -> None:
+    """Run a federation for nodes on other machines until it has finished.
+
+    TLS and node keys are required of every node. What dies is started again, and the run goes on
+    after its last finished round; the same command goes on with a run that was stopped.
+    """
+    from rich.console import Console
+
+    from lumos_core.deployment.kit import ServerKit
+    from lumos_core.deployment.server import ServerOptions, serve
+
+    kit = ServerKit.read(folder)
+    chosen: dict[str, Any] = {"rounds": rounds, "method": method, "seed": seed}
+    options = ServerOptions(
+        kit=kit,
+        config=_run_config(chosen, settings or [], len(kit.manifest.nodes), catalog),
+        run_dir=run_dir or folder / "run",
+        state=state or folder / "state",
+        bind=bind,
+        control_port=control_port,
+    )
+    console = Console(soft_wrap=True)
+    try:
+        summary = serve(options, console)
+    except KeyboardInterrupt:
+        console.print("[yellow]interrupted; every process was ended[/]")
+        console.print("to go on: the same command again", highlight=False)
+        raise typer.Exit(130) from None
+    if summary["outcome"] != "completed":
+        raise FederationError(f"the run failed: {summary['reason']}")
+    best = options.run_dir / "checkpoint" / "best.safetensors"
+    console.print(f"completed; HR@20 {summary['test']['hr@20']:.4f}; model: {best}")
+
+
+def _run_config(chosen: dict[str, Any], settings: list[str], nodes: int, catalog: Path) -> Any:
+    """The run's configuration, patient about nodes that start later.
+
+    Raises:
+        ConfigError: a key is unknown, given twice or has an impossible value.
+    """
+    from lumos_core.cli.federation import for_nodes, parse_settings
+    from lumos_core.data.catalog import Catalog
+    from lumos_core.deployment.server import START_TIMEOUT
+
+    flat, for_node = parse_settings(settings)
+    if for_node:
+        raise ConfigError(f"-c node.{next(iter(for_node))}: a node's keys go into its node.toml")
+    for key, value in chosen.items():
+        if value is not None and flat.setdefault(key, value) is not value:
+            raise ConfigError(f"key '{key}' is given twice, as --{key} and with -c")
+    Catalog.read(catalog)  # complain before anything starts
+    flat = {"start-timeout": START_TIMEOUT, **flat, "catalog": str(catalog.resolve())}
+    return for_nodes(flat, nodes)

@@ -1,0 +1,107 @@
+"""``lumos node``: a node of a federation across machines."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lumos_core.cli.options import split_assignment
+from lumos_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lumos_core.deployment.kit import NodeBundle
+
+node_app = typer.Typer(name="node", help="A node on this machine.", no_args_is_help=True)
+
+Bundle = Annotated[Path, typer.Argument(help="This node's folder from 'lumos deploy init'.")]
+Data = Annotated[Path | None, typer.Option(help="Folder with catalog.tsv and interactions.tsv.")]
+State = Annotated[
+    Path | None, typer.Option(help="Folder for views, ledger and logs (default: DATA/state).")
+]
+SuperLink = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="The server, if not as in node.toml.")
+]
+Llm = Annotated[str | None, typer.Option(help="Local LLM, if not the one of the run.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--config", "-c", metavar="KEY=VALUE", help="Any key of node.toml; repeatable."),
+]
+
+
+@node_app.command("start")
+def start_command(
+    bundle: Bundle,
+    data: Data = None,
+    state: State = None,
+    superlink: SuperLink = None,
+    llm: Llm = None,
+    settings: Settings = None,
+    runtime_port: Annotated[
+        int, typer.Option(min=0, help="Port on loopback for own processes; 0: any free one.")
+    ] = 0,
+) -> None:
+    """Take part until interrupted; what dies is started again.
+
+    Everything is checked before it starts: data, key, certificate. A server that cannot be reached
+    is waited for.
+    """
+    from rich.console import Console
+
+    from lumos_core.deployment.node import keep_running
+
+    console = Console(soft_wrap=True)
+    ready = _checked(bundle, data, state, superlink, llm, settings, console)
+    try:
+        keep_running(ready, runtime_port, console)
+    except KeyboardInterrupt:
+        console.print("[yellow]interrupted; every process was ended[/]")
+        raise typer.Exit(130) from None
+
+
+@node_app.command("check")
+def check_command(
+    bundle: Bundle,
+    data: Data = None,
+    state: State = None,
+    superlink: SuperLink = None,
+    llm: Llm = None,
+    settings: Settings = None,
+) -> None:
+    """Check what 'lumos node start' would check, and start nothing."""
+    from rich.console import Console
+
+    console = Console(soft_wrap=True)
+    _checked(bundle, data, state, superlink, llm, settings, console)
+    console.print("[green]ready[/]")
+
+
+def _checked(
+    bundle: Path,
+    data: Path | None,
+    state: Path | None,
+    superlink: str | None,
+    llm: str | None,
+    settings: list[str] | None,
+    console: "Console",
+) -> "NodeBundle":
+    from lumos_core.deployment.kit import NodeBundle
+    from lumos_core.deployment.node import check
+
+    options = {
+        "data": str(data.resolve()) if data else None,
+        "state": str(state.resolve()) if state else None,
+        "superlink": superlink,
+        "llm": llm,
+    }
+    changes = {key: value for key, value in options.items() if value is not None}
+    for text in settings or []:
+        key, value = split_assignment(text)
+        if key in changes:
+            raise ConfigError(f"-c {text!r}: key '{key}' is given twice")
+        changes[key] = value
+    ready = NodeBundle.read(bundle, changes)
+    for line in check(ready):
+        console.print(line)
+    return ready

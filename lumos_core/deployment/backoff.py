@@ -1,0 +1,43 @@
+"""How long to wait before something that ended is started again."""
+
+import random
+import time
+from collections.abc import Callable
+
+FIRST_SECONDS = 2.0
+LONGEST_SECONDS = 60.0
+STEADY_SECONDS = 120.0
+
+
+class Backoff:
+    """Twice as long each time, up to a minute, a quarter more or less; from the beginning again
+    once something has run for two minutes.
+
+    Flower refuses a node that died, or whose link broke, for about a minute after its last sign of
+    life. The jitter keeps nodes that died together from coming back in the same moment.
+
+    Args:
+        clock: seconds; replaced in tests.
+        jitter: a factor around 1; replaced in tests.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = lambda: random.uniform(0.75, 1.25),
+    ) -> None:
+        self._clock, self._jitter = clock, jitter
+        self._times = 0
+        self._started = clock()
+
+    def started(self) -> None:
+        """Something starts now."""
+        self._started = self._clock()
+
+    def pause(self) -> float:
+        """Seconds to wait now that it has ended."""
+        if self._clock() - self._started >= STEADY_SECONDS:
+            self._times = 0
+        seconds = min(FIRST_SECONDS * 2.0**self._times, LONGEST_SECONDS)
+        self._times = min(self._times + 1, 16)  # no further: powers of two grow
+        return float(seconds * self._jitter())

@@ -1,0 +1,289 @@
+"""The folders of a deployment, as ``lumos deploy init`` writes them::
+
+    OUT/ca/        ca.crt, ca.key              keep it offline: signs server certificates only
+    OUT/server/    deployment.json, ca.crt, server.crt, server.key, superexec.secret, nodes/*.pub
+    OUT/nodes/N/   ca.crt, node.key, node.toml                     all that node N's machine needs
+
+``deployment.json`` holds no secrets. Folders have mode 0700, keys and secrets 0600.
+"""
+
+import json
+import os
+import re
+import tempfile
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lumos_core.config import NodeConfig
+from lumos_core.deployment import credentials
+from lumos_core.errors import ConfigError
+from lumos_core.files import write_json
+
+MANIFEST = "deployment.json"
+FORMAT = 1
+FLEET_PORT = 9092
+SERVER_DAYS = 825
+CA, NODE_KEY, NODE_SETTINGS = "ca.crt", "node.key", "node.toml"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+_TEMPLATE = """\
+# Settings of this node, read by: lumos node start FOLDER
+# Relative paths start at this file's folder.
+
+superlink = "{superlink}"  # the server's address; the only one that this machine must reach
+name = "{name}"  # bound to node.key; the server knows no other node by it
+
+data = "data"  # folder with catalog.tsv and interactions.tsv; never leaves this machine
+# state = "state"  # views, ledger, logs; default: the folder state in data
+# llm = "smollm2"  # local LLM, if not the one of the run: a folder, a .gguf file or a name
+# llm-quantization = "none"  # none, 8bit or 4bit
+# threads = 1  # CPU threads of training and of the LLM
+# device = "cpu"
+# view-seconds = 60.0  # time for writing views in each round
+"""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """``deployment.json``: what the server has to know, without secrets.
+
+    Attributes:
+        hosts: names and addresses that the server's certificate is for; nodes use the first.
+        port: the fleet port.
+        nodes: names; the public key of each is in ``nodes/<name>.pub``.
+    """
+
+    hosts: tuple[str, ...]
+    port: int
+    nodes: tuple[str, ...]
+    format: int = FORMAT
+
+    @property
+    def superlink(self) -> str:
+        """The address that nodes connect to."""
+        return f"{_bracketed(self.hosts[0])}:{self.port}"
+
+
+@dataclass(frozen=True)
+class ServerKit:
+    """The server's folder."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def read(cls, folder: Path) -> "ServerKit":
+        """Read and check the folder.
+
+        Raises:
+            ConfigError: a file is missing, damaged, expired or readable by others.
+        """
+        kit = cls(folder.resolve(), _read_manifest(folder / MANIFEST))
+        credentials.check_certificate(kit.ca)
+        credentials.check_certificate(kit.certificate)
+        for path in (kit.key, kit.secret, *map(kit.public_key, kit.manifest.nodes)):
+            credentials.check_private_file(path)
+        return kit
+
+    @property
+    def ca(self) -> Path:
+        return self.folder / CA
+
+    @property
+    def certificate(self) -> Path:
+        return self.folder / "server.crt"
+
+    @property
+    def key(self) -> Path:
+        return self.folder / "server.key"
+
+    @property
+    def secret(self) -> Path:
+        """Shared by the SuperLink and the SuperExec that starts ServerApps."""
+        return self.folder / "superexec.secret"
+
+    def public_key(self, node: str) -> Path:
+        return self.folder / "nodes" / f"{node}.pub"
+
+
+@dataclass(frozen=True)
+class NodeBundle:
+    """What a node's machine holds: how it reaches the server, who it is, and its settings."""
+
+    superlink: str
+    ca: Path
+    key: Path
+    config: NodeConfig
+
+    @classmethod
+    def read(cls, folder: Path, changes: Mapping[str, Any]) -> "NodeBundle":
+        """Read ``node.toml`` of a bundle, with ``changes`` (keys as in the file) on top.
+
+        Raises:
+            ConfigError: the file is missing or malformed, a key is unknown or a value impossible.
+        """
+        path = folder / NODE_SETTINGS
+        try:
+            found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(
+                f"{path}: cannot be read: {error.strerror}; expected a folder that "
+                "'lumos deploy init' wrote for this node"
+            ) from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: is not TOML: {error}") from None
+        for key in ("data", "state"):  # what is given on the command line starts where that is
+            if isinstance(found.get(key), str) and found[key]:
+                found[key] = str(folder.resolve() / found[key])
+        merged = {**found, **changes}
+        superlink = merged.pop("superlink", None)
+        if not isinstance(superlink, str):
+            raise ConfigError(f"{path}: key 'superlink' is required, such as \"10.0.0.1:9092\"")
+        split_address(superlink, str(path))
+        try:
+            config = NodeConfig.from_flat(merged)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+        return cls(superlink, folder.resolve() / CA, folder.resolve() / NODE_KEY, config)
+
+
+# ---------------------------------------------------------------- writing
+def create(out: Path, hosts: Sequence[str], nodes: Sequence[str], port: int, days: int) -> Manifest:
+    """Write all folders of a deployment at once; nothing is left behind if that fails.
+
+    Args:
+        out: a folder that does not exist, or is empty.
+        hosts: names and addresses by which nodes reach the server; the first goes into their
+            settings.
+        nodes: their names.
+        port: the fleet port.
+        days: validity of the server's certificate.
+
+    Raises:
+        ConfigError: a host or name is impossible, or ``out`` holds something.
+    """
+    manifest = Manifest(_checked_hosts(hosts), port, _checked_nodes(nodes))
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(
+            f"{out}: is there already; credentials are never overwritten: choose another folder "
+            "or move this one away (nodes with the old keys are then refused)"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as place:
+        work = Path(place) / "deployment"
+        _write(work, manifest, days)
+        os.rename(work, out)  # over an empty folder, or nothing
+    return manifest
+
+
+def add_node(out: Path, name: str) -> Path:
+    """Write the key and bundle of one more node; returns the bundle.
+
+    Raises:
+        ConfigError: the name is impossible or taken, or ``out`` is not a deployment.
+    """
+    manifest = _read_manifest(out / "server" / MANIFEST)
+    [name] = _checked_nodes([name])
+    if name in manifest.nodes:
+        raise ConfigError(f"node {name!r} is in {out / 'server' / MANIFEST} already")
+    manifest = Manifest(manifest.hosts, manifest.port, (*manifest.nodes, name))
+    bundle = _write_node(out, manifest, name)
+    write_json(out / "server" / MANIFEST, asdict(manifest))
+    return bundle
+
+
+def node_names(text: str) -> list[str]:
+    """``3`` → node-0, node-1, node-2 (as ``lumos prepare`` names them); ``a,b`` → a, b.
+
+    Raises:
+        ConfigError: no node at all.
+    """
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if len(names) == 1 and names[0].isdigit():
+        names = [f"node-{n}" for n in range(int(names[0]))]
+    if not names:
+        raise ConfigError(f"--nodes {text!r}: expected their number, or names like north,south")
+    return names
+
+
+def split_address(text: str, source: str) -> tuple[str, int]:
+    """``host:port`` → host, port; an IPv6 address stands in brackets.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ConfigError(
+            f"{source}: superlink = {text!r}: expected HOST:PORT, such as 10.0.0.1:9092"
+        )
+    return host, int(port)
+
+
+def _write(out: Path, manifest: Manifest, days: int) -> None:
+    for folder in (out, out / "ca", out / "server", out / "server" / "nodes", out / "nodes"):
+        folder.mkdir(mode=0o700)
+    authority, authority_key = out / "ca" / CA, out / "ca" / "ca.key"
+    credentials.new_authority(authority, authority_key)
+    kit = ServerKit(out / "server", manifest)
+    credentials.new_server_certificate(
+        authority, authority_key, list(manifest.hosts), kit.certificate, kit.key, days
+    )
+    credentials.write_public(kit.ca, authority.read_bytes())
+    credentials.new_secret(kit.secret)
+    for name in manifest.nodes:
+        _write_node(out, manifest, name)
+    write_json(kit.folder / MANIFEST, asdict(manifest))
+
+
+def _write_node(out: Path, manifest: Manifest, name: str) -> Path:
+    bundle, kit = out / "nodes" / name, ServerKit(out / "server", manifest)
+    bundle.mkdir(mode=0o700)
+    credentials.new_node_key(bundle / NODE_KEY, kit.public_key(name))
+    credentials.write_public(bundle / CA, kit.ca.read_bytes())
+    settings = _TEMPLATE.format(superlink=manifest.superlink, name=name)
+    credentials.write_public(bundle / NODE_SETTINGS, settings.encode())
+    return bundle
+
+
+def _checked_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
+    if not hosts:
+        raise ConfigError("--host: give the name or address by which nodes reach the server")
+    for host in hosts:
+        credentials.general_name(host)
+    return tuple(dict.fromkeys(hosts))
+
+
+def _checked_nodes(nodes: Sequence[str]) -> tuple[str, ...]:
+    for name in nodes:
+        if not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"node {name!r}: expected letters, digits, '.', '_' and '-', beginning with a "
+                "letter or digit, 64 at most"
+            )
+    if len(set(nodes)) != len(nodes):
+        raise ConfigError("--nodes: a name is given twice; every node needs one of its own")
+    return tuple(nodes)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["format"] != FORMAT:
+            raise ConfigError(f"{path}: format {found['format']!r}, expected {FORMAT}")
+        return Manifest(tuple(found["hosts"]), int(found["port"]), tuple(found["nodes"]))
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read: {error.strerror}; expected the folder 'server' that "
+            "'lumos deploy init' wrote"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: is damaged ({error})") from None
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,200 @@
+"""A supervised SuperNode: checked before it starts, started again when it ends.
+
+Two processes: Flower's SuperNode, which talks to the server, and a SuperExec, which starts a
+ClientApp process for every message. They meet on a loopback port and share a secret, so that no
+other process of this machine can take over the node's work. If one ends, both are started again.
+"""
+
+import re
+import shutil
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.markup import escape
+
+from lumos_core.deployment import credentials, flower
+from lumos_core.deployment.backoff import Backoff
+from lumos_core.deployment.kit import NodeBundle, split_address
+from lumos_core.deployment.processes import Child, Children, ending_on_signals
+from lumos_core.errors import ConfigError, FederationError
+
+CONNECT_SECONDS = 5.0
+STOP_SECONDS = 15.0  # a SuperNode says good-bye to the server, else its key is refused for a minute
+EXPIRES_SOON_DAYS = 30.0
+_POLL_SECONDS = 0.5
+_LINES = 400  # of the SuperNode's output to look for the reason of its end in
+_CONNECTED = re.compile(r"SuperNode ID: (\d+)")
+_REASONS = {
+    "not registered|Unregistered|2004": (
+        "the server refuses this node's key: it is not registered there, or the node was "
+        "connected less than a minute ago, or the key is in use elsewhere"
+    ),
+    "SSL|CERTIFICATE_VERIFY_FAILED|handshake": "the server's certificate is not from ca.crt's CA",
+    "2001|authentication": "the server wants node keys, or refuses this one",
+}
+
+
+def check(bundle: NodeBundle) -> Iterator[str]:
+    """Check everything that a node needs; yields lines to show (rich markup).
+
+    Raises:
+        ConfigError: key or certificate are missing, unsafe, damaged or expired; or the server's
+            certificate is not from the bundle's authority.
+        DataError: naming file and line, the data are not as they should be.
+    """
+    from lumos_core.data import read_node
+
+    authority = credentials.check_certificate(bundle.ca)
+    credentials.check_node_key(bundle.key)
+    catalog, sequences = read_node(Path(bundle.config.data))
+    yield escape(
+        f"{bundle.config.name}: {len(sequences)} users, {len(catalog)} items, "
+        f"catalog {catalog.fingerprint[:12]}"
+    )
+    _writable(state_folder(bundle))
+    if (days := credentials.days_left(authority)) < EXPIRES_SOON_DAYS:
+        yield f"[yellow]{escape(str(bundle.ca))} expires in {days:.0f} days[/]"
+    yield from _check_server(bundle)
+
+
+def state_folder(bundle: NodeBundle) -> Path:
+    """Where the node keeps its views, ledger and logs."""
+    config = bundle.config
+    return (Path(config.state) if config.state else Path(config.data) / "state").resolve()
+
+
+def keep_running(bundle: NodeBundle, runtime_port: int, console: Console) -> None:
+    """Keep the node running until a signal ends it (as an exception).
+
+    Args:
+        bundle: a checked one.
+        runtime_port: on loopback, for the node's own processes; 0 for any free one.
+        console: where to say what happens.
+
+    Raises:
+        FederationError: it runs already, from another terminal.
+    """
+    state = state_folder(bundle)
+    with _alone(state), ending_on_signals():
+        backoff = Backoff()
+        while True:
+            backoff.started()
+            reason = _run_once(bundle, runtime_port or flower.free_ports(1)[0], state, console)
+            pause = backoff.pause()
+            _say(console, f"[yellow]{escape(reason)}[/]; starting again in {pause:.0f} s")
+            time.sleep(pause)
+
+
+def _run_once(bundle: NodeBundle, port: int, state: Path, console: Console) -> str:
+    """Start both processes and wait until one has ended; returns why, as far as that is known."""
+    home = state / "flower"
+    shutil.rmtree(home, ignore_errors=True)
+    empty = home / "empty"  # no package is picked up from where processes start
+    empty.mkdir(parents=True)
+    secret = home / "superexec.secret"
+    credentials.new_secret(secret)
+    settings = flower.write_toml(home / "node.toml", bundle.config.to_flat())
+    environment = flower.environment(home, OMP_NUM_THREADS=str(bundle.config.threads))
+    security = flower.NodeSecurity(bundle.ca, bundle.key, secret)
+    with Children(state / "logs", grace=STOP_SECONDS) as children:
+        node = children.start(
+            "supernode",
+            flower.supernode(bundle.superlink, port, settings, security=security),
+            environment=environment,
+            cwd=empty,
+        )
+        begin = node.log.stat().st_size
+        executor = children.start(
+            "superexec",
+            flower.superexec(port, secret, None),
+            environment=environment,
+            cwd=empty,
+        )
+        _say(console, f"{bundle.config.name} started; logs in {escape(str(state / 'logs'))}")
+        _wait(node, executor, begin, console)
+        if node.exit_code is None:
+            return "its SuperExec has ended"
+        return _reason(_output(node, begin))
+
+
+def _wait(node: Child, executor: Child, begin: int, console: Console) -> None:
+    connected = False
+    while node.exit_code is None and executor.exit_code is None:
+        if not connected and (found := _CONNECTED.search(_output(node, begin))):
+            connected = True
+            _say(console, f"[green]connected[/] as node {found.group(1)}")
+        time.sleep(_POLL_SECONDS)
+
+
+def _output(child: Child, begin: int) -> str:
+    """What a child has written since ``begin``, a byte of its log, without colours."""
+    with child.log.open("rb") as file:
+        file.seek(begin)
+        return "\n".join(file.read().decode(errors="replace").splitlines()[-_LINES:])
+
+
+def _reason(output: str) -> str:
+    for pattern, reason in _REASONS.items():
+        if re.search(pattern, output):
+            return reason
+    return "its SuperNode has ended"
+
+
+def _check_server(bundle: NodeBundle) -> Iterator[str]:
+    """Shake hands with the server, if it is there."""
+    host, port = split_address(bundle.superlink, "node.toml")
+    context = ssl.create_default_context(cafile=str(bundle.ca))
+    context.set_alpn_protocols(["h2"])  # what gRPC speaks
+    try:
+        with (
+            socket.create_connection((host, port), CONNECT_SECONDS) as plain,
+            context.wrap_socket(plain, server_hostname=host),
+        ):
+            return
+    except ssl.SSLCertVerificationError as error:
+        raise ConfigError(
+            f"{bundle.superlink}: its certificate is refused: {error.verify_message}; expected one "
+            f"that {bundle.ca} has signed, for {host}, valid now (the clock here says "
+            f"{time.strftime('%Y-%m-%d %H:%M')}); take the bundle that belongs to this server"
+        ) from None
+    except ssl.SSLError:
+        yield f"[yellow]{escape(bundle.superlink)} answers, but without TLS[/]"
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        yield f"[yellow]{escape(bundle.superlink)} cannot be reached yet ({escape(reason)})[/]"
+
+
+def _writable(state: Path) -> None:
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        probe = state / ".writable"
+        probe.write_bytes(b"lumos")
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"{state}: cannot be written: {error.strerror}; the node keeps its views and its "
+            "ledger there; choose another folder with --state"
+        ) from error
+
+
+@contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    lock = FileLock(state / ".running")
+    try:
+        with lock.acquire(blocking=False):
+            yield
+    except Timeout:
+        raise FederationError(
+            f"{state}: a node with this state folder runs already; end that one, or give this one "
+            "a folder of its own with --state"
+        ) from None
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", highlight=False)
