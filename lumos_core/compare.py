@@ -159,6 +159,7 @@ def _federated(job: Job, catalog: Catalog, sequences: Sequence[Sequences]) -> Re
         "test": result.test,
         "curve": [{k: e[k] for k in ("round", "hr@20", "ndcg@20")} for e in curve],
         "bytes_up": [e["bytes_up"] for e in result.events if e["event"] == "round"],
+        "epsilon": result.epsilon,
     }
 
 

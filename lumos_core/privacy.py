@@ -38,7 +38,7 @@ from lumos_core.model import Params
 from lumos_core.resume import FREE_KEYS
 
 ORDERS = (
-    *(1 + x / 20 for x in range(1, 200)),
+    *(1 + x / 4 for x in range(1, 37)),
     *range(11, 64),
     *(int(64 * 1.25**k) for k in range(20)),
 )

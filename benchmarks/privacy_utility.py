@@ -1,0 +1,170 @@
+"""What differential privacy costs: test HR@20 against ε, on the bundled sample.
+
+Three federations of the same users: 8 nodes with node-level noise (central), 236 nodes of three
+users with the same, 8 nodes with user-level noise (DP-SGD in every node). For each a run without
+privacy and several noise multipliers; beside them the model that nobody has trained. Finished runs
+are kept and not repeated.
+
+    python benchmarks/privacy_utility.py --out docs/results/privacy --seeds 0,1,2
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from lumos_core.compare import Job, Result, run_jobs
+from lumos_core.config import RunConfig, Scalar
+from lumos_core.files import write_atomically, write_json
+
+BASE: dict[str, Scalar] = {"method": "fedavg", "weighting": "uniform", "clip": "none"}
+PLAIN = "no privacy"
+FEDERATIONS: dict[str, tuple[int, dict[str, Scalar], tuple[float, ...]]] = {
+    "8 nodes, node-level": (8, {"dp": "central"}, (0.0, 0.5, 1.0, 4.0)),
+    "236 nodes, node-level": (236, {"dp": "central"}, (0.0, 0.5, 1.0, 2.0, 4.0)),
+    "8 nodes, user-level": (8, {"dp": "user"}, (0.5, 1.0, 2.0)),
+}
+"""Nodes, what is set, noise multipliers (0: clipping alone)."""
+
+
+def jobs(data: Path, out: Path, seeds: Sequence[int], rounds: int, delta: float) -> list[Job]:
+    """All runs, seed by seed; every federation has a folder of data of its own."""
+    planned = []
+    for seed in seeds:
+        for name, (nodes, changes, multipliers) in FEDERATIONS.items():
+            common = {**BASE, "rounds": rounds, "seed": seed}
+            folder, runs = data / f"{nodes}-nodes", out / name.replace(", ", "-").replace(" ", "-")
+            plain = RunConfig.from_flat(common)
+            planned.append(Job(PLAIN, folder, runs, plain))
+            for z in multipliers:
+                noisy = {**common, **changes, "dp-noise-multiplier": z, "dp-delta": delta}
+                planned.append(Job(f"z = {z:g}", folder, runs, RunConfig.from_flat(noisy)))
+    return planned
+
+
+def untrained(folder: Path) -> float:
+    """Test HR@20 of the model that a run starts from."""
+    from lumos_core.data import LeaveOneOut, Sequences, load_prepared
+    from lumos_core.evaluation import evaluate, means
+    from lumos_core.initialisation import initial_params
+    from lumos_core.model import new_model, set_params
+
+    catalog, nodes = load_prepared(folder)
+    config = RunConfig.from_flat(BASE)
+    model = new_model(config, len(catalog))
+    set_params(model, initial_params(config, catalog))
+    return means(evaluate(model, *LeaveOneOut(Sequences.concat(nodes)).test()))["hr@20"]
+
+
+def summarise(planned: Sequence[Job], results: Sequence[Result]) -> list[dict[str, Any]]:
+    """A row for every federation and noise: ε, mean and spread of HR@20 over seeds."""
+    by_key = {(r["nodes"], r["config"]["dp"], r["variant"], r["seed"]): r for r in results}
+    rows = []
+    for name, (nodes, changes, multipliers) in FEDERATIONS.items():
+        for variant in (PLAIN, *(f"z = {z:g}" for z in multipliers)):
+            dp = "none" if variant == PLAIN else changes["dp"]
+            seeds = sorted({j.config.seed for j in planned})
+            group = [by_key[nodes, dp, variant, s] for s in seeds]
+            found = [r["test"]["hr@20"] for r in group]
+            rows.append(
+                {
+                    "federation": name,
+                    "noise": variant,
+                    "epsilon": max((r["epsilon"] for r in group if r["epsilon"]), default=None),
+                    "seeds": seeds,
+                    "hr@20": found,
+                    "hr@20_mean": mean(found),
+                    "hr@20_stdev": stdev(found) if len(found) > 1 else 0.0,
+                    "best_rounds": [r["best_round"] for r in group],
+                }
+            )
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]], start: float) -> str:
+    """The rows as Markdown."""
+    lines = ["| federation | noise | ε | HR@20 | best round |", "|---|---|--:|--:|--:|"]
+    for row in rows:
+        epsilon = "∞" if row["epsilon"] is None else f"{row['epsilon']:.3g}"
+        best = ", ".join(map(str, row["best_rounds"]))
+        lines.append(
+            f"| {row['federation']} | {row['noise']} | {epsilon} "
+            f"| {row['hr@20_mean']:.4f} ± {row['hr@20_stdev']:.4f} | {best} |"
+        )
+    lines.append(f"| any | the untrained start | 0 | {start:.4f} | – |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(rows: Sequence[dict[str, Any]], start: float, path: Path) -> None:
+    """HR@20 against ε, a line a federation; dashed: without privacy."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(8, 4.8), layout="constrained")
+    for number, name in enumerate(FEDERATIONS):
+        color = plt.get_cmap("tab10")(number)
+        group = [r for r in rows if r["federation"] == name]
+        noisy = sorted((r for r in group if r["epsilon"] is not None), key=lambda r: r["epsilon"])
+        axis.errorbar(
+            [r["epsilon"] for r in noisy],
+            [r["hr@20_mean"] for r in noisy],
+            yerr=[r["hr@20_stdev"] for r in noisy],
+            color=color, marker="o", capsize=3, label=name,
+        )  # fmt: skip
+        plain = next(r for r in group if r["noise"] == PLAIN)
+        axis.axhline(plain["hr@20_mean"], color=color, linestyle="--", linewidth=1)
+    axis.axhline(start, color="black", linestyle=":", linewidth=1.3, label="untrained start")
+    axis.set(xscale="log", xlabel="ε (smaller is more private)", ylabel="test HR@20")
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("docs/results/privacy"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/privacy"), help="data and runs")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--delta", type=float, default=1e-4)
+    parser.add_argument("--jobs", type=int, default=1)
+    args = parser.parse_args()
+    from lumos_core.data import bundled_sample, prepare
+
+    for nodes in sorted({nodes for nodes, _, _ in FEDERATIONS.values()}):
+        prepare(bundled_sample(), args.runs / "data" / f"{nodes}-nodes", nodes=nodes, seed=0)
+    seeds = [int(seed) for seed in args.seeds.split(",")]
+    planned = jobs(args.runs / "data", args.runs, seeds, args.rounds, args.delta)
+
+    def say(result: Result, found: bool) -> None:
+        print(
+            result["nodes"], result["config"]["dp"], result["variant"], result["seed"],
+            f"{result['test']['hr@20']:.4f}", result["epsilon"], f"{result['seconds']} s",
+            flush=True,
+        )  # fmt: skip
+
+    results = run_jobs(planned, args.jobs, say)
+    start = untrained(args.runs / "data" / "8-nodes")
+    rows = summarise(planned, results)
+    head = (
+        f"`python benchmarks/privacy_utility.py --seeds {args.seeds} --rounds {args.rounds}`: "
+        f"bundled sample, fedavg with the semantic start, δ = {args.delta:g}, "
+        f"dp-clip = {RunConfig().dp_clip:g}.\n\n"
+    )
+    write_json(args.out / "utility.json", {"start": start, "delta": args.delta, "rows": rows})
+    write_atomically(args.out / "utility.md", (head + table(rows, start)).encode())
+    plot(rows, start, args.out / "utility.png")
+    print(table(rows, start))
+
+
+if __name__ == "__main__":
+    main()
