@@ -30,6 +30,7 @@ from lumos_core.initialisation import initial_params
 from lumos_core.model import ModelShape, Params, SASRec, set_params
 from lumos_core.node import Node, Views, ViewSource, no_views
 from lumos_core.resume import Stand
+from lumos_core.views.types import UserViews
 
 Result = dict[str, Any]
 NEVER = 10**6
@@ -226,7 +227,8 @@ def _views(data: Path, parts: list[Sequences], catalog: Catalog, config: RunConf
     """Views of all users of a prepared folder, from its nodes' stores; missing ones are written."""
     if config.method != "lumos":
         return {}
-    found, first = {}, 0
+    found: dict[int, UserViews] = {}
+    first = 0
     for folder, users in zip(node_folders(data), parts, strict=True):
         source = _source(folder, catalog, config)
         found |= {first + u: v for u, v in source(users.without_last(2)).items()}

@@ -86,15 +86,11 @@ def plan(
 
 def run_jobs(jobs: Sequence[Job], processes: int, on_result: OnResult) -> list[Result]:
     """Run what has not been run, ``processes`` at a time, one thread each."""
-    results, missing = [], []
-    catalog = Catalog.read(jobs[0].data / CATALOG_FILE).fingerprint if jobs else ""
-    for job in jobs:
-        found = _finished(job, catalog)
-        if found is None:
-            missing.append(job)
-        else:
-            results.append(found)
-            on_result(found, True)
+    results = finished(jobs)
+    done = {_key(result) for result in results}
+    for result in results:
+        on_result(result, True)
+    missing = [job for job in jobs if _key(job.facts()) not in done]
     if missing:
         context = get_context("spawn")  # fork and torch's thread pools do not go together
         with ProcessPoolExecutor(processes, context, initializer=start_worker) as pool:
@@ -124,6 +120,16 @@ def run_job(job: Job) -> Result:
     }
     write_json(job.path, result)
     return result
+
+
+def finished(jobs: Sequence[Job]) -> list[Result]:
+    """Results of those jobs that have been run on this data, in order."""
+    catalog = Catalog.read(jobs[0].data / CATALOG_FILE).fingerprint if jobs else ""
+    return [found for job in jobs if (found := _finished(job, catalog)) is not None]
+
+
+def _key(facts: Result) -> str:
+    return json.dumps([facts["method"], facts["scenario"], facts["seed"]], sort_keys=True)
 
 
 def _finished(job: Job, catalog: str) -> Result | None:

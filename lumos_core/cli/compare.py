@@ -35,7 +35,7 @@ def compare_command(
 
     names = list(VARIANTS) if variants == "all" else [v.strip() for v in variants.split(",")]
     base = with_overrides(RunConfig(), config)
-    planned = plan(data, out, names, _integers(seeds), base)
+    planned = plan(data, out, names, integers(seeds), base)
     console = Console()
     columns = (SpinnerColumn(), "[progress.description]{task.description}", MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
@@ -74,7 +74,7 @@ def _write_reports(
     console.print(f"written: {out / 'results.json'}, table.md, curves.png")
 
 
-def _integers(text: str) -> list[int]:
+def integers(text: str) -> list[int]:
     from lumos_core.errors import ConfigError
 
     try:

@@ -1,0 +1,130 @@
+"""Results of `lumos attack` as people read them: a Markdown table and a heat map."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+
+from lumos_core.attacks.scenario import NONE
+
+Result = Mapping[str, Any]
+Cell = tuple[str, str]
+"""Method and scenario."""
+
+
+def scenario_label(scenario: Mapping[str, Any]) -> str:
+    """What a row is about, in words."""
+    many = scenario["nodes"] + scenario["malicious"]
+    if scenario["noise"]:
+        return f"noise in all histories, {scenario['noise']:.0%}"
+    if scenario["attack"] == NONE:
+        return f"no attack ({many} nodes)"
+    return f"{scenario['attack']}, {scenario['malicious']} of {many} nodes, ξ = {scenario['xi']:g}"
+
+
+def by_cell(results: Sequence[Result]) -> dict[Cell, list[Result]]:
+    """Results by method and scenario, each ordered by seed; cells in order of appearance."""
+    cells: dict[Cell, list[Result]] = {}
+    for result in results:
+        cells.setdefault((result["method"], scenario_label(result["scenario"])), []).append(result)
+    return {cell: sorted(group, key=lambda r: r["seed"]) for cell, group in cells.items()}
+
+
+def without_attack(results: Sequence[Result], of: Result) -> Result | None:
+    """The run of the same method, seed and number of honest nodes in which nobody attacked."""
+    for result in results:
+        scenario = result["scenario"]
+        same = (result["method"], result["seed"], scenario["nodes"]) == (
+            of["method"], of["seed"], of["scenario"]["nodes"],
+        )  # fmt: skip
+        if same and scenario["attack"] == NONE and not scenario["noise"]:
+            return result
+    return None
+
+
+def lost(results: Sequence[Result], group: Sequence[Result], metric: str) -> list[float]:
+    """How far a metric lies below (−) or above (+) its value without attack, seed by seed."""
+    differences = []
+    for result in group:
+        base = without_attack(results, result)
+        if base is not None:
+            differences.append(result[metric] - base[metric])
+    return differences
+
+
+def markdown_table(results: Sequence[Result]) -> str:
+    """A row a method and scenario: mean ± standard deviation over seeds. Differences are to the
+    same method, seed and nodes without attack."""
+    header = ["method", "scenario", "seeds", "HR@20", "lost HR@20", "NDCG@20", "ER@10 of target",
+              "mean rank of target", "refused replies"]  # fmt: skip
+    lines = ["| " + " | ".join(header) + " |", "|---|---|--:|--:|--:|--:|--:|--:|--:|"]
+    for (method, label), group in by_cell(results).items():
+        refused = sum(r["rejected"]["malicious"] + r["rejected"]["honest"] for r in group)
+        cells = [
+            method,
+            label + (f" ({group[0]['views']} views)" if group[0]["views"] != "none" else ""),
+            str(len(group)),
+            _spread([r["hr@20"] for r in group], "{:.4f}"),
+            _spread([-d for d in lost(results, group, "hr@20")], "{:+.4f}"),
+            _spread([r["ndcg@20"] for r in group], "{:.4f}"),
+            _spread([r["er@10"] for r in group], "{:.4f}"),
+            _spread([r["target-rank"] for r in group], "{:.1%}"),
+            str(refused),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def plot_heat_map(results: Sequence[Result], path: Path, title: str) -> None:
+    """Methods × scenarios: HR@20 lost to the attack, and ER@10 of the target; means over seeds."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    cells = by_cell(results)
+    methods = list(dict.fromkeys(method for method, _ in cells))
+    labels = list(dict.fromkeys(label for _, label in cells))
+
+    def values(of: str) -> np.ndarray:
+        out = np.full((len(labels), len(methods)), np.nan)
+        for (method, label), group in cells.items():
+            found = (
+                [r["er@10"] for r in group]
+                if of == "er@10"
+                else [-d for d in lost(results, group, of)]
+            )
+            if found:
+                out[labels.index(label), methods.index(method)] = mean(found)
+        return out
+
+    size = (3.5 + 2.2 * len(methods), 1.8 + 0.34 * len(labels))
+    figure, axes = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
+    for axis, metric, name in zip(
+        axes, ("hr@20", "er@10"), ("HR@20 lost", "ER@10 of the target"), strict=True
+    ):
+        shown = values(metric)
+        top = max(float(np.nanmax(shown, initial=0.0)), 1e-3)
+        axis.imshow(shown, cmap="Reds", vmin=0.0, vmax=top, aspect="auto")
+        for (row, column), value in np.ndenumerate(shown):
+            if not np.isnan(value):
+                color = "white" if value > 0.6 * top else "black"
+                axis.text(column, row, f"{value:.3f}", ha="center", va="center", color=color,
+                          fontsize=8)  # fmt: skip
+        axis.set_xticks(range(len(methods)), methods, rotation=30, ha="right")
+        axis.set_yticks(range(len(labels)), labels)
+        axis.set_title(name, fontsize=10)
+    figure.suptitle(title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    if not values:
+        return "–"
+    text = form.format(mean(values))
+    spread = form.replace("+", "")
+    return f"{text} ± {spread.format(stdev(values))}" if len(values) > 1 else text

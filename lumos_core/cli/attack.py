@@ -1,0 +1,102 @@
+"""`lumos attack`: malicious nodes in otherwise real federations, and what they achieve."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lumos_core.cli.options import ConfigOption
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DEFAULT_METHODS = "lumos:default,lumos,fedavg,confedsrs"
+
+
+def attack_command(
+    data: Annotated[Path, typer.Argument(help="Folder made by `lumos prepare`.")],
+    out: Annotated[Path, typer.Option(help="Folder for results, table and heat map.")],
+    suite: Annotated[
+        str, typer.Option(help="smoke, paper, defences or grid; or several, comma-separated.")
+    ] = "paper",
+    methods: Annotated[
+        str, typer.Option(help="Comma-separated METHOD (undefended) or METHOD:DEFENCE.")
+    ] = DEFAULT_METHODS,
+    seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "0,1,2",
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 2,
+    clean_rounds: Annotated[
+        int, typer.Option(min=1, help="Rounds before the malicious nodes join.")
+    ] = 6,
+    attack_rounds: Annotated[int, typer.Option(min=1, help="Rounds with them.")] = 4,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Table and heat map of the runs that are there.")
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Attack federations as a suite says; write JSON, a table and a heat map.
+
+    Interrupted, it goes on where it was when started again.
+    """
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
+
+    from lumos_core.attacks.report import scenario_label
+    from lumos_core.attacks.suite import Result, finished, plan, run_jobs
+    from lumos_core.cli.compare import integers
+    from lumos_core.cli.options import with_overrides
+    from lumos_core.config import RunConfig
+
+    names = [m.strip() for m in methods.split(",")]
+    base = with_overrides(RunConfig(), config)
+    rounds = (clean_rounds, attack_rounds)
+    planned = plan(data, out, names, _scenarios(suite), integers(seeds), base, rounds)
+    console = Console()
+    if report_only:
+        _write_reports(finished(planned), data.name, out, console)
+        return
+    columns = (SpinnerColumn(), "[progress.description]{task.description}", MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        task = progress.add_task(f"{data.name}: {len(planned)} runs", total=len(planned))
+
+        def on_result(result: Result, found: bool) -> None:
+            progress.advance(task)
+            how = "kept" if found else f"{result['seconds']:.0f} s"
+            console.print(
+                f"{result['method']:>20}  {scenario_label(result['scenario']):<40} "
+                f"seed {result['seed']}  HR@20 {result['hr@20']:.4f}  "
+                f"ER@10 {result['er@10']:.4f}  [dim]{how}[/]",
+                highlight=False,
+            )
+
+        run_jobs(planned, jobs, on_result)
+    _write_reports(finished(planned), data.name, out, console)
+
+
+def _scenarios(names: str) -> list[Any]:
+    """The scenarios of one or more suites, each once."""
+    from lumos_core.attacks.scenario import SUITES
+    from lumos_core.errors import ConfigError
+
+    chosen: list[Any] = []
+    for name in (n.strip() for n in names.split(",")):
+        if name not in SUITES:
+            raise ConfigError(f"--suite {name!r}: unknown; known are: {', '.join(SUITES)}")
+        chosen += [s for s in SUITES[name] if s not in chosen]
+    return chosen
+
+
+def _write_reports(results: list[dict[str, Any]], name: str, out: Path, console: "Console") -> None:
+    from rich.markdown import Markdown
+
+    from lumos_core.attacks.report import markdown_table, plot_heat_map
+    from lumos_core.errors import DataError
+    from lumos_core.files import write_atomically, write_json
+
+    if not results:
+        raise DataError(f"{out}: holds no finished run of this suite; run it without --report-only")
+    table = markdown_table(results)
+    write_json(out / "results.json", results)
+    write_atomically(out / "table.md", table.encode())
+    plot_heat_map(results, out / "heat-map.png", name)
+    console.print(Markdown(table))
+    console.print(f"written: {out / 'results.json'}, table.md, heat-map.png")
