@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from lumos_core.cli.attack import attack_command
 from lumos_core.cli.compare import compare_command
 from lumos_core.cli.data import prepare_command
 from lumos_core.cli.deploy import deploy_app
@@ -26,6 +27,7 @@ app.command("run")(run_command)
 app.command("simulate")(simulate_command)
 app.command("train-central")(train_central_command)
 app.command("compare")(compare_command)
+app.command("attack")(attack_command)
 app.add_typer(deploy_app, name="deploy")
 app.add_typer(node_app, name="node")
 app.add_typer(llm_app, name="llm")
