@@ -5,7 +5,9 @@ and writes ``summary.json``, which alone says whether the run succeeded.
 exits 0 even with one; supervisors must look at the summary.)
 """
 
+import json
 import logging
+import os
 import platform
 import sys
 import time
@@ -21,6 +23,7 @@ from lumos_core.errors import ConfigError, FederationError, LumosError
 from lumos_core.files import write_json
 
 SUMMARY = "summary.json"
+NODE_NAMES = "LUMOS_NODE_NAMES"  # file that lumos_core.deployment.registry writes
 _PACKAGES = ("flwr", "torch", "numpy")
 
 app = ServerApp()
@@ -31,14 +34,19 @@ def main(grid: Grid, context: Context) -> None:
     """Run the federation.
 
     Raises:
-        LumosError: the run could not start, or it failed; the summary says so as well.
+        LumosError: the run could not start, or it failed; the summary says so as well, except when
+            the SuperLink is gone: then the run may go on in another process.
     """
+    from server_app.transport import LinkLostError
+
     _log_to_stderr()
     config = RunConfig.from_flat(context.run_config)
     run_dir = Path(config.run_dir or f"runs/{context.run_id}")
     started = time.time()
     try:
         summary = _run(grid, config, run_dir)
+    except LinkLostError:
+        raise
     except Exception as error:
         reason = str(error) if isinstance(error, LumosError) else type(error).__name__
         _write(run_dir, config, started, {"outcome": "failed", "reason": reason})
@@ -58,7 +66,7 @@ def _run(grid: Grid, config: RunConfig, run_dir: Path) -> dict[str, Any]:
         raise ConfigError("key 'catalog' is required: the path of catalog.tsv on the server")
     catalog = Catalog.read(Path(config.catalog))
     initial = initial_params(config, catalog)
-    transport = GridTransport(grid, catalog.fingerprint)
+    transport = GridTransport(grid, catalog.fingerprint, registered=_registered_names())
     result = run_federation(  # goes on with what is in the folder: a restarted server loses nothing
         config, transport, catalog.fingerprint, initial, run_dir=run_dir, resume=True
     )
@@ -73,6 +81,15 @@ def _run(grid: Grid, config: RunConfig, run_dir: Path) -> dict[str, Any]:
         "bytes_up": sum(e.get("bytes_up", 0) for e in result.events),
         "bytes_down": sum(e.get("bytes_down", 0) for e in result.events),
     }
+
+
+def _registered_names() -> dict[int, str] | None:
+    """Node id → name, where the operator has registered the nodes' keys under names."""
+    path = os.environ.get(NODE_NAMES)
+    if path is None:
+        return None
+    entries = json.loads(Path(path).read_text(encoding="utf-8"))
+    return {int(entry["id"]): name for name, entry in entries.items()}
 
 
 def _write(run_dir: Path, config: RunConfig, started: float, summary: dict[str, Any]) -> None:

@@ -3,7 +3,8 @@
 Flower knows nodes by random ids, which change when a node restarts; LUMOS knows them by the name in
 their node configuration, because names seed sampling and training. The name of an id is learned by
 a ``describe`` query as soon as Flower shows the id, and the answer is kept for the core's own first
-question, so that a node is asked once.
+question, so that a node is asked once. Where nodes have keys, an id belongs to a key for good, and
+the server's operator has registered each key under a name: then nobody else can take that name.
 
 Replies are polled for here, a thread per few nodes: a reply that is still being uploaded, by a node
 that may die doing so, then holds up neither the other replies nor the deadline. (Flower's own
@@ -15,7 +16,8 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import httpx
@@ -35,6 +37,10 @@ _MAX_THREADS = 16
 _REQUESTS_PER_SECOND = 50  # to the SuperLink, which shares the machine with the server
 _UNREACHABLE = "node-unavailable"
 _NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # as NodeConfig.name, but never on trust
+
+
+class LinkLostError(FederationError):
+    """The SuperLink cannot be reached any more: this process has to end, the run need not."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +64,35 @@ class GridTransport:
         catalog: fingerprint of the run's catalog; goes with every instruction, so that a node with
             another one can refuse.
         poll: seconds between two looks for replies.
+        registered: node id → the only name that this node may use; None where nodes have no keys,
+            and the newest id that calls itself by a name has it.
     """
 
-    def __init__(self, grid: Grid, catalog: str, poll: float = POLL_SECONDS) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        catalog: str,
+        poll: float = POLL_SECONDS,
+        registered: Mapping[int, str] | None = None,
+    ) -> None:
         self._grid, self._catalog, self._poll = grid, catalog, poll
+        self._registered = registered
         self._names: dict[int, str] = {}  # node id → name
         self._ids: dict[str, int] = {}  # name → the id that took it last
         self._introductions: dict[str, Reply] = {}  # by name, for the core's first question
         self._asked: dict[str, tuple[int, float]] = {}  # message id → node id, asked when
-        self._silent: set[int] = set()  # ids that answered, but without a name
+        self._left_out: dict[int, float] = {}  # ids without a name of theirs, since when
 
     # --- who is there
 
     def nodes(self) -> list[str]:
-        """Names of the nodes that are connected and have said who they are, sorted."""
-        online = set(self._grid.get_node_ids())
+        """Names of the nodes that are connected and have said who they are, sorted.
+
+        Raises:
+            LinkLostError: the SuperLink cannot be reached any more.
+        """
+        with _reaching():
+            online = set(self._grid.get_node_ids())
         self._collect_introductions()
         self._introduce(online)
         return sorted(name for name, node_id in self._ids.items() if node_id in online)
@@ -83,7 +103,8 @@ class GridTransport:
         late = {m for m, (_, when) in self._asked.items() if now - when > DESCRIBE_SECONDS}
         self._asked = {m: asked for m, asked in self._asked.items() if m not in late}
         waiting = {node_id for node_id, _ in self._asked.values()}
-        new = sorted(online - self._names.keys() - waiting - self._silent)
+        left_out = {n for n, since in self._left_out.items() if now - since <= DESCRIBE_SECONDS}
+        new = sorted(online - self._names.keys() - waiting - left_out)
         content = messages.encode_order(Order(None, 0, None, self._catalog))
         for message_id, node_id in zip(
             self._push([(n, messages.DESCRIBE, content, 0) for n in new], DESCRIBE_SECONDS),
@@ -95,7 +116,8 @@ class GridTransport:
 
     def _collect_introductions(self) -> None:
         for message_id in list(self._asked):
-            answer = self._pull(message_id)
+            with _reaching():
+                answer = self._pull(message_id)
             if answer is not None:
                 node_id, _ = self._asked.pop(message_id)
                 self._introduced(node_id, to_reply(Instruction("", "query"), answer, 0))
@@ -103,10 +125,15 @@ class GridTransport:
     def _introduced(self, node_id: int, reply: Reply) -> None:
         name = reply.node
         if not _NAME.fullmatch(name):
-            self._silent.add(node_id)
+            self._left_out[node_id] = time.monotonic()
             log.warning("a node did not say who it is and is left out (%s)", reply.error)
             return
-        if name in self._ids:
+        if self._registered is not None and self._registered.get(node_id) != name:
+            self._left_out[node_id] = time.monotonic()
+            whose = self._registered.get(node_id, "no registered node")
+            log.warning("a node with the key of %s calls itself %s and is left out", whose, name)
+            return
+        if self._ids.get(name, node_id) != node_id:
             log.warning("node %s has connected again (or two nodes use this name)", name)
         self._names[node_id], self._ids[name] = name, node_id
         self._introductions[name] = reply
@@ -117,7 +144,7 @@ class GridTransport:
         """Send, and wait until all have answered or ``deadline`` seconds have passed.
 
         Raises:
-            FederationError: the SuperLink cannot be reached any more.
+            LinkLostError: the SuperLink cannot be reached any more.
         """
         until = time.monotonic() + deadline
         known = [i for i in instructions if i.kind == "query" and i.node in self._introductions]
@@ -166,7 +193,7 @@ class GridTransport:
                 except queue.Empty:
                     break
                 if isinstance(answer, OSError):
-                    raise FederationError("lost the connection to the SuperLink") from answer
+                    raise LinkLostError("lost the connection to the SuperLink") from answer
                 asked = sent[message_id]
                 replies.append(to_reply(asked.instruction, answer, asked.bytes_down))
         finally:
@@ -204,7 +231,8 @@ class GridTransport:
         ]
         if not outgoing:
             return []
-        ids = [i or "" for i in self._grid.push_messages(outgoing)]
+        with _reaching():
+            ids = [i or "" for i in self._grid.push_messages(outgoing)]
         return ids if len(ids) == len(outgoing) else [""] * len(outgoing)
 
     def _pull(self, message_id: str) -> Answer | None:
@@ -221,6 +249,19 @@ class GridTransport:
         except Exception as error:
             log.warning("a reply could not be unpacked (%s)", type(error).__name__)
             return Unreadable()
+
+
+@contextmanager
+def _reaching() -> Iterator[None]:
+    """Around calls of the SuperLink.
+
+    Raises:
+        LinkLostError: it did not answer, or does not know this process (it was started anew).
+    """
+    try:
+        yield
+    except (httpx.HTTPError, OSError) as error:
+        raise LinkLostError("lost the connection to the SuperLink") from error
 
 
 def to_reply(asked: Instruction, message: Answer, bytes_down: int) -> Reply:

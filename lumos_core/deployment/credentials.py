@@ -217,7 +217,7 @@ def _private_key(path: Path) -> ec.EllipticCurvePrivateKey:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError:
-        key = None  # type: ignore[assignment]
+        key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ConfigError(f"{path}: is not an elliptic-curve key in PEM format")
     return key

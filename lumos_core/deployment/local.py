@@ -4,14 +4,10 @@ Both run the same two apps. The supervisor learns what happens from the run fold
 ``history.jsonl``, the outcome from ``summary.json``; Flower's own idea of success is not asked.
 """
 
-import json
-import os
 import shutil
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,15 +15,20 @@ from typing import Any
 
 from lumos_core.config import NodeConfig, RunConfig, Scalar
 from lumos_core.deployment import flower
+from lumos_core.deployment.follow import (
+    FOLLOW_SECONDS,
+    SUMMARY,
+    SUMMARY_SECONDS,
+    Tail,
+    ended,
+    read_summary,
+    wait_healthy,
+)
 from lumos_core.deployment.processes import Child, Children, ending_on_signals
 from lumos_core.errors import FederationError
 from lumos_core.files import write_json
-from lumos_core.history import HISTORY, Event, OnEvent
+from lumos_core.history import HISTORY, OnEvent
 
-SUMMARY = "summary.json"
-HEALTH_SECONDS = 90.0  # a cold start on a busy machine takes 20
-SUMMARY_SECONDS = 3.0  # between the end of a run and its summary being seen
-FOLLOW_SECONDS = 0.2
 SIMULATION_DATA = "LUMOS_SIMULATION_DATA"  # read by client_app.app
 
 
@@ -77,7 +78,7 @@ def deploy(
     """
     settings = {node.name: node.config().to_flat() for node in nodes}  # before anything starts
     config = _prepare(config, run_dir, settings, resume)
-    events = _Tail(run_dir / HISTORY, on_event)
+    events = Tail(run_dir / HISTORY, on_event)
     with _workplace() as place, ending_on_signals(), Children(run_dir / "logs") as children:
         control, fleet_port, *runtime = flower.free_ports(2 + len(nodes))
         fleet = f"{flower.LOOPBACK}:{fleet_port}"
@@ -122,7 +123,7 @@ def simulate(
         FederationError: the run ended without a summary.
     """
     config = _prepare(config, run_dir, {"nodes": nodes, "data": str(data)}, resume)
-    events = _Tail(run_dir / HISTORY, on_event)
+    events = Tail(run_dir / HISTORY, on_event)
     with _workplace() as place, ending_on_signals(), Children(run_dir / "logs") as children:
         [control] = flower.free_ports(1)
         extra = {
@@ -189,29 +190,12 @@ def _submit(
 ) -> Child:
     app = flower.stage_app(place / "app")
     run_config = flower.write_toml(place / "run.toml", config.to_flat())
-    _wait_healthy(link, f"http://{flower.LOOPBACK}:{control}/health")
+    wait_healthy(link, control)
     return children.start(
         "server",
         flower.submit(app, run_config, virtual_nodes),
         environment=flower.environment(place / "superlink"),
         cwd=place / "empty",
-    )
-
-
-def _wait_healthy(link: Child, url: str) -> None:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    until = time.monotonic() + HEALTH_SECONDS
-    while time.monotonic() < until:
-        if link.exit_code is not None:
-            raise _ended(link)
-        try:
-            with opener.open(url, timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
-    raise FederationError(
-        f"the SuperLink did not become healthy within {HEALTH_SECONDS:g} s; the end of "
-        f"{link.log}:\n{link.last_lines()}"
     )
 
 
@@ -222,7 +206,7 @@ def _threads(node: Mapping[str, Scalar]) -> str:
 # ---------------------------------------------------------------- follow
 def _follow(
     run_dir: Path,
-    events: "_Tail",
+    events: Tail,
     on_event: OnEvent,
     run: Child,
     link: Child,
@@ -230,7 +214,7 @@ def _follow(
 ) -> dict[str, Any]:
     """Report events until the summary is there."""
     lost: set[str] = set()
-    ended: float | None = None
+    since: float | None = None
     while True:
         summary = read_summary(run_dir)
         events.report()  # after the summary was looked for, so that its last events are in
@@ -241,56 +225,16 @@ def _follow(
                 lost.add(child.name)
                 on_event({"event": "node-lost", "node": child.name, "log": str(child.log)})
         if link.exit_code is not None:
-            raise _ended(link)
+            raise ended(link)
         if supernodes and len(lost) == len(supernodes):
             raise FederationError(
                 "every SuperNode has ended; the end of "
                 f"{supernodes[-1].log}:\n{supernodes[-1].last_lines()}"
             )
         if run.exit_code is not None:
-            ended = ended or time.monotonic()
-            if time.monotonic() - ended > SUMMARY_SECONDS:
+            since = since or time.monotonic()
+            if time.monotonic() - since > SUMMARY_SECONDS:
                 raise FederationError(
                     f"the run ended without a result; the end of {run.log}:\n{run.last_lines(25)}"
                 )
         time.sleep(FOLLOW_SECONDS)
-
-
-def read_summary(run_dir: Path) -> dict[str, Any] | None:
-    """``summary.json`` of a run that has ended."""
-    try:
-        summary: dict[str, Any] = json.loads((run_dir / SUMMARY).read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    return summary
-
-
-class _Tail:
-    """Calls back with each complete line of a JSONL file that is written from now on.
-
-    A resumed run first writes its history anew, as another file; until then there is nothing new.
-    """
-
-    def __init__(self, path: Path, callback: Callable[[Event], None]) -> None:
-        self._path, self._callback, self._offset = path, callback, 0
-        self._old = path.stat().st_ino if path.exists() else None
-
-    def report(self) -> None:
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            if os.fstat(file.fileno()).st_ino == self._old:
-                return
-            file.seek(self._offset)
-            new = file.read()
-        complete = new[: new.rfind(b"\n") + 1]
-        self._offset += len(complete)
-        for line in complete.splitlines():
-            self._callback(json.loads(line))
-
-
-def _ended(child: Child) -> FederationError:
-    return FederationError(
-        f"{child.name} ended with exit code {child.exit_code}; the end of "
-        f"{child.log}:\n{child.last_lines()}"
-    )

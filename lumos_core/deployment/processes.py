@@ -97,6 +97,29 @@ class Children:
         self._tell_guard(str(process.pid))
         return child
 
+    def runs(self, program: str) -> bool:
+        """Whether a descendant runs a program of this name now."""
+        for process in self._family():
+            with suppress(psutil.Error, OSError):
+                if any(Path(part).name == program for part in process.cmdline()[:3]):
+                    return True
+        return False
+
+    def stop_one(self, child: Child, grace: float = GRACE_SECONDS) -> None:
+        """End one child and everything that it started."""
+        family = _tree(child)
+        for process in family:
+            with suppress(psutil.Error):
+                process.terminate()
+        psutil.wait_procs([p for p in family if p.pid != child.process.pid], grace)
+        with suppress(subprocess.TimeoutExpired):
+            child.process.wait(grace)
+        for process in family:
+            with suppress(psutil.Error):
+                process.kill()
+        child.process.wait()
+        self._children.remove(child)
+
     def stop(self, grace: float = GRACE_SECONDS) -> None:
         """End every child and everything they started; returns when nothing is left."""
         with _undisturbed():
@@ -156,12 +179,7 @@ class Children:
             time.sleep(0.05)
 
     def _family(self) -> set[psutil.Process]:
-        found: set[psutil.Process] = set()
-        for child in self._children:
-            with suppress(psutil.Error):
-                process = psutil.Process(child.process.pid)
-                found |= {process, *process.children(recursive=True)}
-        return found
+        return {process for child in self._children for process in _tree(child)}
 
     def _strays(self) -> set[psutil.Process]:
         """Processes that carry our mark, whoever their parent is by now."""
@@ -211,6 +229,14 @@ def _undisturbed() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _tree(child: Child) -> list[psutil.Process]:
+    """A child and its descendants, those that still run."""
+    with suppress(psutil.Error):
+        process = psutil.Process(child.process.pid)
+        return [process, *process.children(recursive=True)]
+    return []
 
 
 def _adopt_orphans() -> None:

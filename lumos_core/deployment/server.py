@@ -1,0 +1,284 @@
+"""A supervised server: TLS, node keys, and a run that goes on whatever dies.
+
+Three processes: Flower's SuperLink, a SuperExec that starts the ServerApp, and ``flwr run``, which
+submits the run and carries its log. Two things can be lost:
+
+* the ServerApp: the run is submitted again, to the same SuperLink; nodes stay connected;
+* SuperLink or SuperExec: everything is ended and started again after a pause; the database on disk
+  keeps the nodes' ids, and nodes come back by themselves.
+
+Either way the new ServerApp goes on after the last finished round, because that is what it finds in
+the run's folder.
+"""
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.markup import escape
+
+from lumos_core.config import RunConfig
+from lumos_core.deployment import flower
+from lumos_core.deployment.backoff import Backoff
+from lumos_core.deployment.follow import (
+    FOLLOW_SECONDS,
+    SUMMARY,
+    SUMMARY_SECONDS,
+    Tail,
+    ended,
+    read_summary,
+    wait_healthy,
+)
+from lumos_core.deployment.kit import ServerKit
+from lumos_core.deployment.processes import Child, Children, ending_on_signals
+from lumos_core.deployment.progress import RoundLines
+from lumos_core.deployment.registry import Registry
+from lumos_core.errors import ConfigError, FederationError
+from lumos_core.files import write_json
+from lumos_core.history import HISTORY, Event, OnEvent
+from lumos_core.resume import FREE_KEYS
+
+START_TIMEOUT = 86_400.0  # seconds; nodes of other people may be started tomorrow
+NODE_NAMES = "LUMOS_NODE_NAMES"  # read by server_app.app
+STOP_SECONDS = 8.0
+_SERVER_APP = "flwr-serverapp"
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """What ``lumos deploy server`` was asked for.
+
+    Attributes:
+        kit: credentials.
+        config: the run; ``run-dir`` is set here.
+        run_dir: folder of checkpoint, history, summary and logs.
+        state: folder of the SuperLink's database.
+        bind: address of the interface that the fleet port listens on.
+        control_port: on loopback; 0 for any free one.
+    """
+
+    kit: ServerKit
+    config: RunConfig
+    run_dir: Path
+    state: Path
+    bind: str
+    control_port: int
+
+
+class _RunLostError(Exception):
+    """The ServerApp ended without a result."""
+
+
+def serve(options: ServerOptions, console: Console) -> dict[str, Any]:
+    """Run the federation until it has a result; what dies on the way is started again.
+
+    Returns:
+        The contents of ``summary.json``; look at its ``outcome``.
+
+    Raises:
+        ConfigError: the run's folder holds a run with another configuration.
+        FederationError: another server uses the same folders, or the SuperLink does not start.
+    """
+    config = _prepare(options)
+    if (done := read_summary(options.run_dir)) is not None:
+        if done["outcome"] == "completed":
+            return done
+        (options.run_dir / SUMMARY).unlink()  # asked to go on with a run that had failed
+    with ExitStack() as stack:
+        stack.enter_context(_alone(options.state))
+        stack.enter_context(ending_on_signals())
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lumos-")))
+        lines = _Once(stack.enter_context(RoundLines(console, config.rounds).live()))
+        backoff, served = Backoff(), False
+        while True:
+            backoff.started()
+            generation = _Generation(options, config, place, lines, console)
+            try:
+                return generation.run()
+            except FederationError as error:
+                if not (served or generation.served):
+                    raise  # a port in use, a damaged certificate: not a matter of time
+                served = True
+                pause = backoff.pause()
+                _say(console, f"[yellow]{escape(str(error))}[/]")
+                _say(console, f"starting everything again in {pause:.0f} s")
+            time.sleep(pause)
+
+
+class _Generation:
+    """One life of a SuperLink."""
+
+    def __init__(
+        self,
+        options: ServerOptions,
+        config: RunConfig,
+        place: Path,
+        on_event: OnEvent,
+        console: Console,
+    ) -> None:
+        self._options, self._on_event, self._console = options, on_event, console
+        self._registry = Registry(options.kit, options.state.resolve())
+        self.served = False
+        shutil.rmtree(place, ignore_errors=True)
+        self._home, self._empty = place / "home", place / "empty"
+        self._empty.mkdir(parents=True)  # no package is picked up from where processes start
+        self._app = flower.stage_app(place / "app")
+        self._run_config = flower.write_toml(place / "run.toml", config.to_flat())
+        extra = {NODE_NAMES: str(self._registry.path), "OMP_NUM_THREADS": "1"}
+        self._environment = flower.environment(self._home, **extra)
+
+    def run(self) -> dict[str, Any]:
+        """Until the run has a result.
+
+        Raises:
+            FederationError: SuperLink or SuperExec have ended, or did not start.
+        """
+        with Children(self._options.run_dir / "logs", grace=STOP_SECONDS) as children:
+            link, executor = self._start(children)
+            backoff = Backoff()
+            while True:
+                backoff.started()
+                run = children.start(
+                    "server",
+                    flower.submit(self._app, self._run_config, None),
+                    environment=self._environment,
+                    cwd=self._empty,
+                )
+                try:
+                    return self._follow(children, link, executor, run)
+                except _RunLostError as lost:
+                    pause = backoff.pause()
+                    _say(self._console, f"[yellow]{lost}[/]; submitting it again in {pause:.0f} s")
+                    children.stop_one(run)
+                time.sleep(pause)
+
+    def _start(self, children: Children) -> tuple[Child, Child]:
+        options, kit = self._options, self._options.kit
+        control = options.control_port or flower.free_ports(1)[0]
+        fleet = f"{options.bind}:{kit.manifest.port}"
+        self._registry.prepare()
+        flower.write_connection(self._home, control, kit.ca)
+        link = children.start(
+            "superlink",
+            flower.superlink(
+                control,
+                fleet,
+                "--database",
+                str(self._registry.database),
+                security=flower.LinkSecurity(kit.ca, kit.certificate, kit.key, kit.secret),
+            ),
+            environment=self._environment,
+            cwd=self._empty,
+        )
+        wait_healthy(link, control, kit.ca)
+        try:
+            self._registry.register(self._environment, self._empty)
+        except FederationError:
+            children.stop()
+            self._registry.drop()  # it and the database do not fit each other
+            raise
+        executor = children.start(
+            "superexec",
+            flower.superexec(control, kit.secret, kit.ca),
+            environment=self._environment,
+            cwd=self._empty,
+        )
+        self.served = True
+        nodes = ", ".join(kit.manifest.nodes)
+        _say(self._console, f"serving on {fleet}; registered nodes: {nodes}")
+        return link, executor
+
+    def _follow(
+        self, children: Children, link: Child, executor: Child, run: Child
+    ) -> dict[str, Any]:
+        run_dir = self._options.run_dir
+        events = Tail(run_dir / HISTORY, self._on_event)
+        seen, since = False, 0.0
+        while True:
+            for child in (link, executor):
+                if child.exit_code is not None:
+                    # A ServerApp that lost its SuperLink may yet write that the run has failed.
+                    children.stop()
+                    _drop_failure(run_dir)
+                    raise ended(child)
+            summary = read_summary(run_dir)
+            events.report()
+            if summary is not None:
+                return summary
+            running = children.runs(_SERVER_APP)
+            if running or not (seen or run.exit_code is not None):
+                since = 0.0
+            elif not since:
+                since = time.monotonic()
+            elif time.monotonic() - since > SUMMARY_SECONDS:
+                raise _RunLostError("the ServerApp ended without a result")
+            seen = seen or running
+            time.sleep(FOLLOW_SECONDS)
+
+
+class _Once:
+    """Passes each event on once: a resumed run writes its history anew."""
+
+    def __init__(self, callback: OnEvent) -> None:
+        self._callback = callback
+        self._seen: set[str] = set()
+
+    def __call__(self, event: Event) -> None:
+        text = json.dumps(event, sort_keys=True)
+        if text not in self._seen:
+            self._seen.add(text)
+            self._callback(event)
+
+
+def _prepare(options: ServerOptions) -> RunConfig:
+    """The run's folder and final configuration; a run in it must be the same one.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    run_dir, path = options.run_dir, options.run_dir / "config.json"
+    config = options.config.replace(run_dir=str(run_dir.resolve()))
+    flat = config.to_flat()
+    if path.exists():
+        saved = json.loads(path.read_text(encoding="utf-8"))["run"]
+        for key, value in saved.items():
+            if key not in FREE_KEYS and flat.get(key, value) != value:
+                raise ConfigError(
+                    f"{path}: the run there has {key} = {value!r}, found {flat[key]!r}; go on with "
+                    "it as it was begun, or begin another one with --run-dir"
+                )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    nodes: dict[str, Any] = {name: {} for name in options.kit.manifest.nodes}
+    write_json(path, {"run": flat, "nodes": nodes})
+    return config
+
+
+def _drop_failure(run_dir: Path) -> None:
+    summary = read_summary(run_dir)
+    if summary is not None and summary["outcome"] != "completed":
+        (run_dir / SUMMARY).unlink()
+
+
+@contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        with FileLock(state / ".running").acquire(blocking=False):
+            yield
+    except Timeout:
+        raise FederationError(
+            f"{state}: a server with this state folder runs already; end it, or choose another "
+            "folder with --state"
+        ) from None
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", highlight=False)
