@@ -78,6 +78,7 @@ class MaliciousNode:
         self._node = Node(name, catalog, made, plain)
         self._seen: np.ndarray | None = None  # the item table of the last round
         self._change = np.zeros(len(catalog) + 1)
+        self._carried = np.zeros((len(catalog) + 1, config.dim), dtype=np.float32)
 
     def describe(self) -> dict[str, str]:
         return self._node.describe()
@@ -100,7 +101,7 @@ class MaliciousNode:
             return trained["it"][0]
 
         situation = updates.Situation(
-            params, self._change, train, self._knowledge, self._target, self._weight,
+            params, self._carried, self._change, train, self._knowledge, self._target, self._weight,
             self._node.shape, rng,
         )  # fmt: skip
         delta = self._attack.update(situation)
@@ -114,8 +115,12 @@ class MaliciousNode:
         return arrays, metrics
 
     def _watch(self, params: Params) -> None:
-        """Sum up how far every item's embedding moves from round to round."""
+        """Sum up how far every item's embedding moves from round to round, and note what of that
+        the server will repeat."""
         table = params[ITEM_TABLE]
         if self._seen is not None:
-            self._change += np.linalg.norm(table - self._seen, axis=1)
+            moved = table - self._seen
+            self._change += np.linalg.norm(moved, axis=1)
+            if self._config.server_optimizer == "momentum":
+                self._carried = moved * np.float32(self._config.server_momentum)
         self._seen = table.copy()

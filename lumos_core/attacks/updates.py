@@ -27,6 +27,7 @@ class Situation:
 
     Attributes:
         params: the global model received.
+        carried: float [N + 1, D], what the server's momentum will add to the item table anyway.
         change: float64 [N + 1], how far every item's embedding has moved, summed over the rounds
             that the attacker has seen.
         train: trains honestly on the node's (poisoned) data; call it only where it is needed.
@@ -36,6 +37,7 @@ class Situation:
     """
 
     params: Params
+    carried: np.ndarray
     change: np.ndarray
     train: Callable[[], Params]
     knowledge: Knowledge
@@ -125,7 +127,8 @@ def _move_target(s: Situation, wanted: np.ndarray) -> Params:
     the aggregate to the wanted embedding."""
     delta = s.train()
     table = delta[ITEM_TABLE].copy()
-    table[s.target] = (wanted - s.params[ITEM_TABLE][s.target]) / s.weight
+    to_go = wanted - s.params[ITEM_TABLE][s.target] - s.carried[s.target]
+    table[s.target] = to_go / s.weight
     return {**delta, ITEM_TABLE: table}
 
 

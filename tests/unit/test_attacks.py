@@ -1,0 +1,226 @@
+"""Malicious nodes: what they know, train on and send, and what a federation makes of it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lumos_core import deltas
+from lumos_core.attacks import data, updates
+from lumos_core.attacks.knowledge import Knowledge, cold_target, popularity
+from lumos_core.attacks.malicious import ATTACKS, Attack, MaliciousNode
+from lumos_core.config import RunConfig
+from lumos_core.data import Catalog, Sequences
+from lumos_core.federation import FederationResult, run_federation
+from lumos_core.in_process import InProcessTransport
+from lumos_core.initialisation import initial_params
+from lumos_core.model import ITEM_TABLE, Params, SASRec, set_params
+from lumos_core.node import Node
+
+Tiny = Callable[..., RunConfig]
+Users = Callable[..., Sequences]
+ITEMS = 24
+TARGET = 24
+
+
+def _rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def users() -> Sequences:
+    """60 users who walk round items 1 … 20; item 24 is met once, 21 to 23 never."""
+    rng = np.random.default_rng(1)
+    walks = [((rng.integers(20) + np.arange(9)) % 20 + 1).tolist() for _ in range(60)]
+    return Sequences.from_lists([[TARGET, *walks[0]], *walks[1:]])
+
+
+@pytest.fixture
+def knowledge(users: Sequences) -> Knowledge:
+    return Knowledge.of(users.without_last(2), ITEMS, 0.9, _rng())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 1.0])
+def test_an_attacker_knows_its_share_of_the_interactions(users: Sequences, share: float) -> None:
+    train = users.without_last(2)
+    known = Knowledge.of(train, ITEMS, share, _rng())
+    found = sum(map(len, known.histories)) / len(train.items)
+    assert found == pytest.approx(share, abs=0.08)
+    every = {tuple(h.tolist()) for h in train}
+    for history in known.histories:  # parts of real histories, in their order
+        assert any(_within(history.tolist(), whole) for whole in every)
+
+
+def _within(part: list[int], whole: tuple[int, ...]) -> bool:
+    rest = iter(whole)
+    return all(item in rest for item in part)
+
+
+def test_popularity_counts_and_the_target_is_cold(users: Sequences) -> None:
+    train = users.without_last(2)
+    counts = popularity(train, ITEMS)
+    assert counts.sum() == len(train.items)
+    assert counts[TARGET - 1] == 1
+    targets = {cold_target(train, ITEMS, np.random.default_rng(s)) for s in range(40)}
+    met = np.sort(counts[counts > 0])
+    assert all(0 < counts[t - 1] <= met[len(met) // 4] for t in targets)
+    assert TARGET in targets
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_noise_replaces_training_interactions_only(
+    users: Sequences, knowledge: Knowledge, share: float
+) -> None:
+    noisy = data.replace_interactions(users, share, knowledge, _rng())
+    assert np.array_equal(noisy.offsets, users.offsets)
+    changed = noisy.items != users.items
+    for back in (1, 2):
+        assert not changed[users.offsets[1:] - back].any()
+    train = users.without_last(2).items
+    assert changed.sum() / len(train) == pytest.approx(share * (1 - 1 / ITEMS), abs=0.08)
+    assert noisy.items.min() >= 1
+    assert noisy.items.max() <= ITEMS
+
+
+@pytest.mark.parametrize("make", [data.random_fakes, data.popular_fakes])
+def test_fake_users_train_on_the_target(make: data.MakeUsers, knowledge: Knowledge) -> None:
+    fakes = make(knowledge, TARGET, 5, _rng())
+    assert len(fakes) == 5
+    for history in fakes.without_last(2):
+        assert (history[1::2] == TARGET).all()
+        assert (history[::2] != TARGET).all()
+
+
+def test_the_bandwagon_rides_on_popular_items(knowledge: Knowledge) -> None:
+    popular = set(knowledge.popular(10).tolist())
+    fakes = data.popular_fakes(knowledge, TARGET, 5, _rng())
+    assert set(fakes.items.tolist()) - {TARGET} <= popular
+    nothing = Knowledge(ITEMS, [], 0.0)
+    assert len(data.popular_fakes(nothing, TARGET, 5, _rng())) == 5
+    assert len(data.known_users(nothing, TARGET, 5, _rng())) == 5
+
+
+# ---------------------------------------------------------------- updates
+def _situation(config: RunConfig, catalog: Catalog, knowledge: Knowledge) -> updates.Situation:
+    node = Node("n", catalog, data.known_users(knowledge, TARGET, 12, _rng()), config)
+    params = initial_params(config, catalog)
+    return updates.Situation(
+        params, np.zeros((ITEMS + 1, 8), np.float32), np.zeros(ITEMS + 1),
+        lambda: node.train(params, 1)[0], knowledge, TARGET, 0.25, node.shape, _rng(),
+    )  # fmt: skip
+
+
+def test_untargeted_updates_are_what_they_are_called(
+    tiny: Tiny, toy_catalog: Catalog, knowledge: Knowledge
+) -> None:
+    s = _situation(tiny(dropout=0.0), toy_catalog, knowledge)
+    trained = s.train()
+    size = deltas.norm(trained)
+    flipped = updates.sign_flip(s)
+    for name in trained:
+        np.testing.assert_allclose(flipped[name], -4 * trained[name], rtol=1e-5)
+    assert deltas.norm(updates.scaled(s)) == pytest.approx(100 * size, rel=1e-4)
+    assert deltas.norm(updates.gaussian(s)) == pytest.approx(4 * size, rel=1e-4)
+    assert all(np.isnan(a).all() for a in updates.not_a_number(s).values())
+    assert updates.honest(s).keys() == trained.keys()
+
+
+def _rank(params: Params, config: RunConfig, users: Sequences) -> float:
+    """Mean place of the target in the users' ranking of the catalog."""
+    import torch
+
+    from lumos_core.batching import pad
+    from lumos_core.model import ModelShape
+
+    model = SASRec(ModelShape.of(config, ITEMS))
+    set_params(model, params)
+    model.eval()
+    items, lengths = pad(list(users), 10)
+    with torch.inference_mode():
+        scores = model.scores(model.encode_last(torch.from_numpy(items), torch.from_numpy(lengths)))
+    return float((scores > scores[:, TARGET - 1 : TARGET]).sum(1).double().mean()) + 1
+
+
+@pytest.mark.parametrize("share", [0.9, 0.0])
+def test_an_aligned_target_climbs_to_the_top(
+    tiny: Tiny, toy_catalog: Catalog, users: Sequences, share: float
+) -> None:
+    config = tiny(dropout=0.0)
+    known = Knowledge.of(users.without_last(2), ITEMS, share, _rng())
+    s = _situation(config, toy_catalog, known)
+    s.change[1:6] = 1.0
+    s.carried[TARGET] = 3.0
+    others = np.arange(ITEMS + 1) != TARGET
+
+    def moved(update: updates.Update) -> np.ndarray:
+        """The table as the aggregate and the server's momentum make it."""
+        delta = update(s)
+        assert np.array_equal(delta[ITEM_TABLE][others], s.train()[ITEM_TABLE][others])
+        table = s.params[ITEM_TABLE].copy()
+        table[TARGET] += delta[ITEM_TABLE][TARGET] * s.weight + s.carried[TARGET]
+        return table
+
+    popular = known.popular(20) if share else np.arange(1, 6)
+    table = moved(updates.align_items)
+    likeness = table[popular] @ table[TARGET] / np.linalg.norm(table[popular], axis=1)
+    before = s.params[ITEM_TABLE]
+    assert likeness.mean() > 0
+    assert np.linalg.norm(table[TARGET]) <= 1.001 * np.linalg.norm(before, axis=1).max()
+    if share:
+        table = moved(updates.align_users)
+        assert _rank({**s.params, ITEM_TABLE: table}, config, users) < 3
+
+
+def test_mining_takes_what_moved_most() -> None:
+    assert updates.mined(np.array([9.0, 0.1, 3.0, 0.0, 2.0]), 2).tolist() == [2, 4]
+
+
+# ---------------------------------------------------------------- in a federation
+def _federate(
+    config: RunConfig, catalog: Catalog, users: Sequences, attack: Attack | None, **known: Any
+) -> FederationResult:
+    parts = np.array_split(np.arange(len(users)), 5)
+    nodes: list[Any] = [
+        Node(f"node-{i}", catalog, users.subset(p), config) for i, p in enumerate(parts)
+    ]
+    if attack is not None:
+        nodes.append(MaliciousNode("other", attack, catalog, config, users=12, weight=0.5, **known))
+    start = initial_params(config, catalog)
+    return run_federation(config, InProcessTransport(nodes), catalog.fingerprint, start)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_attack_speaks_the_protocol(
+    tiny: Tiny, toy_catalog: Catalog, users: Sequences, knowledge: Knowledge, name: str
+) -> None:
+    """All take part in the rounds but those that cannot pass for a delta, which are named."""
+    config = tiny(rounds=2, max_delta_norm=25.0)
+    known = {"knowledge": knowledge, "target": TARGET}
+    result = _federate(config, toy_catalog, users, ATTACKS[name], **known)
+    rounds = [e for e in result.events if e["event"] == "round"]
+    refused = name in ("nan", "scaled")
+    assert [e["nodes_ok"] for e in rounds] == [5 if refused else 6] * 2
+    assert [f["node"] for e in rounds for f in e["failed"]] == ["other"] * 2 * refused
+    if refused:
+        honest = _federate(config, toy_catalog, users, None)
+        for array in honest.params:
+            assert np.array_equal(result.params[array], honest.params[array])
+
+
+def test_bounds_keep_a_target_down(
+    tiny: Tiny, toy_catalog: Catalog, users: Sequences, knowledge: Knowledge
+) -> None:
+    known = {"knowledge": knowledge, "target": TARGET}
+    histories = users.without_last(1)
+
+    def place(attack: Attack | None, **changes: Any) -> float:
+        config = tiny(rounds=4, local_epochs=6, dropout=0.0, learning_rate=0.02, **changes)
+        result = _federate(config, toy_catalog, users, attack, **(known if attack else {}))
+        return _rank(result.params, config, histories)
+
+    bounds = {"clip": "norm+rows", "max_weight_ratio": 1.0, "clip_row_factor": 1.25}
+    attack = ATTACKS["align-users"]
+    assert place(attack) < 3
+    assert place(attack, **bounds) > 10
+    assert place(None) > 10
