@@ -21,9 +21,9 @@ from lumos_core.files import write_atomically, write_json
 BASE: dict[str, Scalar] = {"method": "fedavg", "weighting": "uniform", "clip": "none"}
 PLAIN = "no privacy"
 FEDERATIONS: dict[str, tuple[int, dict[str, Scalar], tuple[float, ...]]] = {
-    "8 nodes, node-level": (8, {"dp": "central"}, (0.0, 0.5, 1.0, 4.0)),
-    "236 nodes, node-level": (236, {"dp": "central"}, (0.0, 0.5, 1.0, 2.0, 4.0)),
-    "8 nodes, user-level": (8, {"dp": "user"}, (0.5, 1.0, 2.0)),
+    "8 nodes, node-level": (8, {"dp": "central"}, (0.0, 1.0, 4.0)),
+    "236 nodes, node-level": (236, {"dp": "central"}, (1.0, 4.0)),
+    "8 nodes, user-level": (8, {"dp": "user"}, (0.5, 2.0)),
 }
 """Nodes, what is set, noise multipliers (0: clipping alone)."""
 

@@ -16,6 +16,7 @@ What is measured, on nodes whose users are disjoint from the shadows':
   ``real_auc``: does it put real items above those.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import Sequences
 from lumos_core.model import Params
 from lumos_core.node import Node, Views, ViewSource, no_views
+from lumos_core.replies import Metrics
 from lumos_core.views.types import UserViews
 
 Floats = NDArray[np.float64]
@@ -73,11 +75,17 @@ class Observation:
     per_user: NDArray[np.bool_]
 
 
-def observe(world: World, node: Node, round: int) -> Observation:
-    """Train the node for one round, through the very code that a deployment runs."""
+def observe(world: World, node: Node, round: int, masked: bool = False) -> Observation:
+    """Train the node for one round, through the very code that a deployment runs.
+
+    Args:
+        masked: the server gets the reply under secure aggregation, see :func:`under_mask`.
+    """
     config = node.config
-    arrays, _ = node.train(world.params, round)
+    arrays, metrics = node.train(world.params, round)
     delta = codecs.decode(arrays, config.delta_codec, world.params, config.top_rows_share)
+    if masked:
+        delta = under_mask(delta, metrics)
     train = node.split.train()
     items = len(world.catalog)
     per_user = np.zeros((len(train), items + 1), dtype=bool)
@@ -91,6 +99,19 @@ def observe(world: World, node: Node, round: int) -> Observation:
     real: NDArray[np.bool_] = np.any(per_user, axis=0)
     table = delta[codecs.ITEMS][1:].astype(np.float64)
     return Observation(table, real[1:], (seen & ~real)[1:], per_user[:, 1:])
+
+
+def under_mask(delta: Params, metrics: Metrics) -> Params:
+    """What the server sees of a delta that was uploaded under secure aggregation, read as numbers:
+    quantised, and masked with a key that the server gets no share of."""
+    from lumos_core.secure_aggregation.encoding import Encoding
+    from lumos_core.secure_aggregation.masks import KEY_BYTES, add_own
+
+    shapes = {name: array.shape for name, array in delta.items()}
+    encoding = Encoding(10.0, 20, "uniform", 1, shapes, tuple(sorted(metrics)))
+    vector = encoding.encode(delta, metrics, np.random.default_rng())
+    add_own(vector, os.urandom(KEY_BYTES))
+    return encoding.as_delta(vector)
 
 
 # ---------------------------------------------------------------- the attack
@@ -171,12 +192,14 @@ def audit(
     shadows: int,
     seed: int,
     round: int = 1,
+    masked: bool = False,
 ) -> Row:
     """Attack ``trials`` nodes of ``users`` users each; means and standard deviations.
 
     Args:
         config: what the nodes run under, defences included.
         round: number of the round, which is part of the nodes' seeds.
+        masked: replies travel under secure aggregation.
     """
     rng = np.random.default_rng([seed, users])
     order = rng.permutation(len(world.users))
@@ -184,7 +207,7 @@ def audit(
         raise ValueError(f"{len(order)} users are too few for nodes of {users}")
     known, rest = order[: users * shadows], order[users * shadows :]
     observed = [
-        observe(world, world.node(f"shadow-{n}", part, config), round)
+        observe(world, world.node(f"shadow-{n}", part, config), round, masked)
         for n, part in enumerate(np.split(known, shadows))
     ]
     attack = Attack(world, observed)
@@ -192,7 +215,7 @@ def audit(
     rows = []
     for trial in range(trials):
         chosen = rng.choice(rest, size=users, replace=False)
-        target = observe(world, world.node(f"target-{trial}", chosen, config), round)
+        target = observe(world, world.node(f"target-{trial}", chosen, config), round, masked)
         rows.append(measure(attack.scores(target.table), target, popularity))
     return _summary(rows)
 

@@ -38,6 +38,7 @@ from lumos_core.model import Params
 from lumos_core.resume import FREE_KEYS
 
 ORDERS = (
+    *(1.02, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4),
     *(1 + x / 4 for x in range(1, 37)),
     *range(11, 64),
     *(int(64 * 1.25**k) for k in range(20)),

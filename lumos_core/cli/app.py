@@ -7,11 +7,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from lumos_core.cli.attack import attack_command
+from lumos_core.cli.audit import audit_command
 from lumos_core.cli.compare import compare_command
 from lumos_core.cli.data import prepare_command
 from lumos_core.cli.deploy import deploy_app
 from lumos_core.cli.federation import run_command, simulate_command
 from lumos_core.cli.node import node_app
+from lumos_core.cli.recommend import export_command, recommend_command
 from lumos_core.cli.training import train_central_command
 from lumos_core.cli.views import llm_app, views_app
 from lumos_core.errors import LumosError
@@ -28,6 +30,9 @@ app.command("simulate")(simulate_command)
 app.command("train-central")(train_central_command)
 app.command("compare")(compare_command)
 app.command("attack")(attack_command)
+app.command("audit")(audit_command)
+app.command("recommend")(recommend_command)
+app.command("export")(export_command)
 app.add_typer(deploy_app, name="deploy")
 app.add_typer(node_app, name="node")
 app.add_typer(llm_app, name="llm")

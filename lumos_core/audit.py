@@ -1,0 +1,159 @@
+"""What `lumos audit` measures: :mod:`lumos_core.leakage` over settings and sizes of nodes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lumos_core.config import NodeConfig, RunConfig, Scalar
+from lumos_core.data import LeaveOneOut, load_prepared, node_folders
+from lumos_core.data.sequences import Sequences
+from lumos_core.errors import ConfigError, DataError
+from lumos_core.leakage import TOP, Row, World, audit
+from lumos_core.model import Params
+from lumos_core.views.types import UserViews
+
+Overrides = Mapping[str, Scalar]
+
+
+class Setting(NamedTuple):
+    """What nodes run under, and whether their replies are masked."""
+
+    changes: Overrides
+    masked: bool = False
+
+
+_NODE_LEVEL: Overrides = {
+    "dp": "distributed", "weighting": "uniform", "aggregation": "mean", "clip": "none",
+    "min-replies": 8, "min-nodes": 8,
+}  # fmt: skip
+"""One of eight nodes that share the noise of a round."""
+
+SETTINGS: dict[str, Setting] = {
+    "fedavg": Setting({"method": "fedavg", "loss": "full"}),
+    "fedavg, sampled softmax": Setting({"method": "fedavg", "loss": "sampled"}),
+    "lumos": Setting({"loss": "full"}),
+    "lumos, sampled softmax": Setting({"loss": "sampled"}),
+    "lumos, int8": Setting({"delta-codec": "int8"}),
+    "lumos, top-rows-int8": Setting({"delta-codec": "top-rows-int8"}),
+    "lumos, node-level noise 0.01": Setting({**_NODE_LEVEL, "dp-noise-multiplier": 0.01}),
+    "lumos, node-level noise 0.1": Setting({**_NODE_LEVEL, "dp-noise-multiplier": 0.1}),
+    "lumos, node-level noise 1": Setting({**_NODE_LEVEL, "dp-noise-multiplier": 1.0}),
+    "lumos, user-level noise 1": Setting({"dp": "user", "dp-noise-multiplier": 1.0}),
+    "lumos, secure aggregation": Setting({}, masked=True),
+}
+
+
+def audits(
+    data: Path,
+    base: RunConfig,
+    names: Sequence[str],
+    sizes: Sequence[int],
+    *,
+    trials: int,
+    shadows: int,
+    seed: int,
+    after: int = 0,
+    on_row: Callable[[Row], None] = lambda row: None,
+) -> list[Row]:
+    """Every setting with every size of node.
+
+    Args:
+        data: folder made by `lumos prepare`; for ``lumos`` with views in its nodes' stores.
+        base: what settings change.
+        names: of :data:`SETTINGS`.
+        sizes: users a node.
+        trials, shadows: nodes attacked, and nodes that the attack learns from.
+        after: rounds of plain training before the one that is observed.
+
+    Raises:
+        ConfigError: a setting is unknown, or the users are too few for a size.
+        DataError: the views of ``lumos`` have not been built.
+    """
+    for name in names:
+        if name not in SETTINGS:
+            raise ConfigError(f"unknown setting {name!r}; known are: {'; '.join(SETTINGS)}")
+    configs = {n: RunConfig.from_flat({**base.to_flat(), **SETTINGS[n].changes}) for n in names}
+    with_views = any(config.method == "lumos" for config in configs.values())
+    world = open_world(data, base, with_views, after)
+    for size in sizes:
+        if size * (shadows + 1) > len(world.users):
+            raise ConfigError(
+                f"{len(world.users)} users are too few for {shadows} shadow nodes and a target of "
+                f"{size}; choose smaller --users or fewer --shadows"
+            )
+    rows = []
+    for name, config in configs.items():
+        for size in sizes:
+            found = audit(
+                world, config, size, trials=trials, shadows=shadows, seed=seed, round=after + 1,
+                masked=SETTINGS[name].masked,
+            )  # fmt: skip
+            rows.append({"setting": name, "users": size, "after": after, **found})
+            on_row(rows[-1])
+    return rows
+
+
+def open_world(data: Path, base: RunConfig, with_views: bool, after: int) -> World:
+    """Catalog, all users, their views, and the model of round ``after``."""
+    catalog, nodes = load_prepared(data)
+    views: dict[str, UserViews] = {}
+    if with_views:
+        for folder, users in zip(node_folders(data), nodes, strict=True):
+            views |= _stored_views(folder, users, base, catalog)
+        if not views:
+            raise DataError(
+                f"{data}: holds no views, which method = lumos trains with; build them with "
+                f"'lumos views build {data}', or choose -c views=tfidf"
+            )
+    return World(catalog, Sequences.concat(nodes), _params(base, catalog, nodes, after), views)
+
+
+def _stored_views(
+    folder: Path, users: Sequences, base: RunConfig, catalog: Any
+) -> dict[str, UserViews]:
+    from lumos_core.views.source import view_source
+
+    budget = 0.0 if base.views == "llm" else None  # an LLM takes a while: what is there must do
+    config = base.replace(method="lumos")
+    source = view_source(config, NodeConfig(data=str(folder)), catalog, seconds=budget)
+    return {users.user_ids[u]: v for u, v in source(LeaveOneOut(users).train()).items()}
+
+
+def _params(base: RunConfig, catalog: Any, nodes: Sequence[Sequences], after: int) -> Params:
+    from lumos_core.federation import run_federation
+    from lumos_core.in_process import InProcessTransport
+    from lumos_core.initialisation import initial_params
+    from lumos_core.node import Node
+
+    initial = initial_params(base, catalog)
+    if not after:
+        return initial
+    config = base.replace(
+        method="fedavg", rounds=after, min_nodes=len(nodes), evaluate_every=after, min_replies=1
+    )
+    parts = [Node(f"node-{i}", catalog, users, config) for i, users in enumerate(nodes)]
+    transport = InProcessTransport(parts)
+    return run_federation(config, transport, catalog.fingerprint, initial).params
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as Markdown."""
+    header = (
+        "setting", "users", "AUC", f"precision@{TOP}", "chance", "AUC of one user's items",
+        "popularity alone", "AUC of views' items", "AUC of real against views' items",
+    )  # fmt: skip
+    keys = (
+        "auc", f"precision@{TOP}", "chance", "user_auc", "popularity_auc", "view_auc", "real_auc",
+    )  # fmt: skip
+    lines = ["| " + " | ".join(header) + " |", "|---|" + "--:|" * (len(header) - 1)]
+    for row in rows:
+        cells = [row["setting"], str(row["users"]), *(_cell(row, key) for key in keys)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: Row, key: str) -> str:
+    value, spread = row[key], row[f"{key}_stdev"]
+    if value is None:
+        return "–"
+    return f"{value:.3f}" + (f" ± {spread:.3f}" if spread is not None and key == "auc" else "")

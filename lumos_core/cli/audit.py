@@ -1,0 +1,56 @@
+"""`lumos audit`: what a curious server learns from one node's delta."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lumos_core.cli.options import ConfigOption
+
+
+def audit_command(
+    data: Annotated[Path, typer.Argument(help="Folder made by `lumos prepare`.")],
+    out: Annotated[Path, typer.Option(help="Folder for leakage.json and leakage.md.")],
+    settings: Annotated[
+        str, typer.Option(help="Semicolon-separated; 'all' for every one there is.")
+    ] = "all",
+    users: Annotated[str, typer.Option(help="Users a node, comma-separated.")] = "1,10,50,200",
+    trials: Annotated[int, typer.Option(min=1, help="Nodes attacked in every setting.")] = 3,
+    shadows: Annotated[int, typer.Option(min=1, help="Nodes the attack learns from.")] = 2,
+    after: Annotated[int, typer.Option(min=0, help="Rounds of training before.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Which users form which node.")] = 0,
+    config: ConfigOption = None,
+) -> None:
+    """Guess the items of a node's users from its delta, with and without defences.
+
+    The attack learns on shadow nodes, whose users the server knows, and is measured on others.
+    See docs/privacy.md.
+    """
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    from lumos_core.audit import SETTINGS, audits, table
+    from lumos_core.cli.options import with_overrides
+    from lumos_core.config import RunConfig
+    from lumos_core.errors import ConfigError
+    from lumos_core.files import write_atomically, write_json
+
+    names = list(SETTINGS) if settings == "all" else [s.strip() for s in settings.split(";")]
+    try:
+        sizes = [int(size) for size in users.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise ConfigError(f"--users {users!r}: expected positive whole numbers, as in 1,10,50")
+    console = Console()
+    rows = audits(
+        data, with_overrides(RunConfig(), config), names, sizes, trials=trials, shadows=shadows,
+        seed=seed, after=after,
+        on_row=lambda r: console.print(
+            f"{r['setting']:>32} {r['users']:>4} users  AUC {r['auc']:.3f}", highlight=False
+        ),
+    )  # fmt: skip
+    write_json(out / "leakage.json", {"data": data.name, "seed": seed, "rows": rows})
+    write_atomically(out / "leakage.md", table(rows).encode())
+    console.print(Markdown(table(rows)))
+    console.print(f"written: {out / 'leakage.json'}, leakage.md")
