@@ -145,6 +145,13 @@ class RunConfig(FlatConfig):
     max_epsilon: NonNegative = 0.0  # the run stops before the round that would exceed it; 0 = never
     dp_noise_seed: Annotated[int, Field(ge=-1)] = -1  # -1: secret; ≥ 0: public, for tests only
 
+    # --- secure aggregation (docs/secure-aggregation.md)
+    secure_aggregation: bool = False  # the server learns sums over nodes, and no single delta
+    secagg_threshold: Annotated[float, Field(gt=0.5, le=1.0)] = 0.66  # of the nodes, to unmask
+    secagg_clip: PositiveFloat = 10.0  # L2 to which a node clips its delta before masking it
+    secagg_bits: Annotated[int, Field(ge=8, le=30)] = 22  # of a value; 2^(32 - bits) nodes fit
+    secagg_max_weight: Annotated[int, Field(ge=1, le=10**6)] = 1_000  # a node's count weighs ≤ this
+
     # --- watching the run, on the server (docs/monitoring.md)
     log_format: LogFormat = "text"  # "json": one object a line
     log_level: LogLevel = "info"
@@ -169,6 +176,7 @@ class RunConfig(FlatConfig):
                 "turn one on or set contrastive-weight = 0"
             )
         self._check_privacy()
+        self._check_secure_aggregation()
         return self
 
     def _check_privacy(self) -> None:
@@ -195,6 +203,36 @@ class RunConfig(FlatConfig):
                 f"dp-noise-multiplier (found {self.dp_noise_multiplier:g})"
             )
 
+    def _check_secure_aggregation(self) -> None:
+        """What cannot be done without seeing a single delta, and what makes sums secret."""
+        if not self.secure_aggregation:
+            return
+        for key, found, needed, why in (
+            ("aggregation", self.aggregation, "mean", "it compares single deltas"),
+            ("clip", self.clip, "none", "it measures single deltas; secagg-clip bounds them"),
+            ("delta-codec", self.delta_codec, "float32", "masked values cannot be compressed"),
+        ):
+            if found != needed:
+                raise ValueError(
+                    f"secure-aggregation = true needs {key} = {needed}, found {found}: {why}"
+                )
+        if self.min_replies < 3:
+            raise ValueError(
+                f"secure-aggregation = true needs min-replies ≥ 3, found {self.min_replies}: in a "
+                "sum of two, each node knows the other's part"
+            )
+        if self.min_replies > 2 ** (32 - self.secagg_bits):
+            raise ValueError(
+                f"secure-aggregation = true: secagg-bits = {self.secagg_bits} leave room for "
+                f"{2 ** (32 - self.secagg_bits)} nodes, min-replies = {self.min_replies}; lower "
+                "secagg-bits"
+            )
+        if self.dp == "central" and self.secagg_clip < self.dp_clip:
+            raise ValueError(
+                f"secure-aggregation = true: secagg-clip = {self.secagg_clip:g} must not be below "
+                f"dp-clip = {self.dp_clip:g}"
+            )
+
 
 class NodeConfig(FlatConfig):
     """Facts of one node that stay on its machine (Flower's ``--node-config``)."""
@@ -210,6 +248,8 @@ class NodeConfig(FlatConfig):
     log_format: LogFormat = "text"  # of the node's process; "json": one object a line
     log_level: LogLevel = "info"
     keep_model: bool = True  # keep the received global model in the state, for lumos recommend
+    require_secure_aggregation: bool = False  # refuse to train where a delta would be readable
+    secagg_min_nodes: Annotated[int, Field(ge=2)] = 3  # the smallest sum to be part of
     # Flower's simulation engine adds these two by itself:
     partition_id: Annotated[int, Field(ge=0)] = 0
     num_partitions: Positive = 1

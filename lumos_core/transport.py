@@ -6,6 +6,7 @@ from typing import Literal, Protocol
 
 from lumos_core.model import Params
 from lumos_core.replies import Metrics
+from lumos_core.secure_aggregation.packets import Packet
 
 Split = Literal["validation", "test"]
 
@@ -15,10 +16,11 @@ class Instruction:
     """What a node is asked to do."""
 
     node: str
-    kind: Literal["query", "train", "evaluate"]
+    kind: Literal["query", "train", "evaluate", "secagg"]
     round: int = 0
     params: Params | None = None
     evaluate: Split | None = None  # what to measure the received model on
+    secure: Packet | None = None  # of secure aggregation; with "train": its upload
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Reply:
     arrays: Params | None = None
     metrics: Metrics = field(default_factory=dict)
     info: dict[str, str] = field(default_factory=dict)
+    secure: Packet = field(default_factory=dict)  # of secure aggregation
+    sum_of: tuple[str, ...] = ()  # the nodes that this is the sum of; only of `node` if empty
     error: str | None = None  # a code, see client_app.errors; never an exception's text
     bytes_up: int = 0
     bytes_down: int = 0

@@ -1,0 +1,92 @@
+"""Where a node keeps its sessions: in memory, or in files that only it can read."""
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Protocol
+
+from filelock import FileLock
+
+from lumos_core.files import replacing
+from lumos_core.secure_aggregation.session import Session
+
+FOLDER = "secagg"
+"""Its name in a node's state folder."""
+FORGET_SECONDS = 24 * 3600.0  # secrets of a run that was given up in the middle of a round
+_LOCK_SECONDS = 60.0
+
+
+class Store(Protocol):
+    """At most one session a run: a new one replaces the old one, secrets and all."""
+
+    def locked(self) -> AbstractContextManager[object]:
+        """Keeps other processes of this node out, so that no step can be taken twice."""
+        ...
+
+    def load(self, run: str) -> Session | None: ...
+
+    def save(self, session: Session) -> None: ...
+
+
+class MemoryStore:
+    """For nodes that live as long as the run."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, Session] = {}
+
+    def locked(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def load(self, run: str) -> Session | None:
+        return self._sessions.get(run)
+
+    def save(self, session: Session) -> None:
+        self._sessions[session.run] = session
+
+
+class FileStore:
+    """For nodes whose every step is a process of its own.
+
+    Args:
+        state: the node's state folder; sessions lie in ``secagg/<run>.json``, mode 600.
+    """
+
+    def __init__(self, state: Path) -> None:
+        self._folder = state / FOLDER
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with FileLock(self._folder / "lock", timeout=_LOCK_SECONDS, mode=0o600):
+            yield
+
+    def load(self, run: str) -> Session | None:
+        """Raises OSError if the file cannot be read or is damaged."""
+        path = self._path(run)
+        if not path.exists():
+            return None
+        try:
+            return Session.loads(path.read_bytes())
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise OSError(f"{path}: not a session as LUMOS writes it; remove the file") from None
+
+    def save(self, session: Session) -> None:
+        path = self._path(session.run)
+        with replacing(path, mode=0o600) as temporary:
+            temporary.write_bytes(session.dumps())
+        self._forget_others(path)
+
+    def _path(self, run: str) -> Path:
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", run):
+            raise OSError(f"{run[:80]!r} is not the id of a run")
+        return self._folder / f"{run}.json"
+
+    def _forget_others(self, kept: Path) -> None:
+        for path in self._folder.glob("*.json"):
+            try:
+                if path != kept and path.stat().st_mtime < time.time() - FORGET_SECONDS:
+                    path.unlink()
+            except FileNotFoundError:  # another process was faster
+                continue
