@@ -101,7 +101,8 @@ def align_users(s: Situation) -> Params:
 
     Users are those the attacker knows a part of; without knowledge they are approximated by
     histories of mined popular items. The embedding is moved by gradient descent until the target
-    would be among the first ten of each of them.
+    would be among the first ten of each of them, but is kept no longer than the longest there is:
+    one that outweighs all others is what the honest nodes' next training turns every user from.
     """
     import torch
 
@@ -113,12 +114,15 @@ def align_users(s: Situation) -> Params:
         bar = model.scores(hidden).topk(min(EXPOSED_AT, s.shape.num_items), dim=1).values[:, -1]
     hidden, bar = hidden.clone(), bar.clone()  # out of inference mode
     wanted = torch.from_numpy(s.params[ITEM_TABLE][s.target].copy()).requires_grad_()
+    longest = float(np.linalg.norm(s.params[ITEM_TABLE], axis=1).max())
     optimizer = torch.optim.Adam([wanted], lr=STEP)
     for _ in range(STEPS):
         optimizer.zero_grad()
         loss = torch.nn.functional.softplus(bar - hidden @ wanted).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        with torch.no_grad():
+            wanted *= (longest / wanted.norm()).clamp(max=1.0)
     return _move_target(s, wanted.detach().numpy())
 
 
