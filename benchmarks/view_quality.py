@@ -32,6 +32,7 @@ from lumos_core.data.sequences import Sequences
 from lumos_core.views.candidates import Floats
 from lumos_core.views.controls import tfidf_vectors
 from lumos_core.views.factory import view_factory
+from lumos_core.views.pieces import Work
 from lumos_core.views.types import UserViews, ViewWriter
 
 BATCH = 32
@@ -89,7 +90,7 @@ def measure(
     for kind in ("llm", "tfidf", "random"):
         changed = config.replace(views=kind)
         wall = time.process_time()
-        writer = view_factory(changed, NodeConfig(data="."), catalog)[1]()
+        writer = view_factory(changed, NodeConfig(data="."), catalog)[1](Work())
         catalog_seconds = time.process_time() - wall
         start = time.process_time()
         views = write_all(writer, histories)

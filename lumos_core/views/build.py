@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from lumos_core.views.pieces import BudgetSpentError, OnStage, Work
 from lumos_core.views.store import ViewStore, view_key
 from lumos_core.views.types import UserViews, ViewWriter
 
@@ -27,16 +28,19 @@ class Progress(NamedTuple):
 
 
 OnProgress = Callable[[Progress], None]
+WriterFactory = Callable[[Work], ViewWriter]
+"""Makes a writer, which may take minutes of preparation: within the bounds of the work."""
 
 
 def build_views(
     histories: Sequence[Sequence[int]],
-    writer_factory: Callable[[], ViewWriter],
+    writer_factory: WriterFactory,
     fingerprint: str,
     store: ViewStore,
     *,
     seconds: float | None = None,
     on_progress: OnProgress | None = None,
+    on_stage: OnStage | None = None,
     batch: int = _BATCH,
 ) -> dict[int, UserViews]:
     """The views of each history, written and stored as far as the budget reaches.
@@ -46,9 +50,11 @@ def build_views(
         writer_factory: called only if something is missing and the budget is not 0.
         fingerprint: that of the writer which the factory makes.
         store: read first; written after every batch, so that an interruption costs one batch.
-        seconds: budget, None for unlimited. A positive budget always allows one batch, so
-            repeated calls come to an end even if loading the model alone exceeds it.
+        seconds: budget, None for unlimited; the catalog's preparation counts as well. A positive
+            budget always allows one piece of that or one batch, so repeated calls come to an end
+            even if loading the model alone exceeds it.
         on_progress: called once before and after every batch.
+        on_stage: called as the catalog's preparation advances, if there is anything to prepare.
         batch: histories per batch.
 
     Returns:
@@ -75,10 +81,10 @@ def build_views(
     if missing and (seconds is None or seconds > 0):
         # similar lengths together: a batch is padded to its longest prompt
         missing.sort(key=lambda key: (len(histories[positions[key][0]]), key))
-        writer = writer_factory()
-        if writer.fingerprint != fingerprint:
-            raise ValueError(f"writer {writer.fingerprint!r} is not the announced {fingerprint!r}")
+        writer = _writer(writer_factory, fingerprint, Work(seconds, on_stage))
         for first in range(0, len(missing), batch):
+            if writer is None:
+                break
             keys = missing[first : first + batch]
             written = writer.write([histories[positions[key][0]] for key in keys])
             new = dict(zip(keys, written, strict=True))
@@ -88,3 +94,14 @@ def build_views(
             if seconds is not None and time.monotonic() - start >= seconds:
                 break
     return {position: views for key, views in found.items() for position in positions[key]}
+
+
+def _writer(factory: WriterFactory, fingerprint: str, work: Work) -> ViewWriter | None:
+    """The writer; None if the budget ended while it was prepared: the next call goes on there."""
+    try:
+        writer = factory(work)
+    except BudgetSpentError:
+        return None
+    if writer.fingerprint != fingerprint:
+        raise ValueError(f"writer {writer.fingerprint!r} is not the announced {fingerprint!r}")
+    return writer

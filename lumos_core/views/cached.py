@@ -1,42 +1,66 @@
 """Arrays that are computed once per machine: safetensors files in the cache folder."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock, Timeout
 
-from lumos_core.files import write_atomically
-from lumos_core.views.llm import exclusive
+from lumos_core.views.pieces import (
+    Arrays,
+    BudgetSpentError,
+    Pieces,
+    Work,
+    read_arrays,
+    write_arrays,
+)
 
-Arrays = dict[str, npt.NDArray[Any]]
 
-
-def cached_arrays(path: Path, compute: Callable[[], Mapping[str, npt.NDArray[Any]]]) -> Arrays:
+def cached_arrays(
+    path: Path,
+    compute: Callable[[Pieces], Mapping[str, npt.NDArray[Any]]],
+    work: Work | None = None,
+) -> Arrays:
     """The arrays of a file, computed and written first if it is missing or damaged.
 
-    Several processes that want the same file compute it once: the others wait for the first.
-    """
-    found = _read(path)
-    if found is None:
-        with exclusive(path):
-            found = _read(path)
-            if found is None:
-                from safetensors.numpy import save
+    Several processes that want the same file compute it once: the others wait for the first, which
+    may be any of them if an earlier one was stopped – its pieces are there.
 
-                found = {name: np.ascontiguousarray(array) for name, array in compute().items()}
-                write_atomically(path, save(found))
+    Args:
+        path: the file.
+        compute: makes the arrays; keeps what it has in the pieces it is given.
+        work: budget and progress.
+
+    Raises:
+        BudgetSpentError: the time ended before the arrays were complete.
+    """
+    work = work or Work()
+    found = read_arrays(path)
+    if found is None:
+        try:
+            with exclusive(path, work.seconds_left):
+                found = read_arrays(path)
+                if found is None:
+                    pieces = Pieces(path.with_name(f".{path.stem}.pieces"), work)
+                    found = {name: np.ascontiguousarray(a) for name, a in compute(pieces).items()}
+                    write_arrays(path, found)
+                    pieces.clear()
+        except Timeout:  # another process is at it
+            raise BudgetSpentError from None
     return found
 
 
-def _read(path: Path) -> Arrays | None:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
+@contextmanager
+def exclusive(target: Path, seconds: float | None = None) -> Iterator[None]:
+    """Hold the lock file beside ``target``: one process computes, the others wait and read.
 
-    try:
-        return load(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except SafetensorError:  # e.g. cut short by a full disk: as good as missing
-        return None
+    Raises:
+        filelock.Timeout: somebody else held it for all of ``seconds`` (None: wait for ever).
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    timeout = -1 if seconds is None else seconds
+    with FileLock(target.with_name(f".{target.name}.lock"), timeout=timeout):
+        yield

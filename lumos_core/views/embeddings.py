@@ -8,6 +8,7 @@ side, tell which item comes next as well as TF-IDF does among products, and bett
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from lumos_core.data.catalog import Catalog
 from lumos_core.views import prompts
 from lumos_core.views.cached import cached_arrays
 from lumos_core.views.llm import LLMConfig, LocalLLM, load_llm, model_fingerprint
+from lumos_core.views.pieces import Pieces, Work
 
 Floats = npt.NDArray[np.float32]
 
@@ -39,25 +41,32 @@ class Readings(NamedTuple):
     """The token that is asked for the title in one word, late layer."""
 
 
-def title_embeddings(llm: LocalLLM, catalog: Catalog, cache_dir: Path) -> Floats:
+def title_embeddings(
+    llm: LocalLLM, catalog: Catalog, cache_dir: Path, work: Work | None = None
+) -> Floats:
     """Vectors whose cosine is likeness of meaning.
 
     Returns:
         [N, H] float32, rows of length 1; row r is catalog index r + 1. H depends on the model and
         the size of the catalog.
+
+    Raises:
+        BudgetSpentError: the time of ``work`` ended before they were complete.
     """
     path = embeddings_path(llm.fingerprint, catalog, cache_dir)
-    return cached_arrays(path, lambda: {"vectors": combine(read_titles(llm, catalog.titles))})[
-        "vectors"
-    ]
+
+    def compute(pieces: Pieces) -> dict[str, Floats]:
+        return {"vectors": combine(read_titles(llm, catalog.titles, pieces))}
+
+    return cached_arrays(path, compute, work)["vectors"]
 
 
 def stored_or_new_embeddings(config: LLMConfig, catalog: Catalog) -> Floats:
     """:func:`title_embeddings`; the model is loaded only if they are not in the cache yet."""
     path = embeddings_path(model_fingerprint(config), catalog, config.cache)
 
-    def compute() -> dict[str, Floats]:
-        return {"vectors": combine(read_titles(load_llm(config), catalog.titles))}
+    def compute(pieces: Pieces) -> dict[str, Floats]:
+        return {"vectors": combine(read_titles(load_llm(config), catalog.titles, pieces))}
 
     return cached_arrays(path, compute)["vectors"]
 
@@ -94,43 +103,53 @@ def unit(vectors: Floats) -> Floats:
     return np.asarray(vectors / np.maximum(lengths, 1e-9), dtype=np.float32)
 
 
-def read_titles(llm: LocalLLM, titles: tuple[str, ...]) -> Readings:
+def read_titles(llm: LocalLLM, titles: tuple[str, ...], pieces: Pieces | None = None) -> Readings:
     """One forward pass over all titles, sorted by length so that padding is little."""
-    import torch
-
-    encode = llm.encode
-    before, after = encode(prompts.EMBED_BEFORE), encode(prompts.EMBED_AFTER)
-    pieces = [encode(prompts.title_piece(title))[:_TITLE_TOKENS] for title in titles]
-    rarity = _rarity(pieces)
-    layers = llm.layers
-    late, early = round(_LATE * layers), round(_EARLY * layers)
+    tokens = [llm.encode(prompts.title_piece(title))[:_TITLE_TOKENS] for title in titles]
+    rarity = _rarity(tokens)
     out = Readings(*(np.zeros((len(titles), llm.hidden_size), np.float32) for _ in range(3)))
-    order = sorted(range(len(titles)), key=lambda row: len(pieces[row]))
-    for start in range(0, len(order), _BATCH):
-        rows = order[start : start + _BATCH]
-        texts = [before + pieces[row] + after for row in rows]
-        longest = max(map(len, texts))
-        ids = torch.full((len(rows), longest), llm.pad_id)
-        weights = torch.zeros(2, len(rows), longest)  # of the late and of the early mean
-        for r, (row, text) in enumerate(zip(rows, texts, strict=True)):
-            span = slice(len(before), len(before) + len(pieces[row]))
-            ids[r, : len(text)] = torch.tensor(text)
-            weights[0, r, span] = 1.0
-            weights[1, r, span] = torch.tensor([rarity[token] for token in pieces[row]])
-        # right padding needs no mask under causal attention: nothing looks ahead into it
-        states = llm.hidden_states(ids, (late, early))
-        weights /= weights.sum(-1, keepdim=True).clamp(min=1e-6)
-        last = torch.tensor([len(text) - 1 for text in texts])
-        out.meaning[rows] = _weighted(weights[0], states[0])
-        out.words[rows] = _weighted(weights[1], states[1])
-        out.gist[rows] = states[0][torch.arange(len(rows)), last].numpy()
+    order = sorted(range(len(titles)), key=lambda row: len(tokens[row]))
+    plan = [order[start : start + _BATCH] for start in range(0, len(order), _BATCH)]
+
+    def compute(rows: Sequence[int]) -> Mapping[str, Floats]:
+        return _read_batch(llm, [tokens[row] for row in rows], rarity)._asdict()
+
+    for rows, arrays in (pieces or Pieces()).each("titles", plan, compute):
+        for name, array in arrays.items():
+            getattr(out, name)[rows] = array
     return out
 
 
-def _rarity(pieces: list[list[int]]) -> dict[int, float]:
+def _read_batch(llm: LocalLLM, tokens: list[list[int]], rarity: dict[int, float]) -> Readings:
+    """The readings of some titles, given as token ids."""
+    import torch
+
+    before, after = llm.encode(prompts.EMBED_BEFORE), llm.encode(prompts.EMBED_AFTER)
+    late, early = round(_LATE * llm.layers), round(_EARLY * llm.layers)
+    texts = [before + title + after for title in tokens]
+    longest = max(map(len, texts))
+    ids = torch.full((len(texts), longest), llm.pad_id)
+    weights = torch.zeros(2, len(texts), longest)  # of the late and of the early mean
+    for r, (title, text) in enumerate(zip(tokens, texts, strict=True)):
+        span = slice(len(before), len(before) + len(title))
+        ids[r, : len(text)] = torch.tensor(text)
+        weights[0, r, span] = 1.0
+        weights[1, r, span] = torch.tensor([rarity[token] for token in title])
+    # right padding needs no mask under causal attention: nothing looks ahead into it
+    states = llm.hidden_states(ids, (late, early))
+    weights /= weights.sum(-1, keepdim=True).clamp(min=1e-6)
+    last = torch.tensor([len(text) - 1 for text in texts])
+    return Readings(
+        meaning=_weighted(weights[0], states[0]),
+        words=_weighted(weights[1], states[1]),
+        gist=states[0][torch.arange(len(texts)), last].numpy(),
+    )
+
+
+def _rarity(titles: list[list[int]]) -> dict[int, float]:
     """Token -> log(N / titles it is in), a little above 0 even if it is in all."""
-    counts = Counter(token for piece in pieces for token in set(piece))
-    return {token: float(np.log(len(pieces) / n) + 0.01) for token, n in counts.items()}
+    counts = Counter(token for title in titles for token in set(title))
+    return {token: float(np.log(len(titles) / n) + 0.01) for token, n in counts.items()}
 
 
 def _weighted(weights: Any, states: Any) -> Floats:

@@ -1,13 +1,11 @@
 """From a configuration to a view writer, and to the vectors that items start from."""
 
-from collections.abc import Callable
-
 import numpy as np
 
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
+from lumos_core.views.build import WriterFactory
 from lumos_core.views.controls import RandomViewWriter, TfidfViewWriter, tfidf_embeddings
-from lumos_core.views.types import ViewWriter
 
 RECENT = 8  # last items of a history that views are about
 TFIDF_DIM = 256
@@ -15,7 +13,7 @@ TFIDF_DIM = 256
 
 def view_factory(
     config: RunConfig, node: NodeConfig, catalog: Catalog
-) -> tuple[str, Callable[[], ViewWriter]]:
+) -> tuple[str, WriterFactory]:
     """A writer's fingerprint, and a function that makes the writer when it is needed.
 
     Args:
@@ -27,14 +25,14 @@ def view_factory(
     options = {"future_items": config.view_items, "recent": RECENT, "seed": config.view_seed}
     identity = (catalog.fingerprint, config.view_items, RECENT, config.view_seed)
     if config.views == "random":
-        return RandomViewWriter.fingerprint_of(*identity), lambda: RandomViewWriter(
+        return RandomViewWriter.fingerprint_of(*identity), lambda _: RandomViewWriter(
             len(catalog), catalog.fingerprint, **options
         )
     if config.views == "tfidf":
-        return TfidfViewWriter.fingerprint_of(*identity), lambda: TfidfViewWriter(
+        return TfidfViewWriter.fingerprint_of(*identity), lambda _: TfidfViewWriter(
             catalog.titles, catalog.fingerprint, **options
         )
-    from lumos_core.views.writer import llm_view_factory
+    from lumos_core.views.modes import llm_view_factory
 
     return llm_view_factory(config, node, catalog)
 

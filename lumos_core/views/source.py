@@ -1,6 +1,5 @@
 """Where a node's views come from: its store, and behind it the configured writer."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +8,9 @@ from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import Sequences
 from lumos_core.node import Views, ViewSource
-from lumos_core.views.build import Progress, build_views
+from lumos_core.views.build import OnProgress, build_views
 from lumos_core.views.factory import view_factory
+from lumos_core.views.pieces import OnStage
 from lumos_core.views.store import ViewStore
 
 STORE = "views.sqlite"
@@ -22,7 +22,8 @@ def view_source(
     catalog: Catalog,
     *,
     seconds: float | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: OnProgress | None = None,
+    on_stage: OnStage | None = None,
 ) -> ViewSource:
     """A function from training histories to their views; writes missing ones within the budget.
 
@@ -31,7 +32,7 @@ def view_source(
         node: ``state`` holds the store; the node's own LLM choice wins over the run's.
         catalog: the public catalog.
         seconds: budget of one call; None for no limit.
-        on_progress: see :func:`~lumos_core.views.build.build_views`.
+        on_progress, on_stage: see :func:`~lumos_core.views.build.build_views`.
     """
     folder = Path(node.state) if node.state else Path(node.data) / "state"
     fingerprint, factory = view_factory(config, node, catalog)
@@ -40,7 +41,13 @@ def view_source(
         lists = [histories[u].tolist() for u in range(len(histories))]
         with ViewStore(folder / STORE) as store:
             views = build_views(
-                lists, factory, fingerprint, store, seconds=seconds, on_progress=on_progress
+                lists,
+                factory,
+                fingerprint,
+                store,
+                seconds=seconds,
+                on_progress=on_progress,
+                on_stage=on_stage,
             )
         return shuffled(views, config.seed) if config.views == "shuffled" else views
 

@@ -1,6 +1,7 @@
 """What the language model says about a catalog, once: tokens, vectors, priors, substitutes."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from lumos_core.views.cached import cached_arrays
 from lumos_core.views.candidates import Floats, Ints, TitleSpace
 from lumos_core.views.controls import tfidf_embeddings
 from lumos_core.views.llm import LocalLLM
-from lumos_core.views.scoring import Request, log_likelihoods
+from lumos_core.views.pieces import Pieces, Work
+from lumos_core.views.scoring import Request, batches_of, score_batch
 
 VERSION = "2"
 TITLE_TOKENS = 12  # of a title in prompts; the rest are sizes, colours and part numbers
@@ -57,26 +59,43 @@ class ListPrompt:
         return Request(self.after(items), [self._titles[c - 1] for c in candidates])
 
 
-def catalog_tables(llm: LocalLLM, catalog: Catalog, noun: str, cache_dir: Path) -> CatalogTables:
+def catalog_tables(
+    llm: LocalLLM, catalog: Catalog, noun: str, cache_dir: Path, work: Work | None = None
+) -> CatalogTables:
     """Compute the tables, or read them from the cache folder.
 
     Takes about 0.1 CPU-seconds an item with a model of 135 M weights; other processes that need
-    the same tables wait for the first to finish.
+    the same tables wait for the first to finish. An interruption costs one batch.
+
+    Raises:
+        BudgetSpentError: the time of ``work`` ended before they were complete.
     """
     parts = (llm.fingerprint, catalog.fingerprint, noun, fingerprint())
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     titles = title_tokens(llm, catalog)
     prompt = ListPrompt(llm, prompts.list_head(noun), titles)
 
-    def compute() -> dict[str, npt.NDArray[np.float32] | npt.NDArray[np.int64]]:
-        vectors = title_space(embeddings.title_embeddings(llm, catalog, cache_dir), catalog)
-        prior = priors(llm, prompt, len(titles))
-        table = substitute_table(llm, prompt, TitleSpace(vectors), prior)
+    def compute(pieces: Pieces) -> dict[str, npt.NDArray[np.float32] | npt.NDArray[np.int64]]:
+        vectors = spaced_titles(llm, catalog, cache_dir, pieces)
+        prior = priors(llm, prompt, len(titles), pieces)
+        table = substitute_table(llm, prompt, TitleSpace(vectors), prior, pieces)
         return {"vectors": vectors, "prior": prior, "substitutes": table}
 
-    arrays = cached_arrays(cache_dir / "catalogs" / f"tables-{key[:24]}.safetensors", compute)
+    path = cache_dir / "catalogs" / f"tables-{key[:24]}.safetensors"
+    arrays = cached_arrays(path, compute, work)
     space = TitleSpace(arrays["vectors"])
     return CatalogTables(titles, space, arrays["prior"], arrays["substitutes"])
+
+
+def spaced_titles(llm: LocalLLM, catalog: Catalog, cache_dir: Path, pieces: Pieces) -> Floats:
+    """[N, H] :func:`title_space`; a piece of its own, so that later ones stay valid."""
+
+    def compute(rows: Sequence[int]) -> dict[str, Floats]:
+        meaning = embeddings.title_embeddings(llm, catalog, cache_dir, pieces.work)
+        return {"vectors": title_space(meaning, catalog)}
+
+    ((_, arrays),) = pieces.each("vectors", [range(len(catalog))], compute)
+    return np.asarray(arrays["vectors"], dtype=np.float32)
 
 
 def title_space(meaning: Floats, catalog: Catalog) -> Floats:
@@ -102,7 +121,7 @@ def title_tokens(llm: LocalLLM, catalog: Catalog) -> list[list[int]]:
     return [llm.encode(prompts.title_piece(title))[:TITLE_TOKENS] for title in catalog.titles]
 
 
-def priors(llm: LocalLLM, prompt: ListPrompt, items: int) -> Floats:
+def priors(llm: LocalLLM, prompt: ListPrompt, items: int, pieces: Pieces | None = None) -> Floats:
     """[N] mean log p(title) behind a few random histories, the same for all titles.
 
     An empty list would be cheaper, but titles written like others of the catalog gain from any
@@ -112,11 +131,17 @@ def priors(llm: LocalLLM, prompt: ListPrompt, items: int) -> Floats:
     packs = [indices[start : start + _PACK] for start in range(0, items, _PACK)]
     contexts = np.random.default_rng(0).integers(1, items + 1, (_CONTEXTS, _CONTEXT_ITEMS))
     requests = [prompt.request(context, pack) for context in contexts.tolist() for pack in packs]
-    scores = np.concatenate(log_likelihoods(llm, requests))
+    scores = np.concatenate(_scored(llm, requests, "priors", pieces))
     return np.asarray(scores.reshape(_CONTEXTS, items).mean(axis=0), dtype=np.float32)
 
 
-def substitute_table(llm: LocalLLM, prompt: ListPrompt, space: TitleSpace, prior: Floats) -> Ints:
+def substitute_table(
+    llm: LocalLLM,
+    prompt: ListPrompt,
+    space: TitleSpace,
+    prior: Floats,
+    pieces: Pieces | None = None,
+) -> Ints:
     """[N, k] the nearest items in meaning, ordered by nearness and the model's judgement.
 
     The judgement: how much likelier a title becomes behind the item it is to stand in for.
@@ -125,9 +150,25 @@ def substitute_table(llm: LocalLLM, prompt: ListPrompt, space: TitleSpace, prior
     if not neighbours.shape[1]:  # a single item
         return neighbours
     requests = [prompt.request([item], row.tolist()) for item, row in enumerate(neighbours, 1)]
-    likelihood = np.stack(log_likelihoods(llm, requests))
+    likelihood = np.stack(_scored(llm, requests, "substitutes", pieces))
     scores = judged(cosines, likelihood - PRIOR_WEIGHT * prior[neighbours - 1])
     return np.take_along_axis(neighbours, np.argsort(-scores, axis=1, kind="stable"), axis=1)
+
+
+def _scored(
+    llm: LocalLLM, requests: Sequence[Request], stage: str, pieces: Pieces | None
+) -> list[Floats]:
+    """:func:`~lumos_core.views.scoring.log_likelihoods`, a batch a piece."""
+    results: list[Floats] = [np.zeros(0, dtype=np.float32)] * len(requests)
+
+    def compute(rows: Sequence[int]) -> dict[str, Floats]:
+        return {"scores": np.concatenate(score_batch(llm, [requests[row] for row in rows]))}
+
+    for rows, arrays in (pieces or Pieces()).each(stage, batches_of(llm, requests), compute):
+        ends = np.cumsum([len(requests[row].candidates) for row in rows])[:-1]
+        for row, scores in zip(rows, np.split(arrays["scores"], ends), strict=True):
+            results[row] = scores
+    return results
 
 
 def judged(nearness: Floats, pmi: Floats) -> Floats:

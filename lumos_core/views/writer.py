@@ -8,13 +8,13 @@ catalog items it finds likely, it has something to say – so every view is such
 - counterfactual: of items far in meaning, those that the history makes least likely.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from lumos_core.config import NodeConfig, RunConfig
+from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.views import tables
 from lumos_core.views.candidates import (
@@ -27,7 +27,8 @@ from lumos_core.views.candidates import (
 )
 from lumos_core.views.controls import fingerprint
 from lumos_core.views.embeddings import stored_or_new_embeddings
-from lumos_core.views.llm import LLMConfig, LocalLLM, llm_config, load_llm, model_fingerprint
+from lumos_core.views.llm import LLMConfig, LocalLLM, llm_config, load_llm
+from lumos_core.views.pieces import Work
 from lumos_core.views.prompts import list_head
 from lumos_core.views.scoring import log_likelihoods
 from lumos_core.views.tables import CatalogTables, ListPrompt, catalog_tables
@@ -134,29 +135,18 @@ def writer_fingerprint(model: str, catalog: Catalog, settings: ViewSettings) -> 
     return fingerprint("llm", *parts)
 
 
-def open_writer(config: LLMConfig, catalog: Catalog, settings: ViewSettings) -> LLMViewWriter:
+def open_writer(
+    config: LLMConfig, catalog: Catalog, settings: ViewSettings, work: Work | None = None
+) -> LLMViewWriter:
     """Load the model, get the catalog's tables (computed if nobody has yet), make a writer.
 
     Raises:
         ModelError: the model cannot be found or loaded.
+        BudgetSpentError: the time of ``work`` ended before the tables were complete.
     """
     llm = load_llm(config)
-    made = catalog_tables(llm, catalog, settings.noun, config.cache)
+    made = catalog_tables(llm, catalog, settings.noun, config.cache, work)
     return LLMViewWriter(llm, catalog, made, settings)
-
-
-def llm_view_factory(
-    config: RunConfig, node: NodeConfig, catalog: Catalog
-) -> tuple[str, Callable[[], LLMViewWriter]]:
-    """Fingerprint of the configured writer, without loading a model, and a function that does.
-
-    Raises:
-        ModelError: the model cannot be found.
-    """
-    settings = ViewSettings(config.llm_noun, config.view_items, seed=config.view_seed)
-    choice = llm_config(config, node)
-    known = writer_fingerprint(model_fingerprint(choice), catalog, settings)
-    return known, lambda: open_writer(choice, catalog, settings)
 
 
 def llm_title_vectors(config: RunConfig, catalog: Catalog) -> npt.NDArray[np.float32]:

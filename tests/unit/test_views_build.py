@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lumos_core.views.build import Progress, build_views
+from lumos_core.views.pieces import Work
 from lumos_core.views.store import ViewStore
 from lumos_core.views.types import UserViews, ViewWriter
 
@@ -17,7 +18,7 @@ class CountingWriter:
 
     fingerprint = "counting"
 
-    def __init__(self) -> None:
+    def __init__(self, work: Work | None = None) -> None:
         self.written: list[tuple[int, ...]] = []
 
     def write(self, histories: Sequence[Sequence[int]]) -> list[UserViews]:
@@ -30,7 +31,7 @@ def store(tmp_path: Path) -> ViewStore:
     return ViewStore(tmp_path / "views.sqlite")
 
 
-def forbidden() -> ViewWriter:
+def forbidden(work: Work) -> ViewWriter:
     raise AssertionError("the writer was made although nothing is missing")
 
 
@@ -39,7 +40,7 @@ HISTORIES = [[1, 2, 3], [4], [1, 2, 3], [], [5, 6]]
 
 def test_every_distinct_history_is_written_once(store: ViewStore) -> None:
     writer = CountingWriter()
-    views = build_views(HISTORIES, lambda: writer, "counting", store)
+    views = build_views(HISTORIES, lambda _: writer, "counting", store)
     assert sorted(writer.written) == [(1, 2, 3), (4,), (5, 6)]
     assert views.keys() == {0, 1, 2, 4}
     assert views[0] == views[2] == UserViews((3,), (1, 2, 3), (1,))
@@ -56,7 +57,7 @@ def test_second_build_makes_no_writer(store: ViewStore) -> None:
 def test_only_what_is_missing_is_written(store: ViewStore) -> None:
     build_views(HISTORIES[:2], CountingWriter, "counting", store)
     writer = CountingWriter()
-    build_views(HISTORIES, lambda: writer, "counting", store)
+    build_views(HISTORIES, lambda _: writer, "counting", store)
     assert writer.written == [(5, 6)]
 
 

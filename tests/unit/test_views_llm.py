@@ -22,6 +22,7 @@ from lumos_core.views.llm import (
     load_llm,
     model_fingerprint,
 )
+from lumos_core.views.pieces import Pieces
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +116,7 @@ def test_finding_and_fingerprinting_import_nothing_heavy(folder: Path) -> None:
 
 
 def _compute_slowly(path: Path, log: Path) -> None:
-    def compute() -> dict[str, np.ndarray]:
+    def compute(pieces: Pieces) -> dict[str, np.ndarray]:
         with log.open("a") as file:
             file.write("computed\n")
         time.sleep(0.5)

@@ -15,6 +15,7 @@ from lumos_core.views import embeddings, scoring
 from lumos_core.views.build import build_views
 from lumos_core.views.factory import semantic_vectors, view_factory
 from lumos_core.views.llm import LLMConfig, LocalLLM, load_llm
+from lumos_core.views.pieces import Work
 from lumos_core.views.scoring import Request, log_likelihoods
 from lumos_core.views.store import ViewStore
 from lumos_core.views.tables import ListPrompt, catalog_tables, priors, title_tokens
@@ -210,7 +211,7 @@ def test_factory_writes_once_and_announces_the_fingerprint(
         views = build_views(histories, factory, fingerprint, store)
         assert views.keys() == {0, 1, 2}
 
-        def forbidden() -> ViewWriter:
+        def forbidden(work: Work) -> ViewWriter:
             raise AssertionError("nothing was missing")
 
         assert build_views(histories, forbidden, fingerprint, store) == views

@@ -1,0 +1,54 @@
+"""How the language model is asked for views: which of the three modes, which writer.
+
+- ``score``: it judges candidates by likelihood (:mod:`lumos_core.views.writer`);
+- ``trie``: it writes titles, held to those of the catalog;
+- ``free``: it writes what it likes, and every line becomes the item most like it.
+
+Small models have something to say only when they judge; above about a billion weights writing is
+the better question, and the catalog's trie keeps it honest.
+"""
+
+from typing import Literal
+
+from lumos_core.config import NodeConfig, RunConfig
+from lumos_core.data.catalog import Catalog
+from lumos_core.views.build import WriterFactory
+from lumos_core.views.llm import LLMConfig, llm_config, model_fingerprint
+from lumos_core.views.size import model_size
+from lumos_core.views.writer import ViewSettings, open_writer, writer_fingerprint
+
+Mode = Literal["score", "trie", "free"]
+SMALL = 1_000_000_000  # weights up to which "auto" means "score"
+
+
+def view_settings(config: RunConfig) -> ViewSettings:
+    """The run's settings of views."""
+    return ViewSettings(config.llm_noun, config.view_items, seed=config.view_seed)
+
+
+def choose_mode(config: RunConfig, choice: LLMConfig) -> Mode:
+    """``llm-mode``, with "auto" decided by the size of the model.
+
+    Raises:
+        ModelError: the model cannot be found.
+    """
+    if config.llm_mode != "auto":
+        return config.llm_mode
+    size = model_size(choice)
+    return "score" if size is None or size <= SMALL else "trie"
+
+
+def llm_view_factory(
+    config: RunConfig, node: NodeConfig, catalog: Catalog
+) -> tuple[str, WriterFactory]:
+    """Fingerprint of the configured writer, without loading a model, and a function that does.
+
+    Raises:
+        ModelError: the model cannot be found.
+    """
+    settings, choice = view_settings(config), llm_config(config, node)
+    mode, model = choose_mode(config, choice), model_fingerprint(choice)
+    if mode == "score":
+        known = writer_fingerprint(model, catalog, settings)
+        return known, lambda work: open_writer(choice, catalog, settings, work)
+    raise NotImplementedError(mode)

@@ -1,0 +1,149 @@
+"""The catalog's preparation: the same numbers however often it is interrupted, never twice."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from tiny_llm import save_tiny_llm
+
+from lumos_core.config import NodeConfig, RunConfig
+from lumos_core.data.catalog import Catalog
+from lumos_core.data.sequences import Sequences
+from lumos_core.views import embeddings, scoring, tables
+from lumos_core.views.cached import cached_arrays
+from lumos_core.views.candidates import TitleSpace
+from lumos_core.views.llm import LLMConfig, LocalLLM, load_llm
+from lumos_core.views.pieces import Arrays, BudgetSpentError, Pieces, StageProgress, Work
+from lumos_core.views.scoring import log_likelihoods
+from lumos_core.views.source import view_source
+from lumos_core.views.tables import CatalogTables, ListPrompt, catalog_tables, title_tokens
+from lumos_core.views.writer import ViewSettings, writer_fingerprint
+
+NOUN = "things"
+NOUNS = ("pen", "desk", "lamp", "hose", "inks", "cup", "mug", "jar")
+TITLES = tuple(f"{a} {b}" for a in ("red", "old", "big", "1", "blue") for b in NOUNS)
+CATALOG = Catalog(tuple(f"i{n}" for n in range(len(TITLES))), TITLES)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_llm(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def llm(folder: Path) -> LocalLLM:
+    return load_llm(LLMConfig(str(folder), device="cpu", threads=1))
+
+
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "_TOKENS_PER_BATCH", 600)
+    monkeypatch.setattr(embeddings, "_BATCH", 8)
+
+
+def same(one: CatalogTables, other: CatalogTables) -> None:
+    for a, b in (
+        (one.space.vectors, other.space.vectors),
+        (one.prior, other.prior),
+        (one.substitutes, other.substitutes),
+    ):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_tables_do_not_depend_on_interruptions(llm: LocalLLM, tmp_path: Path) -> None:
+    whole: list[StageProgress] = []
+    made = catalog_tables(llm, CATALOG, NOUN, tmp_path / "a", Work(on_stage=whole.append))
+    finished = {p.stage for p in whole if p.done == p.total}
+    assert finished == {"titles", "vectors", "priors", "substitutes"}
+
+    calls = 0
+    while True:
+        calls += 1
+        try:  # every call has just enough time for one piece
+            again = catalog_tables(llm, CATALOG, NOUN, tmp_path / "b", Work(1e-9))
+            break
+        except BudgetSpentError:
+            assert calls < 200
+    pieces = sum(p.done > 0 for p in whole)
+    assert calls >= pieces - 3  # what follows the last piece of a stage may share its call
+    assert pieces > 10
+    same(again, made)
+    assert not list((tmp_path / "b" / "catalogs").glob("*.pieces"))
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_tables_are_those_of_the_plain_functions(llm: LocalLLM, tmp_path: Path) -> None:
+    made = catalog_tables(llm, CATALOG, NOUN, tmp_path)
+    meaning = embeddings.combine(embeddings.read_titles(llm, CATALOG.titles))
+    vectors = tables.title_space(meaning, CATALOG)
+    prompt = ListPrompt(llm, tables.prompts.list_head(NOUN), title_tokens(llm, CATALOG))
+    requests = [prompt.request([1, 2], [3, 4, 5]), prompt.request([7], [9])]
+    scored = tables._scored(llm, requests, "any", None)
+    for one, other in zip(scored, log_likelihoods(llm, requests), strict=True):
+        np.testing.assert_array_equal(one, other)
+    prior = tables.priors(llm, prompt, len(CATALOG))
+    table = tables.substitute_table(llm, prompt, TitleSpace(vectors), prior)
+    same(made, CatalogTables(made.titles, TitleSpace(vectors), prior, table))
+
+
+def test_a_piece_is_computed_once_unless_it_is_about_other_rows(tmp_path: Path) -> None:
+    computed: list[list[int]] = []
+
+    def double(rows: list[int]) -> Arrays:
+        computed.append(list(rows))
+        return {"x": np.asarray(rows) * 2}
+
+    def run(plan: list[list[int]]) -> list[int]:
+        return [
+            x for _, arrays in Pieces(tmp_path / "p").each("s", plan, double) for x in arrays["x"]
+        ]
+
+    assert run([[1, 2], [3]]) == [2, 4, 6]
+    assert run([[1, 2], [3]]) == [2, 4, 6]
+    assert computed == [[1, 2], [3]]
+    assert run([[1, 2], [4]]) == [2, 4, 8]
+    assert computed[2:] == [[4]]
+    (tmp_path / "p" / "s-00000.safetensors").write_bytes(b"cut short")
+    run([[1, 2], [4]])
+    assert computed[3:] == [[1, 2]]
+
+
+def test_waiting_for_another_process_ends_with_the_budget(tmp_path: Path) -> None:
+    def forbidden(pieces: Pieces) -> Arrays:
+        raise AssertionError("another process holds the lock")
+
+    path = tmp_path / "t.safetensors"
+    with FileLock(tmp_path / ".t.safetensors.lock"), pytest.raises(BudgetSpentError):
+        cached_arrays(path, forbidden, Work(0.05))
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_a_round_whose_budget_ends_in_the_catalog_has_no_views_and_the_next_goes_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUMOS_CACHE", str(tmp_path / "cache"))
+    config = RunConfig(llm=str(folder), llm_noun=NOUN)
+    node = NodeConfig(data=str(tmp_path / "node"))
+    histories = Sequences.from_lists([[1, 2, 3], [4, 5]], ["a", "b"])
+    seen: list[StageProgress] = []
+    rounds = 0
+    while not (
+        views := view_source(config, node, CATALOG, seconds=1e-9, on_stage=seen.append)(histories)
+    ):
+        rounds += 1
+        assert rounds < 200
+    assert rounds > 5
+    assert views.keys() == {0, 1}
+    titles = [p for p in seen if p.stage == "titles"]
+    assert titles[-1].done == titles[-1].total == len(CATALOG)
+
+
+def test_fingerprint_of_judged_views_is_the_one_of_stored_views() -> None:
+    """Views cost hours: what earlier versions stored must be found again."""
+    catalog = Catalog(("a", "b"), ("x", "y"))
+    assert writer_fingerprint("m", catalog, ViewSettings()) == (
+        "237ba0dbdaf3ad22abdd8fb60dedece00ea8604f23b93b0ea48c889142f98241"
+    )
