@@ -100,9 +100,9 @@ def method_config(name: str, base: RunConfig) -> RunConfig:
 
 _PAPER = [
     Scenario(),
-    Scenario("fake-popular", 0.05, 0.9),
     Scenario("align-users", 0.05, 0.9),
-    *(Scenario(a, 0.05, xi) for xi in (0.1, 0.5) for a in ("fake-popular", "align-users")),
+    Scenario("fake-popular", 0.05, 0.9),
+    *(Scenario(a, 0.05, xi) for xi in (0.1, 0.5) for a in ("align-users", "fake-popular")),
     *(Scenario(noise=n) for n in (0.1, 0.3)),
 ]
 _GRID = [
