@@ -120,3 +120,9 @@ def test_a_lone_attacker_on_a_cold_item_counts_as_one_of_all(tiny: Tiny) -> None
 def test_other_arrays_are_aggregated_as_ever(rule: Callable[..., Params]) -> None:
     deltas = [{**_table({1: 1.0}), "bias": np.full(2, v, np.float32)} for v in (1, 2, 90)]
     assert rule(deltas, _equal(3))["bias"].tolist() == [2.0, 2.0]
+
+
+def test_a_sum_of_all_nodes_is_not_clipped(tiny: Tiny) -> None:
+    delta = _table({1: 1.0, 2: 1.0, 3: 1.0, 7: 90.0})
+    found = aggregate([delta], np.ones(1), tiny(clip="norm+rows"))
+    assert np.array_equal(found[ITEM_TABLE], delta[ITEM_TABLE])

@@ -221,6 +221,6 @@ def test_bounds_keep_a_target_down(
 
     bounds = {"clip": "norm+rows", "max_weight_ratio": 1.0, "clip_row_factor": 1.25}
     attack = ATTACKS["align-users"]
-    assert place(attack) < 3
-    assert place(attack, **bounds) > 10
-    assert place(None) > 10
+    unguarded, guarded, untouched = place(attack), place(attack, **bounds), place(None)
+    assert unguarded < untouched - 4
+    assert guarded > unguarded + 3
