@@ -16,6 +16,7 @@ from lumos_core.views.build import WriterFactory
 from lumos_core.views.llm import LLMConfig, llm_config, model_fingerprint
 from lumos_core.views.size import model_size
 from lumos_core.views.writer import ViewSettings, open_writer, writer_fingerprint
+from lumos_core.views.written import open_written, written_fingerprint
 
 Mode = Literal["score", "trie", "free"]
 SMALL = 1_000_000_000  # weights up to which "auto" means "score"
@@ -51,4 +52,8 @@ def llm_view_factory(
     if mode == "score":
         known = writer_fingerprint(model, catalog, settings)
         return known, lambda work: open_writer(choice, catalog, settings, work)
-    raise NotImplementedError(mode)
+    large = (model_size(choice) or 0) > SMALL
+    return (
+        written_fingerprint(mode, model, catalog, settings),
+        lambda work: open_written(choice, catalog, settings, mode, large, work),
+    )

@@ -30,3 +30,39 @@ EMBED_AFTER = "\nin one word is:"
 def _sentence(noun: str) -> str:
     noun = noun.strip() or DEFAULT_NOUN
     return noun[0].upper() + noun[1:]
+
+
+# --------------------------------------------------------- where the model writes titles itself
+DECODING_VERSION = "1"
+
+FUTURE, PARAPHRASE, COUNTERFACTUAL = "future", "paraphrase", "counterfactual"
+
+CONTINUATIONS = {
+    FUTURE: "",
+    PARAPHRASE: "\n\nOthers that would have done as well, in the same order:",
+    COUNTERFACTUAL: "\n\nOf no interest to the same person:",
+}
+"""Between the history and an open bullet, for models that continue texts."""
+
+QUESTIONS = {
+    FUTURE: "Which {count} come next? Name titles that are not in the list yet.",
+    PARAPHRASE: "Rewrite the list: replace each of the {count} titles by a different one that "
+    "meets the same wish, in the same order.",
+    COUNTERFACTUAL: "Name {count} titles that contradict this taste: what the same person would "
+    "not choose.",
+}
+_ANSWER = "Answer with a list of titles, one a line, each behind a hyphen, and nothing else."
+
+
+def chat_question(noun: str, titles: list[str], view: str, count: int) -> str:
+    """What a chat model is asked.
+
+    Args:
+        noun: what a history is.
+        titles: of the history, in order.
+        view: FUTURE, PARAPHRASE or COUNTERFACTUAL.
+        count: titles that are wanted.
+    """
+    history = "".join(f"{BULLET} {title.strip()}" for title in titles)
+    question = QUESTIONS[view].format(count=count)
+    return f"{list_head(noun)}{history}\n\n{question} {_ANSWER}"

@@ -35,8 +35,8 @@ from lumos_core.views.tables import CatalogTables, ListPrompt, catalog_tables
 from lumos_core.views.types import UserViews
 
 _VERSION = "2"
-_HALF_LIFE = 2.0  # of an item's weight in the history, in items: what comes next is about now
-_FAR_HALF_LIFE = 50.0  # what contradicts a history contradicts all of it
+HALF_LIFE = 2.0  # of an item's weight in the history, in items: what comes next is about now
+FAR_HALF_LIFE = 50.0  # what contradicts a history contradicts all of it
 _SPARE_FAR = 3  # far items that may be refused
 
 
@@ -77,10 +77,10 @@ class LLMViewWriter:
         settings = self._settings
         recent = [list(history)[-settings.recent :] for history in histories]
         read = [items[-settings.prompt_items :] for items in recent]
-        near = self._tables.space.near(read, _HALF_LIFE)
+        near = self._tables.space.near(read, HALF_LIFE)
         count = max(settings.candidates, 2 * settings.future_items)
         pools = best_new(near, histories, count)
-        overall = self._tables.space.near(recent, _FAR_HALF_LIFE)
+        overall = self._tables.space.near(recent, FAR_HALF_LIFE)
         far = [
             draw_far(row, history, len(items) + _SPARE_FAR, stable_rng(settings.seed, history))
             for row, history, items in zip(overall, histories, recent, strict=True)
