@@ -47,6 +47,13 @@ def train(message: Message, context: Context) -> Message:
     """Train on the local histories; evaluate the received model in the same go if asked to."""
 
     def work(node: "Node", order: Order) -> RecordDict:
+        from client_app import secagg
+
+        settings = node_config(context)
+        if order.secure is not None:
+            part = secagg.participant(context, node.config, settings, _state(settings))
+            return messages.encode_upload(secagg.upload(part, node, order))
+        secagg.check_plain_allowed(node.config, settings)
         return messages.encode_train(*node.train(_params(order), order.round, order.evaluate))
 
     return _answer(message, context, work)
@@ -65,6 +72,19 @@ def evaluate(message: Message, context: Context) -> Message:
     return _answer(message, context, work)
 
 
+@app.query("secagg")
+def secure_step(message: Message, context: Context) -> Message:
+    """A step of secure aggregation before or after the upload; needs no data and no torch."""
+
+    def work(config: RunConfig, settings: NodeConfig, order: Order) -> RecordDict:
+        from client_app import secagg
+
+        part = secagg.participant(context, config, settings, _state(settings))
+        return messages.encode_secure(part.answer(order.round, order.secure or {}))
+
+    return _reply(message, context, work)
+
+
 def node_config(context: Context) -> NodeConfig:
     """This node's configuration; a virtual node of the simulation engine finds its folder by
     its partition id below ``$LUMOS_SIMULATION_DATA``."""
@@ -78,18 +98,36 @@ def node_config(context: Context) -> NodeConfig:
 def _answer(
     message: Message, context: Context, work: Callable[["Node", Order], RecordDict]
 ) -> Message:
+    """A reply for which the node's data are needed."""
+    kind = message.metadata.message_type
+
+    def with_node(config: RunConfig, settings: NodeConfig, order: Order) -> RecordDict:
+        state = _state(settings)
+        node = _node(config, settings)
+        _check_catalog(node, order, state if kind == messages.DESCRIBE else None)
+        content = work(node, order)
+        if settings.keep_model:
+            _keep(state, node, order, kind == messages.TRAIN)
+        return content
+
+    return _reply(message, context, with_node)
+
+
+def _reply(
+    message: Message,
+    context: Context,
+    work: Callable[[RunConfig, NodeConfig, Order], RecordDict],
+) -> Message:
+    """The reply, noted in the ledger; a code where ``work`` fails."""
     state: Path | None = None
     name, round_ = "", 0
     try:
         settings = node_config(context)
-        state = Path(settings.state) if settings.state else Path(settings.data) / "state"
+        state = _state(settings)
         order = messages.decode_order(message.content)
         round_ = order.round
-        asked_who = message.metadata.message_type == messages.DESCRIBE
-        name = settings.name if asked_who else ""
-        node = _node(RunConfig.from_flat(context.run_config), settings)
-        _check_catalog(node, order, state if asked_who else None)
-        content = work(node, order)
+        name = settings.name if message.metadata.message_type == messages.DESCRIBE else ""
+        content = work(RunConfig.from_flat(context.run_config), settings, order)
     except Exception as error:
         content = messages.encode_error(_note(state, error), name)
     reply = Message(content, reply_to=message)
@@ -102,10 +140,24 @@ def _answer(
     return reply
 
 
+def _state(settings: NodeConfig) -> Path:
+    return Path(settings.state) if settings.state else Path(settings.data) / "state"
+
+
 def _node(config: RunConfig, settings: NodeConfig) -> "Node":
     from lumos_core.node import Node  # imports torch
 
     return Node.open(config, settings)
+
+
+def _keep(state: Path, node: "Node", order: Order, trains: bool) -> None:
+    """Keep the received model for this node's users; without it the round goes on all the same."""
+    from client_app.kept import keep
+
+    try:
+        keep(state, node, order, trains)
+    except OSError as error:
+        _note(state, error)
 
 
 def _check_catalog(node: "Node", order: Order, only_note: Path | None) -> None:

@@ -4,15 +4,17 @@ Exceptions may quote paths, titles or histories. Their text and traceback stay i
 log; the server learns which kind of thing failed, which is enough to tell its operator whom to ask.
 """
 
-from lumos_core.errors import ConfigError, DataError, ModelError, ReplyError
+from lumos_core.errors import ConfigError, DataError, ModelError, RefusalError, ReplyError
 
 CATALOG_MISMATCH = "catalog-mismatch"  # server and node hold different catalogs
 LEDGER_FAILED = "ledger-failed"  # nothing may leave that the ledger does not show
+SECAGG_REFUSED = "secagg-refused"  # secure aggregation would not have protected this node
 
 _CODES: tuple[tuple[type[BaseException], str], ...] = (
     (ConfigError, "bad-configuration"),
     (DataError, "bad-data"),
     (ModelError, "model-failed"),
+    (RefusalError, SECAGG_REFUSED),
     (ReplyError, "bad-instruction"),
     (MemoryError, "out-of-memory"),
     (OSError, "storage-failed"),

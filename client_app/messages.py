@@ -5,6 +5,9 @@ to a node         ArrayRecord ``model`` (train and evaluate only), ConfigRecord 
 train reply       ArrayRecord ``delta`` + MetricRecord ``metrics``
 evaluate reply    MetricRecord ``metrics``
 describe reply    ConfigRecord ``node``: counts and fingerprints
+secure rounds     ConfigRecord ``secagg`` to and from the node: a packet of
+                  :mod:`lumos_core.secure_aggregation.packets`; the train reply is then
+                  ArrayRecord ``upload`` alone, one masked array
 any failure       ConfigRecord ``error``: ``code``, and ``name`` where the question was describe
 ================  ==============================================================================
 
@@ -22,11 +25,14 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, MetricRecord, RecordDict
 
 from lumos_core.errors import ReplyError
+from lumos_core.secure_aggregation.packets import MASKED, Packet
 
 MODEL, INSTRUCTION = "model", "instruction"
 DELTA, METRICS, NODE, ERROR = "delta", "metrics", "node", "error"
+SECAGG, UPLOAD = "secagg", "upload"
 DESCRIBE, TRAIN, EVALUATE = "query.describe", "train", "evaluate"  # Flower message types
-MESSAGE_TYPES = {"query": DESCRIBE, "train": TRAIN, "evaluate": EVALUATE}
+SECURE = "query.secagg"
+MESSAGE_TYPES = {"query": DESCRIBE, "train": TRAIN, "evaluate": EVALUATE, "secagg": SECURE}
 
 Split = Literal["validation", "test"]
 Arrays = Mapping[str, np.ndarray]
@@ -43,12 +49,14 @@ class Order(NamedTuple):
         round: 1, 2, …; 0 before the first.
         evaluate: the split on which to evaluate ``params``, if any.
         catalog: fingerprint of the server's catalog; empty where the server did not say.
+        secure: a packet of secure aggregation, if the instruction is a step of it; unchecked.
     """
 
     params: dict[str, np.ndarray] | None
     round: int
     evaluate: Split | None
     catalog: str
+    secure: dict[str, object] | None = None
 
 
 # ---------------------------------------------------------------- server → node
@@ -62,6 +70,8 @@ def encode_order(order: Order) -> RecordDict:
     content = RecordDict({INSTRUCTION: ConfigRecord(values)})
     if order.params is not None:
         content[MODEL] = to_record(order.params)
+    if order.secure is not None:
+        content[SECAGG] = ConfigRecord(order.secure)  # type: ignore[arg-type]
     return content
 
 
@@ -81,7 +91,9 @@ def decode_order(content: RecordDict) -> Order:
         raise ReplyError(f"instruction: 'evaluate' is {evaluate!r}, expected validation or test")
     model = content.array_records.get(MODEL)
     params = None if model is None else from_record(model)
-    return Order(params, round_, evaluate or None, catalog)  # type: ignore[arg-type]
+    secure = content.config_records.get(SECAGG)
+    packet = None if secure is None else dict(secure)
+    return Order(params, round_, evaluate or None, catalog, packet)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------- node → server
@@ -93,6 +105,16 @@ def encode_train(delta: Arrays, metrics: Metrics) -> RecordDict:
 def encode_evaluate(metrics: Metrics) -> RecordDict:
     """The content of an evaluate reply: sums and counts."""
     return RecordDict({METRICS: _metric_record(metrics)})
+
+
+def encode_upload(vector: np.ndarray) -> RecordDict:
+    """The content of a train reply under secure aggregation: one masked array, nothing else."""
+    return RecordDict({UPLOAD: to_record({MASKED: vector})})
+
+
+def encode_secure(packet: Packet) -> RecordDict:
+    """The content of a reply to another step of secure aggregation."""
+    return RecordDict({SECAGG: ConfigRecord(packet)})  # type: ignore[arg-type]
 
 
 def encode_describe(facts: Mapping[str, str]) -> RecordDict:
@@ -128,6 +150,18 @@ def decode_evaluate(content: RecordDict) -> Metrics:
     """The sums and counts. Raises ReplyError as :func:`decode_train`."""
     _expect(content, {METRICS: MetricRecord})
     return _metrics(content.metric_records[METRICS])
+
+
+def decode_upload(content: RecordDict) -> dict[str, np.ndarray]:
+    """The masked array as it arrived. Raises ReplyError as :func:`decode_train`."""
+    _expect(content, {UPLOAD: ArrayRecord})
+    return from_record(content.array_records[UPLOAD])
+
+
+def decode_secure(content: RecordDict) -> Packet:
+    """A packet as it arrived, unchecked. Raises ReplyError as :func:`decode_train`."""
+    _expect(content, {SECAGG: ConfigRecord})
+    return dict(content.config_records[SECAGG])  # type: ignore[arg-type]
 
 
 def decode_describe(content: RecordDict) -> dict[str, str]:
@@ -176,7 +210,7 @@ def _array(name: str, array: Array) -> np.ndarray:
         if array.stype != "numpy.ndarray":
             raise ValueError(f"serialised as {array.stype!r}")
         shape, dtype, start = _header(array.data)
-        if dtype.kind not in "fi":
+        if dtype.kind not in "fiu":
             raise ValueError(f"dtype {dtype}")
         if math.prod(shape) * dtype.itemsize != len(array.data) - start:
             raise ValueError("header and data disagree")

@@ -149,7 +149,7 @@ class RunConfig(FlatConfig):
     secure_aggregation: bool = False  # the server learns sums over nodes, and no single delta
     secagg_threshold: Annotated[float, Field(gt=0.5, le=1.0)] = 0.66  # of the nodes, to unmask
     secagg_clip: PositiveFloat = 10.0  # L2 to which a node clips its delta before masking it
-    secagg_bits: Annotated[int, Field(ge=8, le=30)] = 22  # of a value; 2^(32 - bits) nodes fit
+    secagg_bits: Annotated[int, Field(ge=8, le=30)] = 24  # of a value; 2^(32 - bits) nodes fit
     secagg_max_weight: Annotated[int, Field(ge=1, le=10**6)] = 1_000  # a node's count weighs ≤ this
 
     # --- watching the run, on the server (docs/monitoring.md)

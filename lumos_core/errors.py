@@ -21,5 +21,9 @@ class ReplyError(LumosError):
     """A node's reply is not what was asked for and must not touch the model."""
 
 
+class RefusalError(ReplyError):
+    """A node does not take a step of secure aggregation, because it would not protect it."""
+
+
 class FederationError(LumosError):
     """A federated run cannot go on (too few nodes, too few valid replies)."""

@@ -23,13 +23,15 @@ import numpy as np
 from lumos_core import aggregation, privacy, replies, server_optimizer
 from lumos_core.checkpoint import BEST, LATEST, Checkpoint, Progress, save_checkpoint
 from lumos_core.config import RunConfig
-from lumos_core.errors import FederationError, ReplyError
+from lumos_core.errors import ConfigError, FederationError, ReplyError
 from lumos_core.evaluation import SELECTION_METRIC, means
 from lumos_core.history import HISTORY, Event, History, OnEvent, utc_now
 from lumos_core.membership import Membership
 from lumos_core.model import ModelShape, Params
 from lumos_core.replies import Metrics
 from lumos_core.resume import Stand, stand_of
+from lumos_core.secure_aggregation.coordinator import SecureExchange
+from lumos_core.secure_aggregation.primitives import Primitives
 from lumos_core.transport import Instruction, Reply, Split, Transport, exchange
 
 __all__ = [
@@ -70,6 +72,7 @@ class _Aggregator:
     params: Params
     round: int
     accepted: dict[str, tuple[Params, Metrics]] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)  # whose training is in what was accepted
     failed: dict[str, str] = field(default_factory=dict)
 
     def offer(self, reply: Reply, evaluated: bool) -> bool:
@@ -81,10 +84,11 @@ class _Aggregator:
                 reply.arrays or {}, reply.metrics, self.params, self.config, evaluated
             )
         except ReplyError as error:
-            self.failed[reply.node] = str(error)
+            self.failed |= dict.fromkeys(reply.sum_of or (reply.node,), str(error))
             log.warning("node %s: train reply rejected: %s", reply.node, error)
             return False
         self.accepted[reply.node] = (delta, reply.metrics)
+        self.names = sorted({*self.names, *(reply.sum_of or (reply.node,))})
         return True
 
     def delta(self) -> Params:
@@ -98,13 +102,15 @@ class _Aggregator:
         weights = np.minimum(weights, self.config.max_weight_ratio * typical)
         deltas = [self.accepted[n][0] for n in names]
         if self.config.dp == "central":
+            if self.config.secure_aggregation:
+                return privacy.noisy_mean(deltas[0], len(self.names), self.config, self.round)
             return privacy.central_mean(deltas, self.config, self.round)
         return aggregation.aggregate(deltas, weights / weights.sum(), self.config)
 
     @property
     def asked(self) -> list[str]:
         """Names of the nodes that were asked to train."""
-        return sorted(self.accepted.keys() | self.failed.keys())
+        return sorted({*self.names, *self.failed})
 
     def facts(self) -> Event:
         """What the accepted replies say about the training, for the history."""
@@ -136,6 +142,7 @@ class Federation:
         start: Stand,
         run_dir: Path | None,
         history: History,
+        primitives: Primitives | None = None,
     ) -> None:
         self.config, self.transport = config, transport
         self.params, self.optimizer = start.checkpoint.params, start.checkpoint.optimizer
@@ -144,6 +151,11 @@ class Federation:
         self.run_dir = run_dir
         self.history = history
         self.budget = privacy.Budget.of(config, history.events)
+        self.secure: SecureExchange | None = None
+        if config.secure_aggregation:
+            if primitives is None:
+                raise ConfigError("secure-aggregation = true: this kind of run has no cryptography")
+            self.secure = SecureExchange(config, transport, primitives)
         self.members = Membership(
             transport, {"catalog": self.progress.catalog, "shape": self.progress.shape}
         )
@@ -188,13 +200,13 @@ class Federation:
             "seconds": round(time.monotonic() - started, 3),
             "bytes_up": sum(r.bytes_up for r in answered),
             "bytes_down": sum(r.bytes_down for r in answered),
-            "nodes_ok": len(aggregator.accepted),
-            "ok": sorted(aggregator.accepted),
+            "nodes_ok": len(aggregator.names),
+            "ok": aggregator.names,
             "failed": [{"node": n, "reason": r} for n, r in sorted(aggregator.failed.items())],
         }
-        if len(aggregator.accepted) < self.config.min_replies:
+        if len(aggregator.names) < self.config.min_replies:
             problem = (
-                f"{len(aggregator.accepted)} valid replies of {len(names)} usable nodes, "
+                f"{len(aggregator.names)} valid replies of {len(names)} usable nodes, "
                 f"min-replies = {self.config.min_replies}"
             )
             spent = self.budget.spend(number, (), aggregator.asked)
@@ -207,7 +219,7 @@ class Federation:
         self.progress = replace(self.progress, round=number)
         # The line first: a checkpoint without its line could not be told from a lost history, while
         # a line without its checkpoint is dropped when the run is resumed.
-        spent = self.budget.spend(number, aggregator.accepted, aggregator.failed)
+        spent = self.budget.spend(number, aggregator.names, aggregator.failed)
         self.history.add({"event": "round", **event, **aggregator.facts(), **spent})
         self._save(LATEST, self.params, self.optimizer)
         return ""
@@ -224,17 +236,27 @@ class Federation:
         if evaluate:
             others = sorted(set(names) - set(sampled))
             instructions += [
-                Instruction(n, "evaluate", number, self.params, evaluate) for n in others
+                Instruction(n, "evaluate", number - 1, self.params, evaluate) for n in others
             ]
-        answered = exchange(self.transport, instructions, max(until - time.monotonic(), 0.0))
+        answered = self._exchange(instructions, max(until - time.monotonic(), 0.0), aggregator)
         asked_both = evaluate is not None
         ranking = [r for r in answered if r.kind == "evaluate" or aggregator.offer(r, asked_both)]
-        for name in set(sampled) - {r.node for r in answered if r.kind == "train"}:
+        for name in set(sampled) - set(aggregator.asked):
             aggregator.failed[name] = "no reply before the deadline"
             log.warning("node %s: no reply before the deadline", name)
         if evaluate:
             self._record_evaluation(number - 1, evaluate, ranking)
         return answered
+
+    def _exchange(
+        self, instructions: list[Instruction], seconds: float, aggregator: _Aggregator
+    ) -> list[Reply]:
+        """The replies of a round; with secure aggregation those to train are one, of their sum."""
+        if self.secure is None:
+            return exchange(self.transport, instructions, seconds)
+        outcome = self.secure.exchange(instructions, seconds)
+        aggregator.failed |= outcome.failed
+        return outcome.replies
 
     def _finish(self, reason: str, ended: str = "") -> FederationResult:
         """Evaluate the last model, then the best one on the test targets.
@@ -329,7 +351,7 @@ class Federation:
             except ReplyError as error:
                 log.warning("node %s: evaluation rejected: %s", reply.node, error)
                 continue
-            counted.append(reply.node)
+            counted += reply.sum_of or [reply.node]
             for name, value in replies.ranking_of(reply.metrics).items():
                 sums[name] = sums.get(name, 0.0) + value
         metrics = means(sums)
@@ -376,6 +398,7 @@ def run_federation(
     run_dir: Path | None = None,
     on_event: OnEvent | None = None,
     resume: bool = False,
+    primitives: Primitives | None = None,
 ) -> FederationResult:
     """Run rounds until there have been ``config.rounds``.
 
@@ -388,6 +411,7 @@ def run_federation(
         on_event: called with every new history event.
         resume: go on with the run in ``run_dir``, if there is one, to the parameters it would have
             reached without a stop; only ``resume.FREE_KEYS`` may differ from its configuration.
+        primitives: the cryptography of ``secure-aggregation``.
 
     Returns:
         The result; ``outcome`` is "failed" if any round failed.
@@ -402,4 +426,4 @@ def run_federation(
     progress = Progress(0, -1, 0.0, 0, catalog_fingerprint, shape.fingerprint, config.to_flat())
     stand = stand_of(run_dir, Checkpoint(initial, {}, progress), resume)
     history = History(run_dir / HISTORY if run_dir else None, on_event, stand.events)
-    return Federation(config, transport, stand, run_dir, history).run()
+    return Federation(config, transport, stand, run_dir, history, primitives).run()

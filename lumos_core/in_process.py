@@ -6,15 +6,33 @@ For experiments, where thousands of rounds have to be compared, and for tests.
 from collections.abc import Sequence
 
 from lumos_core.deltas import wire_bytes
+from lumos_core.errors import ReplyError
 from lumos_core.federation import Instruction, Reply
 from lumos_core.node import Node
+from lumos_core.secure_aggregation import packets
+from lumos_core.secure_aggregation.packets import Packet
+from lumos_core.secure_aggregation.participant import Participant
+from lumos_core.secure_aggregation.primitives import Primitives
+from lumos_core.secure_aggregation.store import MemoryStore
+
+REFUSED = "secagg-refused"  # the code that a ClientApp would send
 
 
 class InProcessTransport:
-    """Calls nodes one after the other."""
+    """Calls nodes one after the other.
 
-    def __init__(self, nodes: Sequence[Node]) -> None:
+    Args:
+        nodes: by whatever names they have.
+        primitives: the cryptography of ``secure-aggregation``, if the run uses it.
+    """
+
+    def __init__(self, nodes: Sequence[Node], primitives: Primitives | None = None) -> None:
         self._nodes = {node.name: node for node in nodes}
+        self._participants = (
+            {n.name: Participant(n.name, "0", n.config, primitives, MemoryStore()) for n in nodes}
+            if primitives is not None
+            else {}
+        )
 
     def nodes(self) -> list[str]:
         return sorted(self._nodes)
@@ -23,6 +41,8 @@ class InProcessTransport:
         return [self._answer(instruction) for instruction in instructions]
 
     def _answer(self, instruction: Instruction) -> Reply:
+        if instruction.secure is not None:
+            return self._answer_securely(instruction, instruction.secure)
         node, params = self._nodes[instruction.node], instruction.params
         if instruction.kind == "query" or params is None:
             return Reply(instruction.node, "query", info=node.describe())
@@ -34,4 +54,25 @@ class InProcessTransport:
         return Reply(
             instruction.node, "train", arrays, metrics,
             bytes_up=wire_bytes(arrays), bytes_down=down,
+        )  # fmt: skip
+
+    def _answer_securely(self, instruction: Instruction, packet: Packet) -> Reply:
+        name, params = instruction.node, instruction.params
+        participant = self._participants[name]
+        down = packets.size_of(packet)
+        try:
+            if instruction.kind != "train" or params is None:
+                answer = participant.answer(instruction.round, packet)
+                up = packets.size_of(answer)
+                return Reply(name, "secagg", secure=answer, bytes_up=up, bytes_down=down)
+            evaluate_on = instruction.evaluate
+            vector = participant.upload(
+                instruction.round, packet, params, evaluate_on is not None,
+                lambda: self._nodes[name].train(params, instruction.round, evaluate_on),
+            )  # fmt: skip
+        except ReplyError:
+            return Reply(name, instruction.kind, error=REFUSED, bytes_down=down)
+        return Reply(
+            name, "train", {packets.MASKED: vector},
+            bytes_up=vector.nbytes, bytes_down=down + wire_bytes(params),
         )  # fmt: skip

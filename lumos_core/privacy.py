@@ -149,6 +149,18 @@ def central_mean(replies: Sequence[Params], config: RunConfig, round: int) -> Pa
     return add_noise(mean, std, server_entropy(config, round))
 
 
+def noisy_mean(mean: Params, nodes: int, config: RunConfig, round: int) -> Params:
+    """As :func:`central_mean`, where secure aggregation shows the server nothing but the mean.
+
+    That each node has clipped its delta is then taken on its word. Rounding before the masks moves
+    every value by less than a step, which the noise covers as well.
+    """
+    step = config.secagg_clip / (2 ** (config.secagg_bits - 1) - 1)
+    bound = config.dp_clip + step * math.sqrt(sum(a.size for a in mean.values()))
+    std = config.dp_noise_multiplier * bound / nodes
+    return add_noise(deltas.clip(mean, bound), std, server_entropy(config, round))
+
+
 def plain_mean(replies: Sequence[Params]) -> Params:
     """The unweighted mean: nobody's part is larger than 1 / n of its own delta."""
     return {

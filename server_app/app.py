@@ -13,7 +13,7 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -21,6 +21,9 @@ from flwr.serverapp import Grid, ServerApp
 from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError, FederationError, LumosError
 from lumos_core.files import write_json
+
+if TYPE_CHECKING:
+    from lumos_core.secure_aggregation.primitives import Primitives
 
 SUMMARY = "summary.json"
 NODE_NAMES = "LUMOS_NODE_NAMES"  # file that lumos_core.deployment.registry writes
@@ -68,8 +71,9 @@ def _run(grid: Grid, config: RunConfig, run_dir: Path) -> dict[str, Any]:
     initial = initial_params(config, catalog)
     transport = GridTransport(grid, catalog.fingerprint, registered=_registered_names())
     result = run_federation(  # goes on with what is in the folder: a restarted server loses nothing
-        config, transport, catalog.fingerprint, initial, run_dir=run_dir, resume=True
-    )
+        config, transport, catalog.fingerprint, initial, run_dir=run_dir, resume=True,
+        primitives=_primitives(config),
+    )  # fmt: skip
     return {
         "outcome": result.outcome,
         "reason": result.reason,
@@ -81,6 +85,15 @@ def _run(grid: Grid, config: RunConfig, run_dir: Path) -> dict[str, Any]:
         "bytes_up": sum(e.get("bytes_up", 0) for e in result.events),
         "bytes_down": sum(e.get("bytes_down", 0) for e in result.events),
     }
+
+
+def _primitives(config: RunConfig) -> "Primitives | None":
+    """The cryptography, where the run needs it."""
+    if not config.secure_aggregation:
+        return None
+    from client_app.secagg_primitives import FLOWER
+
+    return FLOWER
 
 
 def _registered_names() -> dict[int, str] | None:

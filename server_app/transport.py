@@ -156,12 +156,15 @@ class GridTransport:
     def _send(
         self, instructions: Sequence[Instruction], deadline: float
     ) -> tuple[dict[str, _Sent], list[Reply]]:
-        contents: dict[tuple[int, int, str], RecordDict] = {}  # equal instructions share one record
+        contents: dict[
+            tuple[int, int, str, int], RecordDict
+        ] = {}  # equal instructions share one record
         batch = []
         for i in instructions:
-            key = (id(i.params), i.round, i.evaluate or "")
+            key = (id(i.params), i.round, i.evaluate or "", id(i.secure))
             if key not in contents:
-                order = Order(i.params, i.round, i.evaluate, self._catalog)
+                secure: dict[str, object] | None = None if i.secure is None else {**i.secure}
+                order = Order(i.params, i.round, i.evaluate, self._catalog, secure)
                 contents[key] = messages.encode_order(order)
             node_id = self._ids.get(i.node, 0)
             batch.append((node_id, messages.MESSAGE_TYPES[i.kind], contents[key], i.round))
@@ -283,6 +286,12 @@ def to_reply(asked: Instruction, message: Answer, bytes_down: int) -> Reply:
             code, name = failure
             node = node or name
             return Reply(node, kind, error=code, bytes_up=size, bytes_down=bytes_down)
+        if kind == "secagg":
+            secure = messages.decode_secure(content)
+            return Reply(node, kind, secure=secure, bytes_up=size, bytes_down=bytes_down)
+        if kind == "train" and asked.secure is not None:
+            arrays = messages.decode_upload(content)
+            return Reply(node, kind, arrays, bytes_up=size, bytes_down=bytes_down)
         if kind == "train":
             arrays, metrics = messages.decode_train(content)
             return Reply(node, kind, arrays, metrics, bytes_up=size, bytes_down=bytes_down)

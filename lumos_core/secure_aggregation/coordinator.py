@@ -17,7 +17,7 @@ import numpy as np
 from lumos_core.config import RunConfig
 from lumos_core.errors import ReplyError
 from lumos_core.secure_aggregation import masks
-from lumos_core.secure_aggregation.encoding import Encoding, capacity
+from lumos_core.secure_aggregation.encoding import Encoding
 from lumos_core.secure_aggregation.packets import (
     MASKED,
     Inbox,
@@ -31,7 +31,7 @@ from lumos_core.secure_aggregation.packets import (
     pack,
     unpack,
 )
-from lumos_core.secure_aggregation.participant import threshold
+from lumos_core.secure_aggregation.participant import capacity, threshold
 from lumos_core.secure_aggregation.primitives import CryptoError, Primitives
 from lumos_core.transport import Instruction, Reply, Transport, exchange
 
@@ -54,14 +54,10 @@ class SecureOutcome:
         replies: of those that only evaluated, and one summed train reply. None at all if the round
             failed.
         failed: by name of a node that is not in the sum, why.
-        bytes_up: of all replies of the round, masked or not.
-        bytes_down: of all that was sent.
     """
 
     replies: list[Reply]
     failed: dict[str, str]
-    bytes_up: int
-    bytes_down: int
 
 
 class SecureExchange:
@@ -87,7 +83,7 @@ class SecureExchange:
             for i in instructions:
                 if i.kind == "train":
                     round_.failed.setdefault(i.node, str(problem))
-        return SecureOutcome(replies, round_.failed, round_.bytes_up, round_.bytes_down)
+        return SecureOutcome(replies, round_.failed)
 
 
 @dataclass
@@ -122,7 +118,12 @@ class _Round:
         except ReplyError as error:
             raise _TooFewError(str(error)) from None
         names = tuple(sorted(uploads))
-        return [*others, Reply(names[0], "train", delta, metrics, sum_of=names)]
+        up = self.bytes_up - sum(r.bytes_up for r in others)
+        down = self.bytes_down - sum(r.bytes_down for r in others)
+        summed = Reply(
+            names[0], "train", delta, metrics, sum_of=names, bytes_up=up, bytes_down=down
+        )
+        return [*others, summed]
 
     # --- the steps
 

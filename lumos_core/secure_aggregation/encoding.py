@@ -19,7 +19,6 @@ from lumos_core.errors import ModelError, ReplyError
 from lumos_core.model import Params
 from lumos_core.replies import EVALUATION_METRICS, MAX_COUNT, TRAIN_METRICS, Metrics
 
-WORD_BITS = 32
 _LIMBS, _LIMB_BITS = 4, 16
 _FRACTION = 2**30  # fixed point: MAX_COUNT < 2^30, so that 60 of 64 bits are in use
 _WEIGHT = "weight"
@@ -161,11 +160,6 @@ class Encoding:
             found[name] = flat[start:end].reshape(shape).astype(np.float32)
             start = end
         return found
-
-
-def capacity(bits: int) -> int:
-    """How many nodes' values of so many bits can be added without an overflow."""
-    return int(2 ** (WORD_BITS - bits))
 
 
 def _limbs(value: float) -> np.ndarray:

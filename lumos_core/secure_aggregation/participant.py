@@ -18,15 +18,13 @@ import os
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lumos_core.config import RunConfig
-from lumos_core.errors import ReplyError
-from lumos_core.model import Params
-from lumos_core.replies import Metrics
+from lumos_core.errors import RefusalError
 from lumos_core.secure_aggregation import masks, packets
-from lumos_core.secure_aggregation.encoding import Encoding, capacity
 from lumos_core.secure_aggregation.packets import (
     Inbox,
     Keys,
@@ -43,21 +41,26 @@ from lumos_core.secure_aggregation.primitives import CryptoError, Primitives
 from lumos_core.secure_aggregation.session import Session, Stage, roster_digest
 from lumos_core.secure_aggregation.store import Store
 
+if TYPE_CHECKING:  # they import torch, which only the upload needs
+    from lumos_core.model import Params
+    from lumos_core.replies import Metrics
+
 MIN_NODES = 3
 """Of two nodes in a sum each knows the other's part."""
 
-Train = Callable[[], tuple[Params, Metrics]]
+Train = Callable[[], "tuple[Params, Metrics]"]
 """Trains; called once all checks are passed. The delta is float32, not encoded."""
-
-
-class RefusalError(ReplyError):
-    """The server asks for something that would break the protocol."""
 
 
 def threshold(nodes: int, share: float) -> int:
     """How many of ``nodes`` must help to unmask a sum: at least ``share`` of them, and always more
     than half, so that two disjoint groups can never help with different sums."""
     return max(math.ceil(share * nodes - 1e-9), nodes // 2 + 1)
+
+
+def capacity(bits: int) -> int:
+    """How many nodes' values of so many bits can be added without an overflow."""
+    return int(2 ** (32 - bits))
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class Participant:
         self,
         round_: int,
         packet: Mapping[str, object],
-        like: Params,
+        like: "Params",
         evaluated: bool,
         train: Train,
     ) -> np.ndarray:
@@ -132,6 +135,8 @@ class Participant:
         with self.store.locked():  # the step is taken before anything else can happen
             session = self._receive(round_, unpack(Inbox, packet))
             self.store.save(session)
+        from lumos_core.secure_aggregation.encoding import Encoding
+
         encoding = Encoding.of(self.config, like, evaluated)
         delta, metrics = train()
         seed = (self.config.seed, round_, zlib.crc32(self.name.encode()), 2)

@@ -1,0 +1,62 @@
+"""A node's side of secure aggregation, between Flower's messages and the core's protocol."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from flwr.app import Context
+
+from client_app.messages import Order
+from client_app.secagg_primitives import FLOWER
+from lumos_core.config import NodeConfig, RunConfig
+from lumos_core.errors import RefusalError, ReplyError
+from lumos_core.secure_aggregation.participant import Participant
+from lumos_core.secure_aggregation.store import FileStore
+
+if TYPE_CHECKING:
+    from lumos_core.node import Node
+
+
+def participant(
+    context: Context, config: RunConfig, settings: NodeConfig, state: Path
+) -> Participant:
+    """This node's part in the run that ``context`` belongs to."""
+    return Participant(
+        settings.name,
+        str(context.run_id),
+        config,
+        FLOWER,
+        FileStore(state),
+        settings.secagg_min_nodes,
+    )
+
+
+def upload(part: Participant, node: "Node", order: Order) -> np.ndarray:
+    """Train, and mask what may leave.
+
+    Raises:
+        RefusalError: the protocol forbids it.
+        ReplyError: the instruction is malformed.
+    """
+    params = order.params
+    if params is None or order.secure is None:
+        raise ReplyError("the instruction brought no model or no packet")
+    return part.upload(
+        order.round,
+        order.secure,
+        params,
+        order.evaluate is not None,
+        lambda: node.train(params, order.round, order.evaluate),
+    )
+
+
+def check_plain_allowed(config: RunConfig, settings: NodeConfig) -> None:
+    """Refuse to send a delta that the server could read, where the run or the owner forbids it.
+
+    Raises:
+        RefusalError: one of them does.
+    """
+    if config.secure_aggregation:
+        raise RefusalError("the run has secure-aggregation = true, the instruction is a plain one")
+    if settings.require_secure_aggregation:
+        raise RefusalError("this node has require-secure-aggregation = true, the run has not")
