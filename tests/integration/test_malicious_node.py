@@ -1,0 +1,98 @@
+"""A real deployment in which one ClientApp is malicious: its replies are named and do no harm."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from deployment_support import leftovers, start, write_prepared
+
+from client_app import messages
+from lumos_core.checkpoint import LATEST, load_checkpoint
+from lumos_core.config import RunConfig
+from lumos_core.data import load_prepared
+from lumos_core.federation import run_federation
+from lumos_core.history import read_history
+from lumos_core.in_process import InProcessTransport
+from lumos_core.initialisation import initial_params
+from lumos_core.node import Node
+
+pytestmark = pytest.mark.integration
+
+WRAPPER = '''
+"""The app as it is, but for node-2: NaN in the first round, a giant delta in the second."""
+
+import numpy as np
+from flwr.app import Message
+from flwr.clientapp import ClientApp
+
+from client_app import honest, messages
+
+app = ClientApp()
+app.query("describe")(lambda message, context: honest.describe(message, context))
+app.evaluate()(lambda message, context: honest.evaluate(message, context))
+
+
+@app.train()
+def train(message, context):
+    reply = honest.train(message, context)
+    if context.node_config["name"] != "node-2":
+        return reply
+    round_ = messages.decode_order(message.content).round
+    delta, metrics = messages.decode_train(reply.content)
+    factor = np.float32(np.nan if round_ == 1 else 1e7)
+    spoiled = {name: array * factor for name, array in delta.items()}
+    return Message(messages.encode_train(spoiled, metrics), reply_to=message)
+'''
+
+
+def _malicious_app(folder: Path) -> Path:
+    """A folder with a package ``client_app`` that is found before the installed one."""
+    package = folder / "client_app"
+    shutil.copytree(Path(messages.__file__).parent, package)
+    (package / "app.py").rename(package / "honest.py")
+    (package / "app.py").write_text(WRAPPER)
+    return folder
+
+
+def test_a_malicious_client_app_is_named_and_does_no_harm(tmp_path):
+    data, run_dir = write_prepared(tmp_path / "data", nodes=3), tmp_path / "run"
+    config = RunConfig(
+        method="fedavg", semantic_start="none", dim=8, heads=1, layers=1, local_epochs=1, rounds=2,
+        catalog=str(data / "catalog.tsv"), min_nodes=3, min_replies=2, start_timeout=90,
+    )  # fmt: skip
+    code = (
+        f"import sys; sys.path.insert(0, {str(_malicious_app(tmp_path / 'app'))!r})\n"
+        "import json\nfrom pathlib import Path\n"
+        "from lumos_core.config import RunConfig\n"
+        "from lumos_core.deployment.local import LocalNode, deploy\n"
+        f"data, config = Path({str(data)!r}), RunConfig.from_flat({config.to_flat()!r})\n"
+        "nodes = [LocalNode(f'node-{n}', data / f'node-{n}') for n in range(3)]\n"
+        f"print(deploy(config, nodes, Path({str(run_dir)!r}), print))"
+    )
+    with start([sys.executable, "-c", code], tmp_path) as supervisor:
+        output, _ = supervisor.communicate(timeout=400)
+    assert supervisor.returncode == 0, output
+    assert json.loads((run_dir / "summary.json").read_text())["outcome"] == "completed"
+    rounds = [e for e in read_history(run_dir / "history.jsonl") if e["event"] == "round"]
+    assert [e["nodes_ok"] for e in rounds] == [2, 2]
+    assert [[f["node"] for f in e["failed"]] for e in rounds] == [["node-2"], ["node-2"]]
+    reasons = [e["failed"][0]["reason"] for e in rounds]
+    assert "NaN" in reasons[0]
+    assert "max-delta-norm" in reasons[1]
+    assert leftovers(run_dir, []) == []
+
+    catalog, parts = load_prepared(data)
+    honest = [Node(f"node-{n}", catalog, parts[n], config) for n in range(2)]
+    alone = config.replace(min_nodes=2)
+    folder = tmp_path / "alone"
+    run_federation(
+        alone, InProcessTransport(honest), catalog.fingerprint, initial_params(config, catalog),
+        run_dir=folder,
+    )  # fmt: skip
+    expected = load_checkpoint(folder / LATEST).params
+    found = load_checkpoint(run_dir / LATEST).params
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-6)
