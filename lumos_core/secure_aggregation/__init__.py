@@ -12,7 +12,6 @@ step as long as a threshold of them is left.
 ``session``, ``store``    what a node has to remember between two steps, and where
 ``participant``           the node's side
 ``coordinator``           the server's side
-``view``                  what the server sees of one node: for attacks and tests
 ========================  =====================================================================
 
 ``docs/secure-aggregation.md`` says what this protects from, and what not.
