@@ -12,11 +12,21 @@ from lumos_core.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.console import Console
+    from rich.progress import Progress as Bar
     from rich.table import Table
 
     from lumos_core.data import Catalog, Sequences
     from lumos_core.views.build import Progress
+    from lumos_core.views.pieces import OnStage, StageProgress
     from lumos_core.views.types import UserViews
+
+_STAGES = {
+    "titles": "titles read, once for all",
+    "priors": "titles weighed by themselves",
+    "substitutes": "items compared with their likes",
+}
+"""What is said about the stages of :mod:`lumos_core.views.tables`."""
 
 llm_app = typer.Typer(help="The local language model.", no_args_is_help=True)
 views_app = typer.Typer(help="The views it writes of histories.", no_args_is_help=True)
@@ -44,23 +54,27 @@ def check_command(
 ) -> None:
     """Load the model; show memory, speed and one example of each view."""
     from rich.console import Console
+    from rich.markup import escape
 
     from lumos_core.views.check import check_llm
-    from lumos_core.views.llm import llm_config
-    from lumos_core.views.writer import ViewSettings
 
     run = _configured(config, llm, quantization)
     console = Console()
-    with console.status("loading the model and writing an example"):
-        report = check_llm(
-            llm_config(run), ViewSettings(run.llm_noun, run.view_items, seed=run.view_seed)
-        )
-    console.print(
-        f"[bold]{run.llm}[/] (quantization {run.llm_quantization}) on {report.device}, "
-        f"{report.dtype}: {report.parameters / 1e6:,.0f} M weights, "
-        f"{report.weight_bytes / 2**20:,.0f} MiB (process {report.process_bytes / 2**20:,.0f} MiB)"
-        f", loaded in {report.load_seconds:.1f} s, {report.tokens_per_second:,.0f} tokens/s"
-    )
+    with _bar(console) as bar:
+        task = bar.add_task("model", total=1, note="loading, then an example")
+        report = check_llm(run, _stages(bar))
+        bar.update(task, completed=1, note=f"loaded in {report.load_seconds:.1f} s")
+    quantised = "" if run.llm_quantization == "none" else f", {run.llm_quantization} weights"
+    for name, value in {
+        "model": f"[bold]{escape(run.llm)}[/], {report.parameters / 1e6:,.0f} M parameters",
+        "runs on": f"{report.device} in {report.dtype}{quantised}",
+        "memory": f"{report.weight_bytes / 2**20:,.0f} MiB of weights, "
+        f"{report.process_bytes / 2**20:,.0f} MiB for the process",
+        "speed": f"{report.tokens_per_second:,.0f} tokens/s; "
+        f"{report.view_seconds:.1f} s for the three views below (faster in batches)",
+        "mode": f"{report.mode} (llm-mode = {run.llm_mode})",
+    }.items():
+        console.print(f"{name:>8}  {value}", highlight=False, soft_wrap=True)
     title = f"A customer of the bundled sample, {len(report.catalog)} items to choose from"
     console.print(_side_by_side(title, report.catalog, report.history, report.views))
 
@@ -108,9 +122,12 @@ def show_command(
     run = _configured(config, llm, quantization)
     folder, catalog, sequences, position = _find_user(data, user)
     train = LeaveOneOut(sequences).train().subset([position])
-    views = view_source(run, _node(folder), catalog)(train)
+    console = Console()
+    with _bar(console) as bar:  # stays empty unless the catalog has to be prepared
+        views = view_source(run, _node(folder), catalog, on_stage=_stages(bar))(train)
     table = _side_by_side(f"User {user} ({folder})", catalog, train[0].tolist(), views[0])
-    Console().print(table)
+    table.caption = "history: without the last two items, which are held out for evaluation"
+    console.print(table)
 
 
 def _configured(
@@ -138,25 +155,15 @@ def _nodes(data: Path) -> list[Path]:
     return node_folders(data) if (data / "dataset.json").is_file() else [data]
 
 
-def _build_node(run: RunConfig, folder: Path, console: Any) -> "Progress":
+def _build_node(run: RunConfig, folder: Path, console: "Console") -> "Progress":
     """Build one node's views under a progress bar; returns how it ended."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
     from lumos_core.data import LeaveOneOut, read_node
     from lumos_core.views.build import Progress
     from lumos_core.views.source import view_source
 
     catalog, sequences = read_node(folder)
     last = Progress(0, 0, 0, 0.0)
-    columns = (
-        TextColumn(folder.name),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Bar(*columns, console=console) as bar:
+    with _bar(console) as bar:
         task = bar.add_task(folder.name, total=None, note="reading the store")
         began = 0.0  # when the first batch was done: loading must not spoil the estimate
         first = 0
@@ -176,8 +183,39 @@ def _build_node(run: RunConfig, folder: Path, console: Any) -> "Progress":
                 note=pace(progress, speed),
             )
 
-        view_source(run, _node(folder), catalog, on_progress=show)(LeaveOneOut(sequences).train())
+        source = view_source(run, _node(folder), catalog, on_progress=show, on_stage=_stages(bar))
+        source(LeaveOneOut(sequences).train())
     return last
+
+
+def _bar(console: "Console") -> "Bar":
+    """A progress bar a task, each with a note."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    return Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )
+
+
+def _stages(bar: "Bar") -> "OnStage":
+    """Shows the catalog's preparation, a line a stage, the first time it is needed."""
+    tasks: dict[str, Any] = {}
+
+    def show(progress: "StageProgress") -> None:
+        note = _STAGES.get(progress.stage)
+        if note is None:
+            return
+        if progress.stage not in tasks:
+            tasks[progress.stage] = bar.add_task("catalog", total=progress.total, note=note)
+        bar.update(tasks[progress.stage], completed=progress.done)
+
+    return show
 
 
 def pace(progress: "Progress", users_per_second: float) -> str:
@@ -185,7 +223,7 @@ def pace(progress: "Progress", users_per_second: float) -> str:
     if not progress.missing:
         return f"{progress.generated} written, {progress.stored} stored"
     if not progress.generated:
-        return "loading the model, reading the catalog"
+        return "loading the model"
     if not users_per_second:
         return ""
     left = progress.missing / users_per_second
@@ -211,8 +249,15 @@ def _side_by_side(
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("history", "paraphrase", "counterfactual", "future", title=escape(title))
     recent = list(history)[-len(views.paraphrase) :]
-    for row in zip_longest(recent, views.paraphrase, views.counterfactual, views.future):
-        table.add_row(*(escape(catalog.title(item)) if item else "" for item in row))
+    heads = (
+        f"history (last {len(recent)})",
+        "paraphrase",
+        "counterfactual",
+        "future (what follows)",
+    )
+    table = Table("", *heads, title=escape(title), show_lines=True)
+    rows = zip_longest(recent, views.paraphrase, views.counterfactual, views.future)
+    for number, row in enumerate(rows, start=1):
+        table.add_row(str(number), *(escape(catalog.title(i)) if i else "" for i in row))
     return table

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from lumos_core.config import RunConfig
 from lumos_core.data import Catalog, bundled_sample, load_prepared, prepare
-from lumos_core.views.llm import LLMConfig, LocalLLM, load_llm
+from lumos_core.views.llm import LocalLLM, llm_config, load_llm
+from lumos_core.views.modes import Mode, choose_mode, make_writer, view_settings
+from lumos_core.views.pieces import OnStage, Work
 from lumos_core.views.scoring import Request, log_likelihoods
-from lumos_core.views.tables import catalog_tables
 from lumos_core.views.types import UserViews
-from lumos_core.views.writer import LLMViewWriter, ViewSettings
 
 _ITEMS = 160  # of the sample, so that a check takes seconds
 _PROMPT, _CANDIDATES, _CANDIDATE, _REQUESTS = 96, 12, 10, 8  # tokens and counts of the speed test
@@ -32,14 +33,22 @@ class ModelReport:
     dtype: str
     tokens_per_second: float
     """Read and scored, in the shape of a user's request, wall clock."""
+    mode: Mode
+    """How the model was asked for the views."""
+    view_seconds: float
+    """For this one customer, wall clock."""
     catalog: Catalog
     """The part of the bundled sample that the example is about."""
     history: tuple[int, ...]
     views: UserViews
 
 
-def check_llm(config: LLMConfig, settings: ViewSettings) -> ModelReport:
+def check_llm(config: RunConfig, on_stage: OnStage | None = None) -> ModelReport:
     """Load the model, time it, and write the views of one customer of the bundled sample.
+
+    Args:
+        config: the choice of model and mode, noun, number of items.
+        on_stage: called as the sample's catalog is prepared, the first time.
 
     Raises:
         ModelError: the model cannot be found or loaded.
@@ -47,11 +56,15 @@ def check_llm(config: LLMConfig, settings: ViewSettings) -> ModelReport:
     import psutil
 
     start = time.perf_counter()
-    llm = load_llm(config)
+    choice = llm_config(config)
+    llm = load_llm(choice)
     load_seconds = time.perf_counter() - start
     catalog, history = example()
-    made = catalog_tables(llm, catalog, settings.noun, config.cache)
-    (views,) = LLMViewWriter(llm, catalog, made, settings).write([history])
+    mode, work = choose_mode(config, choice), Work(on_stage=on_stage)
+    writer = make_writer(llm, choice, catalog, view_settings(config), mode, work)
+    start = time.perf_counter()
+    (views,) = writer.write([history])
+    view_seconds = time.perf_counter() - start
     return ModelReport(
         load_seconds=load_seconds,
         parameters=llm.parameters,
@@ -60,6 +73,8 @@ def check_llm(config: LLMConfig, settings: ViewSettings) -> ModelReport:
         device=str(llm.device),
         dtype=str(llm.model.dtype).removeprefix("torch."),
         tokens_per_second=tokens_per_second(llm),
+        mode=mode,
+        view_seconds=view_seconds,
         catalog=catalog,
         history=tuple(history),
         views=views,

@@ -13,10 +13,19 @@ from typing import Literal
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.views.build import WriterFactory
-from lumos_core.views.llm import LLMConfig, llm_config, model_fingerprint
+from lumos_core.views.llm import (
+    LLMConfig,
+    LocalLLM,
+    llm_config,
+    load_llm,
+    model_fingerprint,
+)
+from lumos_core.views.pieces import Work
 from lumos_core.views.size import model_size
-from lumos_core.views.writer import ViewSettings, open_writer, writer_fingerprint
-from lumos_core.views.written import open_written, written_fingerprint
+from lumos_core.views.tables import catalog_tables
+from lumos_core.views.types import ViewWriter
+from lumos_core.views.writer import LLMViewWriter, ViewSettings, writer_fingerprint
+from lumos_core.views.written import WrittenViewWriter, title_vectors, written_fingerprint
 
 Mode = Literal["score", "trie", "free"]
 SMALL = 1_000_000_000  # weights up to which "auto" means "score"
@@ -39,6 +48,29 @@ def choose_mode(config: RunConfig, choice: LLMConfig) -> Mode:
     return "score" if size is None or size <= SMALL else "trie"
 
 
+def make_writer(
+    llm: LocalLLM,
+    choice: LLMConfig,
+    catalog: Catalog,
+    settings: ViewSettings,
+    mode: Mode,
+    work: Work | None = None,
+) -> ViewWriter:
+    """A writer with a loaded model; the catalog is prepared first if nobody has done so yet.
+
+    Raises:
+        BudgetSpentError: the time of ``work`` ended before the catalog was prepared.
+    """
+    if mode == "score":
+        made = catalog_tables(llm, catalog, settings.noun, choice.cache, work)
+        return LLMViewWriter(llm, catalog, made, settings)
+    space = title_vectors(llm, catalog, choice.cache, work)
+    large = (model_size(choice) or 0) > SMALL
+    # small models write worse behind their chat template than as a plain text goes on
+    chat = large and llm.tokenizer.chat_template is not None
+    return WrittenViewWriter(llm, catalog, space, settings, mode, chat)
+
+
 def llm_view_factory(
     config: RunConfig, node: NodeConfig, catalog: Catalog
 ) -> tuple[str, WriterFactory]:
@@ -49,11 +81,9 @@ def llm_view_factory(
     """
     settings, choice = view_settings(config), llm_config(config, node)
     mode, model = choose_mode(config, choice), model_fingerprint(choice)
-    if mode == "score":
-        known = writer_fingerprint(model, catalog, settings)
-        return known, lambda work: open_writer(choice, catalog, settings, work)
-    large = (model_size(choice) or 0) > SMALL
-    return (
-        written_fingerprint(mode, model, catalog, settings),
-        lambda work: open_written(choice, catalog, settings, mode, large, work),
+    known = (
+        writer_fingerprint(model, catalog, settings)
+        if mode == "score"
+        else written_fingerprint(mode, model, catalog, settings)
     )
+    return known, lambda work: make_writer(load_llm(choice), choice, catalog, settings, mode, work)

@@ -27,11 +27,10 @@ from lumos_core.views.candidates import (
 )
 from lumos_core.views.controls import fingerprint
 from lumos_core.views.embeddings import stored_or_new_embeddings
-from lumos_core.views.llm import LLMConfig, LocalLLM, llm_config, load_llm
-from lumos_core.views.pieces import Work
+from lumos_core.views.llm import LocalLLM, llm_config
 from lumos_core.views.prompts import list_head
 from lumos_core.views.scoring import log_likelihoods
-from lumos_core.views.tables import CatalogTables, ListPrompt, catalog_tables
+from lumos_core.views.tables import CatalogTables, ListPrompt
 from lumos_core.views.types import UserViews
 
 _VERSION = "2"
@@ -133,20 +132,6 @@ def writer_fingerprint(model: str, catalog: Catalog, settings: ViewSettings) -> 
     """SHA-256 hex of all that views depend on except the history."""
     parts = (_VERSION, tables.fingerprint(), model, catalog.fingerprint, *settings)
     return fingerprint("llm", *parts)
-
-
-def open_writer(
-    config: LLMConfig, catalog: Catalog, settings: ViewSettings, work: Work | None = None
-) -> LLMViewWriter:
-    """Load the model, get the catalog's tables (computed if nobody has yet), make a writer.
-
-    Raises:
-        ModelError: the model cannot be found or loaded.
-        BudgetSpentError: the time of ``work`` ended before the tables were complete.
-    """
-    llm = load_llm(config)
-    made = catalog_tables(llm, catalog, settings.noun, config.cache, work)
-    return LLMViewWriter(llm, catalog, made, settings)
 
 
 def llm_title_vectors(config: RunConfig, catalog: Catalog) -> npt.NDArray[np.float32]:

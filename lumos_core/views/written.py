@@ -28,7 +28,7 @@ from lumos_core.views.candidates import (
 from lumos_core.views.controls import fingerprint
 from lumos_core.views.decoding import stop_tokens, write_freely, write_titles
 from lumos_core.views.grounding import MIN_SIMILARITY, Grounder, parse_lines
-from lumos_core.views.llm import LLMConfig, LocalLLM, load_llm
+from lumos_core.views.llm import LocalLLM
 from lumos_core.views.pieces import Work
 from lumos_core.views.trie import TitleTrie, Walk
 from lumos_core.views.types import UserViews
@@ -217,34 +217,6 @@ def written_fingerprint(
     numbers = (_TITLE_TOKENS, _NEIGHBOURS, _FAR_TIMES, _FAR_SHARE, MIN_SIMILARITY)
     versions = (_VERSION, prompts.DECODING_VERSION, prompts.VERSION, _space_version())
     return fingerprint(f"llm-{mode}", *versions, *numbers, model, catalog.fingerprint, *settings)
-
-
-def open_written(
-    config: LLMConfig,
-    catalog: Catalog,
-    settings: ViewSettings,
-    mode: WrittenMode,
-    large: bool,
-    work: Work | None = None,
-) -> WrittenViewWriter:
-    """Load the model, get the title vectors (computed if nobody has yet), make a writer.
-
-    Args:
-        config: the model.
-        catalog: the public catalog.
-        settings: noun, lengths, seed.
-        mode: "trie" or "free".
-        large: whether the model is large enough for its chat template to do good.
-        work: budget and progress.
-
-    Raises:
-        ModelError: the model cannot be found or loaded.
-        BudgetSpentError: the time of ``work`` ended before the vectors were complete.
-    """
-    llm = load_llm(config)
-    space = title_vectors(llm, catalog, config.cache, work)
-    chat = large and llm.tokenizer.chat_template is not None
-    return WrittenViewWriter(llm, catalog, space, settings, mode, chat)
 
 
 def title_vectors(

@@ -15,6 +15,7 @@ from lumos_core.views import embeddings, scoring
 from lumos_core.views.build import build_views
 from lumos_core.views.factory import semantic_vectors, view_factory
 from lumos_core.views.llm import LLMConfig, LocalLLM, load_llm
+from lumos_core.views.modes import make_writer
 from lumos_core.views.pieces import Work
 from lumos_core.views.scoring import Request, log_likelihoods
 from lumos_core.views.store import ViewStore
@@ -25,7 +26,6 @@ from lumos_core.views.writer import (
     ViewSettings,
     choose_counterfactual,
     choose_future,
-    open_writer,
     writer_fingerprint,
 )
 
@@ -215,7 +215,8 @@ def test_factory_writes_once_and_announces_the_fingerprint(
             raise AssertionError("nothing was missing")
 
         assert build_views(histories, forbidden, fingerprint, store) == views
-    again = open_writer(LLMConfig(str(folder), device="cpu"), catalog, ViewSettings(future_items=2))
+    choice = LLMConfig(str(folder), device="cpu")
+    again = make_writer(load_llm(choice), choice, catalog, ViewSettings(future_items=2), "score")
     assert dict(enumerate(again.write(histories))) == views
 
 
