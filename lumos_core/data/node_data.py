@@ -14,15 +14,19 @@ from lumos_core.errors import DataError
 CATALOG_FILE = "catalog.tsv"
 
 
-def read_node(folder: Path) -> tuple[Catalog, Sequences]:
+def read_node(folder: Path, min_history: int = MIN_HISTORY) -> tuple[Catalog, Sequences]:
     """Read the data of one node.
 
     Users come in the order of their ids, items of a user in the order of time (of the file, where
     times are equal).
 
+    Args:
+        folder: the node's data folder.
+        min_history: interactions that each user must have; training needs 3, recommending 1.
+
     Raises:
         DataError: naming file and line: a file is missing or malformed, an item is not in the
-            catalog, or a user has fewer than 3 interactions.
+            catalog, or a user has fewer than ``min_history`` interactions.
     """
     if not folder.is_dir():
         raise DataError(
@@ -33,7 +37,7 @@ def read_node(folder: Path) -> tuple[Catalog, Sequences]:
     catalog = Catalog.read(folder / CATALOG_FILE)
     table = read_interactions(path)
     check_known_items(table, pl.Series(catalog.item_ids), str(folder / CATALOG_FILE))
-    _check_lengths(table)
+    _check_lengths(table, min_history)
     return catalog, to_sequences(table.frame, catalog)
 
 
@@ -78,14 +82,14 @@ def chronological(interactions: pl.DataFrame) -> pl.DataFrame:
     return interactions.sort("user_id", "timestamp", maintain_order=True)
 
 
-def _check_lengths(table: Table) -> None:
+def _check_lengths(table: Table, least: int) -> None:
     counts = table.frame.select(pl.len().over("user_id")).to_series()
-    short = counts < MIN_HISTORY
+    short = counts < least
     if short.any():
         row = first_true(short)
         users = table.frame.filter(short)["user_id"].n_unique()
         raise DataError(
             f"{table.place(row)}: user {table.frame['user_id'][row]!r} has {counts[row]} "
-            f"interactions, expected at least {MIN_HISTORY} (training, validation, test); "
+            f"interactions, expected at least {least} (training, validation, test); "
             f"{users} such users; remove them, or let 'lumos prepare' do it"
         )

@@ -1,0 +1,38 @@
+"""The global models that this node receives, kept for its own users (``lumos recommend``).
+
+Two files below the state folder, each replaced whole: ``model/latest.safetensors``, the model of
+the last finished round, and ``model/final.safetensors``, the best model of the last run that came
+to its end. A new run starts from nothing; keeping the two apart, it cannot displace a good model
+before it has made one itself.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lumos_core.model_files import KEPT_FINAL, KEPT_LATEST, ModelCard, save_model
+
+if TYPE_CHECKING:
+    from client_app.messages import Order
+    from lumos_core.node import Node
+
+
+def keep(state: Path, node: "Node", order: "Order", trains: bool) -> None:
+    """Keep the model of an instruction that the node has carried out.
+
+    Args:
+        state: the node's state folder.
+        node: knows the run's configuration and the catalog.
+        order: its model is that of the round before when it asks for training, and of its own
+            round otherwise; the test targets are asked for once, with the best model of the run.
+        trains: whether the order was to train.
+
+    Raises:
+        OSError: the disk will not take it.
+    """
+    of_round = order.round - 1 if trains else order.round
+    if order.params is None or of_round < 1:  # an untrained model is of no use to anybody
+        return
+    final = not trains and order.evaluate == "test"
+    catalog = node.catalog
+    card = ModelCard.of(node.config, len(catalog), catalog.fingerprint, of_round, final)
+    save_model(state / (KEPT_FINAL if final else KEPT_LATEST), order.params, card)

@@ -1,0 +1,178 @@
+"""``lumos recommend`` and ``lumos export``: what is done with a trained model."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lumos_core.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from lumos_core.data import Catalog, Sequences
+    from lumos_core.data.sequences import Items
+    from lumos_core.model_files import ModelCard
+    from lumos_core.recommendation import Recommendation, Recommender
+
+_SHOWN_HISTORY = 5
+
+
+def recommend_command(
+    data: Annotated[Path, typer.Option(help="A node's data folder.")],
+    user: Annotated[str, typer.Option(help="Whom for: an id in the node's interactions.")] = "",
+    everyone: Annotated[
+        bool, typer.Option("--all", help="For every user of the node, into the file --out.")
+    ] = False,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="Exported folder, run folder or model file (default: the model that this node "
+            "kept from training)."
+        ),
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="The node's state folder (default: state in --data).")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Items per user.")] = 10,
+    reasons: Annotated[int, typer.Option(min=0, help="Items of the history given as reasons.")] = 2,
+    include_seen: Annotated[
+        bool, typer.Option("--include-seen", help="Also items that are in the history.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Parquet file to write with --all.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
+) -> None:
+    """Recommend items to users of this node, from their local histories. Nothing is sent."""
+    if bool(user) == everyone:
+        raise ConfigError("say whom for: either --user ID or --all")
+    if everyone != (out is not None) or (everyone and as_json):
+        raise ConfigError("--all writes the file --out; --user prints a table, or JSON with --json")
+    catalog, users = _read(data)
+    if user and user not in users.user_ids:
+        raise DataError(
+            f"{data}: no interaction of user {user!r}, so no history to go by; ids of its "
+            f"{len(users)} users are in the user column of the interactions"
+        )
+    from lumos_core.model_files import find_model, kept_model, load_model, read_model
+    from lumos_core.recommendation import Recommender
+
+    path = find_model(model) if model else kept_model(state or data / "state", catalog)
+    loaded = load_model(path, catalog, device)
+    recommender = Recommender(loaded, catalog, top=top, reasons=reasons, include_seen=include_seen)
+    if out is not None:
+        _export_all(recommender, users, out)
+        return
+    history = users[users.user_ids.index(user)]
+    found = recommender.for_user(history)
+    if as_json:
+        typer.echo(_as_json(user, path, read_model(path)[1], history, catalog, found))
+    else:
+        _show(user, path, read_model(path)[1], history, catalog, found)
+
+
+def export_command(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or of 'lumos train-central'.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write: new or empty.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the model that is in the folder.")
+    ] = False,
+) -> None:
+    """Write a run's best model as safetensors with its sizes, metrics and catalog fingerprint."""
+    from rich.console import Console
+
+    from lumos_core.export import export_model
+    from lumos_core.model_files import CONFIG_FILE, MODEL_FILE
+
+    card = export_model(run, out, force=force)
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"{_origin(card)}; catalog {card.catalog[:12]}…, {card.shape.num_items} items")
+    console.print(f"written: {out / MODEL_FILE}, {CONFIG_FILE}", markup=False)
+
+
+def _read(data: Path) -> "tuple[Catalog, Sequences]":
+    """Users with one interaction or two cannot be trained on, but can be recommended to."""
+    from lumos_core.data import node_folders, read_node
+    from lumos_core.data.prepared import DATASET_FILE
+
+    if (data / DATASET_FILE).is_file():
+        folders = node_folders(data)
+        raise DataError(
+            f"{data}: holds the data of {len(folders)} nodes, expected that of one, such as "
+            f"{folders[0]}"
+        )
+    return read_node(data, min_history=1)
+
+
+def _export_all(recommender: "Recommender", users: "Sequences", out: Path) -> None:
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from lumos_core.recommendation import export_parquet
+
+    if out.is_dir():
+        raise DataError(f"{out}: found a folder, expected the name of a Parquet file")
+    console = Console(soft_wrap=True, highlight=False)
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("users", total=len(users))
+        export_parquet(recommender, users, out, lambda n: bar.advance(task, n))
+    console.print(f"written: {out}", markup=False)
+
+
+def _as_json(
+    user: str,
+    path: Path,
+    card: "ModelCard",
+    history: "Items",
+    catalog: "Catalog",
+    found: "list[Recommendation]",
+) -> str:
+    from dataclasses import asdict
+
+    return json.dumps(
+        {
+            "user": user,
+            "model": {"path": str(path), "round": card.round, "final": card.final},
+            "history": [
+                {"item_id": catalog.item_id(i), "title": catalog.title(i)} for i in history.tolist()
+            ],
+            "recommendations": [asdict(r) for r in found],
+        },
+        indent=2,
+        ensure_ascii=False,
+    )
+
+
+def _show(
+    user: str,
+    path: Path,
+    card: "ModelCard",
+    history: "Items",
+    catalog: "Catalog",
+    found: "list[Recommendation]",
+) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console.print(f"{_origin(card)}  [dim]{escape(str(path))}[/]", soft_wrap=True)
+    recent = [catalog.title(i) for i in history[-_SHOWN_HISTORY:].tolist()]
+    more = f"… {len(history) - len(recent)} earlier, " if len(history) > len(recent) else ""
+    console.print(f"history: {more}{escape(' · '.join(recent))}", soft_wrap=True)
+    table = Table("", "item", "title", "score", "because of", title=escape(f"For {user}"))
+    table.columns[0].justify = table.columns[3].justify = "right"
+    for r in found:
+        reasons = (f"{escape(reason.title)} ({reason.similarity:.2f})" for reason in r.reasons)
+        row = (str(r.rank), escape(r.item_id), escape(r.title), f"{r.score:.2f}")
+        table.add_row(*row, "\n".join(reasons))
+    console.print(table)
+    if not found:
+        console.print("nothing left: every item of the catalog is in the history (--include-seen)")
+
+
+def _origin(card: "ModelCard") -> str:
+    what = "best model of a finished run" if card.final else "model of a run"
+    metric = card.test.get("ndcg@20")
+    measured = f", test NDCG@20 {metric:.4f}" if metric is not None else ""
+    return f"{what}, round {card.round}{measured}"

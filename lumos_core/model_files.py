@@ -1,0 +1,296 @@
+"""Trained models as files for those who use them: weights, and a card that says what they fit.
+
+A model file is a safetensors file with the names of ``SASRec.state_dict()``; its card (JSON) lies
+in the file's own metadata, so that the two can never be torn apart. ``lumos export`` writes the
+card once more as ``config.json``, for people and for programs that know nothing of LUMOS::
+
+    OUT/model.safetensors    float32 arrays + card
+    OUT/config.json          the same card
+
+A node keeps the models it receives in the same form, see :mod:`client_app.kept`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from lumos_core import __version__
+from lumos_core.checkpoint import BEST, Checkpoint, load_checkpoint
+from lumos_core.config import RunConfig, Scalar
+from lumos_core.data.catalog import Catalog
+from lumos_core.errors import ConfigError, ModelError
+from lumos_core.files import write_atomically
+from lumos_core.model import ModelShape, Params, SASRec, set_params
+
+if TYPE_CHECKING:
+    import torch
+
+MODEL_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+KEPT_FINAL, KEPT_LATEST = "model/final.safetensors", "model/latest.safetensors"
+"""Where a node keeps received models, below its state folder: the best model of the last run that
+came to its end, and the model of the last finished round of a run."""
+
+_CARD = "lumos"  # key of the card in the file's metadata
+_PATHS = ("catalog", "run-dir")  # keys of a run that name folders of one machine
+
+Size = Annotated[int, Field(ge=1, strict=True)]
+
+
+class Shape(BaseModel):
+    """Sizes of a model, as :class:`~lumos_core.model.ModelShape` has them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_items: Size
+    dim: Size
+    layers: Size
+    heads: Size
+    max_len: Size
+
+
+class ModelCard(BaseModel):
+    """What has to be known to use a model.
+
+    Attributes:
+        format: changes when a reader of the present version could misread the file.
+        shape: sizes; with them alone an empty model can be built.
+        catalog: fingerprint of the catalog whose items the rows of ``items.weight`` are.
+        round: rounds of training behind the parameters.
+        final: whether it is the best model of a run that came to its end.
+        validation, test: metrics, where known (means over users; exported models only).
+        config: the run's configuration, without paths.
+        versions: of LUMOS and of the packages that it was trained with, where known.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal["lumos-sasrec-1"] = "lumos-sasrec-1"
+    shape: Shape
+    catalog: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    round: Annotated[int, Field(ge=0)]
+    final: bool
+    validation: dict[str, float] = {}
+    test: dict[str, float] = {}
+    config: dict[str, Scalar] = {}
+    versions: dict[str, str] = {}
+
+    @property
+    def model_shape(self) -> ModelShape:
+        return ModelShape(**self.shape.model_dump())
+
+    @classmethod
+    def of(
+        cls, config: RunConfig, num_items: int, catalog: str, of_round: int, final: bool
+    ) -> "ModelCard":
+        """The card of a model of a run.
+
+        Args:
+            config: the run's.
+            num_items: items of its catalog.
+            catalog: the catalog's fingerprint.
+            of_round: rounds of training behind the model.
+            final: whether training has come to its end.
+        """
+        return cls(
+            shape=Shape(**asdict(ModelShape.of(config, num_items))),
+            catalog=catalog,
+            round=of_round,
+            final=final,
+            config={k: v for k, v in config.to_flat().items() if k not in _PATHS},
+            versions={"lumos": __version__},
+        )
+
+
+# ---------------------------------------------------------------- write
+def save_model(path: Path, params: Params, card: ModelCard) -> None:
+    """Write a model file atomically. Raises OSError if the disk will not take it."""
+    arrays = {name: np.ascontiguousarray(array) for name, array in params.items()}
+    write_atomically(path, save(arrays, {_CARD: card.model_dump_json()}))
+
+
+# ---------------------------------------------------------------- find and read
+def find_model(place: Path) -> Path:
+    """The model file of a place: the file itself, an exported folder, a run folder.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if not place.is_dir():
+        return place
+    for name in (MODEL_FILE, BEST, KEPT_FINAL, KEPT_LATEST):
+        if (place / name).is_file():
+            return place / name
+    raise ModelError(
+        f"{place}: no model here (neither {MODEL_FILE} nor {BEST}); expected a folder of "
+        "'lumos export', of a run, or a node's state"
+    )
+
+
+def kept_model(state: Path, catalog: Catalog) -> Path:
+    """The model that a node with this state folder should use: the last final one; before there is
+    one for its catalog, the last one received.
+
+    Raises:
+        ModelError: it has received none, or those it has are for other catalogs.
+    """
+    found = [state / name for name in (KEPT_FINAL, KEPT_LATEST) if (state / name).is_file()]
+    if not found:
+        raise ModelError(
+            f"{state}: this node has not kept a model yet (no {KEPT_FINAL} or {KEPT_LATEST}); it "
+            "keeps those it receives in training, unless keep-model = false; or name one with "
+            "--model"
+        )
+    fitting = (p for p in found if read_card(p).catalog == catalog.fingerprint)
+    return next(fitting, found[0])
+
+
+def read_card(path: Path) -> ModelCard:
+    """The card alone, without loading arrays. Raises ModelError as :func:`read_model`."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return ModelCard.model_validate_json((file.metadata() or {})[_CARD])
+    except (SafetensorError, OSError, KeyError, ValidationError) as error:
+        raise _unreadable(path, error) from None
+
+
+def read_model(path: Path) -> tuple[Params, ModelCard]:
+    """Arrays and card of a model file or of a checkpoint of a run.
+
+    Raises:
+        ModelError: it is missing, damaged, of a later format, or a checkpoint from before the
+            first evaluation.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            if "progress" in (file.metadata() or {}):
+                return _of_checkpoint(path, load_checkpoint(path))
+            params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from None
+    return params, read_card(path)
+
+
+def load_model(place: Path | str, catalog: Catalog, device: "torch.device | str" = "cpu") -> SASRec:
+    """A trained model, ready to use::
+
+        catalog = Catalog.read(Path("catalog.tsv"))
+        model = load_model("exported", catalog)
+        ranked = Recommender(model, catalog).rank([[catalog.index("A1"), catalog.index("B7")]])
+
+    Args:
+        place: an exported folder, a run folder or a model file.
+        catalog: whose items the model is to rank.
+        device: torch device.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        ModelError: there is no such model, it was made for another catalog, or its arrays are not
+            those of its shape.
+    """
+    path = find_model(Path(place))
+    params, card = read_model(path)
+    _check_catalog(path, card, catalog)
+    _check_copy(path, card)
+    _check_arrays(path, params, card)
+    model = SASRec(card.model_shape)
+    set_params(model, params)
+    return model.to(device).eval()
+
+
+# ---------------------------------------------------------------- checks
+def _of_checkpoint(path: Path, checkpoint: Checkpoint) -> tuple[Params, ModelCard]:
+    progress = checkpoint.progress
+    # `round` of the file with the best model is the round during which it proved the best.
+    of_round = progress.best_round if path.name == Path(BEST).name else progress.round
+    if of_round < 0:
+        raise ModelError(
+            f"{path}: no round has been evaluated yet, so this is the model that training began "
+            "with; wait for the first evaluation"
+        )
+    try:
+        config = RunConfig.from_flat(progress.config)
+        num_items = len(checkpoint.params["items.weight"]) - 1
+        card = ModelCard.of(config, num_items, progress.catalog, of_round, final=False)
+    except (ConfigError, KeyError, ValidationError) as error:
+        raise _unreadable(path, error) from None
+    if card.model_shape.fingerprint != progress.shape:
+        raise ModelError(
+            f"{path}: its arrays are not those of its shape (fingerprint {progress.shape[:12]}…, "
+            f"expected {card.model_shape.fingerprint[:12]}…); the file is damaged"
+        )
+    return checkpoint.params, card
+
+
+def _check_catalog(path: Path, card: ModelCard, catalog: Catalog) -> None:
+    if card.catalog != catalog.fingerprint:
+        raise ModelError(
+            f"{path}: was made for another catalog (fingerprint {card.catalog[:12]}…, found "
+            f"{catalog.fingerprint[:12]}…); use the catalog.tsv of its run, or a model of this one"
+        )
+    if card.shape.num_items != len(catalog):
+        raise ModelError(
+            f"{path}: says {card.shape.num_items} items, but its catalog has {len(catalog)}; "
+            "the file is damaged"
+        )
+
+
+def _check_copy(path: Path, card: ModelCard) -> None:
+    """``config.json`` beside an exported model must be that model's."""
+    copy = path.with_name(CONFIG_FILE)
+    if path.name != MODEL_FILE or not copy.is_file():
+        return
+    try:
+        beside = ModelCard.model_validate_json(copy.read_bytes())
+    except (OSError, ValidationError):
+        beside = None
+    if beside != card:
+        raise ModelError(
+            f"{copy}: is not the configuration of {MODEL_FILE} beside it; export the model again"
+        )
+
+
+def _check_arrays(path: Path, params: Params, card: ModelCard) -> None:
+    """Refuse arrays of another size before a model of the card's size is built, and numbers that
+    are none."""
+    shape = card.shape
+    sizes = {
+        "items.weight": (shape.num_items + 1, shape.dim),
+        "positions.weight": (shape.max_len, shape.dim),
+    }
+    for name, expected in sizes.items():
+        found = params[name].shape if name in params else None
+        if found != expected:
+            raise ModelError(
+                f"{path}: array '{name}' has shape {found}, expected {expected} as its card says; "
+                "the file is damaged"
+            )
+    if shape.dim % shape.heads:
+        raise ModelError(f"{path}: dim {shape.dim} is not a multiple of heads {shape.heads}")
+    bad = next(_not_finite(params), None)
+    if bad is not None:
+        raise ModelError(f"{path}: array '{bad}' holds NaN or infinity; the training diverged")
+
+
+def _not_finite(params: Params) -> Iterator[str]:
+    return (name for name, array in params.items() if not np.isfinite(array).all())
+
+
+def _unreadable(path: Path, error: Exception) -> ModelError:
+    if isinstance(error, FileNotFoundError) or not path.exists():
+        return ModelError(f"{path}: no such file or folder; expected a model")
+    reason = "made by another version of LUMOS" if _other_format(error) else type(error).__name__
+    return ModelError(f"{path}: not a readable LUMOS model ({reason})")
+
+
+def _other_format(error: Exception) -> bool:
+    return isinstance(error, ConfigError) or (
+        isinstance(error, ValidationError) and any(e["loc"] == ("format",) for e in error.errors())
+    )
