@@ -11,9 +11,8 @@ from typing import Any
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write to a temporary file beside ``path``, flush to disk, then rename over it."""
-    with replacing(path) as temporary:
-        with os.fdopen(os.open(temporary, os.O_WRONLY), "wb") as file:
-            file.write(content)
+    with replacing(path) as temporary, os.fdopen(os.open(temporary, os.O_WRONLY), "wb") as file:
+        file.write(content)
 
 
 @contextmanager
