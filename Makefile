@@ -13,10 +13,10 @@ SHORT  := --rounds 6 -c node.view-seconds=20
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run simulate test lint bench clean
+.PHONY: help setup run simulate deploy-demo test lint bench clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  Options of the command behind run, simulate and bench go into ARGS, for example'
 	@echo '  make run ARGS="--method fedavg --rounds 5"'
@@ -37,6 +37,9 @@ run: $(STAMP)  ## a federation on this computer: real processes over gRPC, compa
 
 simulate: $(STAMP)  ## the same under Flower's simulation engine
 	$(BIN)/lumos simulate $(or $(ARGS),--rounds 6)
+
+deploy-demo: $(STAMP)  ## TLS, node keys and supervised processes on this computer, and down again
+	$(BIN)/lumos deploy demo $(or $(ARGS),-c method=fedavg -c semantic-start=none)
 
 test: lint  ## lint, types and all tests
 	$(BIN)/pytest $(ARGS)

@@ -137,3 +137,25 @@ def _run_config(chosen: dict[str, Any], settings: list[str], nodes: int, catalog
     Catalog.read(catalog)  # complain before anything starts
     flat = {"start-timeout": START_TIMEOUT, **flat, "catalog": str(catalog.resolve())}
     return for_nodes(flat, nodes)
+
+
+@deploy_app.command("demo")
+def demo_command(
+    folder: Annotated[
+        Path | None, typer.Option(help="New folder (default: runs/<time>-deploy-demo).")
+    ] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Number of nodes.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of training.")] = 3,
+    settings: Settings = None,
+) -> None:
+    """Show a deployment with TLS and node keys on this machine, and tear it down."""
+    from datetime import datetime
+
+    from rich.console import Console
+
+    from lumos_core.deployment.demo import run_demo
+
+    folder = folder or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-deploy-demo"
+    if folder.exists():
+        raise ConfigError(f"{folder}: is there already; choose another --folder")
+    run_demo(folder, nodes, rounds, settings or [], Console(soft_wrap=True))

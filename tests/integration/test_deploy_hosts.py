@@ -5,20 +5,17 @@ The commands are those of docs/operations.md, with tiny data and a small model.
 
 import json
 import shlex
-import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from deployment_support import LUMOS, TINY, wait_for, write_prepared
+from deploy_support import FLEET, Deployment, settings
+from deployment_support import wait_for
 from namespaces import Network, require_namespaces
 
 pytestmark = pytest.mark.integration
 
-FLEET = 9092
-SETTINGS = [o for k, v in TINY.items() if k != "start-timeout" for o in ("-c", f"{k}={v}")]
 PROBE = """
 import sys
 import grpc
@@ -38,50 +35,6 @@ for module in (fleet_pb2, control_pb2, runtime_pb2):
             except grpc.RpcError as error:
                 print(error.code().name, service.name, method)
 """
-
-
-class Deployment:
-    """Three hosts; each has a folder with only what the procedure copies there."""
-
-    def __init__(self, network: Network, place: Path) -> None:
-        self.network, self.place = network, place
-        data = write_prepared(place / "prepared")
-        self.operator = place / "operator"
-        self.operator.mkdir()
-        address = network.address("server")
-        self.lumos("server", f"deploy init deployment --host {address} --nodes 2", self.operator)
-        made = self.operator / "deployment"
-        shutil.copytree(made / "server", self.home("server") / "server")
-        shutil.copy(data / "catalog.tsv", self.home("server"))
-        for n, host in enumerate(("one", "two")):
-            shutil.copytree(made / "nodes" / f"node-{n}", self.home(host) / f"node-{n}")
-            shutil.copytree(data / f"node-{n}", self.home(host) / "data")
-
-    def home(self, host: str) -> Path:
-        folder = self.place / host
-        folder.mkdir(exist_ok=True)
-        return folder
-
-    def lumos(self, host: str, arguments: str, cwd: Path | None = None, seconds: float = 60):
-        argv = [*LUMOS, *shlex.split(arguments)]
-        return self.network.run(host, argv, cwd or self.home(host), seconds)
-
-    def start(self, host: str, arguments: str, *more: str) -> "subprocess.Popen[bytes]":
-        argv = [*LUMOS, *shlex.split(arguments), *more]
-        return self.network.start(host, argv, self.home(host), self.log(host))
-
-    def log(self, host: str) -> Path:
-        return self.home(host) / "terminal.txt"
-
-    def says(self, host: str, text: str) -> bool:
-        return self.log(host).exists() and text in self.log(host).read_text()
-
-    def start_server(self, rounds: int) -> "subprocess.Popen[bytes]":
-        command = f"deploy server server --catalog catalog.tsv --rounds {rounds}"
-        return self.start("server", command, *SETTINGS)
-
-    def serving(self) -> bool:
-        return self.says("server", "serving on")
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +137,6 @@ def test_the_documented_procedure_trains_across_hosts(deployment, server):
     assert (deployment.home("server") / "server/run/checkpoint/best.safetensors").exists()
     assert (deployment.home("one") / "data/state/ledger.jsonl").exists()
     again = deployment.lumos("server", "deploy server server --catalog catalog.tsv --rounds 2 "
-                             + shlex.join(SETTINGS))  # fmt: skip
+                             + shlex.join(settings()))  # fmt: skip
     assert again.returncode == 0
     assert "completed" in again.stdout

@@ -1,0 +1,111 @@
+"""``make deploy-demo``: the documented deployment on one machine, from credentials to the end.
+
+Every step is a command that an operator would type; they are shown before they run. What the server
+says appears as it comes. In the end every process is ended, and the folder stays for looking at.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from lumos_core.deployment import flower
+from lumos_core.deployment.processes import Child, Children, ending_on_signals
+from lumos_core.errors import FederationError
+
+_LUMOS = [sys.executable, "-c", "from lumos_core.cli.app import main; main()"]
+
+
+def run_demo(
+    folder: Path, nodes: int, rounds: int, settings: Sequence[str], console: Console
+) -> None:
+    """Deploy, train and tear down.
+
+    Args:
+        folder: new; everything is written below it.
+        nodes: how many.
+        rounds: of training.
+        settings: ``KEY=VALUE`` of the run.
+        console: where to say what happens.
+
+    Raises:
+        FederationError: a step failed.
+    """
+    from lumos_core.data import bundled_sample, prepare
+
+    folder.mkdir(parents=True)
+    console.print(f"# the bundled sample, prepared for {nodes} nodes in {folder / 'data'}")
+    prepare(bundled_sample(), folder / "data", nodes=nodes, seed=0)
+    [port] = flower.free_ports(1)
+    demo = _Demo(folder, console)
+    demo.run("deploy", "init", "deployment", "--host", "127.0.0.1", "--nodes", str(nodes),
+             "--port", str(port))  # fmt: skip
+    options = [text for setting in settings for text in ("-c", setting)]
+    with ending_on_signals(), Children(folder / "logs", grace=20.0) as children:
+        server = demo.start(
+            children, "deploy", "server", "deployment/server", "--catalog", "data/catalog.tsv",
+            "--bind", "127.0.0.1", "--rounds", str(rounds), *options, name="server",
+        )  # fmt: skip
+        for name in (f"node-{n}" for n in range(nodes)):
+            demo.start(
+                children, "node", "start", f"deployment/nodes/{name}", "--data", f"data/{name}",
+                name=name,
+            )  # fmt: skip
+        _show_until_end(server, console)
+        if server.exit_code:
+            raise FederationError(f"the server ended with {server.exit_code}; see {server.log}")
+        demo.status("deployment/server/run")
+    console.print("# every process was ended")
+
+
+class _Demo:
+    """Runs ``lumos`` commands in a folder and shows them."""
+
+    def __init__(self, folder: Path, console: Console) -> None:
+        self._folder, self._console = folder, console
+        self._environment = {**os.environ, "COLUMNS": "120"}
+
+    def run(self, *arguments: str) -> None:
+        """Run to the end.
+
+        Raises:
+            FederationError: it failed.
+        """
+        self._show(arguments)
+        code = subprocess.run(
+            [*_LUMOS, *arguments], cwd=self._folder, env=self._environment, check=False
+        ).returncode
+        if code:
+            raise FederationError(f"lumos {arguments[0]} ended with exit code {code}")
+
+    def start(self, children: Children, *arguments: str, name: str) -> Child:
+        """Start beside the others."""
+        self._show(arguments)
+        return children.start(
+            name, [*_LUMOS, *arguments], environment=self._environment, cwd=self._folder
+        )
+
+    def status(self, run_dir: str) -> None:
+        """``lumos status``, where this version has it."""
+        from lumos_core.cli.app import app
+
+        if any(command.name == "status" for command in app.registered_commands):
+            self.run("status", run_dir)
+
+    def _show(self, arguments: Sequence[str]) -> None:
+        self._console.print(f"[bold]$ lumos {shlex.join(arguments)}[/]", highlight=False)
+
+
+def _show_until_end(child: Child, console: Console) -> None:
+    with child.log.open("rb") as file:
+        while True:
+            running = child.exit_code is None
+            console.out(file.read().decode(errors="replace"), end="", highlight=False)
+            if not running:
+                return
+            time.sleep(0.5)
