@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lumos_core.data import Catalog, Sequences
     from lumos_core.deployment.report import Row
     from lumos_core.history import OnEvent
+    from lumos_core.views.source import ViewCount
 
 DEFAULT_NODES = 3
 _NODE_PREFIX = "node."
@@ -168,7 +169,8 @@ def _plan(
     config = for_nodes(flat, count)
     run_dir = run_dir or _new_run_dir(config)
     if data is None:
-        data = run_dir / "data"
+        # beside the runs, not in this one: the next run finds the views that this one stores
+        data = run_dir.parent / f"bundled-{count}-nodes-seed-{config.seed}"
         prepare(bundled_sample(), data, nodes=count, seed=config.seed)
     config = config.replace(catalog=str(data / "catalog.tsv"))
     catalog, sequences = load_prepared(data)
@@ -243,6 +245,7 @@ def _execute(plan: _Plan, baselines: bool, federate: "Callable[[OnEvent], dict[s
         f"{len(plan.catalog)} items, {plan.config.rounds} rounds; logs in {plan.run_dir / 'logs'}",
         highlight=False,
     )
+    found = _count_views(plan)
     try:
         with ending_on_signals(), Children(plan.run_dir / "logs") as children:
             beside = None
@@ -268,6 +271,34 @@ def _execute(plan: _Plan, baselines: bool, federate: "Callable[[OnEvent], dict[s
         )
         raise typer.Exit(130) from None
     _print_results(console, plan.run_dir, report, rows)
+    if plan.config.method == "lumos":
+        console.print(f"{'views':>8}  {view_line(found, _count_views(plan))}", highlight=False)
+
+
+def _count_views(plan: _Plan) -> "ViewCount":
+    """Views in the stores of all nodes: they are on this computer, so no message is needed."""
+    from lumos_core.config import NodeConfig
+    from lumos_core.views.source import ViewCount, count_views
+
+    if plan.config.method != "lumos":
+        return ViewCount(0, 0)
+    counts = [
+        count_views(
+            plan.config,
+            NodeConfig.from_flat({"data": str(folder.resolve()), **plan.node_settings}),
+            plan.catalog,
+            users,
+        )
+        for folder, users in zip(plan.folders, plan.sequences, strict=True)
+    ]
+    return ViewCount(*(sum(column) for column in zip(*counts, strict=True)))
+
+
+def view_line(before: "ViewCount", after: "ViewCount") -> str:
+    """What a run did about views: those there before and after it."""
+    text = f"{after.stored - before.stored} generated, {before.stored} reused"
+    missing = after.total - after.stored
+    return f"{text}, {missing} still missing" if missing else text
 
 
 def _print_results(console: "Console", run_dir: Path, report: Path, rows: "list[Row]") -> None:

@@ -1,19 +1,51 @@
 """Where a node's views come from: its store, and behind it the configured writer."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
-from lumos_core.data.sequences import Sequences
+from lumos_core.data.sequences import LeaveOneOut, Sequences
 from lumos_core.node import Views, ViewSource
 from lumos_core.views.build import OnProgress, build_views
 from lumos_core.views.factory import view_factory
 from lumos_core.views.pieces import OnStage
-from lumos_core.views.store import ViewStore
+from lumos_core.views.store import ViewStore, view_key
 
 STORE = "views.sqlite"
+
+
+class ViewCount(NamedTuple):
+    """Distinct training histories, and those of them whose views are in the store."""
+
+    stored: int
+    total: int
+
+
+def count_views(
+    config: RunConfig, node: NodeConfig, catalog: Catalog, sequences: Sequences
+) -> ViewCount:
+    """How many of a node's views exist already; for its owner, never for the server.
+
+    Args:
+        config: ``views``, ``llm``, …
+        node: whose store is looked into; nothing is created.
+        catalog: the public catalog.
+        sequences: the node's users, each with at least three interactions.
+
+    Raises:
+        ModelError: the model cannot be found.
+    """
+    fingerprint, _ = view_factory(config, node, catalog)
+    train = LeaveOneOut(sequences).train()
+    keys = {view_key(fingerprint, train[u].tolist()) for u in range(len(train)) if len(train[u])}
+    path = _folder(node) / STORE
+    if not path.exists():
+        return ViewCount(0, len(keys))
+    with ViewStore(path) as store:
+        return ViewCount(len(store.get_many(keys)), len(keys))
 
 
 def view_source(
@@ -34,7 +66,7 @@ def view_source(
         seconds: budget of one call; None for no limit.
         on_progress, on_stage: see :func:`~lumos_core.views.build.build_views`.
     """
-    folder = Path(node.state) if node.state else Path(node.data) / "state"
+    folder = _folder(node)
     fingerprint, factory = view_factory(config, node, catalog)
 
     def source(histories: Sequences) -> Views:
@@ -52,6 +84,10 @@ def view_source(
         return shuffled(views, config.seed) if config.views == "shuffled" else views
 
     return source
+
+
+def _folder(node: NodeConfig) -> Path:
+    return Path(node.state) if node.state else Path(node.data) / "state"
 
 
 def shuffled(views: Views, seed: int) -> Views:
