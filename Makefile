@@ -39,7 +39,7 @@ simulate: $(STAMP)  ## the same under Flower's simulation engine
 	$(BIN)/lumos simulate $(or $(ARGS),--rounds 6)
 
 deploy-demo: $(STAMP)  ## TLS, node keys and supervised processes on this computer, and down again
-	$(BIN)/lumos deploy demo $(or $(ARGS),-c method=fedavg -c semantic-start=none)
+	$(BIN)/lumos deploy demo $(or $(ARGS),-c method=fedavg -c semantic-start=none -c local-epochs=1)
 
 test: lint  ## lint, types and all tests
 	$(BIN)/pytest $(ARGS)

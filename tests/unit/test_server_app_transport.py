@@ -14,7 +14,7 @@ from lumos_core.data import Catalog
 from lumos_core.errors import FederationError
 from lumos_core.federation import Instruction
 from lumos_core.model import get_params, new_model
-from server_app.transport import GridTransport
+from server_app.transport import GridTransport, LinkLostError
 
 
 @pytest.fixture
@@ -268,3 +268,34 @@ def test_many_nodes_are_polled_by_few_threads(transport, grid, folder, params):
     instructions = [Instruction(n, "evaluate", 1, params, "validation") for n in names]
     assert len(transport.exchange(instructions, 60)) == 43
     assert max(seen) <= before + 16
+
+
+def test_a_registered_name_belongs_to_its_key(grid, folder):
+    fingerprint = Catalog.read(folder / "catalog.tsv").fingerprint
+    names = {100: "node-0", 101: "node-2"}  # 101 calls itself node-1, and 102 has no name
+    assert known(GridTransport(grid, fingerprint, poll=0.01, registered=names)) == ["node-0"]
+
+
+def test_a_node_that_was_left_out_is_asked_again(grid, folder, monkeypatch):
+    names = {100: "node-0", 101: "node-1"}
+    transport = GridTransport(grid, Catalog.read(folder / "catalog.tsv").fingerprint, 0.01, names)
+    assert known(transport) == ["node-0", "node-1"]
+    names[102] = "node-2"
+    monkeypatch.setattr("server_app.transport.DESCRIBE_SECONDS", -1.0)
+    transport.nodes()
+    monkeypatch.undo()
+    assert transport.nodes() == ["node-0", "node-1", "node-2"]
+
+
+def test_a_lost_superlink_is_told_from_a_failed_run(transport, grid, params, monkeypatch):
+    known(transport)
+
+    def gone(*_):
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(grid, "push_messages", gone)
+    with pytest.raises(LinkLostError):
+        transport.exchange(train(params, "node-0"), 5)
+    monkeypatch.setattr(grid, "get_node_ids", gone)
+    with pytest.raises(LinkLostError):
+        transport.nodes()

@@ -1,0 +1,206 @@
+"""Certificates, keys, bundles, back-off and the registry of a deployment; no process is started."""
+
+import ipaddress
+import json
+import stat
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+from typer.testing import CliRunner
+
+from lumos_core.cli.app import app
+from lumos_core.deployment import credentials, kit
+from lumos_core.deployment.backoff import Backoff
+from lumos_core.deployment.kit import NodeBundle, ServerKit
+from lumos_core.deployment.registry import Registry
+from lumos_core.deployment.server import ServerOptions, serve
+from lumos_core.errors import ConfigError
+
+
+@pytest.fixture
+def deployment(tmp_path):
+    out = tmp_path / "deployment"
+    kit.create(out, ["10.0.0.1", "lumos.example.org"], ["a", "b"], 9092, 30)
+    return out
+
+
+# ---------------------------------------------------------------- what is written
+def test_files_are_private_and_bundles_hold_nothing_else(deployment):
+    private = {"ca.key", "server.key", "superexec.secret", "node.key", "a.pub", "b.pub"}
+    for path in [deployment, *deployment.rglob("*")]:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if path.is_dir():
+            assert mode == 0o700, path
+        elif path.name in private:
+            assert mode == 0o600, path
+    for name in ("a", "b"):
+        bundle = {p.name for p in (deployment / "nodes" / name).iterdir()}
+        assert bundle == {"ca.crt", "node.key", "node.toml"}
+    secrets = [p.read_bytes() for p in deployment.rglob("*") if p.name in private]
+    assert len(set(secrets)) == len(secrets) == 7  # node.key twice, different
+    manifest = (deployment / "server" / "deployment.json").read_bytes()
+    assert not any(secret.strip() in manifest for secret in secrets)
+
+
+def test_the_server_certificate_is_for_its_hosts_and_signed_by_the_authority(deployment):
+    authority = credentials.read_certificate(deployment / "ca" / "ca.crt")
+    found = credentials.read_certificate(deployment / "server" / "server.crt")
+    found.verify_directly_issued_by(authority)
+    assert isinstance(authority.public_key().curve, ec.SECP384R1)
+    assert isinstance(found.public_key().curve, ec.SECP256R1)
+    names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["lumos.example.org", "localhost"]
+    assert names.get_values_for_type(x509.IPAddress) == [
+        ipaddress.ip_address("10.0.0.1"),
+        ipaddress.ip_address("127.0.0.1"),
+    ]
+    assert 29 < credentials.days_left(found) <= 30
+
+
+def test_node_keys_are_what_flower_reads(deployment):
+    credentials.check_node_key(deployment / "nodes" / "a" / "node.key")
+    public = load_ssh_public_key((deployment / "server" / "nodes" / "a.pub").read_bytes())
+    assert isinstance(public, ec.EllipticCurvePublicKey)
+    assert isinstance(public.curve, ec.SECP384R1)
+
+
+def test_nothing_is_overwritten(deployment):
+    before = {p: p.read_bytes() for p in deployment.rglob("*") if p.is_file()}
+    with pytest.raises(ConfigError, match="never overwritten"):
+        kit.create(deployment, ["10.0.0.1"], ["a"], 9092, 30)
+    with pytest.raises(FileExistsError):
+        credentials.new_secret(deployment / "server" / "superexec.secret")
+    assert {p: p.read_bytes() for p in deployment.rglob("*") if p.is_file()} == before
+
+
+def test_a_node_can_be_added(deployment):
+    bundle = kit.add_node(deployment, "south")
+    assert ServerKit.read(deployment / "server").manifest.nodes == ("a", "b", "south")
+    assert NodeBundle.read(bundle, {"data": "d"}).config.name == "south"
+    with pytest.raises(ConfigError, match="already"):
+        kit.add_node(deployment, "south")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--host", "http://x", "--nodes", "2"], "without scheme and port"),
+        (["--host", "10.0.0.1:9092", "--nodes", "2"], "without scheme and port"),
+        (["--host", "10.0.0.300", "--nodes", "2"], "without scheme and port"),
+        (["--host", "x", "--nodes", "0"], "expected their number"),
+        (["--host", "x", "--nodes", "a,a"], "given twice"),
+        (["--host", "x", "--nodes", "../a,b"], "node '../a'"),
+    ],
+)
+def test_impossible_hosts_and_names(options, message, tmp_path):
+    result = CliRunner().invoke(app, ["deploy", "init", str(tmp_path / "out"), *options])
+    assert result.exit_code == 1
+    assert message in str(result.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- what is read
+def test_a_key_that_others_can_read_is_refused(deployment):
+    key = deployment / "nodes" / "a" / "node.key"
+    key.chmod(0o640)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        credentials.check_node_key(key)
+    (deployment / "server" / "nodes" / "b.pub").chmod(0o644)
+    with pytest.raises(ConfigError, match=r"b\.pub: others may use it"):
+        ServerKit.read(deployment / "server")
+
+
+def test_a_key_of_another_kind_is_refused(deployment):
+    with pytest.raises(ConfigError, match="OpenSSH"):
+        credentials.check_node_key(deployment / "server" / "server.key")
+
+
+@pytest.mark.parametrize(("days", "message"), [(-40, "is valid from"), (4000, "expired on")])
+def test_dates_are_checked(deployment, days, message, monkeypatch):
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(UTC) + timedelta(days=days)
+
+    monkeypatch.setattr(credentials, "datetime", Clock)
+    with pytest.raises(ConfigError, match=message):
+        credentials.check_certificate(deployment / "server" / "server.crt")
+
+
+def test_a_bundle_is_read_with_changes_on_top(deployment, tmp_path):
+    folder = deployment / "nodes" / "a"
+    bundle = NodeBundle.read(folder, {"threads": "3", "superlink": "[::1]:7"})
+    assert (bundle.superlink, bundle.config.threads, bundle.config.name) == ("[::1]:7", 3, "a")
+    assert bundle.config.data == str(folder / "data")
+    assert kit.split_address(bundle.superlink, "x") == ("::1", 7)
+    for changes, message in (
+        ({"thread": "3"}, "did you mean 'threads'"),
+        ({"superlink": "10.0.0.1"}, "expected HOST:PORT"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            NodeBundle.read(folder, changes)
+    with pytest.raises(ConfigError, match="lumos deploy init"):
+        NodeBundle.read(tmp_path, {})
+    (folder / "node.toml").write_text("superlink =")
+    with pytest.raises(ConfigError, match="is not TOML"):
+        NodeBundle.read(folder, {})
+
+
+# ---------------------------------------------------------------- back-off, registry, run
+def test_pauses_double_up_to_a_minute_and_begin_again_after_steady_work():
+    now = [0.0]
+    backoff = Backoff(clock=lambda: now[0], jitter=lambda: 1.0)
+    pauses = []
+    for _ in range(7):
+        backoff.started()
+        now[0] += 1
+        pauses.append(backoff.pause())
+    assert pauses == [2, 4, 8, 16, 32, 60, 60]
+    backoff.started()
+    now[0] += 120
+    assert backoff.pause() == 2
+    assert {round(Backoff().pause(), 3) for _ in range(20)} != {2.0}  # nodes do not come together
+
+
+def test_a_registry_that_does_not_fit_is_dropped(deployment, tmp_path):
+    state = tmp_path / "state"
+    state.mkdir()
+    server = ServerKit.read(deployment / "server")
+    registry = Registry(server, state)
+    digest = registry._digest("a")
+
+    def fill(name, key):
+        registry.path.write_text(json.dumps({name: {"id": "7", "key": key}}))
+        registry.database.write_bytes(b"x")
+        registry.prepare()
+        return registry.database.exists()
+
+    assert fill("a", digest)
+    assert not fill("gone", digest)
+    assert not fill("a", "another key")
+    fill("a", digest)
+    registry.path.unlink()
+    registry.prepare()
+    assert not registry.database.exists()
+
+
+def test_a_run_is_not_gone_on_with_under_another_configuration(deployment, tmp_path, tiny):
+    server = ServerKit.read(deployment / "server")
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    saved = tiny().replace(run_dir=str(run_dir)).to_flat()
+    (run_dir / "config.json").write_text(json.dumps({"run": saved}))
+    summary = {"outcome": "completed"}
+    (run_dir / "summary.json").write_text(json.dumps(summary))
+
+    def options(config):
+        return ServerOptions(server, config, run_dir, tmp_path / "state", "127.0.0.1", 0)
+
+    from rich.console import Console
+
+    assert serve(options(tiny(rounds=9)), Console()) == summary  # more rounds: the same run
+    with pytest.raises(ConfigError, match="has dim = 8, found 16"):
+        serve(options(tiny(dim=16)), Console())
