@@ -124,7 +124,8 @@ class RunConfig(FlatConfig):
     aggregation: Literal[
         "mean", "median", "trimmed-mean", "multi-krum", "sparse-median", "sparse-trimmed-mean"
     ] = "mean"
-    clip: Literal["none", "norm", "rows", "norm+rows"] = "none"  # bounds on one node
+    clip: Literal["auto", "none", "norm", "rows", "norm+rows"] = "none"  # bounds on one node;
+    # "auto": norm+rows, but none where single deltas are hidden or proofs rest on a plain sum
     clip_norm_factor: PositiveFloat = 1.5  # a delta's norm at most, in the round's medians
     clip_row_factor: PositiveFloat = 2.0  # an item row's norm at most, in typical ones
     max_weight_ratio: Annotated[float, Field(ge=1.0)] = 10.0  # a node's weight, in median weights
@@ -179,13 +180,21 @@ class RunConfig(FlatConfig):
         self._check_secure_aggregation()
         return self
 
+    @property
+    def clipping(self) -> str:
+        """``clip`` with "auto" resolved."""
+        if self.clip != "auto":
+            return self.clip
+        hidden = self.secure_aggregation or self.dp in ("central", "distributed")
+        return "none" if hidden else "norm+rows"
+
     def _check_privacy(self) -> None:
         """What the proofs behind (ε, δ) rest on."""
         if self.dp in ("central", "distributed"):
             for key, found, needed in (
                 ("weighting", self.weighting, "uniform"),
                 ("aggregation", self.aggregation, "mean"),
-                ("clip", self.clip, "none"),
+                ("clip", self.clipping, "none"),
             ):
                 if found != needed:
                     raise ValueError(
@@ -209,7 +218,7 @@ class RunConfig(FlatConfig):
             return
         for key, found, needed, why in (
             ("aggregation", self.aggregation, "mean", "it compares single deltas"),
-            ("clip", self.clip, "none", "it measures single deltas; secagg-clip bounds them"),
+            ("clip", self.clipping, "none", "it measures single deltas; secagg-clip bounds them"),
             ("delta-codec", self.delta_codec, "float32", "masked values cannot be compressed"),
         ):
             if found != needed:

@@ -51,7 +51,7 @@ def clip(deltas: Sequence[Params], config: RunConfig) -> Sequence[Params]:
     """
     if len(deltas) < 3:
         return deltas
-    parts = config.clip.split("+")
+    parts = config.clipping.split("+")
     if "rows" in parts:
         deltas = clip_rows(deltas, config.clip_row_factor)
     if "norm" in parts:

@@ -10,7 +10,7 @@ from lumos_core.cli.options import ConfigOption
 if TYPE_CHECKING:
     from rich.console import Console
 
-DEFAULT_METHODS = "lumos:default,lumos,fedavg,confedsrs"
+DEFAULT_METHODS = "lumos:bounds,lumos,fedavg,confedsrs"
 
 
 def attack_command(
@@ -66,6 +66,7 @@ def attack_command(
                 f"seed {result['seed']}  HR@20 {result['hr@20']:.4f}  "
                 f"ER@10 {result['er@10']:.4f}  [dim]{how}[/]",
                 highlight=False,
+                soft_wrap=True,
             )
 
         run_jobs(planned, jobs, on_result)

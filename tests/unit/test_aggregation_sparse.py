@@ -126,3 +126,12 @@ def test_a_sum_of_all_nodes_is_not_clipped(tiny: Tiny) -> None:
     delta = _table({1: 1.0, 2: 1.0, 3: 1.0, 7: 90.0})
     found = aggregate([delta], np.ones(1), tiny(clip="norm+rows"))
     assert np.array_equal(found[ITEM_TABLE], delta[ITEM_TABLE])
+
+
+def test_clip_auto_is_off_where_single_deltas_are_hidden_or_sums_must_be_plain() -> None:
+    plain = RunConfig(clip="auto")
+    assert plain.clipping == "norm+rows"
+    assert plain.replace(clip="norm").clipping == "norm"
+    assert plain.replace(secure_aggregation=True, min_nodes=3, min_replies=3).clipping == "none"
+    noisy = plain.replace(dp="central", dp_noise_multiplier=1.0, weighting="uniform")
+    assert noisy.clipping == "none"

@@ -1,0 +1,157 @@
+"""The bench: scenarios, defences, one run from start to end, resuming, table and heat map."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from lumos_core.attacks import report, suite
+from lumos_core.attacks.scenario import DEFENCES, SUITES, Scenario, method_config
+from lumos_core.config import RunConfig
+from lumos_core.data import prepare
+from lumos_core.errors import ConfigError
+
+SMALL = RunConfig(
+    local_epochs=1, dim=8, layers=1, semantic_start="tfidf", views="tfidf", max_len=10
+)
+ROUNDS = (1, 1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 users, 10 items."""
+    folder = tmp_path_factory.mktemp("attack")
+    rows = [f"u{u}\ti{(u * 3 + t * (1 + u % 3)) % 10}\t{t}" for u in range(16) for t in range(6)]
+    (folder / "interactions.tsv").write_text("user_id\titem_id\ttimestamp\n" + "\n".join(rows))
+    titles = [f"i{i}\tthing number {i} of {'paper' if i % 2 else 'tin'}" for i in range(10)]
+    (folder / "items.tsv").write_text("item_id\ttitle\n" + "\n".join(titles))
+    prepare(folder, folder / "out", nodes=2, seed=0, k_core=0)
+    return folder / "out"
+
+
+def _job(data: Path, out: Path, method: str, scenario: Scenario, seed: int = 0) -> suite.Job:
+    (job,) = suite.plan(data, out, [method], [scenario], [seed], SMALL, ROUNDS)
+    return job
+
+
+@pytest.mark.parametrize(
+    ("rho", "nodes", "malicious"), [(0.05, 19, 1), (0.1, 19, 2), (0.2, 19, 5), (0.01, 99, 1)]
+)
+def test_the_share_of_malicious_nodes_is_that_of_all_nodes(
+    rho: float, nodes: int, malicious: int
+) -> None:
+    assert Scenario("nan", rho, nodes=nodes).malicious == malicious
+    assert malicious / (malicious + nodes) == pytest.approx(rho, abs=0.01)
+    assert Scenario(nodes=nodes).malicious == 0
+
+
+def test_names_of_scenarios_tell_them_apart() -> None:
+    for scenarios in SUITES.values():
+        assert len({s.name for s in scenarios}) == len(scenarios)
+
+
+def test_unknown_names_are_refused_before_anything_runs(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown attack 'theft'; known are: sign-flip"):
+        Scenario("theft")
+    with pytest.raises(ConfigError, match=r"'lumos:wall': unknown defence 'wall'"):
+        suite.plan(data, tmp_path, ["lumos:wall"], [Scenario()], [0], SMALL, ROUNDS)
+    with pytest.raises(ConfigError, match="method"):
+        suite.plan(data, tmp_path, ["lumens"], [Scenario()], [0], SMALL, ROUNDS)
+
+
+def test_a_method_without_defence_has_none_and_default_is_what_runs_do() -> None:
+    for name in DEFENCES:
+        assert isinstance(method_config(f"lumos:{name}", RunConfig()), RunConfig)
+    bare, default = (method_config(m, RunConfig()) for m in ("lumos", "lumos:default"))
+    assert (bare.aggregation, bare.clipping) == ("mean", "none")
+    assert default == RunConfig()
+    assert method_config("fedavg", RunConfig()).semantic_start == "none"
+
+
+def test_a_run_is_kept_repeats_and_starts_from_the_common_clean_model(
+    data: Path, tmp_path: Path
+) -> None:
+    first = suite.run_job(_job(data, tmp_path, "lumos", Scenario("align-users", 0.3, 0.9, nodes=3)))
+    (clean,) = (tmp_path / "clean").glob("*.safetensors")
+    before = clean.read_bytes()
+    again = _job(data, tmp_path / "again", "lumos", Scenario("align-users", 0.3, 0.9, nodes=3))
+    assert suite.run_job(again)["hr@20"] == first["hr@20"]
+    calm = suite.run_job(_job(data, tmp_path, "lumos", Scenario(nodes=3)))
+    assert clean.read_bytes() == before
+    assert calm["config"] == first["config"]
+    for result in (first, calm):
+        assert 0 <= result["er@10"] <= 1
+        assert 0 < result["target-rank"] <= 1
+        assert result["rejected"] == {"honest": 0, "malicious": 0}
+
+
+def test_refused_replies_are_counted_and_leave_the_model_as_it_is(
+    data: Path, tmp_path: Path
+) -> None:
+    calm = suite.run_job(_job(data, tmp_path, "fedavg", Scenario(nodes=3)))
+    attacked = suite.run_job(_job(data, tmp_path, "fedavg", Scenario("nan", 0.3, nodes=3)))
+    assert attacked["rejected"] == {"honest": 0, "malicious": 1}
+    metrics = ("hr@20", "ndcg@20", "er@10", "target-rank")
+    assert all(attacked[m] == calm[m] for m in metrics)
+
+
+def test_noise_changes_the_result(data: Path, tmp_path: Path) -> None:
+    calm = suite.run_job(_job(data, tmp_path, "lumos", Scenario(nodes=3)))
+    noisy = suite.run_job(_job(data, tmp_path, "lumos", Scenario(noise=0.9, nodes=3)))
+    assert noisy["views"] == "tfidf"
+    assert (noisy["ndcg@20"], noisy["target-rank"]) != (calm["ndcg@20"], calm["target-rank"])
+
+
+def test_what_has_been_run_is_not_run_again(data: Path, tmp_path: Path) -> None:
+    job = _job(data, tmp_path, "fedavg", Scenario(nodes=3))
+    result = suite.run_job(job)
+    seen: list[bool] = []
+    (kept,) = suite.run_jobs([job], 1, lambda r, found: seen.append(found))
+    assert seen == [True]
+    assert kept == json.loads(json.dumps(result))
+    other = _job(data, tmp_path, "fedavg", Scenario(nodes=3), seed=1)
+    assert suite.finished([job, other]) == [kept]
+    longer = suite.plan(data, tmp_path, ["fedavg"], [Scenario(nodes=3)], [0], SMALL, (1, 2))
+    assert suite.finished(longer) == []
+
+
+def _result(method: str, attack: str, seed: int, hr: float, er: float) -> dict[str, Any]:
+    scenario = Scenario(attack, 0.05, 0.9) if attack != "none" else Scenario()
+    return {
+        "method": method, "scenario": scenario.to_dict(), "seed": seed, "views": "none",
+        "hr@20": hr, "ndcg@20": hr / 2, "er@10": er, "target-rank": 0.5,
+        "rejected": {"honest": 0, "malicious": 2},
+    }  # fmt: skip
+
+
+def test_losses_are_paired_by_method_and_seed(tmp_path: Path) -> None:
+    results = [
+        _result("lumos", "none", 0, 0.30, 0.0), _result("lumos", "none", 1, 0.20, 0.0),
+        _result("lumos", "nan", 0, 0.25, 0.4), _result("lumos", "nan", 1, 0.20, 0.2),
+        _result("fedavg", "none", 0, 0.9, 0.0),
+    ]  # fmt: skip
+    assert report.lost(results, results[2:4], "hr@20") == pytest.approx([-0.05, 0.0])
+    lines = report.markdown_table(results).splitlines()
+    assert len(lines) == 2 + 3
+    (attacked,) = [line for line in lines if "nan" in line]
+    assert "0.2250 ± 0.0354" in attacked
+    assert "+0.0250" in attacked
+    assert "0.3000 ± 0.1414" in attacked
+    assert attacked.endswith("| 4 |")
+    report.plot_heat_map(results, tmp_path / "map.png", "test")
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_writes_what_is_there(data: Path, tmp_path: Path) -> None:
+    from lumos_core.cli.app import app
+
+    runner = CliRunner()
+    argv = ["attack", str(data), "--out", str(tmp_path), "--suite", "smoke", "--seeds", "0",
+            "--methods", "fedavg", "--clean-rounds", "1", "--attack-rounds", "1",
+            "-c", "local-epochs=1", "-c", "dim=8", "-c", "layers=1", "-c", "max-len=10",
+            "-c", "views=tfidf", "-c", "semantic-start=tfidf"]  # fmt: skip
+    empty = runner.invoke(app, [*argv, "--report-only"])
+    assert "holds no finished run" in str(empty.exception)
+    assert runner.invoke(app, [*argv[:5], "nothing"]).exception is not None
