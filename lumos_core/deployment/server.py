@@ -132,7 +132,12 @@ class _Generation:
         self._empty.mkdir(parents=True)  # no package is picked up from where processes start
         self._app = flower.stage_app(place / "app")
         self._run_config = flower.write_toml(place / "run.toml", config.to_flat())
-        extra = {NODE_NAMES: str(self._registry.path), "OMP_NUM_THREADS": "1"}
+        extra = {
+            NODE_NAMES: str(self._registry.path),
+            "OMP_NUM_THREADS": "1",
+            # One ServerApp is all it starts, and the SuperLink writes a line for every question.
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "1",
+        }
         self._environment = flower.environment(self._home, **extra)
 
     def run(self) -> dict[str, Any]:
