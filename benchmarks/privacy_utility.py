@@ -18,7 +18,12 @@ from lumos_core.compare import Job, Result, run_jobs
 from lumos_core.config import RunConfig, Scalar
 from lumos_core.files import write_atomically, write_json
 
-BASE: dict[str, Scalar] = {"method": "fedavg", "weighting": "uniform", "clip": "none"}
+BASE: dict[str, Scalar] = {
+    "method": "fedavg",
+    "weighting": "uniform",
+    "clip": "none",
+    "max-weight-ratio": 10.0,
+}
 PLAIN = "no privacy"
 FEDERATIONS: dict[str, tuple[int, dict[str, Scalar], tuple[float, ...]]] = {
     "8 nodes, node-level": (8, {"dp": "central"}, (0.0, 1.0, 4.0)),

@@ -1,0 +1,139 @@
+"""The attack of a curious server: it finds what is there, and nothing where there is nothing."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lumos_core.audit import SETTINGS, audits, table
+from lumos_core.config import RunConfig
+from lumos_core.data.catalog import Catalog
+from lumos_core.data.sequences import Sequences
+from lumos_core.errors import ConfigError
+from lumos_core.initialisation import initial_params
+from lumos_core.leakage import (
+    FEATURES,
+    Attack,
+    Observation,
+    World,
+    audit,
+    measure,
+    observe,
+    under_mask,
+)
+from lumos_core.views.types import UserViews
+
+Tiny = Callable[..., RunConfig]
+ITEMS = 200
+
+
+@pytest.fixture
+def world(tiny: Tiny) -> World:
+    names = tuple(f"i{n}" for n in range(ITEMS))
+    catalog = Catalog(names, names)
+    rng = np.random.default_rng(0)
+    histories = [rng.integers(1, ITEMS + 1, size=rng.integers(5, 12)).tolist() for _ in range(40)]
+    users = Sequences.from_lists(histories)
+    views = {u: UserViews((1, 2, 3), (4, 5, 6), (7, 8, 9)) for u in users.user_ids[:20]}
+    return World(catalog, users, initial_params(tiny(), catalog), views)
+
+
+def _audit(world: World, config: RunConfig, users: int = 3, **options: Any) -> dict[str, Any]:
+    return audit(world, config, users, **{"trials": 3, "shadows": 2, "seed": 0, **options})
+
+
+def test_an_observation_knows_the_truth(world: World, tiny: Tiny) -> None:
+    node = world.node("n", np.array([0, 1]), tiny(method="lumos"))
+    seen = observe(world, node, 1)
+    assert seen.table.shape == (ITEMS, 8)
+    real = {i for u in (0, 1) for i in world.users[u][:-2].tolist()}
+    assert set(np.flatnonzero(seen.real) + 1) == real, "held-out items are not trained on"
+    assert set(np.flatnonzero(seen.synthetic) + 1) == set(range(1, 10)) - real
+    assert set(np.flatnonzero(seen.per_user[1]) + 1) == set(world.users[1][:-2].tolist())
+
+
+@pytest.mark.parametrize("loss", ["full", "sampled"])
+def test_a_plain_delta_gives_its_users_away(world: World, tiny: Tiny, loss: str) -> None:
+    row = _audit(world, tiny(local_epochs=3, loss=loss))
+    assert row["auc"] > 0.9
+    assert row["precision@20"] > 3 * row["chance"]
+    assert row["view_auc"] is None
+
+
+def test_one_users_items_hide_behind_other_users(world: World, tiny: Tiny) -> None:
+    config = tiny(local_epochs=3)
+    alone, many = _audit(world, config, 1), _audit(world, config, 12)
+    assert alone["user_auc"] > 0.9
+    assert many["user_auc"] < alone["user_auc"] - 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "masked"),
+    [
+        ({"dp": "distributed", "weighting": "uniform", "dp_noise_multiplier": 5.0}, False),
+        ({}, True),
+    ],
+)
+def test_noise_and_masks_leave_a_coins_toss(
+    world: World, tiny: Tiny, changes: dict[str, Any], masked: bool
+) -> None:
+    """Mean over many nodes: one alone, of a few dozen items, scatters by some .05."""
+    row = _audit(world, tiny(**changes), 10, trials=6, masked=masked)
+    spread = row["auc_stdev"] / np.sqrt(row["trials"])
+    assert row["auc"] == pytest.approx(0.5, abs=max(4 * spread, 0.05))
+
+
+def test_masked_deltas_are_uniform(world: World, tiny: Tiny) -> None:
+    from scipy.stats import kstest
+
+    arrays, metrics = world.node("n", np.arange(3), tiny()).train(world.params, 1)
+    values = under_mask(arrays, metrics)["items.weight"].ravel().astype(np.float64)
+    low, high = values.min(), values.max()
+    assert kstest((values - low) / (high - low), "uniform").pvalue > 1e-4
+    again = under_mask(arrays, metrics)["items.weight"].ravel()
+    assert abs(np.corrcoef(values, again)[0, 1]) < 0.15
+
+
+def test_the_attack_learns_from_shadows_only(world: World, tiny: Tiny) -> None:
+    config = tiny(local_epochs=2)
+    shadows = [observe(world, world.node(f"s{i}", np.arange(6) + 6 * i, config), 1)
+               for i in range(2)]  # fmt: skip
+    attack = Attack(world, shadows)
+    assert attack.features(shadows[0].table).shape == (ITEMS, len(FEATURES))
+    target = observe(world, world.node("t", np.arange(20, 26), config), 1)
+    numbers = measure(attack.scores(target.table), target, np.zeros(ITEMS))
+    assert numbers["popularity_auc"] == 0.5
+    none = np.zeros(ITEMS, dtype=bool)
+    empty = Observation(np.zeros((ITEMS, 8)), none, none, none[None])
+    with pytest.raises(ValueError, match="some"):
+        Attack(world, [empty])
+
+
+def test_every_setting_is_a_configuration_and_unknown_ones_are_refused(tmp_path: Path) -> None:
+    for setting in SETTINGS.values():
+        RunConfig.from_flat({**RunConfig().to_flat(), **setting.changes})
+    with pytest.raises(ConfigError, match="unknown setting 'nonsense'; known are: fedavg;"):
+        audits(tmp_path, RunConfig(), ["nonsense"], [1], trials=1, shadows=1, seed=0)
+
+
+def test_the_command_writes_numbers_and_a_table(tmp_path: Path) -> None:
+    import json
+
+    from lumos_core.cli.audit import audit_command
+    from lumos_core.data import bundled_sample, prepare
+
+    prepare(bundled_sample(), tmp_path / "data", nodes=2, seed=0)
+    audit_command(
+        tmp_path / "data", tmp_path / "out", settings="fedavg; fedavg, sampled softmax",
+        users="2", trials=1, shadows=1, after=0, seed=0,
+        config=["semantic-start=none", "dim=16", "local-epochs=1", "max-len=10"],
+    )  # fmt: skip
+    rows = json.loads((tmp_path / "out" / "leakage.json").read_text())["rows"]
+    assert [r["setting"] for r in rows] == ["fedavg", "fedavg, sampled softmax"]
+    assert rows[0]["auc"] > 0.6
+    assert (tmp_path / "out" / "leakage.md").read_text() == table(rows)
+    with pytest.raises(ConfigError, match="too few"):
+        audits(tmp_path / "data", RunConfig().replace(semantic_start="none"), ["fedavg"], [400],
+               trials=1, shadows=1, seed=0)  # fmt: skip
