@@ -1,5 +1,6 @@
 """Finding, fingerprinting and refusing models; tables computed once by several processes."""
 
+import contextlib
 import multiprocessing
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from lumos_core.views.llm import (
     llm_config,
     load_llm,
     model_fingerprint,
+    preferred_dtype,
 )
 from lumos_core.views.pieces import Pieces
 
@@ -88,6 +90,27 @@ def test_node_settings_win() -> None:
     assert llm_config(run, NodeConfig(data="x", threads=3)) == LLMConfig("a", "8bit", threads=3)
     node = NodeConfig(data="x", llm="b", llm_quantization="none", device="cuda:1")
     assert llm_config(run, node) == LLMConfig("b", "none", "cuda:1", 1)
+
+
+def test_a_gpu_that_only_emulates_bfloat16_works_in_float16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    asked: list[str] = []
+
+    def device(name: str) -> contextlib.nullcontext[None]:
+        asked.append(name)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
+    )
+    assert preferred_dtype("cuda:1") is torch.float16
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert preferred_dtype("cuda:1") is torch.bfloat16
+    assert asked == ["cuda:1", "cuda:1"]
 
 
 def test_threads_are_borrowed_not_kept(folder: Path) -> None:
