@@ -10,7 +10,7 @@ Which rows a node *touched* cannot be told by their norm. Measured on real delta
 training with Adam, rows of items that the node never saw move 1.3 to 2 times *further* than those
 of items it saw (Adam scales every row's steps alike, and theirs all point the same way). But they
 move together: a row's distance from the median row of its delta separates the two (AUC 0.95 to
-0.996 on the bundled sample and Amazon Office, 19 and 100 nodes). Where untouched rows are exactly
+0.996 on the bundled sample and Amazon Office, 19 and 100 nodes; benchmarks/touched_rows.py). Where untouched rows are exactly
 zero the median row is zero as well, and the distance is the norm.
 """
 
