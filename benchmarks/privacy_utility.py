@@ -93,9 +93,10 @@ def table(rows: Sequence[dict[str, Any]], start: float) -> str:
     for row in rows:
         epsilon = "∞" if row["epsilon"] is None else f"{row['epsilon']:.3g}"
         best = ", ".join(map(str, row["best_rounds"]))
+        spread = f" ± {row['hr@20_stdev']:.4f}" if len(row["seeds"]) > 1 else ""
         lines.append(
             f"| {row['federation']} | {row['noise']} | {epsilon} "
-            f"| {row['hr@20_mean']:.4f} ± {row['hr@20_stdev']:.4f} | {best} |"
+            f"| {row['hr@20_mean']:.4f}{spread} | {best} |"
         )
     lines.append(f"| any | the untrained start | 0 | {start:.4f} | – |")
     return "\n".join(lines) + "\n"
