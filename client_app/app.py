@@ -6,8 +6,9 @@ No exception leaves this module: the server gets a code, the owner gets the trac
 ``<state>/node.log``.
 """
 
+import logging
 import os
-import sys
+import time
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -19,8 +20,9 @@ from flwr.clientapp import ClientApp
 
 from client_app import errors, ledger, messages
 from client_app.messages import Order
+from lumos_core import logs
 from lumos_core.config import NodeConfig, RunConfig
-from lumos_core.errors import ReplyError
+from lumos_core.errors import ConfigError, ReplyError
 
 if TYPE_CHECKING:
     from lumos_core.model import Params
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 SIMULATION_DATA = "LUMOS_SIMULATION_DATA"  # folder of node-0/, node-1/, … for virtual nodes
 LOG = "node.log"
+
+log = logging.getLogger(__name__)
 
 app = ClientApp()
 
@@ -121,8 +125,11 @@ def _reply(
     """The reply, noted in the ledger; a code where ``work`` fails."""
     state: Path | None = None
     name, round_ = "", 0
+    started = time.monotonic()
+    logs.configure()  # until the node's own settings are known
     try:
         settings = node_config(context)
+        logs.configure(settings.log_format, settings.log_level)
         state = _state(settings)
         order = messages.decode_order(message.content)
         round_ = order.round
@@ -137,6 +144,13 @@ def _reply(
         ledger.append(state, reply, round_)
     except OSError as error:
         return Message(messages.encode_error(_note(state, error), name), reply_to=message)
+    facts = {
+        "kind": message.metadata.message_type,
+        "round": round_,
+        "seconds": round(time.monotonic() - started, 3),
+        "bytes": messages.payload_bytes(reply.content),
+    }
+    log.info("replied", extra={"facts": facts})
     return reply
 
 
@@ -191,7 +205,10 @@ def _note(state: Path | None, error: Exception) -> str:
         state.mkdir(parents=True, exist_ok=True)
         with (state / LOG).open("a", encoding="utf-8") as file:
             file.write(f"{datetime.now(UTC).isoformat()} {code}\n{details}\n")
-        print(f"lumos node: {code}; details in {state / LOG}", file=sys.stderr)
-    except OSError:  # a full disk must not hide the reason
-        print(f"lumos node: {code}\n{details}", file=sys.stderr)
+        log.error("failed; details in the node's %s", LOG, extra={"facts": {"code": code}})
+    except OSError:  # a full disk must not hide the reason; but other texts may quote private data
+        facts = {"code": code}
+        if isinstance(error, ConfigError):
+            facts["reason"] = str(error)
+        log.error("failed; %s cannot be written", LOG, exc_info=error, extra={"facts": facts})
     return code

@@ -6,10 +6,8 @@ exits 0 even with one; supervisors must look at the summary.)
 """
 
 import json
-import logging
 import os
 import platform
-import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -18,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from lumos_core import logs
 from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError, FederationError, LumosError
 from lumos_core.files import write_json
+from lumos_core.run_lock import only_server
 
 if TYPE_CHECKING:
     from lumos_core.secure_aggregation.primitives import Primitives
@@ -40,11 +40,16 @@ def main(grid: Grid, context: Context) -> None:
         LumosError: the run could not start, or it failed; the summary says so as well, except when
             the SuperLink is gone: then the run may go on in another process.
     """
+    config = RunConfig.from_flat(context.run_config)
+    logs.configure(config.log_format, config.log_level)  # Flower forwards what goes to stderr
+    run_dir = Path(config.run_dir or f"runs/{context.run_id}")
+    with only_server(run_dir):
+        _run_and_write(grid, config, run_dir)
+
+
+def _run_and_write(grid: Grid, config: RunConfig, run_dir: Path) -> None:
     from server_app.transport import LinkLostError
 
-    _log_to_stderr()
-    config = RunConfig.from_flat(context.run_config)
-    run_dir = Path(config.run_dir or f"runs/{context.run_id}")
     started = time.time()
     try:
         summary = _run(grid, config, run_dir)
@@ -63,6 +68,7 @@ def _run(grid: Grid, config: RunConfig, run_dir: Path) -> dict[str, Any]:
     from lumos_core.data.catalog import Catalog
     from lumos_core.federation import run_federation
     from lumos_core.initialisation import initial_params
+    from lumos_core.observers import observing
     from server_app.transport import GridTransport
 
     if not config.catalog:
@@ -70,10 +76,11 @@ def _run(grid: Grid, config: RunConfig, run_dir: Path) -> dict[str, Any]:
     catalog = Catalog.read(Path(config.catalog))
     initial = initial_params(config, catalog)
     transport = GridTransport(grid, catalog.fingerprint, registered=_registered_names())
-    result = run_federation(  # goes on with what is in the folder: a restarted server loses nothing
-        config, transport, catalog.fingerprint, initial, run_dir=run_dir, resume=True,
-        primitives=_primitives(config),
-    )  # fmt: skip
+    with observing(config, run_dir) as observe:
+        result = run_federation(  # goes on with what is there: a restarted server loses nothing
+            config, transport, catalog.fingerprint, initial, run_dir=run_dir, on_event=observe,
+            resume=True, primitives=_primitives(config),
+        )  # fmt: skip
     return {
         "outcome": result.outcome,
         "reason": result.reason,
@@ -116,14 +123,3 @@ def _write(run_dir: Path, config: RunConfig, started: float, summary: dict[str, 
         },
     }
     write_json(run_dir / SUMMARY, {**summary, **facts})
-
-
-def _log_to_stderr() -> None:
-    """Flower forwards this process's output to whoever streams the run's log."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    for name in ("lumos_core", "server_app"):
-        logger = logging.getLogger(name)
-        logger.handlers = [handler]
-        logger.setLevel(logging.INFO)
-        logger.propagate = False

@@ -1,6 +1,7 @@
 """Small things that many tests share: a catalog, histories with structure, configurations."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,16 @@ TOY_ITEMS = 24
 def _one_thread() -> None:
     """Bit-equality of repeated runs is promised for one thread; and machines of tests are small."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _plain_loggers() -> Iterator[None]:
+    """The apps configure the log of their process; a later test must find it as it was."""
+    yield
+    for name in ("lumos_core", "server_app", "client_app"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], True
+        logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture

@@ -11,9 +11,11 @@ from lumos_core.cli.audit import audit_command
 from lumos_core.cli.compare import compare_command
 from lumos_core.cli.data import prepare_command
 from lumos_core.cli.deploy import deploy_app
+from lumos_core.cli.doctor import doctor_command
 from lumos_core.cli.federation import run_command, simulate_command
 from lumos_core.cli.node import node_app
 from lumos_core.cli.recommend import export_command, recommend_command
+from lumos_core.cli.status import status_command
 from lumos_core.cli.training import train_central_command
 from lumos_core.cli.views import llm_app, views_app
 from lumos_core.errors import LumosError
@@ -33,6 +35,8 @@ app.command("attack")(attack_command)
 app.command("audit")(audit_command)
 app.command("recommend")(recommend_command)
 app.command("export")(export_command)
+app.command("status")(status_command)
+app.command("doctor")(doctor_command)
 app.add_typer(deploy_app, name="deploy")
 app.add_typer(node_app, name="node")
 app.add_typer(llm_app, name="llm")

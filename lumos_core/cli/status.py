@@ -1,0 +1,73 @@
+"""``lumos status``: where a run stands, from its folder alone."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lumos_core.status import RunStatus, status_of
+
+RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN_DIR")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")]
+
+
+def status_command(run_dir: RunFolder, as_json: AsJson = False) -> None:
+    """Show a run: alive or not, rounds, metrics, nodes and what failed.
+
+    Exits 0 for a run that is alive or completed, 1 for one that failed, stopped or cannot be read.
+    """
+    status = status_of(run_dir)
+    if as_json:
+        typer.echo(json.dumps(status.to_dict(), indent=2))
+    else:
+        _print(status)
+    raise typer.Exit(0 if status.state in ("running", "completed") else 1)
+
+
+def _print(status: RunStatus) -> None:
+    from rich.console import Console
+
+    console = Console(soft_wrap=True)
+    colour = {"running": "green", "completed": "green", "failed": "red"}.get(status.state, "yellow")
+    rounds = f"round {status.round} of {status.rounds or '?'}"
+    console.print(f"[{colour}]{status.state}[/] {status.method}, {rounds}", highlight=False)
+    if status.reason:
+        console.print(status.reason, markup=False, highlight=False)
+    best = {e["round"]: "best" for e in status.evaluations if e["round"] == status.best_round}
+    _table(
+        "model after round",
+        ("round", "users", "HR@20", "NDCG@20", ""),
+        [
+            (e["round"], e["users"], _share(e["hr@20"]), _share(e["ndcg@20"]),
+             best.get(e["round"], ""))
+            for e in status.evaluations
+        ],
+    )  # fmt: skip
+    _table(
+        "nodes",
+        ("node", "last round", "last seen (UTC)", "rounds", "failures"),
+        [(n.name, n.last_round, n.last_seen, n.rounds, n.failures) for n in status.nodes],
+    )
+    _table(
+        "failures",
+        ("round", "node", "reason"),
+        [(f["round"], f["node"], f["reason"]) for f in status.failures],
+    )
+
+
+def _table(title: str, header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not rows:
+        return
+    table = Table(*header, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    Console().print(table)
+
+
+def _share(value: float) -> str:
+    return f"{value:.4f}"

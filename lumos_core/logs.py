@@ -1,0 +1,74 @@
+"""Log lines of LUMOS's own processes, as text or as JSON, one object a line.
+
+Facts go into a record through ``extra={"facts": {...}}``: text lines end with them as
+``key=value``, JSON lines hold them as keys. Exceptions appear by type only, since their texts may
+quote paths, titles or histories; a node keeps the rest in its own ``node.log``.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import IO, Any
+
+from lumos_core.config import LogFormat, LogLevel
+
+PACKAGES = ("lumos_core", "server_app", "client_app")
+"""Loggers that :func:`configure` sets up; Flower's keep their own format."""
+
+
+def configure(
+    log_format: LogFormat = "text", level: LogLevel = "info", stream: IO[str] | None = None
+) -> None:
+    """Send the log of LUMOS's packages to ``stream`` (standard error by default)."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
+    for name in PACKAGES:
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(level.upper())
+        logger.propagate = False
+
+
+class TextLines(logging.Formatter):
+    """``2026-01-31 12:00:00,000 INFO server_app: round finished round=3 seconds=1.2``."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = [f"{key}={value}" for key, value in {**_facts(record), **_error(record)}.items()]
+        return " ".join([self._line(record), *told])
+
+    def _line(self, record: logging.LogRecord) -> str:
+        record.message = record.getMessage()
+        record.asctime = self.formatTime(record)
+        return self.formatMessage(record)  # unlike format(), without tracebacks
+
+
+class JsonLines(logging.Formatter):
+    """``{"time": …, "level": "info", "logger": …, "message": …, facts…}``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = datetime.fromtimestamp(record.created, UTC)
+        line = {
+            **_facts(record),
+            "time": when.isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_error(record),
+        }
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def _facts(record: logging.LogRecord) -> Mapping[str, Any]:
+    facts = getattr(record, "facts", None)
+    return facts if isinstance(facts, Mapping) else {}
+
+
+def _error(record: logging.LogRecord) -> Mapping[str, str]:
+    if record.exc_info and record.exc_info[0] is not None:
+        return {"error": record.exc_info[0].__name__}
+    return {}

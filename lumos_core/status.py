@@ -1,0 +1,152 @@
+"""Where a run stands, read from its folder: history, summary, checkpoint and the server's lock."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lumos_core.errors import DataError
+from lumos_core.evaluation import SELECTION_METRIC
+from lumos_core.history import HISTORY, Event, read_history
+from lumos_core.run_lock import is_held
+
+State = Literal["running", "stopped", "completed", "failed", "unknown"]
+_METRICS = ("hr@20", "ndcg@20")
+
+
+@dataclass(frozen=True)
+class NodeStatus:
+    """What the history says about a node.
+
+    Attributes:
+        last_round: the last round it trained or evaluated in; -1 if it never did.
+        last_seen: UTC; empty if it never answered.
+        rounds: in which its delta was used.
+        failures: rounds in which it failed.
+    """
+
+    name: str
+    last_round: int
+    last_seen: str
+    rounds: int
+    failures: int
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A run as its folder shows it; numbers of users are sums over nodes, as agreed."""
+
+    run: str
+    state: State
+    reason: str
+    method: str
+    round: int
+    rounds: int
+    last_event: str
+    best_round: int
+    users: int
+    evaluations: list[dict[str, Any]]
+    test: dict[str, float]
+    nodes: list[NodeStatus]
+    failures: list[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def status_of(run_dir: Path) -> RunStatus:
+    """Read a run's folder.
+
+    Raises:
+        DataError: it is no folder of a run, or a file in it is damaged.
+    """
+    if not run_dir.is_dir():
+        raise DataError(f"{run_dir}: no such folder, expected the folder of a run (its --run-dir)")
+    summary = _json(run_dir / "summary.json")
+    config = _config(run_dir)
+    events = read_history(run_dir / HISTORY)
+    alive = is_held(run_dir)
+    if not (summary or config or events or alive):
+        raise DataError(
+            f"{run_dir}: no {HISTORY}, summary.json or checkpoint, expected the folder of a run"
+        )
+    trained = [e for e in events if e["event"] == "round"]
+    validation = [e for e in events if e["event"] == "evaluation" and e["split"] == "validation"]
+    best = max(validation, key=lambda e: float(e[SELECTION_METRIC]), default=None)
+    return RunStatus(
+        run=str(run_dir),
+        state=_state(summary, alive),
+        reason=str(summary.get("reason", "")),
+        method=str(config.get("method") or summary.get("method") or "?"),
+        round=int(trained[-1]["round"]) if trained else 0,
+        rounds=int(config.get("rounds", 0)),
+        last_event=str(events[-1].get("time", "")) if events else "",
+        best_round=int(best["round"]) if best else -1,
+        users=int(trained[-1].get("users", 0)) if trained else 0,
+        evaluations=[{k: e[k] for k in ("round", "users", *_METRICS)} for e in validation],
+        test=dict(summary.get("test", {})),
+        nodes=_nodes(events),
+        failures=_failures(events),
+    )
+
+
+def _state(summary: dict[str, Any], alive: bool | None) -> State:
+    """A held lock counts most: a resumed run may still have the summary of the part before."""
+    if alive:
+        return "running"
+    if summary:
+        return "completed" if summary.get("outcome") == "completed" else "failed"
+    return "unknown" if alive is None else "stopped"
+
+
+def _config(run_dir: Path) -> dict[str, Any]:
+    """From ``lumos run``'s file or, without one, from the checkpoint."""
+    saved = _json(run_dir / "config.json").get("run")
+    if isinstance(saved, dict):
+        return saved
+    from lumos_core.checkpoint import LATEST, load_checkpoint
+
+    path = run_dir / LATEST
+    return dict(load_checkpoint(path).progress.config) if path.exists() else {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error}); the file is damaged") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: found {type(content).__name__}, expected a JSON object")
+    return content
+
+
+def _nodes(events: Iterable[Event]) -> list[NodeStatus]:
+    found: dict[str, NodeStatus] = {}
+    for event in events:
+        time, number = str(event.get("time", "")), int(event["round"])
+        trained = event.get("ok", []) if event["event"] == "round" else []
+        for name in {*event.get("ok", []), *event.get("nodes", [])}:
+            before = found.get(name) or NodeStatus(name, -1, "", 0, 0)
+            rounds = before.rounds + (name in trained)
+            last = max(before.last_round, number)
+            found[name] = NodeStatus(name, last, time, rounds, before.failures)
+        for failure in event.get("failed", []):
+            name = str(failure["node"])
+            before = found.get(name) or NodeStatus(name, -1, "", 0, 0)
+            found[name] = NodeStatus(
+                name, before.last_round, before.last_seen, before.rounds, before.failures + 1
+            )
+    return [found[name] for name in sorted(found)]
+
+
+def _failures(events: Iterable[Event]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for event in events:
+        rows += [{"round": event["round"], **failure} for failure in event.get("failed", [])]
+        if event["event"] == "failed-round":
+            rows.append({"round": event["round"], "node": "", "reason": event["reason"]})
+    return rows

@@ -1,0 +1,73 @@
+"""Each thing that the doctor can find wrong, and a machine on which all is well."""
+
+import socket
+from pathlib import Path
+
+import pytest
+from flower_in_process import write_nodes
+from typer.testing import CliRunner
+
+from lumos_core.cli.app import app
+from lumos_core.deployment.credentials import new_authority, new_server_certificate
+from lumos_core.doctor import examine
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_nodes(tmp_path / "data")
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    place = tmp_path / "certificates"
+    place.mkdir()
+    new_authority(place / "ca.crt", place / "ca.key")
+    new_server_certificate(
+        place / "ca.crt", place / "ca.key", ["a.example"],
+        place / "server.crt", place / "server.key", days=10,
+    )  # fmt: skip
+    return place
+
+
+def levels(findings, check):
+    return [f.level for f in findings if f.check == check]
+
+
+def test_a_healthy_node(folder, certificates):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        found = examine(
+            folder / "node-0", folder / "catalog.tsv", certificates, f"127.0.0.1:{port}", [], None
+        )
+    assert [f for f in found if f.level == "fail"] == []
+    assert levels(found, "certificate") == ["ok", "warn"]  # the server's ends within a month
+    assert levels(found, "catalog") == levels(found, "server") == levels(found, "data") == ["ok"]
+
+
+def test_another_catalog_and_a_readable_key_fail_with_their_remedy(folder, certificates):
+    with (folder / "catalog.tsv").open("a") as file:
+        file.write("extra\tan extra thing\n")
+    (certificates / "server.key").chmod(0o644)
+    found = examine(folder / "node-0", folder / "catalog.tsv", certificates, None, [], None)
+    assert levels(found, "catalog") == ["fail"]
+    [key] = [f for f in found if f.check == "key file"]
+    assert key.level == "fail"
+    assert key.fix == f"chmod 600 {certificates / 'server.key'}"
+
+
+def test_ports_servers_models_and_empty_folders(tmp_path):
+    with socket.create_server(("", 0)) as listening:
+        taken = listening.getsockname()[1]
+        found = examine(tmp_path, None, tmp_path, "nonsense", [taken], "/no/such/model")
+    failed = {f.check for f in found if f.level == "fail"}
+    assert failed == {"port", "server", "certificates", "data", "LLM"}
+    assert all(f.fix for f in found if f.level == "fail")
+
+
+def test_the_command_exits_1_on_any_failure(folder):
+    node = str(folder / "node-0")
+    assert CliRunner().invoke(app, ["doctor", "--node", node]).exit_code == 0
+    (folder / "node-0" / "interactions.tsv").unlink()
+    result = CliRunner().invoke(app, ["doctor", "--node", node])
+    assert result.exit_code == 1
+    assert "fail" in result.stdout
