@@ -107,7 +107,7 @@ class RunConfig(FlatConfig):
     llm: str = "smollm2"  # "smollm2" (bundled), Hugging Face id, local folder, or .gguf file
     llm_quantization: Literal["none", "8bit", "4bit"] = "none"
     llm_noun: str = "products bought by a customer"  # what a history is, in the domain's words
-    llm_mode: Literal["auto", "score", "trie", "free"] = "auto"  # "auto": by size, see docs
+    llm_mode: Literal["auto", "score", "trie", "free"] = "auto"  # auto: score up to 1 B weights
 
     # --- rounds
     rounds: Positive = 20
