@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lumos_core import objectives
+from lumos_core.adam import Adam
 from lumos_core.batching import pad, shuffled_batches
 from lumos_core.config import RunConfig
 from lumos_core.data.sequences import Sequences
@@ -127,11 +128,10 @@ class Trainer:
     _epochs_done: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self._optimizer = torch.optim.Adam(
+        self._optimizer = Adam(
             self.model.parameters(),
             lr=self.config.learning_rate,
             weight_decay=self.config.weight_decay,
-            fused=True,
         )
 
     def epoch(self) -> TrainSums:
@@ -172,7 +172,7 @@ class Trainer:
 
         if not loss.requires_grad:  # a lone user with a single item and no views
             return
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         self._optimizer.step()
