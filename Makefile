@@ -13,7 +13,7 @@ SHORT  := --rounds 6 -c node.view-seconds=20
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run simulate deploy-demo test lint bench clean
+.PHONY: help setup run simulate deploy-demo test test-faults lint bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ deploy-demo: $(STAMP)  ## TLS, node keys and supervised processes on this comput
 
 test: lint  ## lint, types and all tests
 	$(BIN)/pytest $(ARGS)
+
+test-faults: $(STAMP)  ## real processes and links killed, and what comes back (minutes; best as root)
+	$(BIN)/pytest -m faults $(ARGS)
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .

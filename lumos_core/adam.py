@@ -1,7 +1,7 @@
 """Adam without the imports of ``torch.optim.Adam``.
 
 A ClientApp is a fresh process for every message, and the constructor of any ``torch.optim``
-optimiser imports ``torch._dynamo``, which costs about as much time as importing half of torch.
+optimiser imports ``torch._dynamo``, much of the time that a short message takes.
 This is the function beneath it (https://docs.pytorch.org/docs/stable/generated/torch.optim.Adam),
 with the same state and the same arithmetic, to the last bit.
 """

@@ -9,9 +9,9 @@ mean would. A lone attacker on a cold item is then the median of itself, but wit
 Which rows a node *touched* cannot be told by their norm. Measured on real deltas of full-softmax
 training with Adam, rows of items that the node never saw move 1.3 to 2 times *further* than those
 of items it saw (Adam scales every row's steps alike, and theirs all point the same way). But they
-move together: a row's distance from the median row of its delta separates the two (AUC 0.95 to
-0.996 on the bundled sample and Amazon Office, 19 and 100 nodes; benchmarks/touched_rows.py). Where untouched rows are exactly
-zero the median row is zero as well, and the distance is the norm.
+move together: a row's distance from the median row of its delta separates the two (measured by
+benchmarks/touched_rows.py). Where untouched rows are exactly zero the median row is zero as well,
+and the distance is the norm.
 """
 
 from collections.abc import Callable, Sequence

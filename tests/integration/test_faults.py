@@ -12,7 +12,7 @@ from namespaces import Network, require_namespaces
 
 from lumos_core.history import read_history
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.faults]
 
 ROUND_SECONDS = 60  # a round takes 15 on two idle cores
 PATIENT = {"round_timeout": str(ROUND_SECONDS), "min_replies": "1"}
