@@ -5,6 +5,7 @@ record its name, shape, dtype, bytes and (arrays) L2 norm. Values are never writ
 disk before the reply is handed to Flower; if it cannot be written, the reply does not leave.
 """
 
+import errno
 import json
 import os
 from datetime import UTC, datetime
@@ -35,12 +36,22 @@ def append(folder: Path, reply: Message, round_: int) -> None:
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        _append(folder / FILE, json.dumps(line).encode() + b"\n")
     except OSError as error:
         raise LedgerError(f"{folder / FILE}: cannot be written: {error.strerror}") from error
+
+
+def _append(path: Path, line: bytes) -> None:
+    """All of the line or nothing: half of one, on a full disk, would spoil the next as well."""
+    with path.open("ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            if file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(before)
+            raise
 
 
 def describe(content: RecordDict) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """What the ClientApp sends, notes and keeps to itself."""
 
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -108,6 +109,22 @@ def test_nothing_leaves_that_the_ledger_cannot_show(folder):
     content = ask(messages.TRAIN, order, node_context(config, 0)).content
     assert dict(content["error"]) == {"code": "ledger-failed"}
     assert list(content) == ["error"]
+
+
+def test_a_disk_that_fills_up_leaves_no_half_line_in_the_ledger(folder):
+    config = tiny_config(folder)
+    order = Order(None, 0, None, "")
+    ask(messages.DESCRIBE, order, node_context(config, 0))
+    path = folder / "node-0" / "state" / "ledger.jsonl"
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 40, limits[1]))
+    try:
+        content = ask(messages.DESCRIBE, order, node_context(config, 0)).content
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert content["error"]["code"] == "ledger-failed"
+    assert path.read_bytes() == before
 
 
 def broken_data(folder):
