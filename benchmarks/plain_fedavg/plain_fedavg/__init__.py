@@ -1,0 +1,1 @@
+"""Flower's own FedAvg over nodes that do next to nothing."""

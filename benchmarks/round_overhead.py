@@ -1,0 +1,218 @@
+"""What a round costs beside its computation: Flower's default and LUMOS, in turns, in one run.
+
+Both on this machine: one SuperLink, two SuperNodes, gRPC, real processes, one million float32
+parameters, training and evaluation in every round. *default* is Flower's own FedAvg strategy with
+Flower's own settings (``benchmarks/plain_fedavg``); its nodes add noise and import no torch. LUMOS
+is ``lumos run`` without baselines on a few users, so that hardly anything is computed. Seconds of a
+round are from the end of one to the end of the next; the first round, which waits for the nodes,
+does not count. From LUMOS's, the training itself is subtracted, evaluation and the rest are not.
+
+    python benchmarks/round_overhead.py [--rounds N] [--repeats N] [--out FILE.json]
+
+Only ratios within one run mean anything on a machine that does other things as well.
+"""
+
+import argparse
+import os
+import platform
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from lumos_core.config import RunConfig
+from lumos_core.data import Catalog
+from lumos_core.deployment import flower
+from lumos_core.deployment.follow import wait_healthy
+from lumos_core.deployment.local import LocalNode, deploy
+from lumos_core.deployment.processes import Children, ending_on_signals
+from lumos_core.files import write_atomically, write_json
+from lumos_core.history import Event
+from lumos_core.initialisation import initial_params
+
+RESULTS = Path(__file__).parent / "results" / "round_overhead.json"
+NODES = 2
+ITEMS = 14_300
+LIMIT_SECONDS = 300.0
+CONFIG = RunConfig(
+    method="fedavg", semantic_start="none", local_epochs=1, layers=1, evaluate_every=1,
+    full_softmax_max_items=1, start_timeout=120.0, round_timeout=120.0,
+)  # fmt: skip
+
+Rounds = list[dict[str, float]]  # of each: seconds, training (mean of the nodes)
+
+
+def write_data(folder: Path) -> list[LocalNode]:
+    """Nodes with a catalog of a million parameters and few users."""
+    draw = random.Random(0)
+    catalog = "item_id\ttitle\n" + "".join(f"i{n}\tthing {n}\n" for n in range(ITEMS))
+    nodes = []
+    for number in range(NODES):
+        own = folder / f"node-{number}"
+        own.mkdir(parents=True)
+        (own / "catalog.tsv").write_text(catalog)
+        rows = (f"u{u}\ti{draw.randrange(ITEMS)}\t{t}\n" for u in range(8) for t in range(6))
+        (own / "interactions.tsv").write_text("user_id\titem_id\ttimestamp\n" + "".join(rows))
+        nodes.append(LocalNode(f"node-{number}", own))
+    return nodes
+
+
+def lumos(rounds: int, parameters: int, place: Path) -> Rounds:
+    """Rounds of ``lumos run``."""
+    nodes = write_data(place / "data")
+    config = CONFIG.replace(rounds=rounds, catalog=str(nodes[0].data / "catalog.tsv"))
+    events: list[Event] = []
+    summary = deploy(config, nodes, place / "run", events.append)
+    if summary["outcome"] != "completed":
+        raise SystemExit(f"the run ended as {summary['outcome']}")
+    of_rounds = [e for e in events if e["event"] == "round"]
+    ends = [datetime.fromisoformat(e["time"]).timestamp() for e in of_rounds]
+    return [
+        {"seconds": b - a, "training": e["train_seconds"] / NODES}
+        for (a, b), e in zip(pairwise(ends), of_rounds[1:], strict=True)
+    ]
+
+
+def default(rounds: int, parameters: int, place: Path) -> Rounds:
+    """Rounds of Flower's FedAvg, with Flower's own polling."""
+    app, times = place / "plain-fedavg", place / "times"
+    shutil.copytree(Path(__file__).parent / "plain_fedavg", app)
+    empty = place / "empty"
+    empty.mkdir()
+    settings = flower.write_toml(
+        place / "run.toml",
+        {"parameters": parameters, "nodes": NODES, "rounds": rounds, "times": str(times)},
+    )
+    control, fleet_port, *runtime = flower.free_ports(2 + NODES)
+    home = place / "superlink"
+    flower.write_connection(home, control)
+    with ending_on_signals(), Children(place / "logs") as children:
+
+        def start(name: str, home: Path, command: list[str]) -> Any:
+            return children.start(name, command, environment=_stock(home), cwd=empty)
+
+        fleet = f"{flower.LOOPBACK}:{fleet_port}"
+        link = start("superlink", home, flower.superlink(control, fleet))
+        for number, port in enumerate(runtime):
+            name = f"node-{number}"
+            config = flower.write_toml(place / name / "node.toml", {"partition-id": number})
+            start(name, place / name, flower.supernode(fleet, port, config))
+        wait_healthy(link, control)
+        run = start("server", home, flower.submit(app, settings, None))
+        until = time.monotonic() + LIMIT_SECONDS
+        while len(lines := _lines(times)) < rounds + 1:
+            if time.monotonic() > until:
+                raise SystemExit(f"no end in sight; the server's log:\n{run.last_lines()}")
+            time.sleep(0.2)
+    ends = [float(line.split()[1]) for line in lines[1:]]
+    return [{"seconds": b - a, "training": 0.0} for a, b in pairwise(ends)]
+
+
+def _stock(home: Path) -> dict[str, str]:
+    """Without what LUMOS sets for speed; offline, as both have to be."""
+    own = flower.environment(home, OMP_NUM_THREADS="1")
+    del own["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"]
+    return own
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+Variant = tuple[Callable[[int, int, Path], Rounds], Mapping[str, str]]
+VARIANTS: dict[str, Variant] = {  # what to run, with which environment variables
+    "default": (default, {}),
+    "lumos, LUMOS_PRELOAD=0": (lumos, {"LUMOS_PRELOAD": "0"}),
+    "lumos": (lumos, {}),
+    "lumos, LUMOS_FAST_POLLING=1": (lumos, {"LUMOS_FAST_POLLING": "1"}),
+}
+
+
+def measure(variant: str, rounds: int, parameters: int) -> dict[str, Any]:
+    """One run of one variant."""
+    run, switches = VARIANTS[variant]
+    os.environ.update(switches)
+    load = os.getloadavg()[0]
+    try:
+        with tempfile.TemporaryDirectory(prefix="lumos-bench-") as place:
+            found = run(rounds, parameters, Path(place))
+    finally:
+        for key in switches:
+            del os.environ[key]
+    load = (load + os.getloadavg()[0]) / 2
+    print(variant, [round(r["seconds"], 2) for r in found], f"load {load:.1f}", flush=True)
+    return {"variant": variant, "load": load, "rounds": found}
+
+
+def summarise(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Medians over all rounds of a variant, and what part of the default's that is."""
+    rows = []
+    for name in dict.fromkeys(run["variant"] for run in runs):
+        of_it = [r for run in runs if run["variant"] == name for r in run["rounds"]]
+        rows.append(
+            {
+                "variant": name,
+                "rounds": len(of_it),
+                "seconds": median(r["seconds"] for r in of_it),
+                "overhead": median(r["seconds"] - r["training"] for r in of_it),
+                "load": median(run["load"] for run in runs if run["variant"] == name),
+            }
+        )
+    base = next(r["overhead"] for r in rows if r["variant"] == "default")
+    return [{**row, "of_default": row["overhead"] / base} for row in rows]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown."""
+    lines = [
+        "| | rounds measured | seconds a round | of these not training | part of the default "
+        "| load of the machine |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r['variant']} | {r['rounds']} | {r['seconds']:.1f} | {r['overhead']:.1f} "
+        f"| {r['of_default']:.2f} | {r['load']:.1f} |"
+        for r in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _parameters() -> int:
+    ids = tuple(str(n) for n in range(ITEMS))
+    catalog = Catalog(ids, ids)
+    return sum(p.size for p in initial_params(CONFIG, catalog).values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5, help="of each run; the first is dropped")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON; a table goes beside it")
+    options = parser.parse_args()
+    parameters = _parameters()
+    runs = [
+        measure(variant, options.rounds, parameters)
+        for _ in range(options.repeats)
+        for variant in options.variants
+    ]
+    rows = summarise(runs)
+    machine = {
+        "cores": os.cpu_count(), "python": platform.python_version(),
+        "machine": platform.machine(), **{p: version(p) for p in ("flwr", "torch")},
+    }  # fmt: skip
+    found = {"parameters": parameters, "nodes": NODES, "summary": rows, "runs": runs}
+    write_json(options.out, {**found, "machine": machine})
+    write_atomically(options.out.with_suffix(".md"), table(rows).encode())
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
