@@ -18,6 +18,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from lumos_core import logs
 from lumos_core.config import RunConfig
+from lumos_core.deployment import fast_polling
 from lumos_core.errors import ConfigError, FederationError, LumosError
 from lumos_core.files import write_json
 from lumos_core.run_lock import only_server
@@ -42,6 +43,8 @@ def main(grid: Grid, context: Context) -> None:
     """
     config = RunConfig.from_flat(context.run_config)
     logs.configure(config.log_format, config.log_level)  # Flower forwards what goes to stderr
+    if fast_polling.wanted():
+        fast_polling.shorten_pulls()
     run_dir = Path(config.run_dir or f"runs/{context.run_id}")
     with only_server(run_dir):
         _run_and_write(grid, config, run_dir)

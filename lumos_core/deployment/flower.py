@@ -19,6 +19,7 @@ import tomli_w
 
 from lumos_core import __version__
 from lumos_core.config import RunConfig, Scalar
+from lumos_core.deployment import fast_polling
 from lumos_core.errors import FederationError
 
 LOOPBACK = "127.0.0.1"
@@ -151,7 +152,7 @@ def supernode(
     """
     safe = ["--insecure"] if security is None else security.options()
     return [
-        executable("flower-supernode"), *safe, "--superlink", fleet,
+        *fast_polling.program(executable("flower-supernode")), *safe, "--superlink", fleet,
         "--host", LOOPBACK, "--port", str(runtime_port),
         "--node-config", str(config), *options,
     ]  # fmt: skip

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lumos_core.config import NodeConfig, RunConfig, Scalar
-from lumos_core.deployment import flower
+from lumos_core.deployment import flower, preloaded
 from lumos_core.deployment.follow import (
     FOLLOW_SECONDS,
     SUMMARY,
@@ -84,15 +84,8 @@ def deploy(
         fleet = f"{flower.LOOPBACK}:{fleet_port}"
         link = _start_superlink(children, place, control, fleet)
         supernodes = [
-            children.start(
-                node.name,
-                flower.supernode(
-                    fleet, port, flower.write_toml(place / node.name / "node.toml", flat)
-                ),
-                environment=flower.environment(place / node.name, OMP_NUM_THREADS=_threads(flat)),
-                cwd=place / "empty",
-            )
-            for node, port, flat in zip(nodes, runtime, settings.values(), strict=True)
+            _start_supernode(children, place, fleet, port, name, flat)
+            for port, (name, flat) in zip(runtime, settings.items(), strict=True)
         ]
         run = _submit(children, place, config, control, link, None)
         return _follow(run_dir, events, on_event, run, link, supernodes)
@@ -180,6 +173,21 @@ def _start_superlink(
     )
 
 
+def _start_supernode(
+    children: Children, place: Path, fleet: str, port: int, name: str, flat: Mapping[str, Scalar]
+) -> Child:
+    home, empty = place / name, place / "empty"
+    environment = flower.environment(home, OMP_NUM_THREADS=str(flat["threads"]))
+    return children.start(
+        name,
+        flower.supernode(fleet, port, flower.write_toml(home / "node.toml", flat)),
+        environment=preloaded.start(
+            children, f"{name}-preloaded", home / "bin", environment, empty
+        ),
+        cwd=empty,
+    )
+
+
 def _submit(
     children: Children,
     place: Path,
@@ -197,10 +205,6 @@ def _submit(
         environment=flower.environment(place / "superlink"),
         cwd=place / "empty",
     )
-
-
-def _threads(node: Mapping[str, Scalar]) -> str:
-    return str(node["threads"])
 
 
 # ---------------------------------------------------------------- follow

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.markup import escape
 
-from lumos_core.deployment import credentials, flower
+from lumos_core.deployment import credentials, flower, preloaded
 from lumos_core.deployment.backoff import Backoff
 from lumos_core.deployment.kit import NodeBundle, split_address
 from lumos_core.deployment.processes import Child, Children, ending_on_signals
@@ -103,6 +103,7 @@ def _run_once(bundle: NodeBundle, port: int, state: Path, console: Console) -> s
     environment = flower.environment(home, OMP_NUM_THREADS=str(bundle.config.threads))
     security = flower.NodeSecurity(bundle.ca, bundle.key, secret)
     with Children(state / "logs", grace=STOP_SECONDS) as children:
+        environment = preloaded.start(children, "preloaded", home / "bin", environment, empty)
         node = children.start(
             "supernode",
             flower.supernode(bundle.superlink, port, settings, security=security),

@@ -1,0 +1,75 @@
+"""Stands in for ``flwr-clientapp``: has a preloaded process fork instead of starting anew.
+
+A program, not a module: :mod:`lumos_core.deployment.preloaded` copies it to a folder that comes
+first on the PATH of a SuperExec, beside the socket of ``preloaded_server.py``. It needs nothing but
+the standard library, and lives for as long as the fork: who ends it ends the fork. If nobody
+answers, or not as agreed, it becomes the program that it stands in for.
+
+The agreement: arguments, folder and environment as JSON with its length before it and the three
+standard streams beside it; back comes ``READY``; ``GO`` is the word from which on the work is the
+fork's, and only the fork's.
+"""
+
+import json
+import os
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+PATIENCE_SECONDS = 5.0
+SOCKET, READY, GO = "socket", b"R", b"G"
+
+
+def ask(folder: Path) -> socket.socket | None:
+    """The connection to a fork that has our work, or None."""
+    request = {"argv": sys.argv[1:], "cwd": os.getcwd(), "environ": dict(os.environ)}
+    data = json.dumps(request).encode()
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(PATIENCE_SECONDS)
+    here = os.open(".", os.O_RDONLY)
+    try:
+        os.chdir(folder)  # names of sockets are short
+        connection.connect(SOCKET)
+        socket.send_fds(connection, [len(data).to_bytes(4, "big")], [0, 1, 2])
+        connection.sendall(data)
+        if connection.recv(1) == READY:
+            connection.sendall(GO)
+            return connection
+    except OSError:
+        pass
+    finally:
+        os.fchdir(here)
+        os.close(here)
+    connection.close()
+    return None
+
+
+def become(name: str, folder: Path) -> None:
+    """Go on as the next program of this name on the PATH.
+
+    Raises:
+        SystemExit: there is none.
+    """
+    for place in os.get_exec_path():
+        program = Path(place) / name
+        if Path(place).resolve() != folder and os.access(program, os.X_OK):
+            os.execv(program, [str(program), *sys.argv[1:]])
+    raise SystemExit(f"{name}: not on the PATH")
+
+
+def main() -> None:
+    path = Path(sys.argv[0]).absolute()
+    if sys.argv[1:] == ["--probe"]:
+        return
+    connection = ask(path.parent)
+    if connection is None:
+        become(path.name, path.parent.resolve())
+        return
+    connection.settimeout(None)
+    with suppress(OSError):
+        connection.recv(1)  # ends when the fork does
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Shorter waits inside Flower: only in the version they are for, and only if asked for."""
+
+import importlib
+import time
+from types import ModuleType
+
+import pytest
+
+from lumos_core.deployment import fast_polling
+
+
+@pytest.fixture
+def objects(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Flower's module of waits; whatever is changed there is put back."""
+    module = importlib.import_module(fast_polling._OBJECTS)
+    for name in fast_polling._PULLS:
+        function = getattr(module, name)
+        monkeypatch.setattr(function, "__kwdefaults__", dict(function.__kwdefaults__))
+    return module
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Flower's module of SuperNodes."""
+    module = importlib.import_module(fast_polling._NODE)
+    monkeypatch.setattr(module, "time", time)
+    return module
+
+
+def test_it_is_off_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(fast_polling.SWITCH, raising=False)
+    assert fast_polling.program("/bin/flower-supernode") == ["/bin/flower-supernode"]
+    monkeypatch.setenv(fast_polling.SWITCH, "1")
+    assert fast_polling.program("/bin/flower-supernode")[-1] == "flower-supernode"
+
+
+def test_waits_of_the_installed_flower_become_shorter(
+    objects: ModuleType, node: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fast_polling.shorten_pulls()
+    assert fast_polling.shorten_node_polls()
+    for name in fast_polling._PULLS:
+        assert getattr(objects, name).__kwdefaults__["backoff_cap"] == 0.5
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    node.time.sleep(3)
+    node.time.sleep(0.1)
+    assert waits == [fast_polling.POLL_SECONDS, 0.1]
+    assert node.time.monotonic is time.monotonic
+
+
+def test_another_version_is_left_alone(
+    objects: ModuleType, node: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast_polling, "version", lambda name: "1.40.0")
+    assert not fast_polling.shorten_pulls()
+    assert not fast_polling.shorten_node_polls()
+    assert objects.pull_objects.__kwdefaults__["backoff_cap"] == 10
+    assert node.time is time
+
+
+def test_code_that_looks_different_is_left_alone(objects: ModuleType, node: ModuleType) -> None:
+    objects.pull_objects.__kwdefaults__["backoff_cap"] = 7
+    assert not fast_polling.shorten_pulls()
+    last = fast_polling._PULLS[1]
+    assert getattr(objects, last).__kwdefaults__["initial_backoff"] == 1
+    node.__dict__["time"] = object()
+    assert not fast_polling.shorten_node_polls()

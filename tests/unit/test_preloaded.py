@@ -1,0 +1,164 @@
+"""ClientApps forked from a preloaded process, and what happens where there is none."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lumos_core.deployment import flower, preloaded, preloaded_stub
+from lumos_core.deployment.processes import Children
+
+linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux only")
+
+# Stands for Flower's program: says in which process it runs, and what it was given.
+PROGRAM = """
+import json, os, sys, time
+def main():
+    word = os.environ.get("WORD")
+    print(json.dumps([sys.argv, os.getcwd(), word, os.getppid()]), flush=True)
+    time.sleep(60 * ("--wait" in sys.argv))
+"""
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """With another program called flwr-clientapp on the PATH: the one to fall back to."""
+    place = tmp_path / "real"
+    place.mkdir()
+    program = place / "flwr-clientapp"
+    program.write_text('#!/bin/sh\necho real "$@"\n')
+    program.chmod(0o755)
+    own = flower.environment(tmp_path / "home")
+    return {**own, "PATH": f"{place}{os.pathsep}{own['PATH']}"}
+
+
+@pytest.fixture
+def forking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The preloaded process without Flower and torch, which take seconds to import."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    (folder / "app.py").write_text(PROGRAM)
+    source = Path(preloaded.preloaded_server.__file__)
+    shutil.copy(source.with_name("fast_polling.py"), folder)
+    text = source.read_text()
+    start = text.index("    (entry,) = ")
+    end = text.index("    for module in MODULES")
+    text = text[:start] + "    from app import main as program\n" + text[end:]
+    text = text.replace(
+        '"torch", "pydantic", "safetensors.torch", "flwr.app", "flwr.clientapp"', ""
+    )
+    text = text.replace("import gc\n", f"import sys; sys.path.append({str(folder)!r})\nimport gc\n")
+    server = folder / "server.py"
+    server.write_text(text)
+    monkeypatch.setattr(preloaded.preloaded_server, "__file__", str(server))
+
+
+@pytest.fixture
+def children(tmp_path: Path) -> Iterator[Children]:
+    with Children(tmp_path / "logs") as found:
+        yield found
+
+
+def run(environment: dict[str, str], cwd: Path, *arguments: str) -> str:
+    command = ["flwr-clientapp", *arguments]
+    done = subprocess.run(
+        command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=30, check=True
+    )
+    return done.stdout
+
+
+def wait_for_socket(folder: Path) -> None:
+    until = time.monotonic() + 60
+    while True:
+        with socket.socket(socket.AF_UNIX) as probe:
+            if (folder / "socket").exists() and not probe.connect_ex(str(folder / "socket")):
+                return
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@linux_only
+@pytest.mark.usefixtures("forking")
+def test_work_is_done_in_a_fork(
+    tmp_path: Path, environment: dict[str, str], children: Children
+) -> None:
+    folder = tmp_path / "bin"
+    changed = preloaded.start(children, "preloaded", folder, environment, tmp_path)
+    wait_for_socket(folder)
+    argv, cwd, word, parent = json.loads(
+        run({**changed, "WORD": "here"}, tmp_path, "--token", "a b")
+    )
+    assert argv == ["flwr-clientapp", "--token", "a b"]
+    assert cwd == str(tmp_path)
+    assert word == "here"
+    assert parent in {c.process.pid for c in children._children}
+    assert folder.stat().st_mode & 0o077 == 0
+
+
+@linux_only
+@pytest.mark.usefixtures("forking")
+def test_the_fork_ends_with_the_program_that_asked(
+    tmp_path: Path, environment: dict[str, str], children: Children
+) -> None:
+    folder = tmp_path / "bin"
+    changed = preloaded.start(children, "preloaded", folder, environment, tmp_path)
+    wait_for_socket(folder)
+    asked = subprocess.Popen(
+        ["flwr-clientapp", "--wait"], env=changed, cwd=tmp_path, stdout=subprocess.PIPE
+    )
+    assert asked.stdout is not None
+    asked.stdout.readline()  # the fork works
+    asked.kill()
+    asked.wait()
+    assert asked.stdout.read() == b""  # until the fork has closed it, too
+
+
+@linux_only
+def test_without_a_preloaded_process_the_real_program_runs(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    folder = tmp_path / "bin"
+    assert preloaded._install(folder, environment)
+    changed = {**environment, "PATH": f"{folder}{os.pathsep}{environment['PATH']}"}
+    assert run(changed, tmp_path, "--token", "t") == "real --token t\n"
+    with socket.socket(socket.AF_UNIX) as listener:  # somebody was there, and has died
+        listener.bind(str(folder / "socket"))
+    assert run(changed, tmp_path) == "real\n"
+
+
+@linux_only
+def test_a_preloaded_process_that_hangs_up_is_not_waited_for(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    folder = tmp_path / "bin"
+    assert preloaded._install(folder, environment)
+    changed = {**environment, "PATH": f"{folder}{os.pathsep}{environment['PATH']}"}
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "socket"))
+        listener.listen()
+        with subprocess.Popen(
+            ["flwr-clientapp", "x"], env=changed, stdout=subprocess.PIPE, text=True
+        ) as asked:
+            listener.accept()[0].close()
+            assert asked.communicate(timeout=30)[0] == "real x\n"
+
+
+def test_it_can_be_switched_off(
+    tmp_path: Path, environment: dict[str, str], children: Children
+) -> None:
+    off = {**environment, preloaded.SWITCH: "0"}
+    assert preloaded.start(children, "preloaded", tmp_path / "bin", off, tmp_path) == off
+    assert not (tmp_path / "bin").exists()
+
+
+def test_both_sides_agree() -> None:
+    server = preloaded.preloaded_server
+    for name in ("SOCKET", "READY", "GO"):
+        assert getattr(server, name) == getattr(preloaded_stub, name)
