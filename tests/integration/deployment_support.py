@@ -64,12 +64,12 @@ def start(argv: list[str], cwd: Path) -> "subprocess.Popen[str]":
     )
 
 
-def wait_for(condition: Callable[[], T], seconds: float = 60.0) -> T:
+def wait_for(condition: Callable[[], T], seconds: float = 60.0, every: float = 0.1) -> T:
     """The first true value of ``condition``."""
     until = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < until, f"still waiting after {seconds} s"
-        time.sleep(0.1)
+        time.sleep(every)
     return found
 
 
