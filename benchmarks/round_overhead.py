@@ -13,6 +13,7 @@ Only ratios within one run mean anything on a machine that does other things as 
 """
 
 import argparse
+import json
 import os
 import platform
 import random
@@ -24,7 +25,7 @@ from datetime import datetime
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from lumos_core.config import RunConfig
@@ -46,7 +47,9 @@ CONFIG = RunConfig(
     full_softmax_max_items=1, start_timeout=120.0, round_timeout=120.0,
 )  # fmt: skip
 
-Rounds = list[dict[str, float]]  # of each: seconds, training (mean of the nodes)
+Rounds = list[dict[str, float]]
+"""Of each: seconds; training, seconds and mean of the nodes; and, of LUMOS, the CPU seconds of the
+process that a node starts for the message, imports, training and evaluation."""
 
 
 def write_data(folder: Path) -> list[LocalNode]:
@@ -60,7 +63,7 @@ def write_data(folder: Path) -> list[LocalNode]:
         (own / "catalog.tsv").write_text(catalog)
         rows = (f"u{u}\ti{draw.randrange(ITEMS)}\t{t}\n" for u in range(8) for t in range(6))
         (own / "interactions.tsv").write_text("user_id\titem_id\ttimestamp\n" + "".join(rows))
-        nodes.append(LocalNode(f"node-{number}", own))
+        nodes.append(LocalNode(f"node-{number}", own, {"log-format": "json"}))
     return nodes
 
 
@@ -74,10 +77,25 @@ def lumos(rounds: int, parameters: int, place: Path) -> Rounds:
         raise SystemExit(f"the run ended as {summary['outcome']}")
     of_rounds = [e for e in events if e["event"] == "round"]
     ends = [datetime.fromisoformat(e["time"]).timestamp() for e in of_rounds]
+    cpu = _cpu_seconds(place / "run" / "logs")
     return [
-        {"seconds": b - a, "training": e["train_seconds"] / NODES}
+        {
+            "seconds": b - a,
+            "training": e["train_seconds"] / NODES,
+            "message_cpu_seconds": cpu[e["round"]],
+        }
         for (a, b), e in zip(pairwise(ends), of_rounds[1:], strict=True)
     ]
+
+
+def _cpu_seconds(logs: Path) -> dict[int, float]:
+    """By round, the nodes' mean."""
+    found: dict[int, list[float]] = {}
+    for path in logs.glob("node-?.log"):
+        for line in _lines(path):
+            if line.startswith("{") and (said := json.loads(line)).get("kind") == "train":
+                found.setdefault(said["round"], []).append(said["cpu_seconds"])
+    return {round_: mean(seconds) for round_, seconds in found.items()}
 
 
 def default(rounds: int, parameters: int, place: Path) -> Rounds:
@@ -129,9 +147,9 @@ def _lines(path: Path) -> list[str]:
 Variant = tuple[Callable[[int, int, Path], Rounds], Mapping[str, str]]
 VARIANTS: dict[str, Variant] = {  # what to run, with which environment variables
     "default": (default, {}),
-    "lumos, LUMOS_PRELOAD=0": (lumos, {"LUMOS_PRELOAD": "0"}),
-    "lumos": (lumos, {}),
     "lumos, LUMOS_FAST_POLLING=1": (lumos, {"LUMOS_FAST_POLLING": "1"}),
+    "lumos": (lumos, {}),
+    "lumos, LUMOS_PRELOAD=0": (lumos, {"LUMOS_PRELOAD": "0"}),
 }
 
 
@@ -162,6 +180,7 @@ def summarise(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "rounds": len(of_it),
                 "seconds": median(r["seconds"] for r in of_it),
                 "overhead": median(r["seconds"] - r["training"] for r in of_it),
+                "message_cpu_seconds": median(r.get("message_cpu_seconds", 0.0) for r in of_it),
                 "load": median(run["load"] for run in runs if run["variant"] == name),
             }
         )
@@ -173,12 +192,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
     lines = [
         "| | rounds measured | seconds a round | of these not training | part of the default "
-        "| load of the machine |",
-        "|---|---|---|---|---|---|",
+        "| CPU seconds of a node's process | load of the machine |",
+        "|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {r['variant']} | {r['rounds']} | {r['seconds']:.1f} | {r['overhead']:.1f} "
-        f"| {r['of_default']:.2f} | {r['load']:.1f} |"
+        f"| {r['of_default']:.2f} | {r['message_cpu_seconds'] or '–'} | {r['load']:.1f} |"
         for r in rows
     ]
     return "\n".join(lines) + "\n"
@@ -198,20 +217,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON; a table goes beside it")
     options = parser.parse_args()
     parameters = _parameters()
-    runs = [
-        measure(variant, options.rounds, parameters)
-        for _ in range(options.repeats)
-        for variant in options.variants
-    ]
+    runs: list[dict[str, Any]] = []
+    for _ in range(options.repeats):
+        for variant in options.variants:
+            runs.append(measure(variant, options.rounds, parameters))
+            write(options.out, parameters, runs)
+    print(table(summarise(runs)))
+
+
+def write(path: Path, parameters: int, runs: list[dict[str, Any]]) -> None:
+    """The results so far."""
     rows = summarise(runs)
     machine = {
         "cores": os.cpu_count(), "python": platform.python_version(),
         "machine": platform.machine(), **{p: version(p) for p in ("flwr", "torch")},
     }  # fmt: skip
     found = {"parameters": parameters, "nodes": NODES, "summary": rows, "runs": runs}
-    write_json(options.out, {**found, "machine": machine})
-    write_atomically(options.out.with_suffix(".md"), table(rows).encode())
-    print(table(rows))
+    write_json(path, {**found, "machine": machine})
+    write_atomically(path.with_suffix(".md"), table(rows).encode())
 
 
 if __name__ == "__main__":

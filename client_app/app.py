@@ -148,6 +148,7 @@ def _reply(
         "kind": message.metadata.message_type,
         "round": round_,
         "seconds": round(time.monotonic() - started, 3),
+        "cpu_seconds": round(time.process_time(), 3),  # of this process, its imports too
         "bytes": messages.payload_bytes(reply.content),
     }
     log.info("replied", extra={"facts": facts})
