@@ -143,7 +143,7 @@ def test_a_killed_client_app_costs_its_round_and_no_view(tmp_path):
     argv = command("run", data, run_dir, rounds=50, round_timeout=str(deadline), **settings)
     with start(argv, tmp_path) as cli:
         node = wait_for(lambda: node_process(cli.pid, "node-1"))
-        wait_for(lambda: rows(store), 120, every=0.005)
+        wait_for(lambda: rows(store), 300, every=0.01)
         [client] = users_of(store, cli.pid)
         client.kill()
         gone, _ = psutil.wait_procs([client], 10)
