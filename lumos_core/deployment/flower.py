@@ -30,7 +30,7 @@ _SWITCHES = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # else a SuperLink installs per run
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",  # seconds; Flower waits 1 s by default
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.25",  # seconds, each a request; Flower waits 1 s
     "RAY_USAGE_STATS_ENABLED": "0",
     "PYTHONUNBUFFERED": "1",
     "NO_COLOR": "1",

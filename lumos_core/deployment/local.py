@@ -165,6 +165,8 @@ def _start_superlink(
 ) -> Child:
     home = place / "superlink"
     flower.write_connection(home, control)
+    # It starts one ServerApp; more questions would only take processor time from the nodes.
+    extra["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"] = "1"
     return children.start(
         "superlink",
         flower.superlink(control, fleet),
