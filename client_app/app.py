@@ -55,7 +55,7 @@ def train(message: Message, context: Context) -> Message:
 
         settings = node_config(context)
         if order.secure is not None:
-            part = secagg.participant(context, node.config, settings, _state(settings))
+            part = secagg.participant(context, node.config, settings, settings.state_folder)
             return messages.encode_upload(secagg.upload(part, node, order))
         secagg.check_plain_allowed(node.config, settings)
         return messages.encode_train(*node.train(_params(order), order.round, order.evaluate))
@@ -83,7 +83,7 @@ def secure_step(message: Message, context: Context) -> Message:
     def work(config: RunConfig, settings: NodeConfig, order: Order) -> RecordDict:
         from client_app import secagg
 
-        part = secagg.participant(context, config, settings, _state(settings))
+        part = secagg.participant(context, config, settings, settings.state_folder)
         return messages.encode_secure(part.answer(order.round, order.secure or {}))
 
     return _reply(message, context, work)
@@ -106,7 +106,7 @@ def _answer(
     kind = message.metadata.message_type
 
     def with_node(config: RunConfig, settings: NodeConfig, order: Order) -> RecordDict:
-        state = _state(settings)
+        state = settings.state_folder
         node = _node(config, settings)
         _check_catalog(node, order, state if kind == messages.DESCRIBE else None)
         content = work(node, order)
@@ -130,7 +130,7 @@ def _reply(
     try:
         settings = node_config(context)
         logs.configure(settings.log_format, settings.log_level)
-        state = _state(settings)
+        state = settings.state_folder
         order = messages.decode_order(message.content)
         round_ = order.round
         name = settings.name if message.metadata.message_type == messages.DESCRIBE else ""
@@ -153,10 +153,6 @@ def _reply(
     }
     log.info("replied", extra={"facts": facts})
     return reply
-
-
-def _state(settings: NodeConfig) -> Path:
-    return Path(settings.state) if settings.state else Path(settings.data) / "state"
 
 
 def _node(config: RunConfig, settings: NodeConfig) -> "Node":

@@ -9,7 +9,7 @@ import torch
 from lumos_core.config import RunConfig
 from lumos_core.data.sequences import LeaveOneOut, Sequences
 from lumos_core.evaluation import SELECTION_METRIC, evaluate, means, ranking_sums, target_ranks
-from lumos_core.model import ModelShape, Params, SASRec, get_params, set_params
+from lumos_core.model import ITEM_TABLE, ModelShape, Params, SASRec, get_params, set_params
 from lumos_core.training import Trainer, TrainingSet
 
 OnEpoch = Callable[[dict[str, Any]], None]
@@ -40,7 +40,7 @@ def train_centralised(
     """
     config = config.replace(method="fedavg")
     split = LeaveOneOut(sequences)
-    model = SASRec(ModelShape.of(config, len(initial["items.weight"]) - 1), config.dropout)
+    model = SASRec(ModelShape.of(config, len(initial[ITEM_TABLE]) - 1), config.dropout)
     set_params(model, initial)
     model.to(device)
     trainer = Trainer(

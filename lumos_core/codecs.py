@@ -26,12 +26,10 @@ import numpy as np
 
 from lumos_core.config import Codec
 from lumos_core.errors import ReplyError
-from lumos_core.model import Params
+from lumos_core.model import ITEM_TABLE, Params
 
 SCALES = ":scales"
 ROWS = ":rows"
-ITEMS = "items.weight"
-"""The one array that is sent by rows: the largest by far, and the one that users touch in part."""
 
 _Layout = dict[str, tuple[tuple[int, ...], np.dtype[np.generic]]]
 
@@ -48,9 +46,10 @@ def encode(
         share: of the rows of the item table that the top-rows codecs send, in (0, 1].
     """
     arrays, chosen = dict(delta), {}
-    if _by_rows(codec) and ITEMS in arrays:
-        rows = _largest_rows(arrays[ITEMS], share)
-        arrays[ITEMS], chosen = arrays[ITEMS][rows], {ITEMS + ROWS: rows.astype(np.int32)}
+    if _by_rows(codec) and ITEM_TABLE in arrays:
+        rows = _largest_rows(arrays[ITEM_TABLE], share)
+        arrays[ITEM_TABLE] = arrays[ITEM_TABLE][rows]
+        chosen = {ITEM_TABLE + ROWS: rows.astype(np.int32)}
     if codec == "float16":
         limit = float(np.finfo(np.float16).max)
         return {n: np.clip(a, -limit, limit).astype(np.float16) for n, a in arrays.items()}
@@ -82,12 +81,12 @@ def decode(
         values = _dequantise({n: arrays[n] for n in like}, arrays[SCALES])
     else:
         values = {n: np.asarray(arrays[n], dtype=np.float32) for n in like}
-    if _by_rows(codec) and ITEMS in like:
-        rows = arrays[ITEMS + ROWS]
-        _check_rows(rows, len(like[ITEMS]))
-        table = np.zeros(like[ITEMS].shape, dtype=np.float32)
-        table[rows] = values[ITEMS]
-        values[ITEMS] = table
+    if _by_rows(codec) and ITEM_TABLE in like:
+        rows = arrays[ITEM_TABLE + ROWS]
+        _check_rows(rows, len(like[ITEM_TABLE]))
+        table = np.zeros(like[ITEM_TABLE].shape, dtype=np.float32)
+        table[rows] = values[ITEM_TABLE]
+        values[ITEM_TABLE] = table
     return values
 
 
@@ -120,9 +119,9 @@ def _largest_rows(table: np.ndarray, share: float) -> np.ndarray:
 
 def _check_rows(rows: np.ndarray, count: int) -> None:
     if (np.diff(rows.astype(np.int64)) <= 0).any():
-        raise ReplyError(f"delta '{ITEMS + ROWS}' does not rise strictly")
+        raise ReplyError(f"delta '{ITEM_TABLE + ROWS}' does not rise strictly")
     if len(rows) and (rows[0] < 0 or rows[-1] >= count):
-        raise ReplyError(f"delta '{ITEMS + ROWS}' names rows outside 0 … {count - 1}")
+        raise ReplyError(f"delta '{ITEM_TABLE + ROWS}' names rows outside 0 … {count - 1}")
 
 
 # ---------------------------------------------------------------- int8
@@ -180,14 +179,14 @@ def _wire_layout(codec: Codec, like: Mapping[str, np.ndarray], share: float) -> 
     values = {"float16": np.float16, "int8": np.int8, "top-rows-int8": np.int8}
     dtype = np.dtype(values.get(codec, np.float32))
     layout: _Layout = {n: (a.shape, dtype) for n, a in like.items()}
-    if _by_rows(codec) and ITEMS in like:
-        count = _row_count(len(like[ITEMS]), share)
-        layout[ITEMS] = ((count, *like[ITEMS].shape[1:]), dtype)
+    if _by_rows(codec) and ITEM_TABLE in like:
+        count = _row_count(len(like[ITEM_TABLE]), share)
+        layout[ITEM_TABLE] = ((count, *like[ITEM_TABLE].shape[1:]), dtype)
     if _quantised(codec):
         rows = sum(math.prod(shape[:-1]) for shape, _ in layout.values())
         layout[SCALES] = ((rows,), np.dtype(np.int16))
-    if _by_rows(codec) and ITEMS in like:
-        layout[ITEMS + ROWS] = (layout[ITEMS][0][:1], np.dtype(np.int32))
+    if _by_rows(codec) and ITEM_TABLE in like:
+        layout[ITEM_TABLE + ROWS] = (layout[ITEM_TABLE][0][:1], np.dtype(np.int32))
     return layout
 
 

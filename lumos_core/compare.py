@@ -5,18 +5,12 @@ configuration; a run whose file is there with the same configuration is not repe
 interrupted comparison goes on where it was.
 """
 
-import json
-import os
 import platform
-import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 from lumos_core import variants
 from lumos_core.config import NodeConfig, RunConfig
@@ -24,10 +18,7 @@ from lumos_core.data import Catalog, Sequences, load_prepared, node_folders
 from lumos_core.data.prepared import read_dataset_json
 from lumos_core.errors import ConfigError
 from lumos_core.files import write_json
-
-Result = dict[str, Any]
-OnResult = Callable[[Result, bool], None]
-"""Called with each result and whether it was found rather than run."""
+from lumos_core.jobs import OnResult, Result, read_result, run_missing
 
 PACKAGES = ("lumos", "torch", "transformers", "flwr", "numpy")
 CENTRALISED_MAX_EPOCHS = 150
@@ -81,18 +72,7 @@ def run_jobs(jobs: Sequence[Job], processes: int, on_result: OnResult) -> list[R
         else:
             results.append(found)
             on_result(found, True)
-    if missing:
-        context = get_context("spawn")  # fork and torch's thread pools do not go together
-        with ProcessPoolExecutor(processes, context, initializer=start_worker) as pool:
-            futures = [pool.submit(run_job, job) for job in missing]
-            try:
-                for future in as_completed(futures):
-                    results.append(future.result())
-                    on_result(results[-1], False)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    return results
+    return results + run_missing(run_job, missing, processes, on_result)
 
 
 def run_job(job: Job) -> Result:
@@ -106,7 +86,7 @@ def run_job(job: Job) -> Result:
         "nodes": len(nodes),
         "users": sum(map(len, nodes)),
         "catalog": catalog.fingerprint,
-        "config": comparable(job.config),
+        "config": job.config.without_paths(),
         **_run(job, catalog, nodes),
         "seconds": round(time.perf_counter() - started, 1),
         "cpu_seconds": round(time.process_time() - cpu, 1),
@@ -203,15 +183,9 @@ def _without_rounds(job: Job, catalog: Catalog, sequences: Sequence[Sequences]) 
     }
 
 
-def comparable(config: RunConfig) -> dict[str, Any]:
-    """The configuration without paths."""
-    return {k: v for k, v in config.to_flat().items() if k not in ("catalog", "run-dir")}
-
-
 def _finished(job: Job) -> Result | None:
-    try:
-        found: Result = json.loads(job.path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    found = read_result(job.path)
+    if found is None:
         return None
     dataset = read_dataset_json(job.data)
     same_data = (found.get("catalog"), found.get("nodes"), found.get("users")) == (
@@ -219,19 +193,4 @@ def _finished(job: Job) -> Result | None:
         dataset["nodes"],
         dataset["users"],
     )
-    return found if same_data and found.get("config") == comparable(job.config) else None
-
-
-def start_worker() -> None:
-    """One thread for torch; and an end with the parent, which may be killed outright."""
-    import torch
-
-    torch.set_num_threads(1)
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    return found if same_data and found.get("config") == job.config.without_paths() else None

@@ -6,6 +6,7 @@ and impossible combinations raise :class:`~lumos_core.errors.ConfigError` naming
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -180,6 +181,10 @@ class RunConfig(FlatConfig):
         self._check_secure_aggregation()
         return self
 
+    def without_paths(self) -> dict[str, Scalar]:
+        """Flat, without the keys that name folders of one machine."""
+        return {k: v for k, v in self.to_flat().items() if k not in ("catalog", "run-dir")}
+
     @property
     def clipping(self) -> str:
         """``clip`` with "auto" resolved."""
@@ -262,6 +267,11 @@ class NodeConfig(FlatConfig):
     # Flower's simulation engine adds these two by itself:
     partition_id: Annotated[int, Field(ge=0)] = 0
     num_partitions: Positive = 1
+
+    @property
+    def state_folder(self) -> Path:
+        """Where the node keeps its views, ledger, models and logs."""
+        return Path(self.state) if self.state else Path(self.data) / "state"
 
 
 def _explain(error: ValidationError, model: type[FlatConfig]) -> str:

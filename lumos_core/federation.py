@@ -27,7 +27,7 @@ from lumos_core.errors import ConfigError, FederationError, ReplyError
 from lumos_core.evaluation import SELECTION_METRIC, means
 from lumos_core.history import HISTORY, Event, History, OnEvent, utc_now
 from lumos_core.membership import Membership
-from lumos_core.model import ModelShape, Params
+from lumos_core.model import ITEM_TABLE, ModelShape, Params
 from lumos_core.replies import Metrics
 from lumos_core.resume import Stand, stand_of
 from lumos_core.secure_aggregation.coordinator import SecureExchange
@@ -422,7 +422,7 @@ def run_federation(
             there is one already.
         ModelError: its checkpoint or history is damaged or for another catalog or model.
     """
-    shape = ModelShape.of(config, len(initial["items.weight"]) - 1)
+    shape = ModelShape.of(config, len(initial[ITEM_TABLE]) - 1)
     progress = Progress(0, -1, 0.0, 0, catalog_fingerprint, shape.fingerprint, config.to_flat())
     stand = stand_of(run_dir, Checkpoint(initial, {}, progress), resume)
     history = History(run_dir / HISTORY if run_dir else None, on_event, stand.events)

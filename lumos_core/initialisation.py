@@ -9,7 +9,7 @@ import numpy as np
 
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
-from lumos_core.model import Params, get_params, new_model
+from lumos_core.model import ITEM_TABLE, Params, get_params, new_model
 
 WHITENING = 0.5
 """Exponent by which principal components are evened out: 0 leaves the spectrum, 1 flattens it."""
@@ -34,7 +34,7 @@ def place_titles(params: Params, vectors: np.ndarray, scale: float) -> None:
         vectors: float [N, H], one per item in catalog order.
         scale: standard deviation of the values written.
     """
-    table = params["items.weight"]
+    table = params[ITEM_TABLE]
     placed = principal_components(vectors, table.shape[1])
     spread = float(placed.std())
     if spread > 0:

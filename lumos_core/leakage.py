@@ -28,7 +28,7 @@ from lumos_core import codecs
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import Sequences
-from lumos_core.model import Params
+from lumos_core.model import ITEM_TABLE, Params
 from lumos_core.node import Node, Views, ViewSource, no_views
 from lumos_core.replies import Metrics
 from lumos_core.views.types import UserViews
@@ -97,7 +97,7 @@ def observe(world: World, node: Node, round: int, masked: bool = False) -> Obser
             for view in world.views.get(u, UserViews((), (), ())):
                 seen[list(view)] = True
     real: NDArray[np.bool_] = np.any(per_user, axis=0)
-    table = delta[codecs.ITEMS][1:].astype(np.float64)
+    table = delta[ITEM_TABLE][1:].astype(np.float64)
     return Observation(table, real[1:], (seen & ~real)[1:], per_user[:, 1:])
 
 
@@ -126,7 +126,7 @@ class Attack:
     def __init__(self, world: World, shadows: Sequence[Observation]) -> None:
         from sklearn.linear_model import LogisticRegression
 
-        self._items = world.params[codecs.ITEMS][1:].astype(np.float64)
+        self._items = world.params[ITEM_TABLE][1:].astype(np.float64)
         # The direction in which items that nobody touched move, as far as shadows show it.
         untouched = [s.table[~(s.real | s.synthetic)] for s in shadows]
         moved = np.concatenate([*untouched, np.zeros((1, self._items.shape[1]))])

@@ -26,7 +26,7 @@ from lumos_core.config import RunConfig, Scalar
 from lumos_core.data.catalog import Catalog
 from lumos_core.errors import ConfigError, ModelError
 from lumos_core.files import write_atomically
-from lumos_core.model import ModelShape, Params, SASRec, set_params
+from lumos_core.model import ITEM_TABLE, ModelShape, Params, SASRec, set_params
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +37,6 @@ KEPT_FINAL, KEPT_LATEST = "model/final.safetensors", "model/latest.safetensors"
 came to its end, and the model of the last finished round of a run."""
 
 _CARD = "lumos"  # key of the card in the file's metadata
-_PATHS = ("catalog", "run-dir")  # keys of a run that name folders of one machine
 
 Size = Annotated[int, Field(ge=1, strict=True)]
 
@@ -102,7 +101,7 @@ class ModelCard(BaseModel):
             catalog=catalog,
             round=of_round,
             final=final,
-            config={k: v for k, v in config.to_flat().items() if k not in _PATHS},
+            config=config.without_paths(),
             versions={"lumos": __version__},
         )
 
@@ -217,7 +216,7 @@ def _of_checkpoint(path: Path, checkpoint: Checkpoint) -> tuple[Params, ModelCar
         )
     try:
         config = RunConfig.from_flat(progress.config)
-        num_items = len(checkpoint.params["items.weight"]) - 1
+        num_items = len(checkpoint.params[ITEM_TABLE]) - 1
         card = ModelCard.of(config, num_items, progress.catalog, of_round, final=False)
     except (ConfigError, KeyError, ValidationError) as error:
         raise _unreadable(path, error) from None
@@ -262,7 +261,7 @@ def _check_arrays(path: Path, params: Params, card: ModelCard) -> None:
     are none."""
     shape = card.shape
     sizes = {
-        "items.weight": (shape.num_items + 1, shape.dim),
+        ITEM_TABLE: (shape.num_items + 1, shape.dim),
         "positions.weight": (shape.max_len, shape.dim),
     }
     for name, expected in sizes.items():

@@ -75,8 +75,7 @@ class Node:
         views: ViewSource = no_views
         if config.method == "lumos":
             views = view_source(config, node, catalog, seconds=node.view_seconds)
-        state = Path(node.state) if node.state else Path(node.data) / "state"
-        return cls(node.name, catalog, sequences, config, views, node.device, state)
+        return cls(node.name, catalog, sequences, config, views, node.device, node.state_folder)
 
     @property
     def shape(self) -> ModelShape:

@@ -21,8 +21,9 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lumos_core import objectives
+from lumos_core.adam import Adam
 from lumos_core.config import RunConfig
-from lumos_core.model import SASRec, last_position
+from lumos_core.model import ITEM_TABLE, SASRec, last_position
 from lumos_core.privacy import Entropy, private_steps
 from lumos_core.training import Padded, TrainingSet, TrainSums, uses_full_softmax
 
@@ -61,11 +62,10 @@ class PrivateTrainer:
         users = len(self.data)
         rate, steps = private_steps(users, self.config)
         self._negatives = np.random.default_rng([*self.seed, 0])
-        optimizer = torch.optim.Adam(
+        optimizer = Adam(
             self.model.parameters(),
             lr=self.config.learning_rate,
             weight_decay=self.config.weight_decay,
-            fused=True,
         )
         self.model.train()
         with torch.random.fork_rng(devices=[]):
@@ -109,9 +109,7 @@ class PrivateTrainer:
             found: Tensors = per_user(params, tuple(tensors), targets, having)
         return found
 
-    def _noisy_step(
-        self, optimizer: torch.optim.Optimizer, total: Tensors, expected: float
-    ) -> None:
+    def _noisy_step(self, optimizer: Adam, total: Tensors, expected: float) -> None:
         std = self.config.dp_noise_multiplier * self.config.dp_clip
         for name, parameter in self.model.named_parameters():
             noise = torch.from_numpy(self.entropy.normal(tuple(parameter.shape), std))
@@ -135,7 +133,7 @@ class PrivateTrainer:
         def next_item(params: Tensors, hidden: Tensor, targets: Tensor) -> Tensor:
             real = targets > 0
             weights = real / real.sum().clamp_min(1)
-            table = params["items.weight"]
+            table = params[ITEM_TABLE]
             if negatives is None:
                 return objectives.full_softmax(hidden, targets.clamp_min(1), table, weights)
             return objectives.sampled_softmax(

@@ -2,23 +2,17 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 from lumos_core.attacks.scenario import Scenario, method_config
-from lumos_core.compare import comparable, start_worker, versions
+from lumos_core.compare import versions
 from lumos_core.config import RunConfig
 from lumos_core.data import Catalog
 from lumos_core.data.node_data import CATALOG_FILE
 from lumos_core.files import write_json
-
-Result = dict[str, Any]
-OnResult = Callable[[Result, bool], None]
-"""Called with each result and whether it was found rather than run."""
+from lumos_core.jobs import OnResult, Result, read_result, run_missing
 
 
 @dataclass(frozen=True)
@@ -54,7 +48,7 @@ class Job:
             "seed": self.config.seed,
             "data": self.data.name,
             "rounds": list(self.rounds),
-            "config": comparable(self.config),
+            "config": self.config.without_paths(),
         }
 
 
@@ -91,18 +85,7 @@ def run_jobs(jobs: Sequence[Job], processes: int, on_result: OnResult) -> list[R
     for result in results:
         on_result(result, True)
     missing = [job for job in jobs if _key(job.facts()) not in done]
-    if missing:
-        context = get_context("spawn")  # fork and torch's thread pools do not go together
-        with ProcessPoolExecutor(processes, context, initializer=start_worker) as pool:
-            futures = [pool.submit(run_job, job) for job in missing]
-            try:
-                for future in as_completed(futures):
-                    results.append(future.result())
-                    on_result(results[-1], False)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    return results
+    return results + run_missing(run_job, missing, processes, on_result)
 
 
 def run_job(job: Job) -> Result:
@@ -133,9 +116,8 @@ def _key(facts: Result) -> str:
 
 
 def _finished(job: Job, catalog: str) -> Result | None:
-    try:
-        found: Result = json.loads(job.path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    found = read_result(job.path)
+    if found is None:
         return None
     same = all(found.get(key) == value for key, value in job.facts().items())
     return found if same and found.get("catalog") == catalog else None

@@ -41,10 +41,11 @@ def attack_command(
     from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
 
     from lumos_core.attacks.report import scenario_label
-    from lumos_core.attacks.suite import Result, finished, plan, run_jobs
+    from lumos_core.attacks.suite import finished, plan, run_jobs
     from lumos_core.cli.compare import integers
     from lumos_core.cli.options import with_overrides
     from lumos_core.config import RunConfig
+    from lumos_core.jobs import Result
 
     names = [m.strip() for m in methods.split(",")]
     base = with_overrides(RunConfig(), config)

@@ -29,8 +29,9 @@ def compare_command(
     from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
 
     from lumos_core.cli.options import with_overrides
-    from lumos_core.compare import Result, plan, run_jobs
+    from lumos_core.compare import plan, run_jobs
     from lumos_core.config import RunConfig
+    from lumos_core.jobs import Result
     from lumos_core.variants import VARIANTS
 
     names = list(VARIANTS) if variants == "all" else [v.strip() for v in variants.split(",")]

@@ -11,10 +11,8 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.markup import escape
 
@@ -22,7 +20,8 @@ from lumos_core.deployment import credentials, flower, preloaded
 from lumos_core.deployment.backoff import Backoff
 from lumos_core.deployment.kit import NodeBundle, split_address
 from lumos_core.deployment.processes import Child, Children, ending_on_signals
-from lumos_core.errors import ConfigError, FederationError
+from lumos_core.deployment.supervision import alone, say
+from lumos_core.errors import ConfigError
 
 CONNECT_SECONDS = 5.0
 STOP_SECONDS = 15.0  # a SuperNode says good-bye to the server, else its key is refused for a minute
@@ -30,6 +29,10 @@ EXPIRES_SOON_DAYS = 30.0
 _POLL_SECONDS = 0.5
 _LINES = 400  # of the SuperNode's output to look for the reason of its end in
 _CONNECTED = re.compile(r"SuperNode ID: (\d+)")
+_RUNNING = (
+    "a node with this state folder runs already; end that one, or give this one a folder of its "
+    "own with --state"
+)
 _REASONS = {
     "not registered|Unregistered|2004": (
         "the server refuses this node's key: it is not registered there, or the node was "
@@ -65,8 +68,7 @@ def check(bundle: NodeBundle) -> Iterator[str]:
 
 def state_folder(bundle: NodeBundle) -> Path:
     """Where the node keeps its views, ledger and logs."""
-    config = bundle.config
-    return (Path(config.state) if config.state else Path(config.data) / "state").resolve()
+    return bundle.config.state_folder.resolve()
 
 
 def keep_running(bundle: NodeBundle, runtime_port: int, console: Console) -> None:
@@ -81,13 +83,13 @@ def keep_running(bundle: NodeBundle, runtime_port: int, console: Console) -> Non
         FederationError: it runs already, from another terminal.
     """
     state = state_folder(bundle)
-    with _alone(state), ending_on_signals():
+    with alone(state, _RUNNING), ending_on_signals():
         backoff = Backoff()
         while True:
             backoff.started()
             reason = _run_once(bundle, runtime_port or flower.free_ports(1)[0], state, console)
             pause = backoff.pause()
-            _say(console, f"[yellow]{escape(reason)}[/]; starting again in {pause:.0f} s")
+            say(console, f"[yellow]{escape(reason)}[/]; starting again in {pause:.0f} s")
             time.sleep(pause)
 
 
@@ -117,7 +119,7 @@ def _run_once(bundle: NodeBundle, port: int, state: Path, console: Console) -> s
             environment=environment,
             cwd=empty,
         )
-        _say(console, f"{bundle.config.name} started; logs in {escape(str(state / 'logs'))}")
+        say(console, f"{bundle.config.name} started; logs in {escape(str(state / 'logs'))}")
         _wait(node, executor, begin, console)
         if node.exit_code is None:
             return "its SuperExec has ended"
@@ -129,7 +131,7 @@ def _wait(node: Child, executor: Child, begin: int, console: Console) -> None:
     while node.exit_code is None and executor.exit_code is None:
         if not connected and (found := _CONNECTED.search(_output(node, begin))):
             connected = True
-            _say(console, f"[green]connected[/] as node {found.group(1)}")
+            say(console, f"[green]connected[/] as node {found.group(1)}")
         time.sleep(_POLL_SECONDS)
 
 
@@ -182,20 +184,3 @@ def _writable(state: Path) -> None:
             f"{state}: cannot be written: {error.strerror}; the node keeps its views and its "
             "ledger there; choose another folder with --state"
         ) from error
-
-
-@contextmanager
-def _alone(state: Path) -> Iterator[None]:
-    lock = FileLock(state / ".running")
-    try:
-        with lock.acquire(blocking=False):
-            yield
-    except Timeout:
-        raise FederationError(
-            f"{state}: a node with this state folder runs already; end that one, or give this one "
-            "a folder of its own with --state"
-        ) from None
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", highlight=False)

@@ -15,13 +15,11 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.markup import escape
 
@@ -41,6 +39,7 @@ from lumos_core.deployment.kit import ServerKit
 from lumos_core.deployment.processes import Child, Children, ending_on_signals
 from lumos_core.deployment.progress import RoundLines
 from lumos_core.deployment.registry import Registry
+from lumos_core.deployment.supervision import alone, say
 from lumos_core.errors import ConfigError, FederationError
 from lumos_core.files import write_json
 from lumos_core.history import HISTORY, Event, OnEvent
@@ -50,6 +49,9 @@ START_TIMEOUT = 86_400.0  # seconds; nodes of other people may be started tomorr
 NODE_NAMES = "LUMOS_NODE_NAMES"  # read by server_app.app
 STOP_SECONDS = 8.0
 _SERVER_APP = "flwr-serverapp"
+_RUNNING = (
+    "a server with this state folder runs already; end it, or choose another folder with --state"
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def serve(options: ServerOptions, console: Console) -> dict[str, Any]:
             return done
         (options.run_dir / SUMMARY).unlink()  # asked to go on with a run that had failed
     with ExitStack() as stack:
-        stack.enter_context(_alone(options.state))
+        options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        stack.enter_context(alone(options.state, _RUNNING))
         stack.enter_context(ending_on_signals())
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lumos-")))
         lines = _Once(stack.enter_context(RoundLines(console, config.rounds).live()))
@@ -108,8 +111,8 @@ def serve(options: ServerOptions, console: Console) -> dict[str, Any]:
                     raise  # a port in use, a damaged certificate: not a matter of time
                 served = True
                 pause = backoff.pause()
-                _say(console, f"[yellow]{escape(str(error))}[/]")
-                _say(console, f"starting everything again in {pause:.0f} s")
+                say(console, f"[yellow]{escape(str(error))}[/]")
+                say(console, f"starting everything again in {pause:.0f} s")
             time.sleep(pause)
 
 
@@ -161,7 +164,7 @@ class _Generation:
                     return self._follow(children, link, executor, run)
                 except _RunLostError as lost:
                     pause = backoff.pause()
-                    _say(self._console, f"[yellow]{lost}[/]; submitting it again in {pause:.0f} s")
+                    say(self._console, f"[yellow]{lost}[/]; submitting it again in {pause:.0f} s")
                     children.stop_one(run)
                 time.sleep(pause)
 
@@ -198,7 +201,7 @@ class _Generation:
         )
         self.served = True
         nodes = ", ".join(kit.manifest.nodes)
-        _say(self._console, f"serving on {fleet}; registered nodes: {nodes}")
+        say(self._console, f"serving on {fleet}; registered nodes: {nodes}")
         return link, executor
 
     def _follow(
@@ -270,20 +273,3 @@ def _drop_failure(run_dir: Path) -> None:
     summary = read_summary(run_dir)
     if summary is not None and summary["outcome"] != "completed":
         (run_dir / SUMMARY).unlink()
-
-
-@contextmanager
-def _alone(state: Path) -> Iterator[None]:
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        with FileLock(state / ".running").acquire(blocking=False):
-            yield
-    except Timeout:
-        raise FederationError(
-            f"{state}: a server with this state folder runs already; end it, or choose another "
-            "folder with --state"
-        ) from None
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", highlight=False)

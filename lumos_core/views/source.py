@@ -1,6 +1,5 @@
 """Where a node's views come from: its store, and behind it the configured writer."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +40,7 @@ def count_views(
     fingerprint, _ = view_factory(config, node, catalog)
     train = LeaveOneOut(sequences).train()
     keys = {view_key(fingerprint, train[u].tolist()) for u in range(len(train)) if len(train[u])}
-    path = _folder(node) / STORE
+    path = node.state_folder / STORE
     if not path.exists():
         return ViewCount(0, len(keys))
     with ViewStore(path) as store:
@@ -66,7 +65,7 @@ def view_source(
         seconds: budget of one call; None for no limit.
         on_progress, on_stage: see :func:`~lumos_core.views.build.build_views`.
     """
-    folder = _folder(node)
+    folder = node.state_folder
     fingerprint, factory = view_factory(config, node, catalog)
 
     def source(histories: Sequences) -> Views:
@@ -84,10 +83,6 @@ def view_source(
         return shuffled(views, config.seed) if config.views == "shuffled" else views
 
     return source
-
-
-def _folder(node: NodeConfig) -> Path:
-    return Path(node.state) if node.state else Path(node.data) / "state"
 
 
 def shuffled(views: Views, seed: int) -> Views:

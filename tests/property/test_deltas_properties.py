@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as hnp
 
 from lumos_core import codecs, deltas
 from lumos_core.errors import ReplyError
-from lumos_core.model import Params
+from lumos_core.model import ITEM_TABLE, Params
 
 shapes = st.one_of(
     st.tuples(st.integers(1, 5)),
@@ -112,11 +112,11 @@ def test_rows_that_are_not_sent_are_no_larger_than_those_that_are(
     table: np.ndarray, share: float, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    sent = codecs.encode({codecs.ITEMS: table}, "top-rows", rng, share)
-    rows = sent[codecs.ITEMS + codecs.ROWS]
+    sent = codecs.encode({ITEM_TABLE: table}, "top-rows", rng, share)
+    rows = sent[ITEM_TABLE + codecs.ROWS]
     norms = np.square(table, dtype=np.float64).sum(axis=1)
     rest = np.delete(norms, rows)
     assert not len(rest) or norms[rows].min() >= rest.max()
-    back = codecs.decode(sent, "top-rows", {codecs.ITEMS: table}, share)[codecs.ITEMS]
+    back = codecs.decode(sent, "top-rows", {ITEM_TABLE: table}, share)[ITEM_TABLE]
     assert np.array_equal(back[rows], table[rows])
     assert not np.delete(back, rows, axis=0).any()

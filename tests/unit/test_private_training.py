@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from lumos_core.adam import Adam
 from lumos_core.config import RunConfig
 from lumos_core.data.sequences import LeaveOneOut, Sequences
 from lumos_core.model import SASRec, new_model
@@ -122,12 +123,12 @@ def test_noise_of_a_step_is_that_of_the_accountant(
         sizes.append(len(users))
         return {n: torch.zeros_like(p) for n, p in trainer.model.named_parameters()}
 
-    def note(optimizer: torch.optim.Adam) -> None:
+    def note(optimizer: Adam) -> None:
         grads = [p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]
         seen.append(torch.cat(grads).numpy())
 
     monkeypatch.setattr(trainer, "clipped_sum", nothing)
-    monkeypatch.setattr(torch.optim.Adam, "step", note)
+    monkeypatch.setattr(Adam, "step", note)
     sums = trainer.train()
     assert (sums.users, sums.examples, sums.loss) == (20, 0, 0.0)
     assert len(seen) == steps == 12

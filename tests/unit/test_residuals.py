@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lumos_core import deltas
-from lumos_core.codecs import ITEMS, ROWS
+from lumos_core.codecs import ROWS
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import Sequences
@@ -16,7 +16,7 @@ from lumos_core.federation import run_federation
 from lumos_core.history import Event
 from lumos_core.in_process import InProcessTransport
 from lumos_core.initialisation import initial_params
-from lumos_core.model import Params
+from lumos_core.model import ITEM_TABLE, Params
 from lumos_core.node import Node
 from lumos_core.residuals import Residuals
 
@@ -115,7 +115,7 @@ def test_rows_get_their_turn(tiny: Tiny, toy_catalog: Catalog, toy_users: Users)
         params = initial_params(config, toy_catalog)
         node = _node(config, toy_catalog, users, None)
         replies = [node.train(params, round)[0] for round in range(1, 9)]
-        seen[feedback] = {int(r) for arrays in replies for r in arrays[ITEMS + ROWS]}
+        seen[feedback] = {int(r) for arrays in replies for r in arrays[ITEM_TABLE + ROWS]}
     assert len(seen[True]) > len(seen[False])
 
 
