@@ -51,7 +51,8 @@ def jobs(data: Path, out: Path, seeds: Sequence[int], rounds: int, delta: float)
 
 def untrained(folder: Path) -> float:
     """Test HR@20 of the model that a run starts from."""
-    from lumos_core.data import LeaveOneOut, Sequences, load_prepared
+    from lumos_core.data import LeaveOneOut, Sequences
+    from lumos_core.data.prepared import load_prepared
     from lumos_core.evaluation import evaluate, means
     from lumos_core.initialisation import initial_params
     from lumos_core.model import new_model, set_params
@@ -145,7 +146,8 @@ def main() -> None:
     parser.add_argument("--delta", type=float, default=1e-4)
     parser.add_argument("--jobs", type=int, default=1)
     args = parser.parse_args()
-    from lumos_core.data import bundled_sample, prepare
+    from lumos_core.data.prepare import prepare
+    from lumos_core.data.sample import bundled_sample
 
     for nodes in sorted({nodes for nodes, _, _ in FEDERATIONS.values()}):
         prepare(bundled_sample(), args.runs / "data" / f"{nodes}-nodes", nodes=nodes, seed=0)

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lumos_core.config import NodeConfig, RunConfig, Scalar
-from lumos_core.data import LeaveOneOut, load_prepared, node_folders
+from lumos_core.data import LeaveOneOut
+from lumos_core.data.prepared import load_prepared, node_folders
 from lumos_core.data.sequences import Sequences
 from lumos_core.errors import ConfigError, DataError
 from lumos_core.leakage import TOP, Row, World, audit

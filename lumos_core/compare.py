@@ -14,8 +14,8 @@ from pathlib import Path
 
 from lumos_core import variants
 from lumos_core.config import NodeConfig, RunConfig
-from lumos_core.data import Catalog, Sequences, load_prepared, node_folders
-from lumos_core.data.prepared import read_dataset_json
+from lumos_core.data import Catalog, Sequences
+from lumos_core.data.prepared import load_prepared, node_folders, read_dataset_json
 from lumos_core.errors import ConfigError
 from lumos_core.files import write_json
 from lumos_core.jobs import OnResult, Result, read_result, run_missing

@@ -129,7 +129,8 @@ def _disk(folder: Path) -> Finding:
 
 
 def _data(folder: Path, catalog: Path | None) -> Iterator[Finding]:
-    from lumos_core.data import Catalog, read_node
+    from lumos_core.data import Catalog
+    from lumos_core.data.node_data import read_node
 
     try:
         own, sequences = read_node(folder)

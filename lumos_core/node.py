@@ -68,10 +68,10 @@ class Node:
         Raises:
             DataError: the folder or its files are not as they should be.
         """
-        from lumos_core.data import read_node
+        from lumos_core.data.kept import read_kept_node
         from lumos_core.views.source import view_source
 
-        catalog, sequences = read_node(Path(node.data))
+        catalog, sequences = read_kept_node(Path(node.data), node.state_folder)
         views: ViewSource = no_views
         if config.method == "lumos":
             views = view_source(config, node, catalog, seconds=node.view_seconds)

@@ -20,8 +20,9 @@ from lumos_core.attacks.malicious import ATTACKS, MaliciousNode
 from lumos_core.attacks.scenario import Scenario
 from lumos_core.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
 from lumos_core.config import NodeConfig, RunConfig
-from lumos_core.data import Catalog, Sequences, load_prepared, node_folders
+from lumos_core.data import Catalog, Sequences
 from lumos_core.data.partition import partition_users
+from lumos_core.data.prepared import load_prepared, node_folders
 from lumos_core.errors import ModelError
 from lumos_core.federation import Federation
 from lumos_core.history import History

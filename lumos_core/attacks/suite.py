@@ -10,7 +10,7 @@ from lumos_core.attacks.scenario import Scenario, method_config
 from lumos_core.compare import versions
 from lumos_core.config import RunConfig
 from lumos_core.data import Catalog
-from lumos_core.data.node_data import CATALOG_FILE
+from lumos_core.data.folder import CATALOG_FILE
 from lumos_core.files import write_json
 from lumos_core.jobs import OnResult, Result, read_result, run_missing
 

@@ -8,7 +8,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lumos_core.data import PreparedDataset
+    from lumos_core.data.prepare import PreparedDataset
 
 
 def prepare_command(
@@ -76,8 +76,9 @@ def prepare_command(
     """
     from rich.console import Console
 
-    from lumos_core.data import bundled_sample, prepare
     from lumos_core.data.interactions import Columns
+    from lumos_core.data.prepare import prepare
+    from lumos_core.data.sample import bundled_sample
 
     is_sample = source == "sample" and not Path(source).exists()
     dataset = prepare(

@@ -156,7 +156,9 @@ def _plan(
         flat = {**saved, **flat}
         data = data or Path(saved["catalog"]).parent
     RunConfig.from_flat(flat)
-    from lumos_core.data import bundled_sample, load_prepared, node_folders, prepare
+    from lumos_core.data.prepare import prepare
+    from lumos_core.data.prepared import load_prepared, node_folders
+    from lumos_core.data.sample import bundled_sample
 
     count = nodes or DEFAULT_NODES
     if data is not None:

@@ -150,14 +150,15 @@ def _node(folder: Path) -> NodeConfig:
 
 def _nodes(data: Path) -> list[Path]:
     """The node folders of a prepared folder; a node folder is its own."""
-    from lumos_core.data import node_folders
+    from lumos_core.data.prepared import node_folders
 
     return node_folders(data) if (data / "dataset.json").is_file() else [data]
 
 
 def _build_node(run: RunConfig, folder: Path, console: "Console") -> "Progress":
     """Build one node's views under a progress bar; returns how it ended."""
-    from lumos_core.data import LeaveOneOut, read_node
+    from lumos_core.data import LeaveOneOut
+    from lumos_core.data.node_data import read_node
     from lumos_core.views.build import Progress
     from lumos_core.views.source import view_source
 
@@ -231,7 +232,7 @@ def pace(progress: "Progress", users_per_second: float) -> str:
 
 
 def _find_user(data: Path, user: str) -> tuple[Path, "Catalog", "Sequences", int]:
-    from lumos_core.data import read_node
+    from lumos_core.data.node_data import read_node
 
     for folder in _nodes(data):
         catalog, sequences = read_node(folder)

@@ -6,12 +6,11 @@ import numpy as np
 import polars as pl
 
 from lumos_core.data.catalog import Catalog
+from lumos_core.data.folder import node_files
 from lumos_core.data.interactions import check_known_items, read_interactions
 from lumos_core.data.sequences import MIN_HISTORY, Sequences
-from lumos_core.data.tables import FORMATS, Table, first_true
+from lumos_core.data.tables import Table, first_true
 from lumos_core.errors import DataError
-
-CATALOG_FILE = "catalog.tsv"
 
 
 def read_node(folder: Path, min_history: int = MIN_HISTORY) -> tuple[Catalog, Sequences]:
@@ -28,34 +27,12 @@ def read_node(folder: Path, min_history: int = MIN_HISTORY) -> tuple[Catalog, Se
         DataError: naming file and line: a file is missing or malformed, an item is not in the
             catalog, or a user has fewer than ``min_history`` interactions.
     """
-    if not folder.is_dir():
-        raise DataError(
-            f"{folder}: no such folder, expected one with {CATALOG_FILE} and interactions.tsv; "
-            "'lumos prepare' makes it"
-        )
-    path = find_table(folder, "interactions")
-    catalog = Catalog.read(folder / CATALOG_FILE)
-    table = read_interactions(path)
-    check_known_items(table, pl.Series(catalog.item_ids), str(folder / CATALOG_FILE))
+    files = node_files(folder)
+    catalog = Catalog.read(files.catalog)
+    table = read_interactions(files.interactions)
+    check_known_items(table, pl.Series(catalog.item_ids), str(files.catalog))
     _check_lengths(table, min_history)
     return catalog, to_sequences(table.frame, catalog)
-
-
-def find_table(folder: Path, stem: str) -> Path:
-    """The one file of a folder named ``stem`` with the suffix of a table (``.gz`` allowed).
-
-    Raises:
-        DataError: if there is none or more than one.
-    """
-    suffixes = [suffix + gz for suffix in FORMATS for gz in ("", ".gz")]
-    found = [path for suffix in suffixes if (path := folder / f"{stem}{suffix}").is_file()]
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(path.name for path in found) or "none"
-    raise DataError(
-        f"{folder}: found {names}, expected exactly one {stem} file "
-        f"({stem}.tsv, .csv, .jsonl or .parquet)"
-    )
 
 
 def to_sequences(interactions: pl.DataFrame, catalog: Catalog) -> Sequences:

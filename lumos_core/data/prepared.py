@@ -19,7 +19,8 @@ import polars as pl
 
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.files import check_file
-from lumos_core.data.node_data import CATALOG_FILE, read_node
+from lumos_core.data.folder import CATALOG_FILE
+from lumos_core.data.node_data import read_node
 from lumos_core.data.sequences import Sequences
 from lumos_core.errors import DataError
 from lumos_core.files import write_atomically

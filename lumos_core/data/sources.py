@@ -5,12 +5,12 @@ from typing import Literal
 
 from lumos_core.data.amazon import SUFFIXES as AMAZON_SUFFIXES
 from lumos_core.data.amazon import load_amazon
+from lumos_core.data.folder import CATALOG_FILE, FORMATS, find_table
 from lumos_core.data.interactions import Columns, read_interactions, read_items
 from lumos_core.data.mind import BEHAVIORS, load_mind
-from lumos_core.data.node_data import CATALOG_FILE, find_table
 from lumos_core.data.raw import RawLog, items_of_log
 from lumos_core.data.recbole import load_recbole
-from lumos_core.data.tables import FORMATS, column_names, table_format
+from lumos_core.data.tables import column_names, table_format
 from lumos_core.errors import DataError
 
 SourceFormat = Literal["auto", "table", "amazon", "mind", "recbole"]

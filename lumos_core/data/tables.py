@@ -11,28 +11,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
 from lumos_core.data.files import check_file, read_text, text_blocks
+from lumos_core.data.folder import FORMATS, TableFormat
 from lumos_core.errors import DataError
-
-TableFormat = Literal["tsv", "csv", "jsonl", "parquet"]
-
-FORMATS: Mapping[str, TableFormat] = {
-    ".tsv": "tsv",
-    ".tab": "tsv",
-    ".txt": "tsv",
-    ".csv": "csv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".inter": "tsv",  # RecBole's atomic files
-    ".item": "tsv",
-}
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ def run_demo(
     Raises:
         FederationError: a step failed.
     """
-    from lumos_core.data import bundled_sample, prepare
+    from lumos_core.data.prepare import prepare
+    from lumos_core.data.sample import bundled_sample
 
     folder.mkdir(parents=True)
     console.print(f"# the bundled sample, prepared for {nodes} nodes in {folder / 'data'}")

@@ -25,12 +25,13 @@ from lumos_core.errors import FederationError
 LOOPBACK = "127.0.0.1"
 CONNECTION = "lumos"  # name of the SuperLink connection in Flower's own configuration
 APP_PACKAGES = ("lumos_core", "client_app", "server_app")
+_NOT_SENT = {"cli", "attacks", "__pycache__"}  # every message has the app unpacked anew
 
 _SWITCHES = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # else a SuperLink installs per run
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.25",  # seconds, each a request; Flower waits 1 s
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",  # seconds, each a request; Flower waits 1 s
     "RAY_USAGE_STATS_ENABLED": "0",
     "PYTHONUNBUFFERED": "1",
     "NO_COLOR": "1",
@@ -253,4 +254,4 @@ def app_metadata(config: Mapping[str, Scalar]) -> dict[str, object]:
 
 def _all_but_python(folder: str, names: Sequence[str]) -> list[str]:
     keep = (n for n in names if n.endswith(".py") or (Path(folder) / n).is_dir())
-    return sorted(set(names) - set(keep) | {"__pycache__"})
+    return sorted(set(names) - set(keep) | _NOT_SENT)

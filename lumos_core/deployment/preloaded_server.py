@@ -23,7 +23,10 @@ from pathlib import Path
 from typing import Any
 
 PROGRAM = "flwr-clientapp"
-MODULES = ("numpy", "torch", "pydantic", "safetensors.torch", "flwr.app", "flwr.clientapp")
+MODULES = (
+    "numpy.random", "torch", "pydantic", "safetensors.torch", "filelock", "sqlite3", "httpcore",
+    "flwr.app", "flwr.clientapp",
+)  # fmt: skip
 """Polars is not among them: it starts threads."""
 PATIENCE_SECONDS = 5.0
 SOCKET, READY, GO = "socket", b"R", b"G"

@@ -12,7 +12,7 @@ from deployment_support import leftovers, start, write_prepared
 from client_app import messages
 from lumos_core.checkpoint import LATEST, load_checkpoint
 from lumos_core.config import RunConfig
-from lumos_core.data import load_prepared
+from lumos_core.data.prepared import load_prepared
 from lumos_core.federation import run_federation
 from lumos_core.history import read_history
 from lumos_core.in_process import InProcessTransport

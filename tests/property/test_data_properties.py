@@ -14,19 +14,14 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lumos_core.data import (
-    Catalog,
-    LeaveOneOut,
-    Sequences,
-    load_prepared,
-    partition_users,
-    prepare,
-    read_node,
-)
+from lumos_core.data import Catalog, LeaveOneOut, Sequences, partition_users
 from lumos_core.data.files import clean_title, text_blocks
 from lumos_core.data.filtering import core_mask, drop_duplicates
 from lumos_core.data.interactions import read_interactions
+from lumos_core.data.node_data import read_node
 from lumos_core.data.partition import Partition
+from lumos_core.data.prepare import prepare
+from lumos_core.data.prepared import load_prepared
 from lumos_core.errors import DataError
 
 text = st.text(min_size=1, max_size=12)

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from lumos_core.attacks import report, suite
 from lumos_core.attacks.scenario import DEFENCES, SUITES, Scenario, method_config
 from lumos_core.config import RunConfig
-from lumos_core.data import prepare
+from lumos_core.data.prepare import prepare
 from lumos_core.errors import ConfigError
 
 SMALL = RunConfig(

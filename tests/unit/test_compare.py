@@ -8,7 +8,7 @@ import pytest
 
 from lumos_core import compare, report, variants
 from lumos_core.config import RunConfig
-from lumos_core.data import prepare
+from lumos_core.data.prepare import prepare
 from lumos_core.errors import ConfigError
 
 SMALL = RunConfig(rounds=1, local_epochs=1, dim=8, semantic_start="tfidf", views="tfidf")

@@ -5,14 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lumos_core.data import (
-    bundled_sample,
-    load_prepared,
-    node_folders,
-    prepare,
-    prepared,
-    read_node,
-)
+from lumos_core.data import prepared
+from lumos_core.data.node_data import read_node
+from lumos_core.data.prepare import prepare
+from lumos_core.data.prepared import load_prepared, node_folders
+from lumos_core.data.sample import bundled_sample
 from lumos_core.errors import DataError
 
 ITEMS = "item_id\ttitle\n03\tThree\n1\tOne\n2\t\n4\tUnused\n"

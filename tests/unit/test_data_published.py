@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lumos_core.data import load_prepared, prepare
+from lumos_core.data.prepare import prepare
+from lumos_core.data.prepared import load_prepared
 
 DATA = Path(os.environ.get("LUMOS_DATA") or Path(__file__).parents[3] / "shared" / "data")
 

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from lumos_core.config import RunConfig
-from lumos_core.data import Catalog, Sequences, bundled_sample, load_prepared, prepare
+from lumos_core.data import Catalog, Sequences
+from lumos_core.data.prepare import prepare
+from lumos_core.data.prepared import load_prepared
+from lumos_core.data.sample import bundled_sample
 from lumos_core.federation import FederationResult, run_federation
 from lumos_core.history import Event
 from lumos_core.in_process import InProcessTransport

@@ -122,7 +122,8 @@ def test_the_command_writes_numbers_and_a_table(tmp_path: Path) -> None:
     import json
 
     from lumos_core.cli.audit import audit_command
-    from lumos_core.data import bundled_sample, prepare
+    from lumos_core.data.prepare import prepare
+    from lumos_core.data.sample import bundled_sample
 
     prepare(bundled_sample(), tmp_path / "data", nodes=2, seed=0)
     audit_command(

@@ -10,6 +10,7 @@ from lumos_core import deltas
 from lumos_core.codecs import ROWS
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
+from lumos_core.data.kept import KEPT
 from lumos_core.data.sequences import Sequences
 from lumos_core.errors import DataError
 from lumos_core.federation import run_federation
@@ -186,4 +187,4 @@ def test_a_deployed_node_keeps_its_debts_in_its_state_folder(
     node = Node.open(config, NodeConfig(data=str(tmp_path), state=str(tmp_path / "mine")))
     node.train(initial_params(config, toy_catalog), 1)
     files = {p.relative_to(tmp_path / "mine").parts[0] for p in (tmp_path / "mine").rglob("*")}
-    assert files == {"residuals", "noise.key"}
+    assert files == {"residuals", "noise.key", KEPT}

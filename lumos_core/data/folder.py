@@ -1,0 +1,62 @@
+"""Which files of a folder are tables, and which of them a node's data."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from lumos_core.errors import DataError
+
+CATALOG_FILE = "catalog.tsv"
+TableFormat = Literal["tsv", "csv", "jsonl", "parquet"]
+
+FORMATS: Mapping[str, TableFormat] = {
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".txt": "tsv",
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".inter": "tsv",  # RecBole's atomic files
+    ".item": "tsv",
+}
+
+
+class NodeFiles(NamedTuple):
+    """What a node's data folder holds."""
+
+    interactions: Path
+    catalog: Path
+
+
+def node_files(folder: Path) -> NodeFiles:
+    """The data of a node.
+
+    Raises:
+        DataError: there is no such folder, or not exactly one file of interactions.
+    """
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: no such folder, expected one with {CATALOG_FILE} and interactions.tsv; "
+            "'lumos prepare' makes it"
+        )
+    return NodeFiles(find_table(folder, "interactions"), folder / CATALOG_FILE)
+
+
+def find_table(folder: Path, stem: str) -> Path:
+    """The one file of a folder named ``stem`` with the suffix of a table (``.gz`` allowed).
+
+    Raises:
+        DataError: if there is none or more than one.
+    """
+    suffixes = [suffix + gz for suffix in FORMATS for gz in ("", ".gz")]
+    found = [path for suffix in suffixes if (path := folder / f"{stem}{suffix}").is_file()]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(path.name for path in found) or "none"
+    raise DataError(
+        f"{folder}: found {names}, expected exactly one {stem} file "
+        f"({stem}.tsv, .csv, .jsonl or .parquet)"
+    )
