@@ -147,10 +147,13 @@ def _lines(path: Path) -> list[str]:
 Variant = tuple[Callable[[int, int, Path], Rounds], Mapping[str, str]]
 VARIANTS: dict[str, Variant] = {  # what to run, with which environment variables
     "default": (default, {}),
-    "lumos, LUMOS_FAST_POLLING=1": (lumos, {"LUMOS_FAST_POLLING": "1"}),
     "lumos": (lumos, {}),
-    "lumos, LUMOS_PRELOAD=0": (lumos, {"LUMOS_PRELOAD": "0"}),
-}
+    "lumos, LUMOS_POLL_SECONDS=0.2": (lumos, {"LUMOS_POLL_SECONDS": "0.2"}),
+    "lumos, LUMOS_POLL_SECONDS=3": (lumos, {"LUMOS_POLL_SECONDS": "3"}),
+    "lumos, LUMOS_POLL_SECONDS=3 LUMOS_PRELOAD=0": (
+        lumos, {"LUMOS_POLL_SECONDS": "3", "LUMOS_PRELOAD": "0"},
+    ),
+}  # fmt: skip
 
 
 def measure(variant: str, rounds: int, parameters: int) -> dict[str, Any]:

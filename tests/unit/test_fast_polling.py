@@ -1,4 +1,4 @@
-"""Shorter waits inside Flower: only in the version they are for, and only if asked for."""
+"""Shorter waits inside Flower: only in the version they are for, and only if wanted."""
 
 import importlib
 import time
@@ -27,16 +27,26 @@ def node(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_it_is_off_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(fast_polling.SWITCH, raising=False)
+def test_flowers_own_wait_leaves_flower_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(fast_polling.SWITCH, "3")
     assert fast_polling.program("/bin/flower-supernode") == ["/bin/flower-supernode"]
-    monkeypatch.setenv(fast_polling.SWITCH, "1")
+    assert not fast_polling.wanted()
+    monkeypatch.delenv(fast_polling.SWITCH)
     assert fast_polling.program("/bin/flower-supernode")[-1] == "flower-supernode"
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "3.5", "nan", "inf"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(
+        SystemExit, match=r"LUMOS_POLL_SECONDS = .*expected seconds from 0\.05 to 3"
+    ):
+        fast_polling.poll_seconds({fast_polling.SWITCH: text})
 
 
 def test_waits_of_the_installed_flower_become_shorter(
     objects: ModuleType, node: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(fast_polling.SWITCH, "0.5")
     assert fast_polling.shorten_pulls()
     assert fast_polling.shorten_node_polls()
     for name in fast_polling._PULLS:
@@ -45,7 +55,7 @@ def test_waits_of_the_installed_flower_become_shorter(
     monkeypatch.setattr(time, "sleep", waits.append)
     node.time.sleep(3)
     node.time.sleep(0.1)
-    assert waits == [fast_polling.POLL_SECONDS, 0.1]
+    assert waits == [0.5, 0.1]
     assert node.time.monotonic is time.monotonic
 
 
