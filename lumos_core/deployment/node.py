@@ -34,16 +34,16 @@ _RUNNING = (
     "own with --state"
 )
 _REASONS = {
-    "Invalid timestamp": (
-        "the server refuses what this node signs, because this machine's clock is more than 5 s "
-        "ahead of the server's or 5 min behind: set the clocks (NTP)"
-    ),
     "not registered|Unregistered|2004": (
         "the server refuses this node's key: it is not registered there, or the node was "
         "connected less than a minute ago, or the key is in use elsewhere"
     ),
     "SSL|CERTIFICATE_VERIFY_FAILED|handshake": "the server's certificate is not from ca.crt's CA",
-    "2001|authentication": "the server wants node keys, or refuses this one",
+    # A SuperNode ends itself, without a word, when what it has signed is not accepted.
+    "terminated gracefully": (
+        "the server refuses what this node signs: probably this machine's clock is more than 5 s "
+        "ahead of the server's or 5 min behind; set the clocks (NTP)"
+    ),
 }
 
 
