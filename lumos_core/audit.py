@@ -54,6 +54,7 @@ def audits(
     shadows: int,
     seed: int,
     after: int = 0,
+    masks: int = 1,
     on_row: Callable[[Row], None] = lambda row: None,
 ) -> list[Row]:
     """Every setting with every size of node.
@@ -65,6 +66,7 @@ def audits(
         sizes: users a node.
         trials, shadows: nodes attacked, and nodes that the attack learns from.
         after: rounds of plain training before the one that is observed.
+        masks: under secure aggregation, masks over which the numbers of a node are averaged.
 
     Raises:
         ConfigError: a setting is unknown, or the users are too few for a size.
@@ -87,7 +89,7 @@ def audits(
         for size in sizes:
             found = audit(
                 world, config, size, trials=trials, shadows=shadows, seed=seed, round=after + 1,
-                masked=SETTINGS[name].masked,
+                masks=masks if SETTINGS[name].masked else 0,
             )  # fmt: skip
             rows.append({"setting": name, "users": size, "after": after, **found})
             on_row(rows[-1])
@@ -140,11 +142,13 @@ def _params(base: RunConfig, catalog: Any, nodes: Sequence[Sequences], after: in
 def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
     header = (
-        "setting", "users", "AUC", f"precision@{TOP}", "chance", "AUC of one user's items",
-        "popularity alone", "AUC of views' items", "AUC of real against views' items",
+        "setting", "users", "AUC", "largest of a node", f"precision@{TOP}", "chance",
+        "AUC of one user's items", "popularity alone", "AUC of views' items",
+        "AUC of real against views' items",
     )  # fmt: skip
     keys = (
-        "auc", f"precision@{TOP}", "chance", "user_auc", "popularity_auc", "view_auc", "real_auc",
+        "auc", "auc_max", f"precision@{TOP}", "chance", "user_auc", "popularity_auc", "view_auc",
+        "real_auc",
     )  # fmt: skip
     lines = ["| " + " | ".join(header) + " |", "|---|" + "--:|" * (len(header) - 1)]
     for row in rows:
@@ -154,7 +158,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _cell(row: Row, key: str) -> str:
-    value, spread = row[key], row[f"{key}_stdev"]
+    value, spread = row[key], row.get(f"{key}_stdev")
     if value is None:
         return "–"
     return f"{value:.3f}" + (f" ± {spread:.3f}" if spread is not None and key == "auc" else "")

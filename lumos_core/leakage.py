@@ -75,17 +75,20 @@ class Observation:
     per_user: NDArray[np.bool_]
 
 
-def observe(world: World, node: Node, round: int, masked: bool = False) -> Observation:
+def observe(world: World, node: Node, round: int, masks: int = 0) -> list[Observation]:
     """Train the node for one round, through the very code that a deployment runs.
 
     Args:
-        masked: the server gets the reply under secure aggregation, see :func:`under_mask`.
+        masks: 0: the server gets the reply as it is. Else it gets it under secure aggregation, see
+            :func:`under_mask`, and is shown what it would see under so many independent masks.
+
+    Returns:
+        One observation, or one for every mask.
     """
     config = node.config
     arrays, metrics = node.train(world.params, round)
     delta = codecs.decode(arrays, config.delta_codec, world.params, config.top_rows_share)
-    if masked:
-        delta = under_mask(delta, metrics)
+    replies = [under_mask(delta, metrics) for _ in range(masks)] if masks else [delta]
     train = node.split.train()
     items = len(world.catalog)
     per_user = np.zeros((len(train), items + 1), dtype=bool)
@@ -97,8 +100,12 @@ def observe(world: World, node: Node, round: int, masked: bool = False) -> Obser
             for view in world.views.get(u, UserViews((), (), ())):
                 seen[list(view)] = True
     real: NDArray[np.bool_] = np.any(per_user, axis=0)
-    table = delta[ITEM_TABLE][1:].astype(np.float64)
-    return Observation(table, real[1:], (seen & ~real)[1:], per_user[:, 1:])
+    return [
+        Observation(
+            reply[ITEM_TABLE][1:].astype(np.float64), real[1:], (seen & ~real)[1:], per_user[:, 1:]
+        )
+        for reply in replies
+    ]
 
 
 def under_mask(delta: Params, metrics: Metrics) -> Params:
@@ -192,14 +199,17 @@ def audit(
     shadows: int,
     seed: int,
     round: int = 1,
-    masked: bool = False,
+    masks: int = 0,
 ) -> Row:
-    """Attack ``trials`` nodes of ``users`` users each; means and standard deviations.
+    """Attack ``trials`` nodes of ``users`` users each; means and standard deviations over nodes,
+    and the largest AUC of a node.
 
     Args:
         config: what the nodes run under, defences included.
         round: number of the round, which is part of the nodes' seeds.
-        masked: replies travel under secure aggregation.
+        masks: 0, or replies travel under secure aggregation: the numbers of a node are means over
+            so many masks. What a guess without any information scores scatters by the node's few
+            items; over masks, that averages out, and what is left is what the reply tells.
     """
     rng = np.random.default_rng([seed, users])
     order = rng.permutation(len(world.users))
@@ -207,7 +217,7 @@ def audit(
         raise ValueError(f"{len(order)} users are too few for nodes of {users}")
     known, rest = order[: users * shadows], order[users * shadows :]
     observed = [
-        observe(world, world.node(f"shadow-{n}", part, config), round, masked)
+        observe(world, world.node(f"shadow-{n}", part, config), round, min(masks, 1))[0]
         for n, part in enumerate(np.split(known, shadows))
     ]
     attack = Attack(world, observed)
@@ -215,13 +225,18 @@ def audit(
     rows = []
     for trial in range(trials):
         chosen = rng.choice(rest, size=users, replace=False)
-        target = observe(world, world.node(f"target-{trial}", chosen, config), round, masked)
-        rows.append(measure(attack.scores(target.table), target, popularity))
+        seen = observe(world, world.node(f"target-{trial}", chosen, config), round, masks)
+        rows.append(_means([measure(attack.scores(o.table), o, popularity) for o in seen]))
     return _summary(rows)
 
 
+def _means(rows: Sequence[Row]) -> Row:
+    return {name: _mean([row[name] for row in rows]) for name in rows[0]}
+
+
 def _summary(rows: Sequence[Row]) -> Row:
-    out: Row = {"trials": len(rows)}
+    aucs = [row["auc"] for row in rows if row["auc"] is not None]
+    out: Row = {"trials": len(rows), "auc_max": max(aucs, default=None)}
     for name in rows[0]:
         values = [row[name] for row in rows if row[name] is not None]
         out[name] = float(np.mean(values)) if values else None
@@ -232,13 +247,17 @@ def _summary(rows: Sequence[Row]) -> Row:
 def _auc(
     positive: NDArray[np.bool_], scores: Floats, among: NDArray[np.bool_] | None = None
 ) -> float | None:
-    from sklearn.metrics import roc_auc_score
+    """Area under the ROC curve, by the rank sum: scikit-learn's takes ten times as long, and one is
+    needed for every user of every node under every mask."""
+    from scipy.stats import rankdata
 
     if among is not None:
         positive, scores = positive[among], scores[among]
-    if positive.all() or not positive.any():
+    hits, misses = int(positive.sum()), int((~positive).sum())
+    if not hits or not misses:
         return None
-    return float(roc_auc_score(positive, scores))
+    rank_sum = float(rankdata(scores)[positive].sum())
+    return (rank_sum - hits * (hits + 1) / 2) / (hits * misses)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -18,6 +18,9 @@ def audit_command(
     trials: Annotated[int, typer.Option(min=1, help="Nodes attacked in every setting.")] = 3,
     shadows: Annotated[int, typer.Option(min=1, help="Nodes the attack learns from.")] = 2,
     after: Annotated[int, typer.Option(min=0, help="Rounds of training before.")] = 0,
+    masks: Annotated[
+        int, typer.Option(min=1, help="Under secure aggregation: masks averaged over for a node.")
+    ] = 25,
     seed: Annotated[int, typer.Option(min=0, help="Which users form which node.")] = 0,
     config: ConfigOption = None,
 ) -> None:
@@ -45,7 +48,7 @@ def audit_command(
     console = Console()
     rows = audits(
         data, with_overrides(RunConfig(), config), names, sizes, trials=trials, shadows=shadows,
-        seed=seed, after=after,
+        seed=seed, after=after, masks=masks,
         on_row=lambda r: console.print(
             f"{r['setting']:>32} {r['users']:>4} users  AUC {r['auc']:.3f}", highlight=False
         ),
