@@ -86,7 +86,7 @@ def named(pid: int, program: str) -> list[psutil.Process]:
     found = []
     for process in family(pid):
         try:
-            if any(Path(part).name == program for part in process.cmdline()[:3]):
+            if any(Path(part).name == program for part in process.cmdline()[:4]):
                 found.append(process)
         except psutil.Error:
             continue
