@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from lumos_core.compare import Job, run_jobs
+from lumos_core.compare import Job, run_jobs, versions
 from lumos_core.config import RunConfig, Scalar
 from lumos_core.files import write_atomically, write_json
 from lumos_core.jobs import Result
@@ -169,7 +169,8 @@ def main() -> None:
         f"bundled sample, fedavg with the semantic start, δ = {args.delta:g}, "
         f"dp-clip = {RunConfig().dp_clip:g}.\n\n"
     )
-    write_json(args.out / "utility.json", {"start": start, "delta": args.delta, "rows": rows})
+    facts = {"start": start, "delta": args.delta, "config": planned[0].config.without_paths()}
+    write_json(args.out / "utility.json", {**facts, "versions": versions(), "rows": rows})
     write_atomically(args.out / "utility.md", (head + table(rows, start)).encode())
     plot(rows, start, args.out / "utility.png")
     print(table(rows, start))

@@ -10,7 +10,7 @@ from lumos_core.cli.options import ConfigOption
 if TYPE_CHECKING:
     from rich.console import Console
 
-DEFAULT_METHODS = "lumos:bounds,lumos,fedavg,confedsrs"
+DEFAULT_METHODS = "lumos:default,lumos,fedavg,confedsrs"
 
 
 def attack_command(

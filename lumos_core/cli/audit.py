@@ -20,7 +20,7 @@ def audit_command(
     after: Annotated[int, typer.Option(min=0, help="Rounds of training before.")] = 0,
     masks: Annotated[
         int, typer.Option(min=1, help="Under secure aggregation: masks averaged over for a node.")
-    ] = 25,
+    ] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Which users form which node.")] = 0,
     config: ConfigOption = None,
 ) -> None:
@@ -34,6 +34,7 @@ def audit_command(
 
     from lumos_core.audit import SETTINGS, audits, table
     from lumos_core.cli.options import with_overrides
+    from lumos_core.compare import versions
     from lumos_core.config import RunConfig
     from lumos_core.errors import ConfigError
     from lumos_core.files import write_atomically, write_json
@@ -45,15 +46,21 @@ def audit_command(
         sizes = []
     if not sizes or min(sizes) < 1:
         raise ConfigError(f"--users {users!r}: expected positive whole numbers, as in 1,10,50")
+    base = with_overrides(RunConfig(), config)
     console = Console()
     rows = audits(
-        data, with_overrides(RunConfig(), config), names, sizes, trials=trials, shadows=shadows,
+        data, base, names, sizes, trials=trials, shadows=shadows,
         seed=seed, after=after, masks=masks,
         on_row=lambda r: console.print(
             f"{r['setting']:>32} {r['users']:>4} users  AUC {r['auc']:.3f}", highlight=False
         ),
     )  # fmt: skip
-    write_json(out / "leakage.json", {"data": data.name, "seed": seed, "rows": rows})
+    facts = {
+        "data": data.name, "seed": seed, "trials": trials, "shadows": shadows, "after": after,
+        "masks": masks, "config": base.without_paths(),
+        "settings": {name: SETTINGS[name].changes for name in names}, "versions": versions(),
+    }  # fmt: skip
+    write_json(out / "leakage.json", {**facts, "rows": rows})
     write_atomically(out / "leakage.md", table(rows).encode())
     console.print(Markdown(table(rows)))
     console.print(f"written: {out / 'leakage.json'}, leakage.md")

@@ -139,7 +139,10 @@ def test_the_command_writes_numbers_and_a_table(tmp_path: Path) -> None:
         users="2", trials=1, shadows=1, after=0, seed=0,
         config=["semantic-start=none", "dim=16", "local-epochs=1", "max-len=10"],
     )  # fmt: skip
-    rows = json.loads((tmp_path / "out" / "leakage.json").read_text())["rows"]
+    written = json.loads((tmp_path / "out" / "leakage.json").read_text())
+    rows = written["rows"]
+    assert (written["config"]["dim"], written["trials"]) == (16, 1)
+    assert {"torch", "numpy"} < set(written["versions"])
     assert [r["setting"] for r in rows] == ["fedavg", "fedavg, sampled softmax"]
     assert rows[0]["auc"] > 0.6
     assert (tmp_path / "out" / "leakage.md").read_text() == table(rows)
