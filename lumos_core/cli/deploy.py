@@ -115,7 +115,8 @@ def server_command(
     if summary["outcome"] != "completed":
         raise FederationError(f"the run failed: {summary['reason']}")
     best = options.run_dir / "checkpoint" / "best.safetensors"
-    console.print(f"completed; HR@20 {summary['test']['hr@20']:.4f}; model: {best}")
+    quality = f"round {summary['best_round']} is best, test HR@20 {summary['test']['hr@20']:.4f}"
+    console.print(f"completed; {quality}; model: {best}")
 
 
 def _run_config(chosen: dict[str, Any], settings: list[str], nodes: int, catalog: Path) -> Any:

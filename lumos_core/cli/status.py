@@ -47,7 +47,10 @@ def _print(status: RunStatus) -> None:
     _table(
         "nodes",
         ("node", "last round", "last seen (UTC)", "rounds", "failures"),
-        [(n.name, n.last_round, n.last_seen, n.rounds, n.failures) for n in status.nodes],
+        [
+            (n.name, n.last_round, n.last_seen[:19].replace("T", " "), n.rounds, n.failures)
+            for n in status.nodes
+        ],
     )
     _table(
         "failures",
