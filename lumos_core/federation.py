@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from lumos_core import aggregation, privacy, replies, server_optimizer
+from lumos_core import aggregation, privacy, replies, selection, server_optimizer
 from lumos_core.checkpoint import BEST, LATEST, Checkpoint, Progress, save_checkpoint
 from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError, FederationError, ReplyError
@@ -340,8 +340,7 @@ class Federation:
         Args:
             traffic: bytes that the evaluation cost, where no training shared its messages.
         """
-        sums: dict[str, float] = {}
-        counted: list[str] = []
+        valid: list[tuple[tuple[str, ...], dict[str, float]]] = []  # names, sums
         for reply in answered:
             try:
                 if reply.error is not None:
@@ -351,22 +350,41 @@ class Federation:
             except ReplyError as error:
                 log.warning("node %s: evaluation rejected: %s", reply.node, error)
                 continue
-            counted += reply.sum_of or [reply.node]
-            for name, value in replies.ranking_of(reply.metrics).items():
-                sums[name] = sums.get(name, 0.0) + value
+            valid.append((reply.sum_of or (reply.node,), replies.ranking_of(reply.metrics)))
+        sums = {name: sum(found[name] for _, found in valid) for name in replies.RANKING}
         metrics = means(sums)
         if not metrics:
             return {}
-        self.history.add(
-            {"event": "evaluation", "round": of_round, "split": split, "time": utc_now(),
-             "nodes": counted, "users": int(sums["users"]), **metrics, **(traffic or {})}
-        )  # fmt: skip
+        event: Event = {
+            "event": "evaluation", "round": of_round, "split": split, "time": utc_now(),
+            "nodes": [name for names, _ in valid for name in names], "users": int(sums["users"]),
+            **metrics, **(traffic or {}),
+        }  # fmt: skip
         if split == "validation":
-            self._note_best(of_round, metrics[SELECTION_METRIC])
+            event |= self._select(valid)
+        self.history.add(event)
+        if split == "validation":
+            self._note_best(of_round, selection.value_of(event))
         return metrics
 
-    def _note_best(self, of_round: int, ndcg: float) -> None:
-        self.progress = self.progress.after_evaluation(of_round, ndcg)
+    def _select(self, valid: list[tuple[tuple[str, ...], dict[str, float]]]) -> Event:
+        """What the choice of the best round goes by, and who is out of line with the others."""
+        having = [(names, found) for names, found in valid if found["users"]]
+        chosen = selection.bounded_mean(
+            [found["users"] for _, found in having],
+            [found[SELECTION_METRIC] for _, found in having],
+            self.config.max_weight_ratio,
+        )
+        doubted = [
+            name for (names, _), doubt in zip(having, chosen.doubted, strict=True) if doubt
+            for name in names
+        ]  # fmt: skip
+        for name in doubted:
+            log.warning("node %s: its evaluation is out of line and counts within bounds", name)
+        return {"selection": chosen.value, **({"doubted": doubted} if doubted else {})}
+
+    def _note_best(self, of_round: int, worth: float) -> None:
+        self.progress = self.progress.after_evaluation(of_round, worth)
         if self.progress.best_round == of_round:
             self.best = self.params
             self._save(BEST, self.best, {})

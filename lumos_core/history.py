@@ -4,8 +4,10 @@
 ``{"event": "evaluation", "round": r, …}``   metrics of the model that round r ended with (0: first)
 ``{"event": "failed-round", "round": r, …}`` too few valid replies; the model stayed as it was
 
-All of them say when (``time``, UTC) and which nodes by name: ``ok`` and ``failed`` in rounds,
-``nodes`` in evaluations. Names are the operators' own; nothing of a user is in here but counts.
+Evaluations on the validation targets say by what rounds are compared (``selection``), and which
+nodes are out of line with the others (``doubted``). All say when (``time``, UTC) and which nodes by
+name: ``ok`` and ``failed`` in rounds, ``nodes`` in evaluations. Names are the operators' own;
+nothing of a user is in here but counts.
 """
 
 import json

@@ -8,10 +8,10 @@ however often it was stopped.
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from lumos_core import selection
 from lumos_core.checkpoint import BEST, LATEST, Checkpoint, Progress, load_checkpoint
 from lumos_core.config import RunConfig, Scalar
 from lumos_core.errors import ConfigError, DataError, ModelError
-from lumos_core.evaluation import SELECTION_METRIC
 from lumos_core.history import HISTORY, Event, read_history
 from lumos_core.model import Params
 
@@ -147,7 +147,7 @@ def _replayed(fresh: Progress, found: Progress, events: list[Event], lines: Path
     rounds = set()
     for event in events:
         if event["event"] == "evaluation":
-            progress = progress.after_evaluation(event["round"], event[SELECTION_METRIC])
+            progress = progress.after_evaluation(event["round"], selection.value_of(event))
             rounds.add(event["round"])
     if found.best_round >= 0 and found.best_round not in rounds:
         raise ModelError(

@@ -6,13 +6,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lumos_core import selection
 from lumos_core.errors import DataError
-from lumos_core.evaluation import SELECTION_METRIC
 from lumos_core.history import HISTORY, Event, read_history
 from lumos_core.run_lock import is_held
 
 State = Literal["running", "stopped", "completed", "failed", "unknown"]
 _METRICS = ("hr@20", "ndcg@20")
+_DOUBTED = "its evaluation is out of line with the others; it counts within bounds"
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def status_of(run_dir: Path) -> RunStatus:
         )
     trained = [e for e in events if e["event"] == "round"]
     validation = [e for e in events if e["event"] == "evaluation" and e["split"] == "validation"]
-    best = max(validation, key=lambda e: float(e[SELECTION_METRIC]), default=None)
+    best = max(validation, key=selection.value_of, default=None)
     return RunStatus(
         run=str(run_dir),
         state=_state(summary, alive),
@@ -147,6 +148,10 @@ def _failures(events: Iterable[Event]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for event in events:
         rows += [{"round": event["round"], **failure} for failure in event.get("failed", [])]
+        rows += [
+            {"round": event["round"], "node": name, "reason": _DOUBTED}
+            for name in event.get("doubted", [])
+        ]
         if event["event"] == "failed-round":
             rows.append({"round": event["round"], "node": "", "reason": event["reason"]})
     return rows

@@ -36,7 +36,7 @@ def _print(status: RunStatus) -> None:
         console.print(status.reason, markup=False, highlight=False)
     best = {e["round"]: "best" for e in status.evaluations if e["round"] == status.best_round}
     _table(
-        "model after round",
+        "validation of the model after each round",
         ("round", "users", "HR@20", "NDCG@20", ""),
         [
             (e["round"], e["users"], _share(e["hr@20"]), _share(e["ndcg@20"]),

@@ -460,6 +460,35 @@ def test_a_liar_about_its_users_gets_a_bounded_weight(config: Tiny, tmp_path: Pa
     assert "max-delta-norm" in _of(result, "round")[0]["failed"][0]["reason"]
 
 
+def test_a_liar_does_not_choose_the_best_round(
+    config: Tiny, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For a billion users, it says, nothing but the untrained model was any good."""
+    values = [0.05, 0.1, 0.2, 0.15]
+    users, names = 40, [f"n{i}" for i in range(9)]
+
+    def lie(instruction: Instruction, reply: Reply) -> list[Reply]:
+        if not instruction.evaluate or instruction.kind == "query":
+            return [reply]
+        of_round = instruction.round - (instruction.kind == "train")
+        said, value = users, values[of_round]
+        if instruction.node == "n4":
+            said, value = 10**9, float(of_round == 0)
+        changed = {"eval-users": said, "eval-ndcg@20": said * value}
+        return [replace(reply, metrics={**reply.metrics, **changed})]
+
+    cfg = config(rounds=3)
+    transport = FakeTransport([FakeNode(n, cfg, users) for n in names], lie)
+    with caplog.at_level(logging.WARNING):
+        result = _run(cfg, transport)
+    assert result.best_round == 2
+    chosen = [e for e in _of(result, "evaluation") if e["split"] == "validation"]
+    assert chosen[0]["ndcg@20"] > 0.99, "what is reported are claims"
+    assert chosen[0]["selection"] < 0.15
+    assert chosen[0]["doubted"] == ["n4"]
+    assert "node n4: its evaluation is out of line" in caplog.text
+
+
 def test_more_users_than_there_can_be_are_refused(config: Tiny) -> None:
     cfg = config(rounds=1)
     boast = only("ann", "train", lambda r: _broken(r, metrics={**r.metrics, "users": 10**10}))

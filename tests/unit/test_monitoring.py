@@ -66,6 +66,17 @@ def test_status_reads_rounds_metrics_nodes_and_failures(run_dir):
     assert {"round": 2, "node": "", "reason": "0 valid replies"} in found.failures
 
 
+def test_the_best_round_is_the_one_that_the_server_chose(run_dir):
+    """By what was bounded, not by what one node made of the mean."""
+    lie = {**evaluation(3, 0.9), "selection": 0.2, "doubted": ["b"]}
+    (run_dir / "history.jsonl").open("a").write(json.dumps(lie) + "\n")
+    found = status_of(run_dir)
+    assert found.best_round == 1
+    [doubt] = [f for f in found.failures if f["round"] == 3]
+    assert doubt["node"] == "b"
+    assert "out of line" in doubt["reason"]
+
+
 def test_a_run_is_alive_while_its_server_holds_the_folder(run_dir):
     with only_server(run_dir):
         assert status_of(run_dir).state == "running"
