@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import psutil
+
+from lumos_core.config import RunConfig
 
 T = TypeVar("T")
 LUMOS = [sys.executable, "-c", "from lumos_core.cli.app import main; main()"]
@@ -106,3 +109,40 @@ def leftovers(run_dir: Path, processes: list[psutil.Process]) -> list[str]:
         except psutil.Error:
             continue
     return left
+
+
+def node_process(pid: int, name: str) -> psutil.Process | None:
+    """The SuperNode of this name, once it is there."""
+    for process in named(pid, "flower-supernode"):
+        line = process.cmdline()
+        if line[line.index("--node-config") + 1].split("/")[-2] == name:
+            return process
+    return None
+
+
+def wrapped_app(folder: Path, wrapper: str) -> Path:
+    """A folder with a package ``client_app`` that is found before the installed one: its ``app`` is
+    the wrapper, and what that wraps is its module ``honest``."""
+    from client_app import messages
+
+    package = folder / "client_app"
+    shutil.copytree(Path(messages.__file__).parent, package)
+    (package / "app.py").rename(package / "honest.py")
+    (package / "app.py").write_text(wrapper)
+    return folder
+
+
+def deploying(app: Path, data: Path, config: RunConfig, nodes: int, run_dir: Path) -> list[str]:
+    """A command that deploys the app of a folder, as ``lumos run`` does the installed one."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(app)!r})\n"
+        "from pathlib import Path\n"
+        "from lumos_core.config import RunConfig\n"
+        "from lumos_core.deployment.local import LocalNode, deploy\n"
+        f"data, config = Path({str(data)!r}), RunConfig.from_flat({config.to_flat()!r})\n"
+        f"nodes = [LocalNode(f'node-{{n}}', data / f'node-{{n}}') for n in range({nodes})]\n"
+        f"summary = deploy(config, nodes, Path({str(run_dir)!r}), print)\n"
+        "print(summary['reason'])\n"
+        "sys.exit(summary['outcome'] != 'completed')"
+    )
+    return [sys.executable, "-c", code]

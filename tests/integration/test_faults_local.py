@@ -20,6 +20,7 @@ from deployment_support import (
     family,
     leftovers,
     named,
+    node_process,
     start,
     wait_for,
     write_prepared,
@@ -175,15 +176,6 @@ def users_of(path, pid):
             if any(Path(file.path) == path for file in process.open_files()):
                 found.append(process)
     return found
-
-
-def node_process(pid, name):
-    """The SuperNode of this name, once it is there."""
-    for process in named(pid, "flower-supernode"):
-        line = process.cmdline()
-        if line[line.index("--node-config") + 1].split("/")[-2] == name:
-            return process
-    return None
 
 
 # ---------------------------------------------------------------- nodes that cannot take part

@@ -1,15 +1,11 @@
 """A real deployment in which one ClientApp is malicious: its replies are named and do no harm."""
 
 import json
-import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from deployment_support import leftovers, start, write_prepared
+from deployment_support import deploying, leftovers, start, wrapped_app, write_prepared
 
-from client_app import messages
 from lumos_core.checkpoint import LATEST, load_checkpoint
 from lumos_core.config import RunConfig
 from lumos_core.data.prepared import load_prepared
@@ -48,31 +44,14 @@ def train(message, context):
 '''
 
 
-def _malicious_app(folder: Path) -> Path:
-    """A folder with a package ``client_app`` that is found before the installed one."""
-    package = folder / "client_app"
-    shutil.copytree(Path(messages.__file__).parent, package)
-    (package / "app.py").rename(package / "honest.py")
-    (package / "app.py").write_text(WRAPPER)
-    return folder
-
-
 def test_a_malicious_client_app_is_named_and_does_no_harm(tmp_path):
     data, run_dir = write_prepared(tmp_path / "data", nodes=3), tmp_path / "run"
     config = RunConfig(
         method="fedavg", semantic_start="none", dim=8, heads=1, layers=1, local_epochs=1, rounds=2,
         catalog=str(data / "catalog.tsv"), min_nodes=3, min_replies=2, start_timeout=90,
     )  # fmt: skip
-    code = (
-        f"import sys; sys.path.insert(0, {str(_malicious_app(tmp_path / 'app'))!r})\n"
-        "import json\nfrom pathlib import Path\n"
-        "from lumos_core.config import RunConfig\n"
-        "from lumos_core.deployment.local import LocalNode, deploy\n"
-        f"data, config = Path({str(data)!r}), RunConfig.from_flat({config.to_flat()!r})\n"
-        "nodes = [LocalNode(f'node-{n}', data / f'node-{n}') for n in range(3)]\n"
-        f"print(deploy(config, nodes, Path({str(run_dir)!r}), print))"
-    )
-    with start([sys.executable, "-c", code], tmp_path) as supervisor:
+    app = wrapped_app(tmp_path / "app", WRAPPER)
+    with start(deploying(app, data, config, 3, run_dir), tmp_path) as supervisor:
         output, _ = supervisor.communicate(timeout=400)
     assert supervisor.returncode == 0, output
     assert json.loads((run_dir / "summary.json").read_text())["outcome"] == "completed"
