@@ -206,6 +206,16 @@ class RunConfig(FlatConfig):
                         f"dp = {self.dp} bounds what one node adds to a plain sum: it needs "
                         f"{key} = {needed}, found {found}"
                     )
+        if self.dp == "user" and self.weighting == "examples":
+            raise ValueError(
+                "dp = user keeps the numbers of examples secret: it needs weighting = users or "
+                "uniform, found examples"
+            )
+        if self.dp == "user" and self.views == "shuffled":
+            raise ValueError(
+                "dp = user protects one user's history and views; views = shuffled gives them to "
+                "another user"
+            )
         if self.dp == "user" and self.method == "confedsrs":
             raise ValueError(
                 "dp = user clips every user's gradient, but confedsrs contrasts users with each "

@@ -14,6 +14,7 @@ metrics of round r's model are therefore known while round r + 1 trains.
 import logging
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -95,22 +96,34 @@ class _Aggregator:
         """Aggregate what was accepted, in order of node names."""
         names = sorted(self.accepted)
         weights = np.array([self._weight(self.accepted[n][1]) for n in names], dtype=np.float64)
-        if not weights.any():  # by examples, and nobody had one
-            weights[:] = 1.0
-        # Counts are claims: however many users a node says it has, it cannot drown the others.
-        typical = float(np.median(weights[weights > 0]))
+        weights = np.maximum(weights, 1.0)  # by examples, a node may have none
+        # Counts are claims: however many users a node says it has, it cannot drown the others. Of
+        # two nodes the smaller is the typical one.
+        typical = float(np.quantile(weights, 0.5, method="lower"))
         weights = np.minimum(weights, self.config.max_weight_ratio * typical)
         deltas = [self.accepted[n][0] for n in names]
-        if self.config.dp == "central":
-            if self.config.secure_aggregation:
-                return privacy.noisy_mean(deltas[0], len(self.names), self.config, self.round)
-            return privacy.central_mean(deltas, self.config, self.round)
-        return aggregation.aggregate(deltas, weights / weights.sum(), self.config)
+        if self.config.dp == "central" and self.config.secure_aggregation:
+            found = privacy.noisy_mean(deltas[0], len(self.names), self.config, self.round)
+        elif self.config.dp == "central":
+            found = privacy.central_mean(deltas, self.config, self.round)
+        else:
+            found = aggregation.aggregate(deltas, weights / weights.sum(), self.config)
+        # Training never moves the padding; noise and liars would, and nobody would move it back.
+        found[ITEM_TABLE][0] = 0.0
+        return found
 
     @property
     def asked(self) -> list[str]:
         """Names of the nodes that were asked to train."""
         return sorted({*self.names, *self.failed})
+
+    def users(self) -> dict[str, int]:
+        """How many users the nodes have trained on, where their replies say so one by one."""
+        return {
+            name: int(metrics["users"])
+            for name, (_, metrics) in self.accepted.items()
+            if not self.config.secure_aggregation
+        }
 
     def facts(self) -> Event:
         """What the accepted replies say about the training, for the history."""
@@ -170,7 +183,7 @@ class Federation:
         in_a_row = 0
         while self.progress.round < self.config.rounds and not self._out_of_patience():
             self.budget.users |= self.members.users
-            if ended := self.budget.exhausted():
+            if ended := self.budget.exhausted(self.members.users):
                 log.info("%s", ended)
                 break
             problem = self._round(self.progress.round + 1)
@@ -190,7 +203,7 @@ class Federation:
         if len(names) >= self.config.min_replies:
             answered = self._ask(number, names, aggregator, until)
             if self._out_of_patience():
-                spent = self.budget.spend(number, (), aggregator.asked)
+                spent = self._spend(aggregator, ())
                 if spent:
                     self.history.add({"event": "unused-round", "round": number, **spent})
                 return ""
@@ -209,7 +222,7 @@ class Federation:
                 f"{len(aggregator.names)} valid replies of {len(names)} usable nodes, "
                 f"min-replies = {self.config.min_replies}"
             )
-            spent = self.budget.spend(number, (), aggregator.asked)
+            spent = self._spend(aggregator, ())
             self.history.add({"event": "failed-round", **event, **spent, "reason": problem})
             log.error("round %d failed: %s; the model stays as it was", number, problem)
             return problem
@@ -219,16 +232,22 @@ class Federation:
         self.progress = replace(self.progress, round=number)
         # The line first: a checkpoint without its line could not be told from a lost history, while
         # a line without its checkpoint is dropped when the run is resumed.
-        spent = self.budget.spend(number, aggregator.names, aggregator.failed)
+        spent = self._spend(aggregator, aggregator.names)
         self.history.add({"event": "round", **event, **aggregator.facts(), **spent})
         self._save(LATEST, self.params, self.optimizer)
         return ""
+
+    def _spend(self, aggregator: _Aggregator, used: Sequence[str]) -> Event:
+        """What a round cost in privacy, whose replies of these nodes are in the new model."""
+        self.members.users |= aggregator.users()
+        self.budget.users |= self.members.users
+        return self.budget.spend(used, [n for n in aggregator.asked if n not in used])
 
     def _ask(
         self, number: int, names: list[str], aggregator: _Aggregator, until: float
     ) -> list[Reply]:
         """Have the sampled nodes train and, when it is due, all of them evaluate what they get."""
-        sampled = self._sample(names, number)
+        sampled = self._sample([n for n in names if self.budget.allows(n)], number)
         due = (number - 1) % self.config.evaluate_every == 0
         # A failed round is tried again: then its model has been evaluated already.
         evaluate: Split | None = "validation" if due and not self._evaluated(number - 1) else None

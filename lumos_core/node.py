@@ -113,15 +113,16 @@ class Node:
         sums = self._fit(model, data, params, round, seed)
         delta = deltas.subtract(get_params(model), params)
         # Where the server is not trusted with a delta, it is not with sums that have no noise.
-        told = TrainSums() if self.config.dp in ("distributed", "user") else sums
+        secret = self.config.dp in ("distributed", "user")
+        told = TrainSums() if secret else sums
         metrics |= {
             "users": sums.users,
             "examples": told.examples,
             "loss": told.loss,
             "contrastive": told.contrastive,
             "contrastive-users": told.contrastive_users,
-            "views": int(data.has_views.sum()),
-            "seconds": sums.seconds,
+            "views": 0 if secret else int(data.has_views.sum()),
+            "seconds": told.seconds,
         }
         rounding = np.random.default_rng([*seed, 0, 1])  # [*seed, e] is the trainer's, for epoch e
         return self._sendable(delta, round, rounding), metrics

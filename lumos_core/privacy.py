@@ -24,6 +24,7 @@ a public seed, for tests and experiments, and gives up the guarantee.
 import hashlib
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,8 +138,13 @@ def protect(delta: Params, config: RunConfig, key: bytes, name: str, round: int)
     clipped = deltas.clip(delta, config.dp_clip)
     if config.dp == "central":
         return clipped
-    std = config.dp_noise_multiplier * config.dp_clip / math.sqrt(config.min_replies)
+    std = node_noise(config)
     return add_noise(clipped, std, node_entropy(config, key, name, round, clipped))
+
+
+def node_noise(config: RunConfig) -> float:
+    """Standard deviation of what a node adds to every value (``dp = distributed``)."""
+    return config.dp_noise_multiplier * config.dp_clip / math.sqrt(config.min_replies)
 
 
 def central_mean(replies: Sequence[Params], config: RunConfig, round: int) -> Params:
@@ -172,14 +178,25 @@ def plain_mean(replies: Sequence[Params]) -> Params:
 # ---------------------------------------------------------------- accounting
 def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> float:
     """ε of ``steps`` sampled Gaussian mechanisms at ``delta``; infinite without noise."""
-    if not steps:
+    return composed(noise_multiplier, {sample_rate: steps}, delta)
+
+
+def composed(noise_multiplier: float, steps: Mapping[float, int], delta: float) -> float:
+    """ε of sampled Gaussian mechanisms one after the other; infinite without noise.
+
+    Args:
+        noise_multiplier: of all of them.
+        steps: how many there were, by their sampling rate.
+        delta: δ.
+    """
+    if not any(steps.values()):
         return 0.0
     if not noise_multiplier:
         return math.inf
     from opacus.accountants import RDPAccountant
 
     accountant = RDPAccountant()
-    accountant.history = [(noise_multiplier, sample_rate, steps)]
+    accountant.history = [(noise_multiplier, rate, n) for rate, n in sorted(steps.items())]
     return float(accountant.get_privacy_spent(delta=delta, alphas=list(ORDERS))[0])
 
 
@@ -192,12 +209,18 @@ def private_steps(users: int, config: RunConfig) -> tuple[float, int]:
 
 @dataclass
 class Budget:
-    """What a run has spent, node by node. Replaying a history's events gives the same again."""
+    """What a run has spent, node by node. Replaying a history's events gives the same again.
+
+    Attributes:
+        users: how many a node has now, as far as is known.
+        trained: by node, how many users it had each time it was asked to train. An attempt that
+            failed counts like any other: what was sent in it has been released.
+    """
 
     config: RunConfig
-    rounds: dict[str, set[int]] = field(default_factory=dict)  # by node: those it counts in
     users: dict[str, int] = field(default_factory=dict)
-    _known: dict[tuple[float, int], float] = field(default_factory=dict)
+    trained: dict[str, list[int]] = field(default_factory=dict)
+    _known: dict[tuple[tuple[float, int], ...], float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: RunConfig, events: Iterable[Event]) -> "Budget":
@@ -205,11 +228,11 @@ class Budget:
         budget = cls(config)
         for event in events:
             if "privacy" in event:
-                budget._count(event["round"], event["privacy"]["nodes"])
+                budget._count(event["privacy"]["nodes"])
         return budget
 
-    def spend(self, round: int, accepted: Iterable[str], others: Iterable[str]) -> Event:
-        """Count a round and say what it cost, for its event; nothing without privacy.
+    def spend(self, accepted: Iterable[str], others: Iterable[str]) -> Event:
+        """Count an attempt at a round and say what it cost, for its event; nothing without privacy.
 
         Args:
             accepted: nodes whose replies are in the new model; none if the round failed.
@@ -222,54 +245,66 @@ class Budget:
         nodes = {name: self.users.get(name, 1) for name in sorted(names)}
         if not nodes:
             return {}
-        self._count(round, nodes)
+        self._count(nodes)
         return {
             "epsilon": self.spent(),
             "privacy": {"dp": self.config.dp, "delta": self.config.dp_delta, "nodes": nodes},
         }
 
-    def epsilon(self, more: int = 0) -> float:
+    def epsilon(self, of: Iterable[str] | None = None, more: bool = False) -> float:
         """ε of the node (with ``user``, of the users) that has spent most.
 
         Args:
-            more: rounds to come in which every node takes part.
+            of: nodes to look at; all that have trained if not given.
+            more: with another round to come, in which they take part.
         """
-        names = set(self.rounds)
-        if more:  # a node that nobody has met yet is taken for the smallest, which pays most
-            names |= self.users.keys() or {""}
-        return max((self._of(n, len(self.rounds.get(n, ())) + more) for n in names), default=0.0)
+        return max((self._of(n, more) for n in (self.trained if of is None else of)), default=0.0)
 
     def spent(self) -> float | None:
         """ε so far; None where no finite one holds: without privacy or without noise."""
         found = self.epsilon()
         return found if self.config.dp != "none" and math.isfinite(found) else None
 
-    def exhausted(self) -> str:
-        """Why there may be no further round, or nothing."""
+    def allows(self, node: str) -> bool:
+        """Whether a node may take part in another round."""
         limit = self.config.max_epsilon
-        if self.config.dp == "none" or not limit:
+        return self.config.dp == "none" or not limit or self._of(node, more=True) <= limit
+
+    def exhausted(self, nodes: Iterable[str]) -> str:
+        """Why there may be no further round with these nodes, or nothing.
+
+        A node that has used its budget up is left out. So a node that claims to be small, which
+        makes a round dear for it, ends nobody's run but its own.
+        """
+        names = list(nodes) or [""]  # one that nobody has met yet is taken for the smallest
+        left = [name for name in names if self.allows(name)]
+        if left and len(left) >= min(self.config.min_replies, len(names)):
             return ""
-        following = self.epsilon(more=1)
-        if following <= limit:
-            return ""
+        following = {name: self._of(name, more=True) for name in names if name not in left}
+        cheapest = min(following, key=lambda name: (following[name], name))
         return (
             f"privacy budget: epsilon is {self.epsilon():.3g}, the next round would make it "
-            f"{following:.3g}, max-epsilon = {limit:g} (delta = {self.config.dp_delta:g})"
+            f"{following[cheapest]:.3g} or more for {len(following)} of {len(names)} nodes, "
+            f"max-epsilon = {self.config.max_epsilon:g} (delta = {self.config.dp_delta:g})"
         )
 
-    def _of(self, node: str, rounds: int) -> float:
-        rate, steps = 1.0, 1
-        if self.config.dp == "user":
-            rate, steps = private_steps(self.users.get(node, 1), self.config)
-        found = self._known.get((rate, steps * rounds))
-        if found is None:
+    def _of(self, node: str, more: bool) -> float:
+        counts = [*self.trained.get(node, ()), *([self.users.get(node, 1)] if more else ())]
+        steps: Counter[float] = Counter()
+        for users in counts:
+            rate, number = 1.0, 1
+            if self.config.dp == "user":
+                rate, number = private_steps(users, self.config)
+            steps[rate] += number
+        key = tuple(sorted(steps.items()))
+        if key not in self._known:
             z, delta = self.config.dp_noise_multiplier, self.config.dp_delta
-            found = self._known[rate, steps * rounds] = epsilon(z, rate, steps * rounds, delta)
-        return found
+            self._known[key] = composed(z, steps, delta)
+        return self._known[key]
 
-    def _count(self, round: int, nodes: Mapping[str, int]) -> None:
+    def _count(self, nodes: Mapping[str, int]) -> None:
         for name, users in nodes.items():
-            self.rounds.setdefault(name, set()).add(round)
+            self.trained.setdefault(name, []).append(users)
             self.users[name] = users
 
 

@@ -49,7 +49,7 @@ def bounded_mean(users: Sequence[float], sums: Sequence[float], ratio: float) ->
         ratio: a node weighs at most so many median nodes.
     """
     counts, totals = np.asarray(users, dtype=np.float64), np.asarray(sums, dtype=np.float64)
-    weights = np.minimum(counts, ratio * np.median(counts))
+    weights = np.minimum(counts, ratio * np.quantile(counts, 0.5, method="lower"))
     means = totals / counts
     bounded = means
     if len(means) >= FEWEST:

@@ -273,6 +273,15 @@ def to_reply(asked: Instruction, message: Answer, bytes_down: int) -> Reply:
     The reply is attributed to the node that was *asked*: Flower's own error replies carry the
     server's id as their source, and a node must not be able to answer for another.
     """
+    try:
+        return _to_reply(asked, message, bytes_down)
+    except Exception as error:  # whatever a node has sent, it costs nobody but itself
+        log.warning("a reply of node %s could not be read (%s)", asked.node, type(error).__name__)
+        problem = "malformed: cannot be read"
+        return Reply(asked.node, asked.kind, error=problem, bytes_down=bytes_down)
+
+
+def _to_reply(asked: Instruction, message: Answer, bytes_down: int) -> Reply:
     node, kind = asked.node, asked.kind
     if isinstance(message, Unreadable):
         return Reply(node, kind, error="malformed: cannot be unpacked", bytes_down=bytes_down)

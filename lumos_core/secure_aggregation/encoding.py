@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lumos_core import deltas
+from lumos_core import deltas, privacy
 from lumos_core.config import RunConfig
 from lumos_core.errors import ModelError, ReplyError
 from lumos_core.model import Params
@@ -22,6 +22,7 @@ from lumos_core.replies import EVALUATION_METRICS, MAX_COUNT, TRAIN_METRICS, Met
 _LIMBS, _LIMB_BITS = 4, 16
 _FRACTION = 2**30  # fixed point: MAX_COUNT < 2^30, so that 60 of 64 bits are in use
 _WEIGHT = "weight"
+_NOISE_MARGIN = 2.0  # the norm of noise on hundreds of values is its mean within a few per cent
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,10 @@ class Encoding:
         max_weight: what a node's weight is at most; it is at least 1.
         shapes: of the parameters, in the model's order.
         metrics: names of the metrics, sorted.
-        bounded: whether nodes clip the norm; with noise of their own on the delta they have done
-            so before they added it, and then ``clip`` only limits single values.
+        noise: standard deviation of the noise that a node has added to its delta, after it had
+            clipped it; None where it adds none and clips the norm here. With noise ``clip`` only
+            limits single values.
+        longest: L2 norm of a delta at most, before noise and rounding.
     """
 
     clip: float
@@ -45,7 +48,8 @@ class Encoding:
     max_weight: int
     shapes: Mapping[str, tuple[int, ...]]
     metrics: tuple[str, ...]
-    bounded: bool = True
+    noise: float | None = None
+    longest: float = math.inf
 
     @classmethod
     def of(cls, config: RunConfig, like: Params, evaluated: bool) -> "Encoding":
@@ -62,7 +66,8 @@ class Encoding:
             1 if uniform else config.secagg_max_weight,
             {name: array.shape for name, array in like.items()},
             tuple(sorted(TRAIN_METRICS | (EVALUATION_METRICS if evaluated else frozenset()))),
-            config.dp != "distributed",
+            privacy.node_noise(config) if config.dp == "distributed" else None,
+            config.dp_clip if config.dp == "distributed" else config.secagg_clip,
         )
 
     @property
@@ -110,7 +115,7 @@ class Encoding:
         if not math.isfinite(norm):
             raise ModelError("training diverged: the delta holds NaN or infinite values")
         weight = self.weight_of(metrics)
-        excess = max(norm / self.clip, 1.0) if self.bounded else 1.0
+        excess = max(norm / self.clip, 1.0) if self.noise is None else 1.0
         factor = weight / self.max_weight / excess / self.step
         flat = np.concatenate([delta[name].ravel() for name in self.shapes]) * np.float64(factor)
         rounded = np.floor(flat + rng.random(len(flat))).clip(-self._largest, self._largest)
@@ -144,8 +149,11 @@ class Encoding:
         scale = self.step * self.max_weight / weight
         mean = self._shaped(values * np.float64(scale))
         slack = nodes * self.rounding * self.max_weight / weight
-        if self.bounded and not deltas.norm(mean) <= self.clip + slack:
-            raise ReplyError("the unmasked mean exceeds secagg-clip: a node did not clip its delta")
+        noise = (self.noise or 0.0) * math.sqrt(self.parameters / nodes)  # norm of the mean noise
+        if not deltas.norm(mean) <= self.longest + slack + _NOISE_MARGIN * noise:
+            raise ReplyError(
+                "the unmasked mean exceeds what clipped deltas have: a node did not clip its own"
+            )
         return mean, {name: sums[name] for name in self.metrics}
 
     def as_delta(self, vector: np.ndarray) -> Params:

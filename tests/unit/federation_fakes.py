@@ -50,6 +50,7 @@ class FakeNode:
             n: (0.1 * rng.normal(size=a.shape) - 0.1 * a).astype("f4")
             for n, a in instruction.params.items()
         }
+        delta["items.weight"][0] = 0.0  # padding has no gradient
         counts: Metrics = {
             "users": self.users, "examples": 5 * self.users, "loss": 9.0 * self.users,
             "contrastive": 0.0, "contrastive-users": 0, "views": 0, "seconds": 0.01,

@@ -168,6 +168,15 @@ def corpus(names: list[str]) -> dict[str, Bad]:
         ),
         "a header of lists": _raw(lambda b: b[:8] + _header("[1, 2, 3]")),
         "a deep header": _raw(lambda b: b[:8] + _header("(" * 4000 + ")" * 4000)),
+        "a header that does not close": _raw(lambda b: b[:8] + _header("(((")),
+        "a header with half a text": _raw(lambda b: b[:8] + _header("'''abc")),
+        "a header without a type": _raw(
+            lambda b: b[:8] + _header("{'descr': (), 'fortran_order': False, 'shape': (1,), }")
+        ),
+        "a header with half a type": _raw(
+            lambda b: b[:8]
+            + _header("{'descr': ('<f4',), 'fortran_order': False, 'shape': (1,), }")
+        ),
         "a pickle": _raw(lambda b: npy(np.array([{"a": 1}], dtype=object))),
         "an announced pickle": _raw(lambda b: b"cos\nsystem\n(S'true'\ntR.", stype="pickle"),
         "torch bytes": _raw(lambda b: b, stype="torch.Tensor"),

@@ -460,6 +460,50 @@ def test_a_liar_about_its_users_gets_a_bounded_weight(config: Tiny, tmp_path: Pa
     assert "max-delta-norm" in _of(result, "round")[0]["failed"][0]["reason"]
 
 
+def test_of_two_nodes_neither_drowns_the_other(config: Tiny) -> None:
+    cfg = config(rounds=1, min_nodes=2, min_replies=2, server_optimizer="sgd", clip="none")
+    boast = only("ann", "train", lambda r: [replace(r, metrics={**r.metrics, "users": 10**6})])
+    transport = _transport(cfg, boast, NAMES[:2])
+    _run(cfg, transport)
+    order = next(i for i in transport.asked if i.kind == "train")
+    sent = [transport.known[n].answer(replace(order, node=n)).arrays for n in NAMES[:2]]
+    expected = {k: start()[k] + (2 * sent[0][k] + sent[1][k]) / 3 for k in start()}  # type: ignore[index]
+    assert all(np.allclose(transport.last_model()[k], expected[k], atol=1e-6) for k in expected)
+
+
+def test_nobody_moves_the_padding(config: Tiny) -> None:
+    def move(reply: Reply) -> list[Reply]:
+        assert reply.arrays is not None
+        table = reply.arrays["items.weight"].copy()
+        table[0] = 3.0
+        return [replace(reply, arrays={**reply.arrays, "items.weight": table})]
+
+    cfg = config(rounds=2, clip="none")
+    transport = _transport(cfg, only("ann", "train", move))
+    assert _run(cfg, transport).outcome == "completed"
+    table = transport.last_model()["items.weight"]
+    assert np.array_equal(table[0], start()["items.weight"][0])
+    assert not np.array_equal(table[1:], start()["items.weight"][1:])
+
+
+def test_one_node_with_an_example_does_not_outweigh_those_without(config: Tiny) -> None:
+    """Where numbers of examples are not told, whoever tells one must not be the whole sum."""
+    cfg = config(rounds=1, weighting="examples", server_optimizer="sgd", clip="none")
+
+    def tell(instruction: Instruction, reply: Reply) -> list[Reply]:
+        if instruction.kind != "train":
+            return [reply]
+        told = int(instruction.node == "ann")
+        return [replace(reply, metrics={**reply.metrics, "examples": told})]
+
+    transport = _transport(cfg, tell)
+    _run(cfg, transport)
+    order = next(i for i in transport.asked if i.kind == "train")
+    sent = [transport.known[n].answer(replace(order, node=n)).arrays for n in NAMES]
+    mean = {k: np.mean([a[k] for a in sent], axis=0) for k in start()}  # type: ignore[index]
+    assert all(np.allclose(transport.last_model()[k], start()[k] + mean[k]) for k in mean)
+
+
 def test_a_liar_does_not_choose_the_best_round(
     config: Tiny, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -190,28 +190,28 @@ def test_epsilon_is_monotone() -> None:
 def test_every_node_pays_for_its_own_rounds(tiny: Tiny) -> None:
     budget = Budget(tiny(dp="central", **NODE_LEVEL))
     for round, nodes in enumerate((["a", "b"], ["a", "c"], ["b", "c"]), start=1):
-        event = budget.spend(round, nodes, [])
+        event = budget.spend(nodes, [])
         assert event["epsilon"] == pytest.approx(epsilon(1.0, 1.0, min(round, 2), 1e-5))
-    assert budget.epsilon(more=1) == pytest.approx(epsilon(1.0, 1.0, 3, 1e-5))
+    assert budget.epsilon(more=True) == pytest.approx(epsilon(1.0, 1.0, 3, 1e-5))
 
 
-@pytest.mark.parametrize(("dp", "counts"), [("central", 1), ("distributed", 2), ("user", 2)])
+@pytest.mark.parametrize(("dp", "counts"), [("central", 1), ("distributed", 3), ("user", 3)])
 def test_replies_that_were_sent_and_not_used_count_where_sending_releases_them(
     tiny: Tiny, dp: str, counts: int
 ) -> None:
     budget = Budget(tiny(dp=dp, weighting="uniform", batch_size=1000))
-    budget.spend(1, ["a"], ["late"])
-    budget.spend(2, [], ["late"])  # a failed round
-    assert len(budget.rounds.get("late", ())) == (counts if dp != "central" else 0)
-    budget.spend(2, ["late"], [])  # again: the same reply, nothing new
-    assert len(budget.rounds["late"]) == counts
+    budget.spend(["a"], ["late"])
+    budget.spend([], ["late"])  # a failed round
+    assert len(budget.trained.get("late", ())) == counts - 1
+    budget.spend(["late"], [])  # tried again: with views that were not there before, another reply
+    assert len(budget.trained["late"]) == counts
 
 
 def test_user_level_epsilon_is_that_of_the_smallest_node(tiny: Tiny) -> None:
     """Where a user is one of few, sampling hides them least."""
     config = tiny(dp="user", batch_size=8, local_epochs=2)
     budget = Budget(config, users={"small": 20, "large": 200})
-    budget.spend(1, ["small", "large"], [])
+    budget.spend(["small", "large"], [])
     assert privacy.private_steps(20, config) == (0.4, 6)
     assert privacy.private_steps(200, config) == (0.04, 50)
     assert privacy.private_steps(3, config) == (1.0, 2)
@@ -222,9 +222,36 @@ def test_user_level_epsilon_is_that_of_the_smallest_node(tiny: Tiny) -> None:
 
 def test_nobody_known_is_nobody_spared(tiny: Tiny) -> None:
     config = tiny(dp="central", max_epsilon=0.5, **NODE_LEVEL)
-    assert "privacy budget" in Budget(config).exhausted()
-    assert not Budget(config.replace(max_epsilon=50.0)).exhausted()
-    assert not Budget(tiny()).exhausted()
+    assert "privacy budget" in Budget(config).exhausted([])
+    assert not Budget(config.replace(max_epsilon=50.0)).exhausted([])
+    assert not Budget(tiny()).exhausted(["a"])
+
+
+def test_what_is_spent_stays_spent_when_a_node_grows(tiny: Tiny) -> None:
+    """Ten rounds among 40 users cost what they cost, however many users come later."""
+    config = tiny(dp="user", batch_size=8)
+    budget = Budget(config, users={"a": 40})
+    for _ in range(10):
+        budget.spend(["a"], [])
+    before = budget.epsilon()
+    budget.users["a"] = 4_000
+    after = budget.spend(["a"], [])["epsilon"]
+    assert before < after < epsilon(1.0, *_times(11, privacy.private_steps(40, config)), 1e-5)
+
+
+def _times(rounds: int, of_one: tuple[float, int]) -> tuple[float, int]:
+    rate, steps = of_one
+    return rate, rounds * steps
+
+
+def test_a_node_that_says_it_is_small_ends_its_own_part_only(tiny: Tiny) -> None:
+    config = tiny(dp="user", batch_size=8, max_epsilon=5.0, min_nodes=2, min_replies=2)
+    budget = Budget(config, users={"a": 400, "b": 400, "liar": 9})
+    assert (budget.allows("a"), budget.allows("liar")) == (True, False)
+    assert not budget.exhausted(budget.users)
+    assert "for 2 of 2 nodes" in Budget(config, users={"x": 9, "y": 9}).exhausted(["x", "y"])
+    del budget.users["b"]
+    assert "for 1 of 2 nodes" in budget.exhausted(budget.users)
 
 
 # ---------------------------------------------------------------- configuration
@@ -238,6 +265,8 @@ def test_nobody_known_is_nobody_spared(tiny: Tiny) -> None:
         ({"dp": "user", "method": "confedsrs"}, "contrasts users with each other"),
         ({"max-epsilon": 3.0}, "max-epsilon = 3 needs dp"),
         ({"dp": "user", "dp-noise-multiplier": 0.0, "max-epsilon": 3.0}, "needs dp"),
+        ({"dp": "user", "weighting": "examples"}, "needs weighting = users or"),
+        ({"dp": "user", "views": "shuffled"}, "views = shuffled gives them to another"),
         ({"dp-delta": 0.0}, "dp-delta"),
         ({"dp-delta": 1.0}, "dp-delta"),
     ],
@@ -328,6 +357,6 @@ def test_a_repeated_round_sends_the_same_reply_and_no_sums(
     assert np.array_equal(_flat(arrays), _flat(again))
     for other in (node("s").train(params, 2)[0], node("t").train(params, 1)[0]):
         assert not np.array_equal(_flat(arrays), _flat(other))
-    told = {"examples", "loss", "contrastive", "contrastive-users"}
+    told = {"examples", "loss", "contrastive", "contrastive-users", "views", "seconds"}
     assert all(metrics[name] == 0 for name in told)
     assert metrics["users"] == 12

@@ -52,6 +52,10 @@ def test_the_largest_node_has_a_bounded_weight() -> None:
     assert found.value == pytest.approx((0.1 + 0.1 + 2 * 0.12) / 4)
 
 
+def test_of_two_nodes_the_smaller_is_the_typical_one() -> None:
+    assert bounded_mean([10.0, LIE], [1.0, LIE], 2.0).value == pytest.approx((0.1 + 2) / 3)
+
+
 def test_two_nodes_only_share_the_weight() -> None:
     found = bounded_mean([10.0, 10.0], [0.0, 10.0], 2.0)
     assert (found.value, found.doubted.tolist()) == (0.5, [False, False])
