@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from client_app.secagg_primitives import FLOWER
-from lumos_core import deltas
+from lumos_core import deltas, privacy
 from lumos_core.config import RunConfig
 from lumos_core.errors import ModelError, RefusalError, ReplyError
 from lumos_core.replies import Metrics
@@ -165,6 +165,26 @@ def test_sums_are_the_means_of_clipped_deltas(
         np.testing.assert_allclose(mean[n], a / sum(weights), atol=atol)
     assert metrics["loss"] == pytest.approx(sum(losses))
     assert metrics["examples"] == 50 * len(weights)
+
+
+def test_a_sum_with_the_nodes_own_noise_has_a_bound_too() -> None:
+    """Nodes clip before they add noise; a vector that is neither clipped nor noise is refused."""
+    config = CONFIG.replace(
+        dp="distributed", weighting="uniform", dp_clip=0.5, dp_noise_multiplier=0.5, clip="auto"
+    )
+    encoding = Encoding.of(config, start(), False)
+    rng = np.random.default_rng(0)
+
+    def vector(size: float) -> np.ndarray:
+        delta = {n: rng.normal(size=a.shape).astype("f4") for n, a in start().items()}
+        delta = {n: a * np.float32(size / deltas.norm(delta)) for n, a in delta.items()}
+        noisy = privacy.add_noise(delta, privacy.node_noise(config), privacy.Entropy())
+        return encoding.encode(noisy, COUNTS, rng)
+
+    honest = [vector(config.dp_clip) for _ in range(4)]
+    encoding.decode(np.sum(honest, axis=0, dtype=np.uint32), 4)
+    with pytest.raises(ReplyError, match="did not clip"):
+        encoding.decode(np.sum([*honest[:3], vector(20.0)], axis=0, dtype=np.uint32), 4)
 
 
 def test_a_diverged_training_is_not_sent() -> None:

@@ -240,6 +240,17 @@ def test_a_reply_that_flower_cannot_unpack_costs_only_its_sender(transport, grid
     }  # fmt: skip
 
 
+def test_whatever_reading_a_reply_raises_is_the_replys_fault(transport, grid, params, monkeypatch):
+    known(transport)
+
+    def fail(content):
+        raise RecursionError("\x1b[2J")
+
+    monkeypatch.setattr(messages, "decode_train", fail)
+    replies = transport.exchange(train(params, "node-1"), 20)
+    assert [(r.node, r.error) for r in replies] == [("node-1", "malformed: cannot be read")]
+
+
 def test_losing_the_superlink_is_an_error(transport, grid, params):
     known(transport)
 
