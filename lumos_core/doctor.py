@@ -94,7 +94,8 @@ def _reachable(server: str) -> Finding:
 
 
 def _certificates(folder: Path) -> Iterator[Finding]:
-    """Certificates by their suffix ``.crt``; every other file but public keys must be private."""
+    """Certificates by their suffix ``.crt``; keys must be private, public halves (``.pub``) too:
+    who knows one can keep its node out."""
     from lumos_core.deployment.credentials import days_left, read_certificate
 
     files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
@@ -113,7 +114,9 @@ def _certificates(folder: Path) -> Iterator[Finding]:
         fix = "" if level == "ok" else "make new certificates and hand them out"
         yield Finding("fail" if days <= 0 else level, "certificate", text, fix)
     for path in files:
-        secret = path.suffix in (".key", ".secret") or b"PRIVATE KEY" in path.read_bytes()[:200]
+        secret = (
+            path.suffix in (".key", ".pub", ".secret") or b"PRIVATE KEY" in path.read_bytes()[:200]
+        )
         if secret and path.stat().st_mode & 0o077:
             mode = f"{path.stat().st_mode & 0o777:o}"
             yield Finding("fail", "key file", f"{path} has mode {mode}", f"chmod 600 {path}")
