@@ -23,6 +23,7 @@ from client_app.messages import Order
 from lumos_core import logs
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.errors import ConfigError, ReplyError
+from lumos_core.files import owner_only, private_folder
 
 if TYPE_CHECKING:
     from lumos_core.model import Params
@@ -199,8 +200,8 @@ def _note(state: Path | None, error: Exception) -> str:
     try:
         if state is None:
             raise OSError
-        state.mkdir(parents=True, exist_ok=True)
-        with (state / LOG).open("a", encoding="utf-8") as file:
+        private_folder(state)
+        with open(state / LOG, "a", encoding="utf-8", opener=owner_only) as file:
             file.write(f"{datetime.now(UTC).isoformat()} {code}\n{details}\n")
         log.error("failed; details in the node's %s", LOG, extra={"facts": {"code": code}})
     except OSError:  # a full disk must not hide the reason; but other texts may quote private data

@@ -23,6 +23,7 @@ from lumos_core.deployment.processes import Child, Children, ending_on_signals
 from lumos_core.deployment.supervision import alone, say
 from lumos_core.devices import check_device
 from lumos_core.errors import ConfigError, ModelError
+from lumos_core.files import private_folder
 
 CONNECT_SECONDS = 5.0
 STOP_SECONDS = 15.0  # a SuperNode says good-bye to the server, else its key is refused for a minute
@@ -214,7 +215,7 @@ def _not_yet(bundle: NodeBundle, reason: str) -> str:
 
 def _writable(state: Path) -> None:
     try:
-        state.mkdir(parents=True, exist_ok=True)
+        private_folder(state)
         probe = state / ".writable"
         probe.write_bytes(b"lumos")
         probe.unlink()
