@@ -22,6 +22,7 @@ from client_app import errors, ledger, messages
 from client_app.messages import Order
 from lumos_core import logs
 from lumos_core.config import NodeConfig, RunConfig
+from lumos_core.data.folder import PREPARE_NODE
 from lumos_core.errors import ConfigError, ReplyError
 from lumos_core.files import owner_only, private_folder
 
@@ -180,7 +181,8 @@ def _check_catalog(node: "Node", order: Order, only_note: Path | None) -> None:
         return
     error = errors.CatalogMismatchError(
         f"this node's catalog.tsv has fingerprint {found[:12]}…, the run's {order.catalog[:12]}…; "
-        "give this node the run's catalog.tsv and prepare its data again"
+        "give this node the run's catalog.tsv and prepare its data again, into mine/node-0: "
+        f"{PREPARE_NODE}"
     )
     if only_note is None:
         raise error

@@ -133,6 +133,7 @@ def _disk(folder: Path) -> Finding:
 
 def _data(folder: Path, catalog: Path | None) -> Iterator[Finding]:
     from lumos_core.data import Catalog
+    from lumos_core.data.folder import PREPARE_NODE
     from lumos_core.data.node_data import read_node
 
     try:
@@ -155,7 +156,7 @@ def _data(folder: Path, catalog: Path | None) -> Iterator[Finding]:
         return
     same = own.fingerprint == wanted
     text = f"fingerprint {own.fingerprint[:12]}…, the run's is {wanted[:12]}…"
-    fix = "" if same else "give this node the run's catalog.tsv and prepare its data again"
+    fix = "" if same else f"take the run's catalog.tsv and prepare mine/node-0: {PREPARE_NODE}"
     yield Finding("ok" if same else "fail", "catalog", text, fix)
 
 

@@ -8,6 +8,7 @@ from flower_in_process import write_nodes
 from typer.testing import CliRunner
 
 from lumos_core.cli.app import app
+from lumos_core.data.folder import PREPARE_NODE
 from lumos_core.deployment import kit
 from lumos_core.deployment.credentials import (
     check_private_file,
@@ -56,6 +57,7 @@ def test_another_catalog_and_a_readable_key_fail_with_their_remedy(folder, certi
     (certificates / "server.key").chmod(0o644)
     found = examine(folder / "node-0", folder / "catalog.tsv", certificates, None, [], None)
     assert levels(found, "catalog") == ["fail"]
+    assert PREPARE_NODE in next(f.fix for f in found if f.check == "catalog")
     [key] = [f for f in found if f.check == "key file"]
     assert key.level == "fail"
     assert key.fix == f"chmod 600 {certificates / 'server.key'}"
