@@ -41,7 +41,7 @@ simulate: $(STAMP)  ## the same under Flower's simulation engine
 deploy-demo: $(STAMP)  ## TLS, node keys and supervised processes on this computer, and down again
 	$(BIN)/lumos deploy demo $(or $(ARGS),-c method=fedavg -c semantic-start=none -c local-epochs=1)
 
-test: lint  ## lint, types and all tests
+test: lint  ## lint, types and all tests but those of faults (make test-faults)
 	$(BIN)/pytest $(ARGS)
 
 test-faults: $(STAMP)  ## real processes and links killed, and what comes back (minutes; best as root)

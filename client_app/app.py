@@ -22,7 +22,9 @@ from client_app import errors, ledger, messages
 from client_app.messages import Order
 from lumos_core import logs
 from lumos_core.config import NodeConfig, RunConfig
+from lumos_core.data.folder import PREPARE_NODE
 from lumos_core.errors import ConfigError, ReplyError
+from lumos_core.files import owner_only, private_folder
 
 if TYPE_CHECKING:
     from lumos_core.model import Params
@@ -179,7 +181,8 @@ def _check_catalog(node: "Node", order: Order, only_note: Path | None) -> None:
         return
     error = errors.CatalogMismatchError(
         f"this node's catalog.tsv has fingerprint {found[:12]}…, the run's {order.catalog[:12]}…; "
-        "give this node the run's catalog.tsv and prepare its data again"
+        "give this node the run's catalog.tsv and prepare its data again, into mine/node-0: "
+        f"{PREPARE_NODE}"
     )
     if only_note is None:
         raise error
@@ -199,8 +202,8 @@ def _note(state: Path | None, error: Exception) -> str:
     try:
         if state is None:
             raise OSError
-        state.mkdir(parents=True, exist_ok=True)
-        with (state / LOG).open("a", encoding="utf-8") as file:
+        private_folder(state)
+        with open(state / LOG, "a", encoding="utf-8", opener=owner_only) as file:
             file.write(f"{datetime.now(UTC).isoformat()} {code}\n{details}\n")
         log.error("failed; details in the node's %s", LOG, extra={"facts": {"code": code}})
     except OSError:  # a full disk must not hide the reason; but other texts may quote private data

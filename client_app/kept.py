@@ -9,6 +9,7 @@ before it has made one itself.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lumos_core.files import private_folder
 from lumos_core.model_files import KEPT_FINAL, KEPT_LATEST, ModelCard, save_model
 
 if TYPE_CHECKING:
@@ -34,5 +35,6 @@ def keep(state: Path, node: "Node", order: "Order", trains: bool) -> None:
         return
     final = not trains and order.evaluate == "test"
     catalog = node.catalog
+    private_folder(state)
     card = ModelCard.of(node.config, len(catalog), catalog.fingerprint, of_round, final)
     save_model(state / (KEPT_FINAL if final else KEPT_LATEST), order.params, card)

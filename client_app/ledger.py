@@ -17,6 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 
 from client_app.errors import LedgerError
 from client_app.messages import from_record, record_bytes
+from lumos_core.files import owner_only, private_folder
 
 FILE = "ledger.jsonl"
 
@@ -35,7 +36,7 @@ def append(folder: Path, reply: Message, round_: int) -> None:
         "records": describe(reply.content),
     }
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         _append(folder / FILE, json.dumps(line).encode() + b"\n")
     except OSError as error:
         raise LedgerError(f"{folder / FILE}: cannot be written: {error.strerror}") from error
@@ -43,7 +44,7 @@ def append(folder: Path, reply: Message, round_: int) -> None:
 
 def _append(path: Path, line: bytes) -> None:
     """All of the line or nothing: half of one, on a full disk, would spoil the next as well."""
-    with path.open("ab", buffering=0) as file:
+    with open(path, "ab", buffering=0, opener=owner_only) as file:
         before = file.seek(0, os.SEEK_END)
         try:
             if file.write(line) < len(line):

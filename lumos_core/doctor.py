@@ -94,7 +94,8 @@ def _reachable(server: str) -> Finding:
 
 
 def _certificates(folder: Path) -> Iterator[Finding]:
-    """Certificates by their suffix ``.crt``; every other file but public keys must be private."""
+    """Certificates by their suffix ``.crt``; keys must be private, public halves (``.pub``) too:
+    who knows one can keep its node out."""
     from lumos_core.deployment.credentials import days_left, read_certificate
 
     files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
@@ -113,7 +114,9 @@ def _certificates(folder: Path) -> Iterator[Finding]:
         fix = "" if level == "ok" else "make new certificates and hand them out"
         yield Finding("fail" if days <= 0 else level, "certificate", text, fix)
     for path in files:
-        secret = path.suffix in (".key", ".secret") or b"PRIVATE KEY" in path.read_bytes()[:200]
+        secret = (
+            path.suffix in (".key", ".pub", ".secret") or b"PRIVATE KEY" in path.read_bytes()[:200]
+        )
         if secret and path.stat().st_mode & 0o077:
             mode = f"{path.stat().st_mode & 0o777:o}"
             yield Finding("fail", "key file", f"{path} has mode {mode}", f"chmod 600 {path}")
@@ -130,6 +133,7 @@ def _disk(folder: Path) -> Finding:
 
 def _data(folder: Path, catalog: Path | None) -> Iterator[Finding]:
     from lumos_core.data import Catalog
+    from lumos_core.data.folder import PREPARE_NODE
     from lumos_core.data.node_data import read_node
 
     try:
@@ -152,7 +156,7 @@ def _data(folder: Path, catalog: Path | None) -> Iterator[Finding]:
         return
     same = own.fingerprint == wanted
     text = f"fingerprint {own.fingerprint[:12]}…, the run's is {wanted[:12]}…"
-    fix = "" if same else "give this node the run's catalog.tsv and prepare its data again"
+    fix = "" if same else f"take the run's catalog.tsv and prepare mine/node-0: {PREPARE_NODE}"
     yield Finding("ok" if same else "fail", "catalog", text, fix)
 
 

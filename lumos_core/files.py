@@ -1,7 +1,8 @@
-"""Writing files so that a crash never leaves half of one behind."""
+"""Writing files: whole or not at all, and where nobody else can read them."""
 
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +10,29 @@ from pathlib import Path
 from typing import Any
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def private_folder(path: Path) -> None:
+    """Make a folder that only this user can look into; one that is there and theirs is closed.
+
+    A folder with the sticky bit, such as /tmp, is meant for everybody and stays as it is.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.stat()
+    shared = found.st_mode & stat.S_ISVTX
+    if found.st_uid == os.geteuid() and found.st_mode & 0o077 and not shared:
+        path.chmod(stat.S_IMODE(found.st_mode) & ~0o077)
+
+
+def owner_only(path: str, flags: int) -> int:
+    """An ``opener`` for :func:`open`: a file that it makes is for this user alone (mode 0600)."""
+    return os.open(path, flags, 0o600)
+
+
+def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write to a temporary file beside ``path``, flush to disk, then rename over it."""
-    with replacing(path) as temporary, os.fdopen(os.open(temporary, os.O_WRONLY), "wb") as file:
+    with (
+        replacing(path, mode) as temporary,
+        os.fdopen(os.open(temporary, os.O_WRONLY), "wb") as file,
+    ):
         file.write(content)
 
 

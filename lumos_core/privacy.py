@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from lumos_core import deltas
 from lumos_core.config import RunConfig
+from lumos_core.files import private_folder
 from lumos_core.history import Event
 from lumos_core.model import Params
 from lumos_core.resume import FREE_KEYS
@@ -117,7 +118,7 @@ def node_key(folder: Path | None) -> bytes:
         found = path.read_bytes()
         return found if len(found) == KEY_BYTES else os.urandom(KEY_BYTES)
     except FileNotFoundError:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         return node_key(folder)
     key = os.urandom(KEY_BYTES)
     with os.fdopen(handle, "wb") as file:

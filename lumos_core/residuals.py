@@ -9,7 +9,7 @@ now done again. So nothing is ever added twice, however often a round is repeate
 from pathlib import Path
 
 from lumos_core.errors import DataError
-from lumos_core.files import write_atomically
+from lumos_core.files import private_folder, write_atomically
 from lumos_core.model import Params
 
 KEPT = 2
@@ -45,7 +45,8 @@ class Residuals:
         else:
             from safetensors.numpy import save
 
-            write_atomically(self._path(round), save(owed))
+            private_folder(self._folder)
+            write_atomically(self._path(round), save(owed), mode=0o600)
         for old in self._rounds()[:-KEPT]:
             self._forget(old)
 

@@ -1,6 +1,7 @@
 """Assembles the ``lumos`` command; every sub-command lives in a module of its own."""
 
 import sys
+from typing import NoReturn
 
 import typer
 from rich.console import Console
@@ -53,5 +54,18 @@ def main() -> None:
     try:
         app()
     except LumosError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
-        sys.exit(1)
+        _fail(str(error))
+    except OSError as error:  # a path below a file, a folder of somebody else, a full disk; but
+        # not a pipe whose reader has gone: typer ends quietly by itself then
+        _fail(_told(error))
+
+
+def _fail(text: str) -> NoReturn:
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(text)}")
+    sys.exit(1)
+
+
+def _told(error: OSError) -> str:
+    """What the system refused, and for which file."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return reason if error.filename is None else f"{error.filename}: {reason}"

@@ -35,6 +35,7 @@ def compare_command(
     from lumos_core.variants import VARIANTS
 
     names = list(VARIANTS) if variants == "all" else [v.strip() for v in variants.split(",")]
+    _check_reference(reference, names)
     base = with_overrides(RunConfig(), config)
     planned = plan(data, out, names, integers(seeds), base)
     console = Console()
@@ -55,6 +56,17 @@ def compare_command(
     order = {name: i for i, name in enumerate(names)}
     results.sort(key=lambda r: (order[r["variant"]], r["seed"]))
     _write_reports(results, data.name, out, reference, console)
+
+
+def _check_reference(reference: str, names: list[str]) -> None:
+    """Found out now, not when the table has nothing to compare with, hours later."""
+    from lumos_core.errors import ConfigError
+
+    if reference not in names:
+        raise ConfigError(
+            f"--reference {reference!r}: expected one of the variants that are run: "
+            f"{', '.join(names)}; name one of them, or add it to --variants"
+        )
 
 
 def _write_reports(

@@ -27,7 +27,9 @@ def init_command(
     ],
     nodes: Annotated[str, typer.Option(help="Their number, or their names: north,south.")],
     port: Annotated[int, typer.Option(min=1, max=65535, help="Fleet port.")] = 9092,
-    days: Annotated[int, typer.Option(min=1, help="Validity of the server certificate.")] = 825,
+    days: Annotated[
+        int, typer.Option(min=1, max=3650, help="Validity of the server certificate.")
+    ] = 825,
 ) -> None:
     """Write certificates, keys and secrets of a new deployment; never overwrites."""
     from rich.console import Console

@@ -76,11 +76,12 @@ def run_command(
     again, also after Ctrl-C. Exits 0 only if the run completed.
     """
     from lumos_core.deployment.local import LocalNode, deploy
+    from lumos_core.devices import check_device
 
     plan = _plan("run", data, nodes, rounds, method, seed, settings, run_dir, resume)
     local = [LocalNode(f.name, f, plan.node_settings) for f in plan.folders]
     for node in local:
-        node.config()  # complain about settings before anything starts
+        check_device(node.config().device)  # complain about settings before anything starts
     _execute(
         plan,
         baselines,

@@ -77,6 +77,14 @@ def check_command(
     console.print("[green]ready[/]")
 
 
+def _place(llm: str) -> str:
+    """A file or folder as it is called from everywhere: the node's processes start elsewhere."""
+    from lumos_core.views.llm import BUNDLED
+
+    path = Path(llm).expanduser()
+    return str(path.resolve()) if llm != BUNDLED and path.exists() else llm
+
+
 def _checked(
     bundle: Path,
     data: Path | None,
@@ -93,7 +101,7 @@ def _checked(
         "data": str(data.resolve()) if data else None,
         "state": str(state.resolve()) if state else None,
         "superlink": superlink,
-        "llm": llm,
+        "llm": _place(llm) if llm else None,
     }
     changes = {key: value for key, value in options.items() if value is not None}
     for text in settings or []:

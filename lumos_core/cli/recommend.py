@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lumos_core.devices import check_device
 from lumos_core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def recommend_command(
         raise ConfigError("say whom for: either --user ID or --all")
     if everyone != (out is not None) or (everyone and as_json):
         raise ConfigError("--all writes the file --out; --user prints a table, or JSON with --json")
+    check_device(device)
     catalog, users = _read(data)
     if user and user not in users.user_ids:
         raise DataError(

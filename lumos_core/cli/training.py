@@ -29,10 +29,12 @@ def train_central_command(
     from lumos_core.config import RunConfig
     from lumos_core.data import Sequences
     from lumos_core.data.prepared import load_prepared
+    from lumos_core.devices import check_device
     from lumos_core.files import write_json
     from lumos_core.initialisation import initial_params
     from lumos_core.model import ModelShape
 
+    check_device(device)
     run = with_overrides(RunConfig(method="fedavg"), config)
     if not semantic_start:
         run = run.replace(semantic_start="none")

@@ -7,6 +7,10 @@ from typing import Literal, NamedTuple
 from lumos_core.errors import DataError
 
 CATALOG_FILE = "catalog.tsv"
+PREPARE_NODE = (
+    "lumos prepare LOG --items catalog.tsv --out mine --nodes 1 --k-core 0 --keep-all-items"
+)
+"""Makes a node's folder, ``mine/node-0``, with exactly the items of the run's catalog in it."""
 TableFormat = Literal["tsv", "csv", "jsonl", "parquet"]
 
 FORMATS: Mapping[str, TableFormat] = {

@@ -105,8 +105,8 @@ def check_known_items(interactions: Table, item_ids: pl.Series, source: str) -> 
         row = first_true(unknown)
         raise DataError(
             f"{interactions.place(row)}: unknown item {interactions.frame['item_id'][row]!r} "
-            f"({unknown.sum()} such rows), expected an item of {source}; add the item there or "
-            "remove the rows"
+            f"({unknown.sum()} such rows), expected an item of {source}; add the item there, or "
+            "remove the rows, as 'lumos prepare … --unknown-items drop' does"
         )
 
 

@@ -18,7 +18,7 @@ from lumos_core.data.catalog import Catalog
 from lumos_core.data.files import check_file
 from lumos_core.data.folder import NodeFiles, node_files
 from lumos_core.data.sequences import MIN_HISTORY, Sequences
-from lumos_core.files import replacing
+from lumos_core.files import private_folder, replacing
 
 KEPT = "histories.npz"
 
@@ -79,5 +79,6 @@ def _save(path: Path, key: str, sequences: Sequences) -> None:
         items=sequences.items,
         offsets=sequences.offsets,
     )
+    private_folder(path.parent)
     with replacing(path, mode=0o600) as temporary:
         temporary.write_bytes(buffer.getvalue())

@@ -21,7 +21,9 @@ from lumos_core.deployment.backoff import Backoff
 from lumos_core.deployment.kit import NodeBundle, split_address
 from lumos_core.deployment.processes import Child, Children, ending_on_signals
 from lumos_core.deployment.supervision import alone, say
-from lumos_core.errors import ConfigError
+from lumos_core.devices import check_device
+from lumos_core.errors import ConfigError, ModelError
+from lumos_core.files import private_folder
 
 CONNECT_SECONDS = 5.0
 STOP_SECONDS = 15.0  # a SuperNode says good-bye to the server, else its key is refused for a minute
@@ -51,14 +53,17 @@ def check(bundle: NodeBundle) -> Iterator[str]:
     """Check everything that a node needs; yields lines to show (rich markup).
 
     Raises:
-        ConfigError: key or certificate are missing, unsafe, damaged or expired; or the server's
-            certificate is not from the bundle's authority.
+        ConfigError: key or certificate are missing, unsafe, damaged or expired; there is no such
+            device or LLM; or the server answers without TLS, or its certificate is not from the
+            bundle's authority.
         DataError: naming file and line, the data are not as they should be.
     """
     from lumos_core.data.node_data import read_node
 
     authority = credentials.check_certificate(bundle.ca)
     credentials.check_node_key(bundle.key)
+    check_device(bundle.config.device)
+    _check_llm(bundle.config.llm)
     catalog, sequences = read_node(Path(bundle.config.data))
     yield escape(
         f"{bundle.config.name}: {len(sequences)} users, {len(catalog)} items, "
@@ -153,8 +158,30 @@ def _reason(output: str) -> str:
     return "its SuperNode has ended"
 
 
+def _check_llm(llm: str) -> None:
+    """Find the node's own model, without loading it; the run's is not known here."""
+    if not llm:
+        return
+    from lumos_core.views.llm import BUNDLED, find_model
+
+    place = Path(llm).expanduser()
+    if llm != BUNDLED and place.exists() and not place.is_absolute():
+        raise ConfigError(
+            f"key 'llm': found the relative path {llm!r}, expected an absolute one, since the "
+            f"node's processes start in a folder of their own; write {str(place.resolve())!r}"
+        )
+    try:
+        find_model(llm)
+    except ModelError as error:
+        raise ConfigError(f"key 'llm': {error}") from None
+
+
 def _check_server(bundle: NodeBundle) -> Iterator[str]:
-    """Shake hands with the server, if it is there."""
+    """Shake hands with the server, if it is there.
+
+    A connection that is cut or left without an answer counts as not there yet: so does whatever
+    forwards a port whose server has not been started.
+    """
     host, port = split_address(bundle.superlink, "node.toml")
     context = ssl.create_default_context(cafile=str(bundle.ca))
     context.set_alpn_protocols(["h2"])  # what gRPC speaks
@@ -170,16 +197,25 @@ def _check_server(bundle: NodeBundle) -> Iterator[str]:
             f"that {bundle.ca} has signed, for {host}, valid now (the clock here says "
             f"{time.strftime('%Y-%m-%d %H:%M')}); take the bundle that belongs to this server"
         ) from None
-    except ssl.SSLError:
-        yield f"[yellow]{escape(bundle.superlink)} answers, but without TLS[/]"
+    except ssl.SSLEOFError:
+        yield _not_yet(bundle, "Connection closed by peer")
+    except ssl.SSLError as error:
+        raise ConfigError(
+            f"{bundle.superlink}: answers, but without TLS as expected of the server "
+            f"({error.reason}); take the fleet port of 'lumos deploy server': correct superlink "
+            "in node.toml, or --superlink"
+        ) from None
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        yield f"[yellow]{escape(bundle.superlink)} cannot be reached yet ({escape(reason)})[/]"
+        yield _not_yet(bundle, error.strerror or type(error).__name__)
+
+
+def _not_yet(bundle: NodeBundle, reason: str) -> str:
+    return f"[yellow]{escape(bundle.superlink)} cannot be reached yet ({escape(reason)})[/]"
 
 
 def _writable(state: Path) -> None:
     try:
-        state.mkdir(parents=True, exist_ok=True)
+        private_folder(state)
         probe = state / ".writable"
         probe.write_bytes(b"lumos")
         probe.unlink()

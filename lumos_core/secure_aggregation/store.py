@@ -9,7 +9,7 @@ from typing import Protocol
 
 from filelock import FileLock
 
-from lumos_core.files import replacing
+from lumos_core.files import private_folder, replacing
 from lumos_core.secure_aggregation.session import Session
 
 FOLDER = "secagg"
@@ -58,7 +58,8 @@ class FileStore:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(self._folder.parent)
+        private_folder(self._folder)
         with FileLock(self._folder / "lock", timeout=_LOCK_SECONDS, mode=0o600):
             yield
 

@@ -8,6 +8,7 @@ found: another model, prompt, catalog or history simply is another key.
 import hashlib
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,6 +17,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from lumos_core.errors import DataError
+from lumos_core.files import owner_only, private_folder
 from lumos_core.views.types import UserViews
 
 _LOCK_SECONDS = 60.0  # how long a writer waits for another process's transaction
@@ -42,7 +44,7 @@ class ViewStore:
     """The views of many histories in one SQLite file.
 
     Args:
-        path: file, created with its folder if missing.
+        path: file in a node's state folder; both are made, for this user alone, if missing.
 
     Raises:
         DataError: the file exists but is no usable SQLite database.
@@ -50,7 +52,9 @@ class ViewStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(path.parent)
+        with suppress(FileExistsError), open(path, "xb", opener=owner_only):
+            pass  # SQLite fills an empty file, and gives its mode to those beside it
         try:
             # isolation_level=None: transactions are explicit, see put_many
             self._db = sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None)

@@ -12,6 +12,7 @@ from client_app import messages
 from client_app.app import app, node_config
 from client_app.messages import Order
 from lumos_core.data import Catalog
+from lumos_core.data.folder import PREPARE_NODE
 from lumos_core.model import get_params, new_model
 from lumos_core.replies import EVALUATION_METRICS, TRAIN_METRICS
 
@@ -171,7 +172,9 @@ def test_a_node_with_another_catalog_says_who_it_is_and_notes_the_reason(folder)
     order = Order(None, 0, None, "0" * 64)
     content = ask(messages.DESCRIBE, order, node_context(config, 0)).content
     assert messages.decode_describe(content)["name"] == "node-0"
-    assert "catalog.tsv has fingerprint" in (folder / "node-0" / "state" / "node.log").read_text()
+    log = (folder / "node-0" / "state" / "node.log").read_text()
+    assert "catalog.tsv has fingerprint" in log
+    assert PREPARE_NODE in log
 
 
 def test_a_failing_describe_still_names_the_node(folder):

@@ -5,8 +5,10 @@ import math
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from lumos_core import compare, report, variants
+from lumos_core.cli.app import app
 from lumos_core.config import RunConfig
 from lumos_core.data.prepare import prepare
 from lumos_core.errors import ConfigError
@@ -34,6 +36,17 @@ def test_every_variant_is_a_valid_configuration() -> None:
 def test_an_unknown_variant_is_named_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"fedvag.*known are.*fedavg"):
         compare.plan(tmp_path, tmp_path, ["fedvag"], [0], RunConfig())
+
+
+@pytest.mark.parametrize("options", [["--reference", "nonsense"], []])
+def test_a_reference_that_is_not_compared_is_named_before_anything_runs(
+    data: Path, tmp_path: Path, options: list[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["compare", str(data), "--out", str(out), "--variants", "popularity,fedavg"]
+    with pytest.raises(ConfigError, match=r"--reference .*: expected one .*popularity, fedavg"):
+        CliRunner().invoke(app, [*arguments, *options], catch_exceptions=False)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("name", ["popularity", "centralised", "local", "fedavg", "confedsrs"])

@@ -1,4 +1,5 @@
 import gzip
+import shlex
 import sys
 from pathlib import Path
 
@@ -6,6 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from lumos_core.cli.app import app, main
+from lumos_core.data import Catalog
+from lumos_core.data.folder import PREPARE_NODE
+from lumos_core.data.node_data import read_node
 
 
 def test_prepare_prints_what_it_made(tmp_path: Path) -> None:
@@ -16,6 +20,32 @@ def test_prepare_prints_what_it_made(tmp_path: Path) -> None:
         assert text in result.output
     again = CliRunner().invoke(app, arguments)
     assert "already there, unchanged" in again.output
+
+
+def test_an_owner_of_data_prepares_a_node_with_the_catalog_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command that documentation and messages give, from part of the items and one more."""
+    catalog = Catalog(tuple("cab"), ("C", "A", "B"))  # in an order of its own
+    catalog.write(tmp_path / "catalog.tsv")
+    rows = [f"u{n % 2}\t{'ab'[n % 3 % 2]}\t{n}\n" for n in range(12)]
+    log = "user_id\titem_id\ttimestamp\n" + "".join(rows) + "u0\tz\t99\n"
+    (tmp_path / "log.tsv").write_text(log)
+    monkeypatch.chdir(tmp_path)
+    command = shlex.split(PREPARE_NODE.replace("LOG", "log.tsv"))[1:]
+    refused = CliRunner().invoke(app, command)
+    assert "unknown item 'z'" in str(refused.exception)
+    assert "--unknown-items drop" in str(refused.exception)
+    result = CliRunner().invoke(app, [*command, "--unknown-items", "drop"])
+    assert result.exit_code == 0, result.output
+    own, users = read_node(tmp_path / "mine" / "node-0")
+    assert own.fingerprint == catalog.fingerprint
+    assert len(users) == 2
+
+
+def test_the_command_is_in_the_manual() -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert manual.count(PREPARE_NODE) == 2  # in the procedure, and among symptoms
 
 
 GOOD_LOG = "".join(f"u{n % 4}\t0{n % 3}\t{n}\n" for n in range(24))

@@ -8,8 +8,15 @@ from flower_in_process import write_nodes
 from typer.testing import CliRunner
 
 from lumos_core.cli.app import app
-from lumos_core.deployment.credentials import new_authority, new_server_certificate
+from lumos_core.data.folder import PREPARE_NODE
+from lumos_core.deployment import kit
+from lumos_core.deployment.credentials import (
+    check_private_file,
+    new_authority,
+    new_server_certificate,
+)
 from lumos_core.doctor import examine
+from lumos_core.errors import ConfigError
 
 
 @pytest.fixture
@@ -50,9 +57,22 @@ def test_another_catalog_and_a_readable_key_fail_with_their_remedy(folder, certi
     (certificates / "server.key").chmod(0o644)
     found = examine(folder / "node-0", folder / "catalog.tsv", certificates, None, [], None)
     assert levels(found, "catalog") == ["fail"]
+    assert PREPARE_NODE in next(f.fix for f in found if f.check == "catalog")
     [key] = [f for f in found if f.check == "key file"]
     assert key.level == "fail"
     assert key.fix == f"chmod 600 {certificates / 'server.key'}"
+
+
+def test_a_readable_public_half_fails_as_it_does_at_the_server(tmp_path):
+    kit.create(tmp_path / "deployment", ["127.0.0.1"], ["a"], 9092, 60)
+    server = tmp_path / "deployment" / "server"
+    assert "fail" not in {f.level for f in examine(None, None, server, None, [], None)}
+    public = server / "nodes" / "a.pub"
+    public.chmod(0o644)
+    [key] = [f for f in examine(None, None, server, None, [], None) if f.level == "fail"]
+    assert (key.check, key.fix) == ("key file", f"chmod 600 {public}")
+    with pytest.raises(ConfigError, match="others may use it"):
+        check_private_file(public)
 
 
 def test_ports_servers_models_and_empty_folders(tmp_path):

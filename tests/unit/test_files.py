@@ -4,12 +4,13 @@ import json
 import os
 import stat
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lumos_core import files
-from lumos_core.files import write_atomically, write_json
+from lumos_core.files import private_folder, write_atomically, write_json
 
 
 class SimulatedCrashError(BaseException):
@@ -98,6 +99,43 @@ def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
         stop.set()
         thread.join()
     assert seen <= set(contents)
+
+
+@pytest.fixture
+def _usual_umask() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.usefixtures("_usual_umask")
+def test_a_private_folder_is_made_or_closed(tmp_path: Path) -> None:
+    private_folder(tmp_path / "data" / "state")
+    assert (mode(tmp_path / "data"), mode(tmp_path / "data" / "state")) == (0o755, 0o700)
+    old = tmp_path / "old"
+    old.mkdir()
+    old.chmod(0o2755)
+    private_folder(old)
+    assert mode(old) == 0o2700
+    for_all = tmp_path / "tmp"
+    for_all.mkdir()
+    for_all.chmod(0o1777)
+    private_folder(for_all)
+    assert mode(for_all) == 0o1777
+
+
+def test_the_folder_of_somebody_else_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o755)
+    somebody = os.geteuid() + 1
+    monkeypatch.setattr(files.os, "geteuid", lambda: somebody)
+    private_folder(tmp_path)
+    assert mode(tmp_path) == 0o755
 
 
 def test_json_is_readable_by_people_and_machines(tmp_path: Path) -> None:

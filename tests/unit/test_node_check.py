@@ -1,0 +1,163 @@
+"""``lumos node check`` says `ready` only if nothing here keeps the node from working."""
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from flower_in_process import write_nodes
+from tiny_llm import save_tiny_llm
+from typer.testing import CliRunner
+
+from lumos_core.cli.app import app
+from lumos_core.deployment import kit
+from lumos_core.devices import check_device
+from lumos_core.errors import ConfigError
+
+NOWHERE = "127.0.0.1:1"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    kit.create(tmp_path / "deployment", ["127.0.0.1"], ["a"], 9092, 30)
+    return tmp_path / "deployment" / "nodes" / "a"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_nodes(tmp_path / "data") / "node-0"
+
+
+def checked(bundle: Path, data: Path, *options: object, superlink: str = NOWHERE) -> str:
+    arguments = ("node", "check", bundle, "--data", data, "--superlink", superlink, *options)
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if isinstance(result.exception, Exception):
+        assert "ready" not in result.output
+        raise result.exception
+    assert result.exit_code == 0
+    return result.output
+
+
+@contextmanager
+def server(answer: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A server that treats its one connection so; yields its address."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                answer(connection)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+        thread.join(10)
+
+
+def test_a_node_whose_server_is_not_there_yet_is_ready(bundle, data) -> None:
+    output = checked(bundle, data)
+    assert "cannot be reached yet (Connection refused)" in output
+    assert output.endswith("ready\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--llm", "/no/such/model"], r"key 'llm': .*/no/such/model.*no such file or folder"),
+        (["-c", "device=nonsense"], "device = 'nonsense': torch knows no such device"),
+        (["-c", "device=cuda:999"], "torch .* can use . devices of type cuda"),
+    ],
+)
+def test_what_is_not_there_is_an_error(bundle, data, options, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        checked(bundle, data, *options)
+
+
+def test_a_model_that_neither_disk_nor_hub_has(bundle, data, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match=r"'nosuchmodel': not in the local hub cache"):
+        checked(bundle, data, "--llm", "nosuchmodel")
+
+
+def test_a_model_folder_is_found_from_where_the_node_works(
+    bundle, data, tmp_path, monkeypatch
+) -> None:
+    save_tiny_llm(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    assert "ready" in checked(bundle, data, "--llm", "model")
+    with pytest.raises(ConfigError, match=f"expected an absolute one.*{tmp_path / 'model'}"):
+        checked(bundle, data, "-c", "llm=model")
+
+
+def test_a_server_without_tls_is_no_server_for_a_node(bundle, data) -> None:
+    def plainly(connection: socket.socket) -> None:
+        connection.recv(10)
+        connection.sendall(b"\0\0\0\4\0\0\0\0\0\0\0\0\0")  # HTTP/2 settings, as gRPC begins
+        connection.recv(4096)
+
+    with (
+        server(plainly) as address,
+        pytest.raises(ConfigError, match="answers, but without TLS"),
+    ):
+        checked(bundle, data, superlink=address)
+
+
+def test_a_connection_that_is_cut_counts_as_not_there_yet(bundle, data) -> None:
+    def cut(connection: socket.socket) -> None:
+        connection.recv(65536)
+
+    with server(cut) as address:
+        output = checked(bundle, data, superlink=address)
+    assert "cannot be reached yet (Connection " in output
+
+
+def test_a_server_with_the_right_certificate(bundle, data) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    folder = bundle.parent.parent / "server"
+    context.load_cert_chain(folder / "server.crt", folder / "server.key")
+
+    def shake_hands(connection: socket.socket) -> None:
+        context.wrap_socket(connection, server_side=True).recv(1)
+
+    with server(shake_hands) as address:
+        output = checked(bundle, data, superlink=address)
+    assert "cannot be reached" not in output
+    assert "ready" in output
+
+
+@pytest.mark.parametrize("name", ["", "nonsense", "cuda:-1", "meta"])
+def test_devices_that_nobody_has(name) -> None:
+    with pytest.raises(ConfigError, match=f"device = '{name}'"):
+        check_device(name)
+
+
+def test_devices_of_a_machine_with_two_gpus(monkeypatch) -> None:
+    found = torch.device("cuda")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: found)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    for name in ("cpu", "cuda", "cuda:0", "cuda:1"):
+        check_device(name)
+    for name in ("cuda:2", "cuda:999", "xpu"):
+        with pytest.raises(ConfigError, match="expected one of them, or cpu"):
+            check_device(name)
+
+
+def test_every_command_with_a_device_checks_it_first(tmp_path) -> None:
+    for arguments in (
+        ["recommend", "--data", "nowhere", "--user", "a", "--device", "nonsense"],
+        ["train-central", "nowhere", "--out", str(tmp_path / "x"), "--device", "nonsense"],
+    ):
+        result = CliRunner().invoke(app, arguments)
+        assert isinstance(result.exception, ConfigError), arguments
+        assert "device = 'nonsense'" in str(result.exception)
+
+
+def test_a_run_checks_the_device_of_its_nodes(tmp_path) -> None:
+    options = ["-c", "node.device=nonsense", "--run-dir", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, ["run", *options])
+    assert "device = 'nonsense'" in str(result.exception)
+    assert not (tmp_path / "run").exists()
