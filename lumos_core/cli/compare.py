@@ -8,6 +8,7 @@ import typer
 from lumos_core.cli.options import ConfigOption
 
 DEFAULT_VARIANTS = "popularity,fedavg,confedsrs,centralised,lumos"
+REFERENCE = "confedsrs"
 
 
 def compare_command(
@@ -17,7 +18,10 @@ def compare_command(
         str, typer.Option(help="Comma-separated; 'all' for every one there is.")
     ] = DEFAULT_VARIANTS,
     seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "0,1,2",
-    reference: Annotated[str, typer.Option(help="Differences are relative to it.")] = "confedsrs",
+    reference: Annotated[
+        str | None,
+        typer.Option(help=f"Differences are relative to it ({REFERENCE}, or else the first)."),
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 2,
     config: ConfigOption = None,
 ) -> None:
@@ -35,7 +39,7 @@ def compare_command(
     from lumos_core.variants import VARIANTS
 
     names = list(VARIANTS) if variants == "all" else [v.strip() for v in variants.split(",")]
-    _check_reference(reference, names)
+    reference = _reference(reference, names)
     base = with_overrides(RunConfig(), config)
     planned = plan(data, out, names, integers(seeds), base)
     console = Console()
@@ -58,15 +62,18 @@ def compare_command(
     _write_reports(results, data.name, out, reference, console)
 
 
-def _check_reference(reference: str, names: list[str]) -> None:
-    """Found out now, not when the table has nothing to compare with, hours later."""
+def _reference(chosen: str | None, names: list[str]) -> str:
+    """What to compare with; found out now, not when the table is written, hours later."""
     from lumos_core.errors import ConfigError
 
-    if reference not in names:
+    if chosen is None:
+        return REFERENCE if REFERENCE in names else names[0]
+    if chosen not in names:
         raise ConfigError(
-            f"--reference {reference!r}: expected one of the variants that are run: "
+            f"--reference {chosen!r}: expected one of the variants that are run: "
             f"{', '.join(names)}; name one of them, or add it to --variants"
         )
+    return chosen
 
 
 def _write_reports(

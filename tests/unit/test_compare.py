@@ -38,15 +38,21 @@ def test_an_unknown_variant_is_named_before_anything_runs(tmp_path: Path) -> Non
         compare.plan(tmp_path, tmp_path, ["fedvag"], [0], RunConfig())
 
 
-@pytest.mark.parametrize("options", [["--reference", "nonsense"], []])
 def test_a_reference_that_is_not_compared_is_named_before_anything_runs(
-    data: Path, tmp_path: Path, options: list[str]
+    data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     arguments = ["compare", str(data), "--out", str(out), "--variants", "popularity,fedavg"]
     with pytest.raises(ConfigError, match=r"--reference .*: expected one .*popularity, fedavg"):
-        CliRunner().invoke(app, [*arguments, *options], catch_exceptions=False)
+        CliRunner().invoke(app, [*arguments, "--reference", "nonsense"], catch_exceptions=False)
     assert not out.exists()
+
+
+def test_without_confedsrs_the_first_variant_is_the_reference(data: Path, tmp_path: Path) -> None:
+    arguments = ["compare", str(data), "--out", str(tmp_path / "out"), "--variants", "popularity"]
+    result = CliRunner().invoke(app, [*arguments, "--seeds", "0"], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "vs popularity" in (tmp_path / "out" / "table.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["popularity", "centralised", "local", "fedavg", "confedsrs"])
