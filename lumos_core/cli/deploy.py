@@ -1,15 +1,20 @@
 """``lumos deploy``: credentials of a deployment, and its server."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lumos_core.cli.federation import MethodOption, Rounds, Seed
 from lumos_core.errors import ConfigError, FederationError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 deploy_app = typer.Typer(
-    name="deploy", help="A federation across machines: credentials, server.", no_args_is_help=True
+    name="deploy",
+    help="A federation across machines: credentials, nodes, server.",
+    no_args_is_help=True,
 )
 
 Settings = Annotated[
@@ -52,7 +57,10 @@ def add_node_command(
     out: Annotated[Path, typer.Argument(help="Folder that 'lumos deploy init' wrote.")],
     name: Annotated[str, typer.Argument(help="Name of the new node.")],
 ) -> None:
-    """Write the key and bundle of one more node; the server learns it at its next start."""
+    """Write the key and bundle of one more node; the server learns of it at its next start.
+
+    Never overwrites. For a new key under an old name, remove the node first (remove-node).
+    """
     from rich.console import Console
 
     from lumos_core.deployment import kit
@@ -60,7 +68,33 @@ def add_node_command(
     bundle = kit.add_node(out, name)
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"node     {bundle}  to the machine of {name}, and only there")
-    console.print(f"server   copy {out / 'server'} to the server again, then restart it")
+    _print_server(console, out)
+
+
+@deploy_app.command("remove-node")
+def remove_node_command(
+    out: Annotated[Path, typer.Argument(help="Folder that 'lumos deploy init' wrote.")],
+    name: Annotated[str, typer.Argument(help="Name of the node.")],
+) -> None:
+    """Revoke a node: the server refuses its key from its next start on.
+
+    Its key and bundle are moved to OUT/removed; its name is free for a new key (add-node).
+    """
+    from rich.console import Console
+
+    from lumos_core.deployment import kit
+
+    place = kit.remove_node(out, name)
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"removed  {name}; its key and bundle are in {place}")
+    _print_server(console, out)
+    console.print(f"         until then the server still lets {name} take part")
+
+
+def _print_server(console: "Console", out: Path) -> None:
+    """How the server learns of a change. The command is right whether the folder is there or not,
+    and leaves run and state in it alone."""
+    console.print(f"server   rsync -a {out / 'server'}/ HOST:server/   then restart it there")
 
 
 @deploy_app.command("server")
