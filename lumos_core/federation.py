@@ -447,7 +447,7 @@ def run_federation(
         run_dir: where to keep ``checkpoint/`` and ``history.jsonl``; nothing is kept if None.
         on_event: called with every new history event.
         resume: go on with the run in ``run_dir``, if there is one, to the parameters it would have
-            reached without a stop; only ``resume.FREE_KEYS`` may differ from its configuration.
+            reached without a stop; only ``resume.free_keys`` may differ from its configuration.
         primitives: the cryptography of ``secure-aggregation``.
 
     Returns:

@@ -15,7 +15,7 @@ from lumos_core.evaluation import evaluate
 from lumos_core.model import ModelShape, Params, SASRec, get_params, set_params
 from lumos_core.replies import Metrics
 from lumos_core.residuals import Residuals
-from lumos_core.resume import FREE_KEYS
+from lumos_core.resume import fixed
 from lumos_core.training import Trainer, TrainingSet, TrainSums
 from lumos_core.views.types import UserViews
 
@@ -185,8 +185,7 @@ class Node:
 
 def _run_key(config: RunConfig, catalog: Catalog) -> str:
     """A name for a run that outlives restarts of either side: a resumed run has the same."""
-    fixed = {k: v for k, v in config.to_flat().items() if k not in FREE_KEYS}
-    text = json.dumps([fixed, catalog.fingerprint], sort_keys=True)
+    text = json.dumps([fixed(config.to_flat()), catalog.fingerprint], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -37,7 +37,7 @@ from lumos_core.config import RunConfig
 from lumos_core.files import private_folder
 from lumos_core.history import Event
 from lumos_core.model import Params
-from lumos_core.resume import FREE_KEYS
+from lumos_core.resume import fixed
 
 ORDERS = (
     *(1.02, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4),
@@ -102,8 +102,9 @@ def node_entropy(
     for array_name, array in protected.items():
         digest.update(repr((array_name, array.shape, array.dtype.str)).encode())
         digest.update(np.ascontiguousarray(array).tobytes())
-    fixed = sorted((k, v) for k, v in config.to_flat().items() if k not in FREE_KEYS)
-    return Entropy(_digest(b"secret", key, round, name, fixed, digest.digest()))
+    # Without what may change on the way: a round that is repeated then still gives the same reply.
+    run = sorted(fixed(config.to_flat()).items())
+    return Entropy(_digest(b"secret", key, round, name, run, digest.digest()))
 
 
 def node_key(folder: Path | None) -> bytes:

@@ -5,6 +5,7 @@ the work is done again. Lines of failed rounds stay: a run in which rounds faile
 however often it was stopped.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ FREE_KEYS = frozenset(
     {
         "rounds",
         "patience",
+        "min-nodes",
         "start-timeout",
         "round-timeout",
         "max-failed-rounds",
@@ -32,7 +34,30 @@ FREE_KEYS = frozenset(
         "tracking",
     }
 )
-"""Keys that may change when a run is resumed: how long, where its files lie, who watches it."""
+"""Keys that may change when a run is resumed: how long, how many nodes it waits for, where its
+files lie, who watches it. So may ``min-replies``, but not always: see :func:`free_keys`."""
+
+
+def free_keys(flat: Mapping[str, Scalar]) -> frozenset[str]:
+    """Keys of a flat configuration that may change when its run is resumed.
+
+    With ``dp = distributed`` every node's noise is computed from ``min-replies``: a node's draw of
+    a round, scaled in two ways, could be taken out of what it sent. Elsewhere it only says how many
+    replies a round needs, and the number of nodes may have changed.
+    """
+    return FREE_KEYS if flat["dp"] == "distributed" else FREE_KEYS | {"min-replies"}
+
+
+def fixed(flat: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """What makes a run this run and no other: its configuration without :func:`free_keys`."""
+    free = free_keys(flat)
+    return {key: value for key, value in flat.items() if key not in free}
+
+
+def first_difference(saved: Mapping[str, Scalar], wanted: Mapping[str, Scalar]) -> str | None:
+    """The first key that makes ``wanted`` another run than ``saved``; both have all keys."""
+    changed = (key for key, value in fixed(saved).items() if wanted[key] != value)
+    return next(changed, None)
 
 
 @dataclass(frozen=True)
@@ -84,12 +109,12 @@ def stand_of(run_dir: Path | None, fresh: Checkpoint, resume: bool) -> Stand:
 
 def _check_same_run(path: Path, found: Progress, fresh: Progress) -> None:
     saved = _flat(path, found)
-    for key, value in fresh.config.items():
-        if key not in FREE_KEYS and saved[key] != value:
-            raise ConfigError(
-                f"{path}: was made with {key} = {saved[key]!r}, found {value!r}; a run is resumed "
-                f"with the configuration it began with (except {', '.join(sorted(FREE_KEYS))})"
-            )
+    if (key := first_difference(saved, fresh.config)) is not None:
+        free = ", ".join(sorted(free_keys(saved)))
+        raise ConfigError(
+            f"{path}: was made with {key} = {saved[key]!r}, found {fresh.config[key]!r}; a run is "
+            f"resumed with the configuration it began with (except {free})"
+        )
     for name in ("catalog", "shape"):
         ours, theirs = getattr(fresh, name), getattr(found, name)
         if ours != theirs:

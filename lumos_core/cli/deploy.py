@@ -1,15 +1,22 @@
 """``lumos deploy``: credentials of a deployment, and its server."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lumos_core.cli.federation import MethodOption, Rounds, Seed
 from lumos_core.errors import ConfigError, FederationError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lumos_core.config import RunConfig
+
 deploy_app = typer.Typer(
-    name="deploy", help="A federation across machines: credentials, server.", no_args_is_help=True
+    name="deploy",
+    help="A federation across machines: credentials, nodes, server.",
+    no_args_is_help=True,
 )
 
 Settings = Annotated[
@@ -54,7 +61,10 @@ def add_node_command(
     out: Annotated[Path, typer.Argument(help="Folder that 'lumos deploy init' wrote.")],
     name: Annotated[str, typer.Argument(help="Name of the new node.")],
 ) -> None:
-    """Write the key and bundle of one more node; the server learns it at its next start."""
+    """Write the key and bundle of one more node; the server learns of it at its next start.
+
+    Never overwrites. For a new key under an old name, remove the node first (remove-node).
+    """
     from rich.console import Console
 
     from lumos_core.deployment import kit
@@ -62,7 +72,33 @@ def add_node_command(
     bundle = kit.add_node(out, name)
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"node     {bundle}  to the machine of {name}, and only there")
-    console.print(f"server   copy {out / 'server'} to the server again, then restart it")
+    _print_server(console, out)
+
+
+@deploy_app.command("remove-node")
+def remove_node_command(
+    out: Annotated[Path, typer.Argument(help="Folder that 'lumos deploy init' wrote.")],
+    name: Annotated[str, typer.Argument(help="Name of the node.")],
+) -> None:
+    """Revoke a node: the server refuses its key from its next start on.
+
+    Its key and bundle are moved to OUT/removed; its name is free for a new key (add-node).
+    """
+    from rich.console import Console
+
+    from lumos_core.deployment import kit
+
+    place = kit.remove_node(out, name)
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"removed  {name}; its key and bundle are in {place}")
+    _print_server(console, out)
+    console.print(f"         until then the server still lets {name} take part")
+
+
+def _print_server(console: "Console", out: Path) -> None:
+    """How the server learns of a change. The command is right whether the folder is there or not,
+    and leaves run and state in it alone."""
+    console.print(f"server   rsync -a {out / 'server'}/ HOST:server/   then restart it there")
 
 
 @deploy_app.command("server")
@@ -90,7 +126,8 @@ def server_command(
     """Run a federation for nodes on other machines until it has finished.
 
     TLS and node keys are required of every node. What dies is started again, and the run goes on
-    after its last finished round; the same command goes on with a run that was stopped.
+    after its last finished round; the same command goes on with a run that was stopped, also after
+    a node was added or removed, and with a larger --rounds with one that has completed.
     """
     from rich.console import Console
 
@@ -98,11 +135,12 @@ def server_command(
     from lumos_core.deployment.server import ServerOptions, serve
 
     kit = ServerKit.read(folder)
+    run_dir = run_dir or folder / "run"
     chosen: dict[str, Any] = {"rounds": rounds, "method": method, "seed": seed}
     options = ServerOptions(
         kit=kit,
-        config=_run_config(chosen, settings or [], len(kit.manifest.nodes), catalog),
-        run_dir=run_dir or folder / "run",
+        config=_run_config(chosen, settings or [], len(kit.manifest.nodes), catalog, run_dir),
+        run_dir=run_dir,
         state=state or folder / "state",
         bind=bind,
         control_port=control_port,
@@ -116,19 +154,32 @@ def server_command(
         raise typer.Exit(130) from None
     if summary["outcome"] != "completed":
         raise FederationError(f"the run failed: {summary['reason']}")
+    if summary["reason"]:
+        console.print(f"ended early: {summary['reason']}", highlight=False)
     best = options.run_dir / "checkpoint" / "best.safetensors"
     quality = f"round {summary['best_round']} is best, test HR@20 {summary['test']['hr@20']:.4f}"
     console.print(f"completed; {quality}; model: {best}")
 
 
-def _run_config(chosen: dict[str, Any], settings: list[str], nodes: int, catalog: Path) -> Any:
+def _run_config(
+    chosen: dict[str, Any], settings: list[str], nodes: int, catalog: Path, run_dir: Path
+) -> "RunConfig":
     """The run's configuration, patient about nodes that start later.
 
+    Args:
+        chosen: keys that have options of their own.
+        settings: ``KEY=VALUE``.
+        nodes: how many are registered.
+        catalog: the public catalog.
+        run_dir: of the run, which may have begun with more or fewer nodes.
+
     Raises:
-        ConfigError: a key is unknown, given twice or has an impossible value.
+        ConfigError: a key is unknown, given twice or has an impossible value, or the run there
+            needs more nodes.
     """
     from lumos_core.cli.federation import for_nodes, parse_settings
     from lumos_core.data.catalog import Catalog
+    from lumos_core.deployment.run_folder import read_config
     from lumos_core.deployment.server import START_TIMEOUT
 
     flat, for_node = parse_settings(settings)
@@ -139,7 +190,42 @@ def _run_config(chosen: dict[str, Any], settings: list[str], nodes: int, catalog
             raise ConfigError(f"key '{key}' is given twice, as --{key} and with -c")
     Catalog.read(catalog)  # complain before anything starts
     flat = {"start-timeout": START_TIMEOUT, **flat, "catalog": str(catalog.resolve())}
+    if (saved := read_config(run_dir)) is not None:
+        flat = {**_needed_before(saved, nodes, given="min-replies" in flat), **flat}
     return for_nodes(flat, nodes)
+
+
+def _needed_before(saved: "RunConfig", nodes: int, given: bool) -> dict[str, Any]:
+    """How many nodes a run waits for and how many replies it needs: as it was begun, or all nodes
+    if fewer are left.
+
+    Args:
+        saved: what it was begun with.
+        nodes: how many are registered.
+        given: whether ``min-replies`` is chosen by the operator.
+
+    Raises:
+        ConfigError: it cannot do with so few.
+    """
+    from lumos_core.secure_aggregation.participant import MIN_NODES
+
+    if nodes < saved.min_replies and not given:
+        mend = "add one with 'lumos deploy add-node', or begin another run with --run-dir"
+        if saved.dp == "distributed":
+            raise ConfigError(
+                f"{nodes} nodes are registered, but the run there has min-replies = "
+                f"{saved.min_replies}, and with dp = distributed that may not change: nodes "
+                f"compute their noise from it; {mend}"
+            )
+        if saved.secure_aggregation and nodes < MIN_NODES:
+            raise ConfigError(
+                f"{nodes} nodes are registered, but secure-aggregation = true needs "
+                f"{MIN_NODES}: in a sum of two, each node knows the other's part; {mend}"
+            )
+    return {
+        "min-nodes": min(saved.min_nodes, nodes),
+        "min-replies": min(saved.min_replies, nodes),
+    }
 
 
 @deploy_app.command("demo")

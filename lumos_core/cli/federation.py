@@ -1,6 +1,5 @@
 """``lumos run`` and ``lumos simulate``: a whole federation on this computer."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -154,8 +153,8 @@ def _plan(
             raise ConfigError(f"key '{key}' is given twice, as --{key} and with -c")
     if resume:
         saved = _saved_config(run_dir)
-        flat = {**saved, **flat}
-        data = data or Path(saved["catalog"]).parent
+        flat = {**saved.to_flat(), **flat}
+        data = data or Path(saved.catalog).parent
     RunConfig.from_flat(flat)
     from lumos_core.data.prepare import prepare
     from lumos_core.data.prepared import load_prepared, node_folders
@@ -176,20 +175,29 @@ def _plan(
         data = run_dir.parent / f"bundled-{count}-nodes-seed-{config.seed}"
         prepare(bundled_sample(), data, nodes=count, seed=config.seed)
     config = config.replace(catalog=str(data / "catalog.tsv"))
+    if resume:
+        from lumos_core.deployment.run_folder import check_same_run
+
+        check_same_run(run_dir, config)  # before baselines are started beside it
     catalog, sequences = load_prepared(data)
     folders = node_folders(data)
     return _Plan(command, config, node_settings, run_dir, data, folders, catalog, sequences)
 
 
-def _saved_config(run_dir: Path | None) -> dict[str, Any]:
-    """The configuration of the run to go on with."""
+def _saved_config(run_dir: Path | None) -> RunConfig:
+    """The configuration of the run to go on with.
+
+    Raises:
+        ConfigError: there is no run, or its file is damaged.
+    """
+    from lumos_core.deployment.run_folder import CONFIG, read_config
+
     if run_dir is None:
         raise ConfigError("--resume needs --run-dir, the folder of the run to go on with")
-    try:
-        saved = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"--resume: {run_dir} holds no run (no config.json)") from None
-    return dict(saved["run"])
+    saved = read_config(run_dir)
+    if saved is None:
+        raise ConfigError(f"--resume: {run_dir} holds no run (no {CONFIG})")
+    return saved
 
 
 def parse_settings(settings: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:

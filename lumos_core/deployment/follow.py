@@ -12,10 +12,11 @@ from typing import Any
 
 from lumos_core.deployment.flower import LOOPBACK
 from lumos_core.deployment.processes import Child
-from lumos_core.errors import FederationError
+from lumos_core.errors import DataError, FederationError
 from lumos_core.history import Event
 
 SUMMARY = "summary.json"
+_DAMAGED = "it is damaged: remove it, and the same command goes on with the run"
 HEALTH_SECONDS = 90.0  # a cold start on a busy machine takes 20
 SUMMARY_SECONDS = 3.0  # between the end of a run and its summary being seen
 FOLLOW_SECONDS = 0.2
@@ -54,11 +55,24 @@ def wait_healthy(link: Child, control_port: int, ca: Path | None = None) -> None
 
 
 def read_summary(run_dir: Path) -> dict[str, Any] | None:
-    """``summary.json`` of a run that has ended."""
+    """``summary.json`` of a run that has ended.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = run_dir / SUMMARY
     try:
-        summary: dict[str, Any] = json.loads((run_dir / SUMMARY).read_text("utf-8"))
+        found = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise DataError(f"{path}: is not JSON ({error}); {_DAMAGED}") from None
+    summary: dict[str, Any] = found if isinstance(found, dict) else {}
+    needed = {"outcome", "reason"}
+    if summary.get("outcome") == "completed":
+        needed |= {"rounds", "best_round", "test"}
+    if missing := sorted(needed - summary.keys()):
+        raise DataError(f"{path}: key '{missing[0]}' is missing; {_DAMAGED}")
     return summary
 
 

@@ -3,6 +3,7 @@
     OUT/ca/        ca.crt, ca.key              keep it offline: signs server certificates only
     OUT/server/    deployment.json, ca.crt, server.crt, server.key, superexec.secret, nodes/*.pub
     OUT/nodes/N/   ca.crt, node.key, node.toml                     all that node N's machine needs
+    OUT/removed/   what 'lumos deploy remove-node' has moved away
 
 ``deployment.json`` holds no secrets. Folders have mode 0700, keys and secrets 0600.
 """
@@ -13,7 +14,8 @@ import re
 import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -183,16 +185,48 @@ def add_node(out: Path, name: str) -> Path:
     """Write the key and bundle of one more node; returns the bundle.
 
     Raises:
-        ConfigError: the name is impossible or taken, or ``out`` is not a deployment.
+        ConfigError: the name is impossible or taken, files of such a node are there, or ``out`` is
+            not a deployment.
     """
     manifest = _read_manifest(out / "server" / MANIFEST)
     [name] = _checked_nodes([name])
     if name in manifest.nodes:
         raise ConfigError(f"node {name!r} is in {out / 'server' / MANIFEST} already")
-    manifest = Manifest(manifest.hosts, manifest.port, (*manifest.nodes, name))
+    for path in _node_files(out, manifest, name):
+        if path.exists():
+            raise ConfigError(
+                f"{path}: is there already, though {out / 'server' / MANIFEST} has no node "
+                f"{name!r}; keys are never overwritten: move it away, or choose another name"
+            )
+    manifest = replace(manifest, nodes=(*manifest.nodes, name))
     bundle = _write_node(out, manifest, name)
     write_json(out / "server" / MANIFEST, asdict(manifest))
     return bundle
+
+
+def remove_node(out: Path, name: str) -> Path:
+    """Take a node off the server's list and move its key and bundle away; returns where they are.
+
+    Raises:
+        ConfigError: there is no such node, or no other, or ``out`` is not a deployment.
+    """
+    path = out / "server" / MANIFEST
+    manifest = _read_manifest(path)
+    if name not in manifest.nodes:
+        raise ConfigError(f"{path}: has no node {name!r}, found {', '.join(manifest.nodes)}")
+    left = tuple(other for other in manifest.nodes if other != name)
+    if not left:
+        raise ConfigError(
+            f"{path}: {name!r} is the only node, expected another one that stays; add one first "
+            "with 'lumos deploy add-node'"
+        )
+    # The list first: whatever happens to the files then, the server does not register the key.
+    write_json(path, asdict(replace(manifest, nodes=left)))
+    place = _removed_folder(out, name)
+    for found in _node_files(out, manifest, name):
+        if found.exists():  # the bundle may be on the node's machine only
+            found.rename(place / found.name)
+    return place
 
 
 def node_names(text: str) -> list[str]:
@@ -248,6 +282,23 @@ def _write_node(out: Path, manifest: Manifest, name: str) -> Path:
     settings = _TEMPLATE.format(superlink=manifest.superlink, name=name)
     credentials.write_public(bundle / NODE_SETTINGS, settings.encode())
     return bundle
+
+
+def _node_files(out: Path, manifest: Manifest, name: str) -> tuple[Path, Path]:
+    """What belongs to one node: its bundle, and its public key."""
+    return out / "nodes" / name, ServerKit(out / "server", manifest).public_key(name)
+
+
+def _removed_folder(out: Path, name: str) -> Path:
+    """A new folder for the files of a removed node."""
+    (out / "removed").mkdir(mode=0o700, exist_ok=True)
+    stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    for suffix in ("", *(f"-{n}" for n in range(2, 99))):
+        place = out / "removed" / (stem + suffix)
+        if not place.exists():
+            break
+    place.mkdir(mode=0o700)
+    return place
 
 
 def _checked_hosts(hosts: Sequence[str]) -> tuple[str, ...]:

@@ -25,8 +25,8 @@ from lumos_core.deployment.follow import (
     wait_healthy,
 )
 from lumos_core.deployment.processes import Child, Children, ending_on_signals
+from lumos_core.deployment.run_folder import check_same_run, write_config
 from lumos_core.errors import FederationError
-from lumos_core.files import write_json
 from lumos_core.history import HISTORY, OnEvent
 
 SIMULATION_DATA = "LUMOS_SIMULATION_DATA"  # read by client_app.app
@@ -74,7 +74,7 @@ def deploy(
 
     Raises:
         FederationError: the run ended without a summary.
-        ConfigError: a node's settings are wrong.
+        ConfigError: a node's settings are wrong, or the run to go on with is another one.
     """
     settings = {node.name: node.config().to_flat() for node in nodes}  # before anything starts
     config = _prepare(config, run_dir, settings, resume)
@@ -114,6 +114,7 @@ def simulate(
 
     Raises:
         FederationError: the run ended without a summary.
+        ConfigError: the run to go on with is another one.
     """
     config = _prepare(config, run_dir, {"nodes": nodes, "data": str(data)}, resume)
     events = Tail(run_dir / HISTORY, on_event)
@@ -131,19 +132,24 @@ def simulate(
 
 # ---------------------------------------------------------------- start
 def _prepare(config: RunConfig, run_dir: Path, nodes: Mapping[str, Any], resume: bool) -> RunConfig:
-    """The run's folder and final configuration."""
-    if resume:
-        (run_dir / SUMMARY).unlink(missing_ok=True)  # of the part before
+    """The run's folder and final configuration.
+
+    Raises:
+        ConfigError: the run to go on with is another one.
+        FederationError: there is a run, and it is not to be gone on with.
+    """
     for name in (HISTORY, SUMMARY):
         if not resume and (run_dir / name).exists():
             raise FederationError(
                 f"{run_dir} already holds a run ({name}); resume it or choose another --run-dir"
             )
-    run_dir.mkdir(parents=True, exist_ok=True)
     config = config.replace(
         run_dir=str(run_dir.resolve()), catalog=str(Path(config.catalog).resolve())
     )
-    write_json(run_dir / "config.json", {"run": config.to_flat(), "nodes": nodes})
+    if resume:
+        check_same_run(run_dir, config)
+        (run_dir / SUMMARY).unlink(missing_ok=True)  # of the part before
+    write_config(run_dir, config, nodes)
     return config
 
 

@@ -23,6 +23,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from lumos_core.checkpoint import LATEST, load_checkpoint
 from lumos_core.config import RunConfig
 from lumos_core.deployment import flower
 from lumos_core.deployment.backoff import Backoff
@@ -39,11 +40,10 @@ from lumos_core.deployment.kit import ServerKit
 from lumos_core.deployment.processes import Child, Children, ending_on_signals
 from lumos_core.deployment.progress import RoundLines
 from lumos_core.deployment.registry import Registry
+from lumos_core.deployment.run_folder import check_same_run, write_config
 from lumos_core.deployment.supervision import alone, say
-from lumos_core.errors import ConfigError, FederationError
-from lumos_core.files import write_json
+from lumos_core.errors import FederationError
 from lumos_core.history import HISTORY, Event, OnEvent
-from lumos_core.resume import FREE_KEYS
 
 START_TIMEOUT = 86_400.0  # seconds; nodes of other people may be started tomorrow
 NODE_NAMES = "LUMOS_NODE_NAMES"  # read by server_app.app
@@ -82,21 +82,28 @@ class _RunLostError(Exception):
 def serve(options: ServerOptions, console: Console) -> dict[str, Any]:
     """Run the federation until it has a result; what dies on the way is started again.
 
+    A run that has completed is gone on with if more rounds are asked for than it has done.
+
     Returns:
         The contents of ``summary.json``; look at its ``outcome``.
 
     Raises:
-        ConfigError: the run's folder holds a run with another configuration.
+        ConfigError: the run's folder holds a run with another configuration, or damaged files.
+        DataError, ModelError: a file in it is damaged.
         FederationError: another server uses the same folders, or the SuperLink does not start.
     """
-    config = _prepare(options)
-    if (done := read_summary(options.run_dir)) is not None:
-        if done["outcome"] == "completed":
-            return done
-        (options.run_dir / SUMMARY).unlink()  # asked to go on with a run that had failed
+    config = options.config.replace(run_dir=str(options.run_dir.resolve()))
+    saved = check_same_run(options.run_dir, config)
+    done = read_summary(options.run_dir)
+    if done is not None and (why := _nothing_to_do(options.run_dir, done, config, saved)):
+        say(console, escape(why))
+        return done
     with ExitStack() as stack:
         options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         stack.enter_context(alone(options.state, _RUNNING))
+        # Not before no other server can be at work on them:
+        (options.run_dir / SUMMARY).unlink(missing_ok=True)  # of the part before
+        write_config(options.run_dir, config, {n: {} for n in options.kit.manifest.nodes})
         stack.enter_context(ending_on_signals())
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lumos-")))
         lines = _Once(stack.enter_context(RoundLines(console, config.rounds).live()))
@@ -246,27 +253,47 @@ class _Once:
             self._callback(event)
 
 
-def _prepare(options: ServerOptions) -> RunConfig:
-    """The run's folder and final configuration; a run in it must be the same one.
+def _nothing_to_do(
+    run_dir: Path, done: dict[str, Any], config: RunConfig, saved: RunConfig | None
+) -> str:
+    """Why a run that has ended has no further round under a configuration, or nothing.
+
+    Args:
+        run_dir: the run's folder.
+        done: its summary.
+        config: what is asked for.
+        saved: what it was last run with.
 
     Raises:
-        ConfigError: it is not.
+        ModelError: there are further rounds, but no checkpoint to go on with.
     """
-    run_dir, path = options.run_dir, options.run_dir / "config.json"
-    config = options.config.replace(run_dir=str(run_dir.resolve()))
-    flat = config.to_flat()
-    if path.exists():
-        saved = json.loads(path.read_text(encoding="utf-8"))["run"]
-        for key, value in saved.items():
-            if key not in FREE_KEYS and flat.get(key, value) != value:
-                raise ConfigError(
-                    f"{path}: the run there has {key} = {value!r}, found {flat[key]!r}; go on with "
-                    "it as it was begun, or begin another one with --run-dir"
-                )
-    run_dir.mkdir(parents=True, exist_ok=True)
-    nodes: dict[str, Any] = {name: {} for name in options.kit.manifest.nodes}
-    write_json(path, {"run": flat, "nodes": nodes})
-    return config
+    if done["outcome"] != "completed":
+        return ""
+    rounds = int(done["rounds"])
+    if config.rounds <= rounds:
+        return (
+            f"nothing to do: {rounds} rounds are done, asked for are {config.rounds}; to go on, "
+            f"give --rounds a larger number than {rounds}"
+        )
+    worse = load_checkpoint(run_dir / LATEST).progress.evaluations_since_best
+    if 0 < config.patience <= worse:
+        return (
+            f"nothing to do: the run is out of patience after {rounds} rounds ({worse} evaluations "
+            f"without a better NDCG@20, patience = {config.patience}); to go on, raise it with "
+            "-c patience=N (0: endless)"
+        )
+    # A reason of a completed run is why it ended early: its privacy budget.
+    if done["reason"] and not (saved and _allows_more(config.max_epsilon, saved.max_epsilon)):
+        return (
+            f"nothing to do: the run ended after {rounds} rounds ({done['reason']}); to go on, "
+            "raise it with -c max-epsilon=E"
+        )
+    return ""
+
+
+def _allows_more(limit: float, before: float) -> bool:
+    """Whether a privacy budget is larger than before; 0 is none at all."""
+    return before > 0 and (limit == 0 or limit > before)
 
 
 def _drop_failure(run_dir: Path) -> None:

@@ -29,11 +29,16 @@ class Deployment:
         address = network.address("server")
         self.lumos("server", f"deploy init deployment --host {address} --nodes 2", self.operator)
         made = self.operator / "deployment"
-        shutil.copytree(made / "server", self.home("server") / "server")
+        self.copy_server()
         shutil.copy(data / "catalog.tsv", self.home("server"))
         for n, host in enumerate(("one", "two")):
             shutil.copytree(made / "nodes" / f"node-{n}", self.home(host) / f"node-{n}")
             shutil.copytree(data / f"node-{n}", self.home(host) / "data")
+
+    def copy_server(self) -> None:
+        """As ``rsync -a deployment/server/ HOST:server/``, the first time and later."""
+        made, there = self.operator / "deployment" / "server", self.home("server") / "server"
+        shutil.copytree(made, there, dirs_exist_ok=True)
 
     def home(self, host: str) -> Path:
         folder = self.place / host

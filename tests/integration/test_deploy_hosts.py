@@ -140,3 +140,32 @@ def test_the_documented_procedure_trains_across_hosts(deployment, server):
                              + shlex.join(settings()))  # fmt: skip
     assert again.returncode == 0
     assert "completed" in again.stdout
+
+
+def test_the_run_goes_on_for_more_rounds_without_a_removed_node(deployment, server):
+    """After the run of the test before has completed with two nodes."""
+    run_dir = deployment.home("server") / "server" / "run"
+    assert json.loads((run_dir / "summary.json").read_text())["rounds"] == 2
+    removed = deployment.lumos(
+        "server", "deploy remove-node deployment node-1", deployment.operator
+    )
+    assert removed.returncode == 0, removed.stdout
+    deployment.copy_server()
+    again = deployment.start_server(rounds=3)
+    nodes = [
+        deployment.start("one", "node start node-0 --data data"),
+        deployment.start("two", "node start node-1 --data data"),
+    ]
+    try:
+        assert again.wait(180) == 0, deployment.log("server").read_text()
+    finally:
+        for process in (again, *nodes):
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+            process.wait(30)
+    assert json.loads((run_dir / "summary.json").read_text())["rounds"] == 3
+    rounds = [json.loads(line) for line in (run_dir / "history.jsonl").read_text().splitlines()]
+    trained = [e["ok"] for e in rounds if e["event"] == "round"]
+    assert trained == [["node-0", "node-1"], ["node-0", "node-1"], ["node-0"]]
+    config = json.loads((run_dir / "config.json").read_text())
+    assert (config["run"]["min-nodes"], list(config["nodes"])) == (1, ["node-0"])

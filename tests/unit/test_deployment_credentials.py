@@ -16,7 +16,6 @@ from lumos_core.deployment import credentials, kit
 from lumos_core.deployment.backoff import Backoff
 from lumos_core.deployment.kit import NodeBundle, ServerKit
 from lumos_core.deployment.registry import Registry
-from lumos_core.deployment.server import ServerOptions, serve
 from lumos_core.errors import ConfigError
 
 
@@ -82,6 +81,68 @@ def test_a_node_can_be_added(deployment):
     assert NodeBundle.read(bundle, {"data": "d"}).config.name == "south"
     with pytest.raises(ConfigError, match="already"):
         kit.add_node(deployment, "south")
+
+
+def test_a_removed_node_is_off_the_list_and_its_key_away(deployment):
+    key = (deployment / "server" / "nodes" / "a.pub").read_bytes()
+    result = CliRunner().invoke(app, ["deploy", "remove-node", str(deployment), "a"])
+    assert result.exit_code == 0
+    assert f"rsync -a {deployment / 'server'}/ HOST:server/" in result.output
+    assert ServerKit.read(deployment / "server").manifest.nodes == ("b",)
+    [place] = (deployment / "removed").iterdir()
+    assert str(place) in result.output
+    assert place.name.startswith("a-2")
+    assert (place / "a.pub").read_bytes() == key
+    assert (place / "a" / "node.key").exists()
+    assert {p.name for p in (deployment / "nodes").iterdir()} == {"b"}
+    assert {p.name for p in (deployment / "server" / "nodes").iterdir()} == {"b.pub"}
+    assert {stat.S_IMODE(p.stat().st_mode) for p in (place, place.parent)} == {0o700}
+    result = CliRunner().invoke(app, ["deploy", "add-node", str(deployment), "c"])
+    assert f"rsync -a {deployment / 'server'}/ HOST:server/" in result.output
+    assert ServerKit.read(deployment / "server").manifest.nodes == ("b", "c")
+
+
+def test_a_lost_key_is_replaced_under_the_same_name_more_than_once(deployment):
+    keys = {(deployment / "server" / "nodes" / "a.pub").read_bytes()}
+    for _ in range(2):  # in the same second
+        kit.remove_node(deployment, "a")
+        kit.add_node(deployment, "a")
+        keys.add((deployment / "server" / "nodes" / "a.pub").read_bytes())
+    assert len(keys) == 3
+    assert len(list((deployment / "removed").iterdir())) == 2
+    assert ServerKit.read(deployment / "server").manifest.nodes == ("b", "a")
+
+
+def test_only_a_node_that_is_there_and_not_alone_can_be_removed(deployment):
+    manifest = deployment / "server" / "deployment.json"
+    with pytest.raises(ConfigError, match=r"deployment\.json: has no node 'x', found a, b"):
+        kit.remove_node(deployment, "x")
+    kit.remove_node(deployment, "a")
+    before = manifest.read_bytes()
+    with pytest.raises(ConfigError, match="'b' is the only node"):
+        kit.remove_node(deployment, "b")
+    assert manifest.read_bytes() == before
+    assert (deployment / "nodes" / "b" / "node.key").exists()
+
+
+def test_a_node_whose_bundle_is_elsewhere_can_be_removed(deployment):
+    (deployment / "nodes" / "a").rename(deployment.parent / "a")
+    place = kit.remove_node(deployment, "a")
+    assert [p.name for p in place.iterdir()] == ["a.pub"]
+
+
+@pytest.mark.parametrize("left", ["nodes/c", "server/nodes/c.pub"])
+def test_a_key_that_is_there_is_not_overwritten_but_named(left, deployment):
+    manifest = deployment / "server" / "deployment.json"
+    before = manifest.read_bytes()
+    kit.add_node(deployment, "c")
+    manifest.write_bytes(before)  # as if the name had been deleted by hand
+    other = {"nodes/c": "server/nodes/c.pub", "server/nodes/c.pub": "nodes/c"}[left]
+    (deployment / other).rename(deployment.parent / "elsewhere")
+    kept = {p: p.read_bytes() for p in deployment.rglob("*") if p.is_file()}
+    with pytest.raises(ConfigError, match=rf"{left}: is there already, .* move it away"):
+        kit.add_node(deployment, "c")
+    assert {p: p.read_bytes() for p in deployment.rglob("*") if p.is_file()} == kept
 
 
 @pytest.mark.parametrize(
@@ -185,22 +246,3 @@ def test_a_registry_that_does_not_fit_is_dropped(deployment, tmp_path):
     registry.path.unlink()
     registry.prepare()
     assert not registry.database.exists()
-
-
-def test_a_run_is_not_gone_on_with_under_another_configuration(deployment, tmp_path, tiny):
-    server = ServerKit.read(deployment / "server")
-    run_dir = tmp_path / "run"
-    run_dir.mkdir()
-    saved = tiny().replace(run_dir=str(run_dir)).to_flat()
-    (run_dir / "config.json").write_text(json.dumps({"run": saved}))
-    summary = {"outcome": "completed"}
-    (run_dir / "summary.json").write_text(json.dumps(summary))
-
-    def options(config):
-        return ServerOptions(server, config, run_dir, tmp_path / "state", "127.0.0.1", 0)
-
-    from rich.console import Console
-
-    assert serve(options(tiny(rounds=9)), Console()) == summary  # more rounds: the same run
-    with pytest.raises(ConfigError, match="has dim = 8, found 16"):
-        serve(options(tiny(dim=16)), Console())

@@ -91,6 +91,22 @@ def test_a_nodes_noise_depends_on_its_key_and_all_it_protects(tiny: Tiny) -> Non
     ]  # fmt: skip
     assert len({first(), *others}) == 8
     assert first(config.replace(rounds=99)) == first(), "as when a run is resumed for longer"
+    assert first(config.replace(min_nodes=9)) == first(), "as when a node has joined"
+
+
+def test_one_draw_is_never_scaled_in_two_ways(tiny: Tiny) -> None:
+    """Two replies with the same draw and other standard deviations would give the noise away."""
+    values = {"a": np.arange(6, dtype=np.float32)}
+
+    def draw(config: RunConfig) -> float:
+        return float(privacy.node_entropy(config, KEY, "n", 1, values).uniform(1)[0])
+
+    distributed = tiny(dp="distributed", min_nodes=3, **NODE_LEVEL)
+    fewer, more = (distributed.replace(min_replies=n) for n in (2, 3))
+    assert privacy.node_noise(fewer) != privacy.node_noise(more)
+    assert draw(fewer) != draw(more)
+    user = tiny(dp="user", min_nodes=3)  # there it scales nothing, and a repeated round must not
+    assert draw(user.replace(min_replies=2)) == draw(user.replace(min_replies=3))  # release more
 
 
 def test_a_nodes_key_is_made_once_and_is_its_owners(tmp_path: Path) -> None:

@@ -143,7 +143,11 @@ def test_other_runs_have_debts_of_their_own(
     users = toy_users(12, shortest=4)
     params = initial_params(config, toy_catalog)
     _node(config, toy_catalog, users, tmp_path).train(params, 1)
-    for other, same in (({"seed": 5}, False), ({"rounds": 50, "run_dir": "x"}, True)):
+    for other, same in (
+        ({"seed": 5}, False),
+        ({"rounds": 50, "run_dir": "x"}, True),
+        ({"min_nodes": 1, "min_replies": 1}, True),  # as when a node was removed
+    ):
         node = _node(config.replace(**other), toy_catalog, users, tmp_path)
         assert (node._residuals.before(2) is not None) == same
 

@@ -308,7 +308,7 @@ def test_an_existing_run_is_not_overwritten(config: Tiny, stopped: Path) -> None
     [
         ("seed", 1), ("method", "confedsrs"), ("learning_rate", 0.5), ("fraction", 1.0),
         ("local_epochs", 2), ("server_optimizer", "sgd"), ("aggregation", "median"),
-        ("delta_codec", "float32"), ("min_replies", 1), ("evaluate_every", 3),
+        ("delta_codec", "float32"), ("evaluate_every", 3),
         ("weighting", "uniform"),
     ],
 )  # fmt: skip
@@ -329,10 +329,22 @@ def test_another_configuration_is_refused_by_key(
     [
         ("rounds", 3), ("patience", 2), ("round_timeout", 0.1), ("start_timeout", 0.5),
         ("max_failed_rounds", 5), ("catalog", "/elsewhere/catalog.tsv"), ("run_dir", "/elsewhere"),
+        ("min_nodes", 4), ("min_replies", 1),
     ],
 )  # fmt: skip
 def test_how_long_and_where_may_change(config: Tiny, stopped: Path, field: str, value: Any) -> None:
     assert _run(config(**{"rounds": 2, field: value}), stopped, resume=True).outcome == "completed"
+
+
+def test_what_noise_is_computed_from_may_not_change(config: Tiny, tmp_path: Path) -> None:
+    noisy = config(
+        rounds=1, dp="distributed", weighting="uniform", aggregation="mean", delta_codec="float32",
+        min_nodes=3, min_replies=3,
+    )  # fmt: skip
+    _run(noisy, tmp_path)
+    with pytest.raises(ConfigError, match="was made with min-replies = 3, found 2"):
+        _run(noisy.replace(min_replies=2), tmp_path, resume=True)
+    _run(noisy.replace(min_nodes=4), tmp_path, resume=True)
 
 
 def test_a_key_that_is_newer_than_the_checkpoint_has_its_default(

@@ -1,0 +1,84 @@
+"""``config.json`` of a run's folder: what a run was begun with, and whether one may go on with it.
+
+Commands that go on with a run look here before they write or start anything.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lumos_core.config import RunConfig
+from lumos_core.errors import ConfigError
+from lumos_core.files import write_json
+from lumos_core.resume import first_difference
+
+CONFIG = "config.json"
+_ALWAYS = ("method", "seed", "rounds", "catalog", "min-nodes", "min-replies")
+"""Keys that every version has written; others may be newer than a run and have their defaults."""
+_MEND = "put a whole copy of it back, or begin another run with another --run-dir"
+
+
+def read_config(run_dir: Path) -> RunConfig | None:
+    """What the run in a folder was begun with; None if there is none.
+
+    Raises:
+        ConfigError: the file cannot be read, is damaged or lacks keys.
+    """
+    path = run_dir / CONFIG
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: is not JSON ({error}); it is damaged: {_MEND}") from None
+    return _checked(path, found)
+
+
+def check_same_run(run_dir: Path, config: RunConfig) -> RunConfig | None:
+    """What the run in a folder was begun with, if it is the one that ``config`` describes.
+
+    Raises:
+        ConfigError: it is another run, or its file is damaged.
+    """
+    saved = read_config(run_dir)
+    if saved is None:
+        return None
+    if (key := first_difference(saved.to_flat(), config.to_flat())) is not None:
+        before, now = saved.to_flat()[key], config.to_flat()[key]
+        raise ConfigError(
+            f"{run_dir / CONFIG}: the run there has {key} = {before!r}, found {now!r}; go on with "
+            "it as it was begun, or begin another one with --run-dir"
+        )
+    return saved
+
+
+def write_config(run_dir: Path, config: RunConfig, nodes: Mapping[str, Any]) -> None:
+    """Write the file, and the folder if need be.
+
+    Args:
+        run_dir: the run's folder.
+        config: of the run.
+        nodes: what is known about its nodes, for people.
+    """
+    write_json(run_dir / CONFIG, {"run": config.to_flat(), "nodes": nodes})
+
+
+def _checked(path: Path, found: Any) -> RunConfig:
+    run = found.get("run") if isinstance(found, dict) else found
+    if not isinstance(run, dict):
+        raise ConfigError(
+            f"{path}: found {json.dumps(run)[:60]}, expected a JSON object whose key 'run' holds "
+            f"the keys of a run; it is damaged: {_MEND}"
+        )
+    for key in _ALWAYS:
+        if run.get(key, "") == "":
+            raise ConfigError(f"{path}: key '{key}' of 'run' is missing; it is damaged: {_MEND}")
+    try:
+        return RunConfig.from_flat(run)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{path}: {error}; it is damaged or of another version of LUMOS: {_MEND}"
+        ) from None

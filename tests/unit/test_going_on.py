@@ -1,0 +1,320 @@
+"""Going on with the run in a folder: what may differ, what is refused, and what stays untouched."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from lumos_core.checkpoint import LATEST, Checkpoint, Progress, save_checkpoint
+from lumos_core.cli.app import app
+from lumos_core.config import RunConfig
+from lumos_core.deployment import kit, local, server
+from lumos_core.deployment.kit import ServerKit
+from lumos_core.deployment.local import LocalNode
+from lumos_core.deployment.run_folder import CONFIG, read_config, write_config
+from lumos_core.errors import ConfigError, DataError, FederationError, ModelError
+
+Tiny = Callable[..., RunConfig]
+DONE = {"outcome": "completed", "reason": "", "rounds": 3, "best_round": 2, "test": {"hr@20": 0.5}}
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "catalog.tsv").write_text("item_id\ttitle\n" + "".join(
+        f"i{n}\ttoy number {n}\n" for n in range(1, 9)))  # fmt: skip
+    return folder / "catalog.tsv"
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Path:
+    kit.create(tmp_path / "deployment", ["10.0.0.1"], ["a", "b", "c"], 9092, 30)
+    return tmp_path / "deployment"
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
+    """What ``lumos deploy server`` would have started, without a process."""
+    found: list[RunConfig] = []
+
+    class Generation:
+        served = True
+
+        def __init__(self, options: Any, config: RunConfig, *_: Any) -> None:
+            found.append(config)
+
+        def run(self) -> dict[str, Any]:
+            return DONE
+
+    monkeypatch.setattr(server, "_Generation", Generation)
+    return found
+
+
+def _run(deployment: Path, catalog: Path, *options: str) -> Any:
+    arguments = ["deploy", "server", str(deployment / "server"), "--catalog", str(catalog)]
+    return CliRunner().invoke(app, [*arguments, "--method", "fedavg", *options])
+
+
+def _contents(folder: Path) -> dict[Path, bytes]:
+    return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+# ---------------------------------------------------------------- more nodes, fewer nodes
+def test_the_same_command_goes_on_with_another_number_of_nodes(
+    deployment: Path, catalog: Path, served: list[RunConfig]
+) -> None:
+    def go_on(*options: str) -> tuple[int, int]:
+        result = _run(deployment, catalog, *options)
+        assert result.exit_code == 0, result.exception
+        return served[-1].min_nodes, served[-1].min_replies
+
+    assert go_on() == (3, 2)
+    kit.add_node(deployment, "d")
+    assert go_on() == (3, 2), "it waits for as many as it was begun with"
+    kit.remove_node(deployment, "a")
+    kit.remove_node(deployment, "b")
+    assert go_on() == (2, 2)
+    kit.remove_node(deployment, "c")
+    assert go_on() == (1, 1)
+    kit.add_node(deployment, "e")
+    assert go_on("-c", "min-nodes=2") == (2, 1)
+    assert read_config(deployment / "server" / "run") == served[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-c", "dp=distributed", "-c", "weighting=uniform"], "nodes compute their noise from it"),
+        (["-c", "secure-aggregation=true"], "each node knows the other's part"),
+    ],
+)
+def test_too_few_nodes_for_what_the_run_promises(
+    options: list[str], message: str, deployment: Path, catalog: Path, served: list[RunConfig]
+) -> None:
+    options = [*options, "-c", "min-replies=3"]
+    kit.add_node(deployment, "d")
+    assert _run(deployment, catalog, *options).exit_code == 0
+    kit.remove_node(deployment, "d")
+    options = options[:-2]
+    assert _run(deployment, catalog, *options).exit_code == 0
+    assert (served[-1].min_nodes, served[-1].min_replies) == (3, 3)
+    before = _contents(deployment / "server" / "run")
+    kit.remove_node(deployment, "a")
+    result = _run(deployment, catalog, *options)
+    assert isinstance(result.exception, ConfigError)
+    assert "2 nodes are registered" in str(result.exception)
+    assert message in str(result.exception)
+    assert _contents(deployment / "server" / "run") == before
+
+
+def test_secure_sums_go_on_with_fewer_replies_than_before_down_to_three(
+    deployment: Path, catalog: Path, served: list[RunConfig]
+) -> None:
+    kit.add_node(deployment, "d")
+    secure = ["-c", "secure-aggregation=true"]
+    assert _run(deployment, catalog, *secure, "-c", "min-replies=4").exit_code == 0
+    kit.remove_node(deployment, "d")
+    assert _run(deployment, catalog, *secure).exit_code == 0
+    assert (served[-1].min_nodes, served[-1].min_replies) == (3, 3)
+
+
+# ---------------------------------------------------------------- a run that has completed
+@pytest.fixture
+def completed(deployment: Path, tiny: Tiny, tmp_path: Path) -> Callable[..., Any]:
+    """``completed(summary, worse)(config)``: serve on a run of three rounds that has ended."""
+    run_dir = tmp_path / "run"
+
+    def make(summary: dict[str, Any], worse: int = 0, **changes: Any) -> Any:
+        begun = tiny(catalog="catalog.tsv", run_dir=str(run_dir)).replace(**changes)
+        write_config(run_dir, begun, {})
+        (run_dir / "summary.json").write_text(json.dumps(summary))
+        progress = Progress(3, 2, 0.5, worse, "c", "s", begun.to_flat())
+        save_checkpoint(run_dir / LATEST, Checkpoint({"a": np.zeros(1)}, {}, progress))
+
+        def serve(**more: Any) -> tuple[dict[str, Any], str]:
+            console = Console(file=io.StringIO(), width=500)
+            state = tmp_path / "state"
+            options = server.ServerOptions(
+                ServerKit.read(deployment / "server"),
+                begun.replace(**more),
+                run_dir,
+                state,
+                "::",
+                0,
+            )
+            summary = server.serve(options, console)
+            return summary, console.file.getvalue()  # type: ignore[attr-defined]
+
+        return serve
+
+    return make
+
+
+BUDGET = "privacy budget: epsilon is 3"
+
+
+@pytest.mark.parametrize(
+    ("summary", "worse", "begun", "asked", "message"),
+    [
+        ({}, 0, {}, {}, "3 rounds are done, asked for are 3"),
+        ({}, 0, {}, {"rounds": 2}, "3 rounds are done, asked for are 2"),
+        ({}, 2, {"patience": 2}, {"rounds": 9}, "out of patience after 3 rounds"),
+        ({}, 2, {"rounds": 9, "patience": 2}, {}, "out of patience after 3 rounds"),
+        ({"reason": BUDGET}, 0, {"rounds": 9}, {}, BUDGET),
+        ({"reason": BUDGET}, 0, {"max_epsilon": 3.0}, {"rounds": 9}, BUDGET),
+        ({"reason": BUDGET}, 0, {"max_epsilon": 3.0}, {"rounds": 9, "max_epsilon": 2.0}, BUDGET),
+    ],
+)
+def test_nothing_to_do_is_said_and_changes_nothing(
+    completed: Any, served: list[RunConfig], tmp_path: Path,
+    summary: Any, worse: int, begun: Any, asked: Any, message: str,
+) -> None:  # fmt: skip
+    if "max_epsilon" in begun:
+        begun = {**begun, "dp": "central", "weighting": "uniform"}
+    serve = completed(DONE | summary, worse, **begun)
+    before = _contents(tmp_path / "run")
+    result, said = serve(**asked)
+    assert result == DONE | summary
+    assert message in said
+    assert "to go on" in said
+    assert served == []
+    assert _contents(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize(
+    ("summary", "worse", "begun", "asked"),
+    [
+        ({}, 0, {}, {"rounds": 9}),
+        ({}, 1, {"patience": 2}, {"rounds": 9}),
+        ({}, 2, {"rounds": 9, "patience": 2}, {"patience": 3}),
+        ({}, 2, {"rounds": 9, "patience": 2}, {"patience": 0}),
+        ({"reason": BUDGET}, 0, {"max_epsilon": 3.0, "rounds": 9}, {"max_epsilon": 4.0}),
+        ({"reason": BUDGET}, 0, {"max_epsilon": 3.0, "rounds": 9}, {"max_epsilon": 0.0}),
+        ({"outcome": "failed", "reason": "no node"}, 0, {}, {}),
+    ],
+)
+def test_a_run_that_may_have_more_rounds_goes_on(
+    completed: Any, served: list[RunConfig], tmp_path: Path,
+    summary: Any, worse: int, begun: Any, asked: Any,
+) -> None:  # fmt: skip
+    if "max_epsilon" in begun:
+        begun = {**begun, "dp": "central", "weighting": "uniform"}
+    completed(DONE | summary, worse, **begun)(**asked)
+    [config] = served
+    assert read_config(tmp_path / "run") == config
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_a_server_with_another_configuration_is_refused(completed: Any, tmp_path: Path) -> None:
+    serve = completed(DONE)
+    before = _contents(tmp_path / "run")
+    with pytest.raises(ConfigError, match="has dim = 8, found 16"):
+        serve(dim=16, rounds=9)
+    assert _contents(tmp_path / "run") == before
+
+
+def test_without_a_checkpoint_the_summary_stays(completed: Any, tmp_path: Path) -> None:
+    serve = completed(DONE)
+    (tmp_path / "run" / LATEST).unlink()
+    with pytest.raises(ModelError, match="no checkpoint here"):
+        serve(rounds=9)
+    assert (tmp_path / "run" / "summary.json").exists()
+
+
+def test_a_second_server_leaves_the_first_ones_files_alone(completed: Any, tmp_path: Path) -> None:
+    serve = completed(DONE)
+    (tmp_path / "state").mkdir()
+    before = _contents(tmp_path / "run")
+    with server.alone(tmp_path / "state", "x"), pytest.raises(FederationError, match="runs al"):
+        serve(rounds=9)
+    assert _contents(tmp_path / "run") == before
+
+
+# ---------------------------------------------------------------- lumos run --resume
+@pytest.mark.parametrize("command", ["run", "simulate"])
+def test_a_refused_resume_touches_nothing(
+    command: str, completed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lumos_core.data.prepare import prepare
+    from lumos_core.data.sample import bundled_sample
+
+    prepare(bundled_sample(), tmp_path / "prepared", nodes=2, seed=0)
+    completed(DONE, catalog=str(tmp_path / "prepared" / "catalog.tsv"))
+    before = _contents(tmp_path / "run")
+    arguments = [command, "--resume", "--run-dir", str(tmp_path / "run"), "-c", "dim=16"]
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, ConfigError)
+    assert "the run there has dim = 8, found 16" in str(result.exception)
+    assert _contents(tmp_path / "run") == before
+
+
+def test_deploying_on_another_run_touches_nothing(
+    completed: Any, tiny: Tiny, tmp_path: Path
+) -> None:
+    completed(DONE)
+    before = _contents(tmp_path / "run")
+    with pytest.raises(ConfigError, match="has dim = 8, found 16"):
+        local.deploy(tiny(dim=16), [LocalNode("a", tmp_path)], tmp_path / "run", print, resume=True)
+    assert _contents(tmp_path / "run") == before
+
+
+# ---------------------------------------------------------------- damaged files
+def _without(key: str) -> Any:
+    return lambda run: {"run": {k: v for k, v in run.items() if k != key}}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda run: {"run": 3}, "found 3, expected a JSON object whose key 'run'"),
+        (lambda run: [], "found [], expected a JSON object"),
+        (lambda run: {}, "found null, expected a JSON object"),
+        (lambda run: {"run": {}}, "key 'method' of 'run' is missing"),
+        (_without("catalog"), "key 'catalog' of 'run' is missing"),
+        (_without("min-nodes"), "key 'min-nodes' of 'run' is missing"),
+        (lambda run: {"run": {**run, "dim": "x"}}, "key 'dim': found 'x'"),
+        (lambda run: {"run": {**run, "dimm": 8}}, "unknown key 'dimm'"),
+        (None, "is not JSON"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("command", ["run", "server"])
+def test_a_damaged_configuration_is_named(
+    command: str, damage: Any, message: str, tiny: Tiny, deployment: Path, catalog: Path,
+    served: list[RunConfig],
+) -> None:  # fmt: skip
+    run_dir = deployment / "server" / "run"
+    run_dir.mkdir()
+    whole = tiny(catalog=str(catalog)).to_flat()
+    (run_dir / CONFIG).write_text(json.dumps(damage(whole)) if damage else '{"run": {"me')
+    before = _contents(run_dir)
+    if command == "server":
+        result = _run(deployment, catalog)
+    else:
+        result = CliRunner().invoke(app, ["run", "--resume", "--run-dir", str(run_dir)])
+    assert isinstance(result.exception, ConfigError), result.exception
+    assert str(run_dir / CONFIG) in str(result.exception)
+    assert message in str(result.exception)
+    assert served == []
+    assert _contents(run_dir) == before
+
+
+def test_a_key_that_is_newer_than_the_run_has_its_default(tiny: Tiny, tmp_path: Path) -> None:
+    begun = tiny(catalog="c")
+    flat = {k: v for k, v in begun.to_flat().items() if k != "max-weight-ratio"}
+    (tmp_path / CONFIG).write_text(json.dumps({"run": flat}))
+    assert read_config(tmp_path) == begun
+
+
+@pytest.mark.parametrize("text", ["{", "3", "{}", '{"outcome": "completed", "reason": ""}'])
+def test_a_damaged_summary_is_named(text: str, completed: Any, tmp_path: Path) -> None:
+    serve = completed(DONE)
+    (tmp_path / "run" / "summary.json").write_text(text)
+    with pytest.raises(DataError, match=r"summary\.json: .* damaged"):
+        serve(rounds=9)
