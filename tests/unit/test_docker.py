@@ -284,6 +284,35 @@ def test_the_environment_of_a_container_reaches_the_apps(
     assert done.stdout.splitlines() == [str(weights), str(tmp_path / "cache")], done.stderr
 
 
+def test_the_container_of_the_readme_has_the_volumes_of_compose() -> None:
+    readme = (DOCKER / "README.md").read_text().replace("\\\n", " ")
+    [command] = re.findall(r"^docker run .*$", readme, re.MULTILINE)
+    words = shlex.split(command)
+    service = {"volumes": [words[i + 1] for i, word in enumerate(words) if word == "-v"]}
+    expected = mounts(TLS["services"]["node-1"])
+    found = {target: mount for target, mount in mounts(service).items() if target != "/bundle"}
+    assert words[-1] == TLS["services"]["node-1"]["image"]
+    assert found.keys() == expected.keys()
+    for target, (source, writable) in expected.items():
+        if source in TLS["volumes"]:
+            name = TLS["volumes"][source].get("name", f"{TLS['name']}_{source}")
+            assert found[target] == (name, writable)
+    assert not mounts(service)["/bundle"][1]
+
+
+def test_the_command_that_fills_the_volume_of_weights() -> None:
+    """It needs no other service, so it can be said on any machine that has the node's image."""
+    readme = (DOCKER / "README.md").read_text()
+    [service] = set(re.findall(r"^docker compose --profile weights run --rm (\S+)", readme, re.M))
+    weights = PLAIN["services"][service]
+    assert weights["profiles"] == ["weights"]
+    assert "depends_on" not in weights
+    assert weights["image"] == PLAIN["services"]["node-1"]["image"]
+    assert mounts(weights)["/llm"] == ("llm", True)
+    # the project's name, which may be changed, would be a part of the volume's
+    assert PLAIN["volumes"]["llm"] == {"name": "lumos_llm"}
+
+
 # ---------------------------------------------------------------- commands
 def commands() -> Iterator[tuple[str, list[str]]]:
     for which, content in (("plain", PLAIN), ("tls", TLS)):
