@@ -14,15 +14,20 @@ from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
-import click
 import jsonschema
 import pytest
 import typer
 import yaml
 from dockerfile_parse import DockerfileParser
+from flwr.cli.app import app as flower_app
+from flwr.common.config import parse_config_args
 
 from lumos_core.cli.app import app
+from lumos_core.cli.deploy import _run_config
+from lumos_core.config import RunConfig
 from lumos_core.deployment import flower
+from lumos_core.deployment.server import START_TIMEOUT
+from lumos_core.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -331,6 +336,16 @@ FLOWER_PARSERS = {
 }
 
 
+def options_of(program: typer.Typer, words: list[str]) -> dict[str, Any]:
+    """What a program built with typer reads in the words after its name."""
+    command: Any = typer.main.get_command(program)
+    words = list(words)
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    options: dict[str, Any] = command.make_context("program", words).params
+    return options
+
+
 @pytest.mark.parametrize(
     ("command"), [c for _, c in commands()], ids=[name for name, _ in commands()]
 )
@@ -339,18 +354,86 @@ def test_programs_understand_their_commands(command: list[str]) -> None:
     if arguments == ["--help"]:
         return
     if program == "lumos":
-        words = typer.main.get_command(app)
-        context = click.Context(words)  # type: ignore[arg-type]
-        while hasattr(words, "commands"):
-            words = words.commands[arguments.pop(0)]
-        words.make_context(program, arguments, resilient_parsing=False)
-        assert context
+        assert options_of(app, arguments)
         return
     module, function = FLOWER_PARSERS[program]
     found = getattr(import_module(module), function)()
     assert isinstance(found, ArgumentParser)
     _, unknown = found.parse_known_args(arguments)
     assert unknown == []
+
+
+def executed(service: dict[str, Any], settings: str, folder: Path) -> list[str]:
+    """Arguments of the program that a service's Python entrypoint turns into."""
+    python, *script = service["entrypoint"]
+    assert python == "python"
+    for name in ("flwr", "lumos"):
+        program = folder / name
+        program.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv))")
+        program.chmod(0o700)
+    variables = {
+        **service["environment"],
+        "SETTINGS": settings,
+        "FLWR_HOME": str(folder / "home"),
+        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+    }
+    command = [sys.executable, *script, *service["command"]]
+    done = subprocess.run(command, env=variables, capture_output=True, check=True, timeout=60)
+    program_path, *arguments = json.loads(done.stdout)
+    return [Path(program_path).name, *arguments]
+
+
+EXAMPLES = [
+    shlex.split(text)[0]
+    for text in re.findall(
+        r"^(?:# )?LUMOS_RUN_SETTINGS=(.*)$", (DOCKER / ".env.example").read_text(), re.MULTILINE
+    )
+]
+
+
+def test_the_example_says_how_to_set_what_matters() -> None:
+    assert EXAMPLES[-1] == "rounds=20"  # what the compose files have by default
+    for service in (PLAIN["services"]["cli"], TLS["services"]["superlink"]):
+        assert service["environment"]["SETTINGS"] == EXAMPLES[-1]
+    for key in ("method", "dp", "secure-aggregation"):
+        assert any(f"{key}=" in text for text in EXAMPLES)
+
+
+@pytest.mark.parametrize(
+    "settings", [*EXAMPLES, 'min-nodes=2 llm-noun="films that somebody\'s seen; $HOME" seed=7']
+)
+def test_settings_mean_the_same_with_and_without_tls(settings: str, tmp_path: Path) -> None:
+    catalog = tmp_path / "catalog.tsv"
+    catalog.write_text("item_id\ttitle\na\tA\nb\tB\n")
+
+    service = TLS["services"]["superlink"]
+    arguments = executed(service, settings, tmp_path)
+    assert arguments[: len(service["command"])] == service["command"]
+    assert all(a.startswith("--config=") for a in arguments[len(service["command"]) :])
+    chosen = options_of(app, arguments[1:])
+    named = {key: chosen[key] for key in ("rounds", "method", "seed")}
+    with_tls = _run_config(named, chosen["settings"] or [], len(NODES), catalog)
+
+    words = executed(PLAIN["services"]["cli"], settings, tmp_path)
+    assert words[:2] == ["flwr", "run"]
+    options = options_of(flower_app, words[1:])
+    flat = parse_config_args(options["run_config_overrides"])
+    assert (flat["catalog"], flat["run-dir"]) == ("/catalog.tsv", "/run-folder")
+    without_tls = RunConfig.from_flat(flat)
+
+    meant = RunConfig.from_flat({"min-nodes": len(NODES), **parse_config_args([settings])})
+    assert without_tls.without_paths() == meant.without_paths()
+    patient = meant.replace(start_timeout=START_TIMEOUT)
+    assert with_tls.without_paths() == patient.without_paths()
+
+
+def test_a_setting_cannot_be_another_option(tmp_path: Path) -> None:
+    arguments = executed(TLS["services"]["superlink"], "--bind=127.0.0.1 /other", tmp_path)
+    chosen = options_of(app, arguments[1:])
+    assert chosen["bind"] == "0.0.0.0"
+    assert list(chosen["settings"]) == ["--bind=127.0.0.1", "/other"]
+    with pytest.raises(ConfigError, match="expected KEY=VALUE"):
+        _run_config({}, chosen["settings"], len(NODES), tmp_path / "catalog.tsv")
 
 
 # ---------------------------------------------------------------- Dockerfiles
