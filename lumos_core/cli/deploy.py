@@ -179,7 +179,7 @@ def _run_config(
     """
     from lumos_core.cli.federation import for_nodes, parse_settings
     from lumos_core.data.catalog import Catalog
-    from lumos_core.deployment.run_folder import read_config
+    from lumos_core.deployment.run_folder import check_catalog, read_config
     from lumos_core.deployment.server import START_TIMEOUT
 
     flat, for_node = parse_settings(settings)
@@ -191,6 +191,7 @@ def _run_config(
     Catalog.read(catalog)  # complain before anything starts
     flat = {"start-timeout": START_TIMEOUT, **flat, "catalog": str(catalog.resolve())}
     if (saved := read_config(run_dir)) is not None:
+        check_catalog(run_dir, catalog)
         flat = {**_needed_before(saved, nodes, given="min-replies" in flat), **flat}
     return for_nodes(flat, nodes)
 

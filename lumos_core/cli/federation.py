@@ -176,9 +176,10 @@ def _plan(
         prepare(bundled_sample(), data, nodes=count, seed=config.seed)
     config = config.replace(catalog=str(data / "catalog.tsv"))
     if resume:
-        from lumos_core.deployment.run_folder import check_same_run
+        from lumos_core.deployment.run_folder import check_catalog, check_same_run
 
         check_same_run(run_dir, config)  # before baselines are started beside it
+        check_catalog(run_dir, Path(config.catalog))
     catalog, sequences = load_prepared(data)
     folders = node_folders(data)
     return _Plan(command, config, node_settings, run_dir, data, folders, catalog, sequences)

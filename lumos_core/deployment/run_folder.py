@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lumos_core.checkpoint import LATEST, load_checkpoint
 from lumos_core.config import RunConfig
+from lumos_core.data.catalog import Catalog
 from lumos_core.errors import ConfigError
 from lumos_core.files import write_json
 from lumos_core.resume import first_difference
@@ -53,6 +55,23 @@ def check_same_run(run_dir: Path, config: RunConfig) -> RunConfig | None:
             "it as it was begun, or begin another one with --run-dir"
         )
     return saved
+
+
+def check_catalog(run_dir: Path, catalog: Path) -> None:
+    """Check that the model of the run in a folder, if it has one, is for a catalog.
+
+    Raises:
+        ConfigError: it is for another.
+    """
+    if not (run_dir / LATEST).exists():
+        return
+    theirs = load_checkpoint(run_dir / LATEST).progress.catalog
+    ours = Catalog.read(catalog).fingerprint
+    if ours != theirs:
+        raise ConfigError(
+            f"{catalog}: has fingerprint {ours[:12]}…, but the run in {run_dir} was begun with "
+            f"{theirs[:12]}…; go on with the catalog.tsv that it was begun with"
+        )
 
 
 def write_config(run_dir: Path, config: RunConfig, nodes: Mapping[str, Any]) -> None:

@@ -253,6 +253,22 @@ def test_a_refused_resume_touches_nothing(
     assert isinstance(result.exception, ConfigError)
     assert "the run there has dim = 8, found 16" in str(result.exception)
     assert _contents(tmp_path / "run") == before
+    same_keys = CliRunner().invoke(app, arguments[:-2])  # but the model is of the catalog "c"
+    assert isinstance(same_keys.exception, ConfigError)
+    assert "was begun with c…" in str(same_keys.exception)
+    assert _contents(tmp_path / "run") == before
+
+
+def test_a_server_refuses_another_catalog_before_it_writes(
+    deployment: Path, catalog: Path, completed: Any, served: list[RunConfig], tmp_path: Path
+) -> None:
+    completed(DONE)
+    before = _contents(tmp_path / "run")
+    result = _run(deployment, catalog, "--run-dir", str(tmp_path / "run"))
+    assert isinstance(result.exception, ConfigError)
+    assert "was begun with c…" in str(result.exception)
+    assert _contents(tmp_path / "run") == before
+    assert not served
 
 
 def test_deploying_on_another_run_touches_nothing(
