@@ -15,13 +15,14 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from lumos_core import aggregation, privacy, replies, selection, server_optimizer
+from lumos_core import privacy, replies, selection, server_optimizer
+from lumos_core.aggregator import Aggregator
 from lumos_core.checkpoint import BEST, LATEST, Checkpoint, Progress, save_checkpoint
 from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError, FederationError, ReplyError
@@ -29,7 +30,6 @@ from lumos_core.evaluation import SELECTION_METRIC, means
 from lumos_core.history import HISTORY, Event, History, OnEvent, utc_now
 from lumos_core.membership import Membership
 from lumos_core.model import ITEM_TABLE, ModelShape, Params
-from lumos_core.replies import Metrics
 from lumos_core.resume import Stand, stand_of
 from lumos_core.secure_aggregation.coordinator import SecureExchange
 from lumos_core.secure_aggregation.primitives import Primitives
@@ -63,86 +63,6 @@ class FederationResult:
     test: dict[str, float]
     events: list[Event]
     epsilon: float | None = None  # spent; None without differential privacy or without noise
-
-
-@dataclass
-class _Aggregator:
-    """The checks and arithmetic of one round's train replies."""
-
-    config: RunConfig
-    params: Params
-    round: int
-    accepted: dict[str, tuple[Params, Metrics]] = field(default_factory=dict)
-    names: list[str] = field(default_factory=list)  # whose training is in what was accepted
-    failed: dict[str, str] = field(default_factory=dict)
-
-    def offer(self, reply: Reply, evaluated: bool) -> bool:
-        """Take a train reply if it is what was asked for; otherwise remember why not."""
-        try:
-            if reply.error is not None:
-                raise ReplyError(f"error {reply.error[:80]!r}")
-            delta = replies.check_train(
-                reply.arrays or {}, reply.metrics, self.params, self.config, evaluated
-            )
-        except ReplyError as error:
-            self.failed |= dict.fromkeys(reply.sum_of or (reply.node,), str(error))
-            log.warning("node %s: train reply rejected: %s", reply.node, error)
-            return False
-        self.accepted[reply.node] = (delta, reply.metrics)
-        self.names = sorted({*self.names, *(reply.sum_of or (reply.node,))})
-        return True
-
-    def delta(self) -> Params:
-        """Aggregate what was accepted, in order of node names."""
-        names = sorted(self.accepted)
-        weights = np.array([self._weight(self.accepted[n][1]) for n in names], dtype=np.float64)
-        weights = np.maximum(weights, 1.0)  # by examples, a node may have none
-        # Counts are claims: however many users a node says it has, it cannot drown the others. Of
-        # two nodes the smaller is the typical one.
-        typical = float(np.quantile(weights, 0.5, method="lower"))
-        weights = np.minimum(weights, self.config.max_weight_ratio * typical)
-        deltas = [self.accepted[n][0] for n in names]
-        if self.config.dp == "central" and self.config.secure_aggregation:
-            found = privacy.noisy_mean(deltas[0], len(self.names), self.config, self.round)
-        elif self.config.dp == "central":
-            found = privacy.central_mean(deltas, self.config, self.round)
-        else:
-            found = aggregation.aggregate(deltas, weights / weights.sum(), self.config)
-        # Training never moves the padding; noise and liars would, and nobody would move it back.
-        found[ITEM_TABLE][0] = 0.0
-        return found
-
-    @property
-    def asked(self) -> list[str]:
-        """Names of the nodes that were asked to train."""
-        return sorted({*self.names, *self.failed})
-
-    def users(self) -> dict[str, int]:
-        """How many users the nodes have trained on, where their replies say so one by one."""
-        return {
-            name: int(metrics["users"])
-            for name, (_, metrics) in self.accepted.items()
-            if not self.config.secure_aggregation
-        }
-
-    def facts(self) -> Event:
-        """What the accepted replies say about the training, for the history."""
-
-        def total(metric: str) -> float:
-            return float(sum(self.accepted[n][1][metric] for n in sorted(self.accepted)))
-
-        examples, contrasted = total("examples"), total("contrastive-users")
-        return {
-            "users": int(total("users")),
-            "views": int(total("views")),
-            "examples": int(examples),
-            "loss": total("loss") / examples if examples else None,
-            "contrastive": total("contrastive") / contrasted if contrasted else None,
-            "train_seconds": round(total("seconds"), 3),
-        }
-
-    def _weight(self, metrics: Metrics) -> float:
-        return 1.0 if self.config.weighting == "uniform" else float(metrics[self.config.weighting])
 
 
 class Federation:
@@ -198,7 +118,7 @@ class Federation:
         started = time.monotonic()
         until = started + self.config.round_timeout
         names = self.members.wait_for(self.config.min_replies, self.config.round_timeout)
-        aggregator = _Aggregator(self.config, self.params, number)
+        aggregator = Aggregator(self.config, self.params, number)
         answered: list[Reply] = []
         if len(names) >= self.config.min_replies:
             answered = self._ask(number, names, aggregator, until)
@@ -237,14 +157,14 @@ class Federation:
         self._save(LATEST, self.params, self.optimizer)
         return ""
 
-    def _spend(self, aggregator: _Aggregator, used: Sequence[str]) -> Event:
+    def _spend(self, aggregator: Aggregator, used: Sequence[str]) -> Event:
         """What a round cost in privacy, whose replies of these nodes are in the new model."""
         self.members.users |= aggregator.users()
         self.budget.users |= self.members.users
         return self.budget.spend(used, [n for n in aggregator.asked if n not in used])
 
     def _ask(
-        self, number: int, names: list[str], aggregator: _Aggregator, until: float
+        self, number: int, names: list[str], aggregator: Aggregator, until: float
     ) -> list[Reply]:
         """Have the sampled nodes train and, when it is due, all of them evaluate what they get."""
         sampled = self._sample([n for n in names if self.budget.allows(n)], number)
@@ -268,7 +188,7 @@ class Federation:
         return answered
 
     def _exchange(
-        self, instructions: list[Instruction], seconds: float, aggregator: _Aggregator
+        self, instructions: list[Instruction], seconds: float, aggregator: Aggregator
     ) -> list[Reply]:
         """The replies of a round; with secure aggregation those to train are one, of their sum."""
         if self.secure is None:

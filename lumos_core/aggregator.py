@@ -1,0 +1,104 @@
+"""The checks and arithmetic of one round's train replies: from what nodes sent to one delta."""
+
+import logging
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lumos_core import aggregation, privacy, replies
+from lumos_core.config import RunConfig
+from lumos_core.errors import ReplyError
+from lumos_core.history import Event
+from lumos_core.model import ITEM_TABLE, Params
+from lumos_core.replies import Metrics
+from lumos_core.transport import Reply
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Aggregator:
+    """The train replies of a round.
+
+    Attributes:
+        params: the global model that nodes were asked to train.
+        round: its number.
+        accepted: delta and metrics of every reply that was taken, by node.
+        names: of the nodes whose training is in what was accepted.
+        failed: by node, why its reply was not taken.
+    """
+
+    config: RunConfig
+    params: Params
+    round: int
+    accepted: dict[str, tuple[Params, Metrics]] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def offer(self, reply: Reply, evaluated: bool) -> bool:
+        """Take a train reply if it is what was asked for; otherwise remember why not."""
+        try:
+            if reply.error is not None:
+                raise ReplyError(f"error {reply.error[:80]!r}")
+            delta = replies.check_train(
+                reply.arrays or {}, reply.metrics, self.params, self.config, evaluated
+            )
+        except ReplyError as error:
+            self.failed |= dict.fromkeys(reply.sum_of or (reply.node,), str(error))
+            log.warning("node %s: train reply rejected: %s", reply.node, error)
+            return False
+        self.accepted[reply.node] = (delta, reply.metrics)
+        self.names = sorted({*self.names, *(reply.sum_of or (reply.node,))})
+        return True
+
+    def delta(self) -> Params:
+        """Aggregate what was accepted, in order of node names."""
+        names = sorted(self.accepted)
+        weights = np.array([self._weight(self.accepted[n][1]) for n in names], dtype=np.float64)
+        weights = np.maximum(weights, 1.0)  # by examples, a node may have none
+        # Counts are claims: however many users a node says it has, it cannot drown the others. Of
+        # two nodes the smaller is the typical one.
+        typical = float(np.quantile(weights, 0.5, method="lower"))
+        weights = np.minimum(weights, self.config.max_weight_ratio * typical)
+        deltas = [self.accepted[n][0] for n in names]
+        if self.config.dp == "central" and self.config.secure_aggregation:
+            found = privacy.noisy_mean(deltas[0], len(self.names), self.config, self.round)
+        elif self.config.dp == "central":
+            found = privacy.central_mean(deltas, self.config, self.round)
+        else:
+            found = aggregation.aggregate(deltas, weights / weights.sum(), self.config)
+        # Training never moves the padding; noise and liars would, and nobody would move it back.
+        found[ITEM_TABLE][0] = 0.0
+        return found
+
+    @property
+    def asked(self) -> list[str]:
+        """Names of the nodes that were asked to train."""
+        return sorted({*self.names, *self.failed})
+
+    def users(self) -> dict[str, int]:
+        """How many users the nodes have trained on, where their replies say so one by one."""
+        return {
+            name: int(metrics["users"])
+            for name, (_, metrics) in self.accepted.items()
+            if not self.config.secure_aggregation
+        }
+
+    def facts(self) -> Event:
+        """What the accepted replies say about the training, for the history."""
+
+        def total(metric: str) -> float:
+            return float(sum(self.accepted[n][1][metric] for n in sorted(self.accepted)))
+
+        examples, contrasted = total("examples"), total("contrastive-users")
+        return {
+            "users": int(total("users")),
+            "views": int(total("views")),
+            "examples": int(examples),
+            "loss": total("loss") / examples if examples else None,
+            "contrastive": total("contrastive") / contrasted if contrasted else None,
+            "train_seconds": round(total("seconds"), 3),
+        }
+
+    def _weight(self, metrics: Metrics) -> float:
+        return 1.0 if self.config.weighting == "uniform" else float(metrics[self.config.weighting])
