@@ -11,6 +11,7 @@ from lumos_core.errors import ReplyError
 from lumos_core.history import Event
 from lumos_core.model import ITEM_TABLE, Params
 from lumos_core.replies import Metrics
+from lumos_core.selection import capped
 from lumos_core.transport import Reply
 
 log = logging.getLogger(__name__)
@@ -56,10 +57,7 @@ class Aggregator:
         names = sorted(self.accepted)
         weights = np.array([self._weight(self.accepted[n][1]) for n in names], dtype=np.float64)
         weights = np.maximum(weights, 1.0)  # by examples, a node may have none
-        # Counts are claims: however many users a node says it has, it cannot drown the others. Of
-        # two nodes the smaller is the typical one.
-        typical = float(np.quantile(weights, 0.5, method="lower"))
-        weights = np.minimum(weights, self.config.max_weight_ratio * typical)
+        weights = capped(weights, self.config.max_weight_ratio)
         deltas = [self.accepted[n][0] for n in names]
         if self.config.dp == "central" and self.config.secure_aggregation:
             found = privacy.noisy_mean(deltas[0], len(self.names), self.config, self.round)

@@ -253,14 +253,13 @@ class Budget:
             "privacy": {"dp": self.config.dp, "delta": self.config.dp_delta, "nodes": nodes},
         }
 
-    def epsilon(self, of: Iterable[str] | None = None, more: bool = False) -> float:
+    def epsilon(self, more: bool = False) -> float:
         """ε of the node (with ``user``, of the users) that has spent most.
 
         Args:
-            of: nodes to look at; all that have trained if not given.
             more: with another round to come, in which they take part.
         """
-        return max((self._of(n, more) for n in (self.trained if of is None else of)), default=0.0)
+        return max((self._of(name, more) for name in self.trained), default=0.0)
 
     def spent(self) -> float | None:
         """ε so far; None where no finite one holds: without privacy or without noise."""

@@ -36,6 +36,18 @@ class Selection(NamedTuple):
     doubted: np.ndarray
 
 
+def capped(counts: np.ndarray, ratio: float) -> np.ndarray:
+    """Counts as weights. They are claims: however large one is, it cannot drown the others.
+
+    Args:
+        counts: float64 [nodes], positive.
+        ratio: a node weighs at most so many median nodes; of two nodes the smaller is the median.
+    """
+    typical = float(np.quantile(counts, 0.5, method="lower"))
+    weights: np.ndarray = np.minimum(counts, ratio * typical)
+    return weights
+
+
 def bounded_mean(users: Sequence[float], sums: Sequence[float], ratio: float) -> Selection:
     """Mean over users, in which a single node has a bounded say.
 
@@ -49,7 +61,7 @@ def bounded_mean(users: Sequence[float], sums: Sequence[float], ratio: float) ->
         ratio: a node weighs at most so many median nodes.
     """
     counts, totals = np.asarray(users, dtype=np.float64), np.asarray(sums, dtype=np.float64)
-    weights = np.minimum(counts, ratio * np.quantile(counts, 0.5, method="lower"))
+    weights = capped(counts, ratio)
     means = totals / counts
     bounded = means
     if len(means) >= FEWEST:

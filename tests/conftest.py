@@ -1,6 +1,7 @@
 """Small things that many tests share: a catalog, histories with structure, configurations."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -79,3 +80,11 @@ def tiny() -> Callable[..., RunConfig]:
         return RunConfig().replace(**{**small, **changes})
 
     return make
+
+
+@pytest.fixture
+def usual_umask() -> Iterator[None]:
+    """Files and folders that others may read, unless somebody takes care."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)

@@ -188,10 +188,10 @@ def _run_config(
     for key, value in chosen.items():
         if value is not None and flat.setdefault(key, value) is not value:
             raise ConfigError(f"key '{key}' is given twice, as --{key} and with -c")
-    Catalog.read(catalog)  # complain before anything starts
+    public = Catalog.read(catalog)  # complain before anything starts
     flat = {"start-timeout": START_TIMEOUT, **flat, "catalog": str(catalog.resolve())}
     if (saved := read_config(run_dir)) is not None:
-        check_catalog(run_dir, catalog)
+        check_catalog(run_dir, public, catalog)
         flat = {**_needed_before(saved, nodes, given="min-replies" in flat), **flat}
     return for_nodes(flat, nodes)
 

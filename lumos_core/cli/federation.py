@@ -179,8 +179,9 @@ def _plan(
         from lumos_core.deployment.run_folder import check_catalog, check_same_run
 
         check_same_run(run_dir, config)  # before baselines are started beside it
-        check_catalog(run_dir, Path(config.catalog))
     catalog, sequences = load_prepared(data)
+    if resume:
+        check_catalog(run_dir, catalog, Path(config.catalog))
     folders = node_folders(data)
     return _Plan(command, config, node_settings, run_dir, data, folders, catalog, sequences)
 

@@ -57,8 +57,13 @@ def check_same_run(run_dir: Path, config: RunConfig) -> RunConfig | None:
     return saved
 
 
-def check_catalog(run_dir: Path, catalog: Path) -> None:
+def check_catalog(run_dir: Path, catalog: Catalog, path: Path) -> None:
     """Check that the model of the run in a folder, if it has one, is for a catalog.
+
+    Args:
+        run_dir: the run's folder.
+        catalog: the catalog.
+        path: where it was read from.
 
     Raises:
         ConfigError: it is for another.
@@ -66,10 +71,10 @@ def check_catalog(run_dir: Path, catalog: Path) -> None:
     if not (run_dir / LATEST).exists():
         return
     theirs = load_checkpoint(run_dir / LATEST).progress.catalog
-    ours = Catalog.read(catalog).fingerprint
+    ours = catalog.fingerprint
     if ours != theirs:
         raise ConfigError(
-            f"{catalog}: has fingerprint {ours[:12]}…, but the run in {run_dir} was begun with "
+            f"{path}: has fingerprint {ours[:12]}…, but the run in {run_dir} was begun with "
             f"{theirs[:12]}…; go on with the catalog.tsv that it was begun with"
         )
 

@@ -4,7 +4,6 @@ import json
 import os
 import stat
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -101,18 +100,11 @@ def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
     assert seen <= set(contents)
 
 
-@pytest.fixture
-def _usual_umask() -> Iterator[None]:
-    before = os.umask(0o022)
-    yield
-    os.umask(before)
-
-
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-@pytest.mark.usefixtures("_usual_umask")
+@pytest.mark.usefixtures("usual_umask")
 def test_a_private_folder_is_made_or_closed(tmp_path: Path) -> None:
     private_folder(tmp_path / "data" / "state")
     assert (mode(tmp_path / "data"), mode(tmp_path / "data" / "state")) == (0o755, 0o700)

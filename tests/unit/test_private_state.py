@@ -1,8 +1,7 @@
 """What comes from histories is for the node's own user, whatever part of a node made it first."""
 
-import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +25,7 @@ from lumos_core.residuals import Residuals
 from lumos_core.secure_aggregation.store import FileStore
 from lumos_core.views.store import ViewStore
 
-
-@pytest.fixture(autouse=True)
-def _usual_umask() -> Iterator[None]:
-    before = os.umask(0o022)
-    yield
-    os.umask(before)
+pytestmark = pytest.mark.usefixtures("usual_umask")
 
 
 def mode(path: Path) -> int:
