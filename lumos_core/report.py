@@ -21,6 +21,14 @@ def by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
 
 
 def markdown_table(results: Sequence[Result], reference: str) -> str:
+    """The rows of `table_rows` as Markdown."""
+    header = ["variant", "seeds", "HR@20", "NDCG@20", f"HR@20 vs {reference}", "NDCG@20 vs same"]
+    lines = ["| " + " | ".join(header) + " |", "|---|--:|--:|--:|--:|--:|"]
+    lines += ["| " + " | ".join(row) + " |" for row in table_rows(results, reference)]
+    return "\n".join(lines) + "\n"
+
+
+def table_rows(results: Sequence[Result], reference: str) -> list[list[str]]:
     """One row a variant: test metrics as mean ± standard deviation over seeds, and how far above
     the reference it is, as the mean of the relative differences paired by seed (± their own
     standard deviation).
@@ -30,17 +38,16 @@ def markdown_table(results: Sequence[Result], reference: str) -> str:
         reference: the variant that all are compared with.
     """
     groups = by_variant(results)
-    header = ["variant", "seeds", "HR@20", "NDCG@20", f"HR@20 vs {reference}", "NDCG@20 vs same"]
-    lines = ["| " + " | ".join(header) + " |", "|---|--:|--:|--:|--:|--:|"]
+    rows = []
     for name, group in groups.items():
-        cells = [name, str(len(group))]
-        cells += [_spread([r["test"][m] for r in group], "{:.4f}") for m in METRICS]
-        cells += [
+        row = [name, str(len(group))]
+        row += [_spread([r["test"][m] for r in group], "{:.4f}") for m in METRICS]
+        row += [
             _spread(relative_differences(group, groups.get(reference, []), m), "{:+.1%}")
             for m in METRICS
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append(row)
+    return rows
 
 
 def relative_differences(

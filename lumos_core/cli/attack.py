@@ -8,6 +8,8 @@ import typer
 from lumos_core.cli.options import ConfigOption
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import Console
 
 DEFAULT_METHODS = "lumos:default,lumos,fedavg,confedsrs"
@@ -88,17 +90,38 @@ def _scenarios(names: str) -> list[Any]:
 
 
 def _write_reports(results: list[dict[str, Any]], name: str, out: Path, console: "Console") -> None:
-    from rich.markdown import Markdown
-
     from lumos_core.attacks.report import markdown_table, plot_heat_map
+    from lumos_core.cli.screens import results_table
     from lumos_core.errors import DataError
     from lumos_core.files import write_atomically, write_json
 
     if not results:
         raise DataError(f"{out}: holds no finished run of this suite; run it without --report-only")
-    table = markdown_table(results)
     write_json(out / "results.json", results)
-    write_atomically(out / "table.md", table.encode())
+    write_atomically(out / "table.md", markdown_table(results).encode())
     plot_heat_map(results, out / "heat-map.png", name)
-    console.print(Markdown(table))
+    headers = ("scenario", "seeds", "HR@20", "lost", "ER@10", "rank")
+    console.print(results_table(headers, _screen_rows(results)))
     console.print(f"written: {out / 'results.json'}, table.md, heat-map.png")
+
+
+def _screen_rows(results: list[dict[str, Any]]) -> "Iterator[list[str]]":
+    """Means over seeds, scenario by scenario, under the name of each method."""
+    from statistics import mean
+
+    from lumos_core.attacks.report import by_cell, lost
+    from lumos_core.cli.screens import number
+
+    cells = by_cell(results)
+    for method in dict.fromkeys(method for method, _ in cells):
+        yield [method]
+        for label, group in ((label, g) for (m, label), g in cells.items() if m == method):
+            away = lost(results, group, "hr@20")
+            yield [
+                f"  {label}",
+                str(len(group)),
+                number(mean(r["hr@20"] for r in group), ".4f"),
+                number(-mean(away) if away else None, "+.4f"),
+                number(mean(r["er@10"] for r in group), ".4f"),
+                number(mean(r["target-rank"] for r in group), ".1%"),
+            ]

@@ -1,11 +1,16 @@
 """`lumos audit`: what a curious server learns from one node's delta."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lumos_core.cli.options import ConfigOption
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lumos_core.leakage import Row
 
 
 def audit_command(
@@ -30,14 +35,15 @@ def audit_command(
     See docs/privacy.md.
     """
     from rich.console import Console
-    from rich.markdown import Markdown
 
     from lumos_core.audit import SETTINGS, audits, table
     from lumos_core.cli.options import with_overrides
+    from lumos_core.cli.screens import results_table
     from lumos_core.compare import versions
     from lumos_core.config import RunConfig
     from lumos_core.errors import ConfigError
     from lumos_core.files import write_atomically, write_json
+    from lumos_core.leakage import TOP
 
     names = list(SETTINGS) if settings == "all" else [s.strip() for s in settings.split(";")]
     try:
@@ -62,5 +68,16 @@ def audit_command(
     }  # fmt: skip
     write_json(out / "leakage.json", {**facts, "rows": rows})
     write_atomically(out / "leakage.md", table(rows).encode())
-    console.print(Markdown(table(rows)))
+    headers = ("setting", "users", "AUC", f"top {TOP}", "one user's", "views'", "popularity")
+    console.print(results_table(headers, _screen_rows(rows, f"precision@{TOP}")))
     console.print(f"written: {out / 'leakage.json'}, leakage.md")
+
+
+def _screen_rows(rows: "list[Row]", precision: str) -> "Iterator[list[str]]":
+    """AUC of guessing items of the node, precision of the best guesses, AUC of single users'
+    items and of views' items; and what popularity alone would reach."""
+    from lumos_core.cli.screens import number
+
+    for row in rows:
+        found = (row[k] for k in ("auc", precision, "user_auc", "view_auc", "popularity_auc"))
+        yield [row["setting"], str(row["users"]), *(number(value, ".3f") for value in found)]

@@ -1,11 +1,14 @@
 """`lumos compare`: variants × seeds on a data folder, everything else equal."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lumos_core.cli.options import ConfigOption
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 DEFAULT_VARIANTS = "popularity,fedavg,confedsrs,centralised,lumos"
 REFERENCE = "confedsrs"
@@ -77,20 +80,18 @@ def _reference(chosen: str | None, names: list[str]) -> str:
 
 
 def _write_reports(
-    results: list[dict[str, object]], name: str, out: Path, reference: str, console: object
+    results: list[dict[str, object]], name: str, out: Path, reference: str, console: "Console"
 ) -> None:
-    from rich.console import Console
-    from rich.markdown import Markdown
-
+    from lumos_core.cli.screens import results_table
     from lumos_core.files import write_atomically, write_json
-    from lumos_core.report import markdown_table, plot_curves
+    from lumos_core.report import markdown_table, plot_curves, table_rows
 
-    table = markdown_table(results, reference)
     write_json(out / "results.json", results)
-    write_atomically(out / "table.md", table.encode())
+    write_atomically(out / "table.md", markdown_table(results, reference).encode())
     plot_curves(results, out / "curves.png", f"{name}: validation by round")
-    assert isinstance(console, Console)
-    console.print(Markdown(table))
+    headers = ("variant", "seeds", "HR@20", "NDCG@20", f"HR vs {reference}")
+    shown = (row[:-1] for row in table_rows(results, reference))  # the last does not fit
+    console.print(results_table(headers, shown))
     console.print(f"written: {out / 'results.json'}, table.md, curves.png")
 
 
