@@ -41,6 +41,7 @@ ATTACKS: dict[str, Attack] = {
     "boosted": Attack(data.popular_fakes, updates.boosted, targeted=True),
     "align-items": Attack(data.known_users, updates.align_items, targeted=True),
     "align-users": Attack(data.known_users, updates.align_users, targeted=True),
+    "align-all": Attack(data.known_users, updates.align_all, targeted=True),
 }
 
 
@@ -102,7 +103,7 @@ class MaliciousNode:
 
         situation = updates.Situation(
             params, self._carried, self._change, train, self._knowledge, self._target, self._weight,
-            self._node.shape, rng,
+            (self._config.clip_row_factor, self._config.clip_norm_factor), self._node.shape, rng,
         )  # fmt: skip
         delta = self._attack.update(situation)
         train()

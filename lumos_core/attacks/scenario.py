@@ -114,8 +114,11 @@ _GRID = [
 ]
 _DEFENCES = [
     Scenario(),
-    *(Scenario(a, 0.05, 0.9) for a in ("sign-flip", "boosted", "align-users", "fake-popular")),
-    *(Scenario(a, 0.2, 0.9) for a in ("sign-flip", "align-users", "fake-popular")),
+    *(
+        Scenario(attack, rho, 0.9)
+        for rho in (0.05, 0.2)
+        for attack in ("sign-flip", "boosted", "align-users", "align-all", "fake-popular")
+    ),
 ]
 SUITES: dict[str, list[Scenario]] = {
     "smoke": [Scenario(), Scenario("nan", 0.05, 0.9), Scenario("align-users", 0.05, 0.9)],

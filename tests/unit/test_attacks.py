@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lumos_core import deltas
+from lumos_core.aggregation import clip
 from lumos_core.attacks import data, updates
 from lumos_core.attacks.knowledge import Knowledge, cold_target, popularity
 from lumos_core.attacks.malicious import ATTACKS, Attack, MaliciousNode
@@ -107,7 +108,7 @@ def _situation(config: RunConfig, catalog: Catalog, knowledge: Knowledge) -> upd
     params = initial_params(config, catalog)
     return updates.Situation(
         params, np.zeros((ITEMS + 1, 8), np.float32), np.zeros(ITEMS + 1),
-        lambda: node.train(params, 1)[0], knowledge, TARGET, 0.25, node.shape, _rng(),
+        lambda: node.train(params, 1)[0], knowledge, TARGET, 0.25, (2.0, 1.5), node.shape, _rng(),
     )  # fmt: skip
 
 
@@ -170,6 +171,26 @@ def test_an_aligned_target_climbs_to_the_top(
     if share:
         table = moved(updates.align_users)
         assert _rank({**s.params, ITEM_TABLE: table}, config, users) < 3
+
+
+def test_an_adapted_attack_stays_within_the_bounds_and_still_works(
+    tiny: Tiny, toy_catalog: Catalog, users: Sequences
+) -> None:
+    config = tiny(dropout=0.0, clip="norm+rows", clip_row_factor=2.0, clip_norm_factor=1.5)
+    known = Knowledge.of(users.without_last(2), ITEMS, 0.9, _rng())
+    s = _situation(config, toy_catalog, known)
+    delta, own = updates.align_all(s), s.train()
+    clipped = clip([delta, own, own, own], config)[0]
+    for name, array in delta.items():
+        np.testing.assert_allclose(clipped[name], array, rtol=1e-5, atol=1e-7)
+    sizes = np.linalg.norm(delta[ITEM_TABLE], axis=1)
+    assert sizes[TARGET] == pytest.approx(sizes.max(), rel=1e-5)
+    assert sizes[0] == 0.0
+    table = s.params[ITEM_TABLE] + 5 * delta[ITEM_TABLE]
+    before, after = (
+        _rank({**s.params, ITEM_TABLE: t}, config, users) for t in (s.params[ITEM_TABLE], table)
+    )
+    assert after < before - 4
 
 
 def test_mining_takes_what_moved_most() -> None:
