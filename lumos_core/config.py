@@ -127,9 +127,9 @@ class RunConfig(FlatConfig):
     ] = "mean"
     clip: Literal["auto", "none", "norm", "rows", "norm+rows"] = "auto"  # bounds on one node;
     # "auto": norm+rows, but none where single deltas are hidden or proofs rest on a plain sum
-    clip_norm_factor: PositiveFloat = 1.5  # a delta's norm at most, in the round's medians
-    clip_row_factor: PositiveFloat = 2.0  # an item row's norm at most, in typical ones
-    max_weight_ratio: Annotated[float, Field(ge=1.0)] = 2.0  # a node's weight, in median weights
+    clip_norm_factor: PositiveFloat = 1.0  # a delta's norm at most, in the round's medians
+    clip_row_factor: PositiveFloat = 1.25  # an item row's norm at most, in typical ones
+    max_weight_ratio: Annotated[float, Field(ge=1.0)] = 1.0  # a node's weight, in median weights
     weighting: Literal["examples", "users", "uniform"] = "users"
     server_optimizer: Literal["sgd", "momentum", "adam"] = "momentum"
     server_learning_rate: PositiveFloat = 1.0

@@ -58,16 +58,19 @@ class Scenario:
         return {**asdict(self), "malicious": self.malicious}
 
 
-_OFF: dict[str, Scalar] = {"aggregation": "mean", "clip": "none", "max-weight-ratio": 10.0}
+_OFF: dict[str, Scalar] = {
+    "aggregation": "mean", "clip": "none", "max-weight-ratio": 10.0,
+    "clip-norm-factor": 1.5, "clip-row-factor": 2.0,
+}  # fmt: skip
 DEFENCES: dict[str, dict[str, Scalar]] = {
     NONE: _OFF,
     "weights": {**_OFF, "max-weight-ratio": 2.0},
     "norm": {**_OFF, "clip": "norm"},
     "rows": {**_OFF, "clip": "rows"},
     "norm+rows": {**_OFF, "clip": "norm+rows"},
-    "bounds": {**_OFF, "clip": "norm+rows", "max-weight-ratio": 2.0},
-    "tight-bounds": {
-        **_OFF, "clip": "norm+rows", "max-weight-ratio": 1.0,
+    "loose-bounds": {**_OFF, "clip": "norm+rows", "max-weight-ratio": 2.0},
+    "tight-clips": {
+        **_OFF, "clip": "norm+rows", "max-weight-ratio": 2.0,
         "clip-norm-factor": 1.0, "clip-row-factor": 1.25,
     },
     "median": {**_OFF, "aggregation": "median"},

@@ -112,7 +112,7 @@ def test_a_liar_among_those_who_touch_is_outvoted() -> None:
 def test_a_lone_attacker_on_a_cold_item_counts_as_one_of_all(tiny: Tiny) -> None:
     """Nobody can outvote it there; with rows clipped the item moves by a share of a row."""
     deltas = [_table({n % 4 + 1: 1.0}) for n in range(9)] + [_table({11: 500.0})]
-    config = tiny(aggregation="sparse-median", clip="rows")
+    config = tiny(aggregation="sparse-median", clip="rows", clip_row_factor=2.0)
     assert aggregate(deltas, _equal(10), config)[ITEM_TABLE][11, 0] == pytest.approx(0.2)
 
 

@@ -102,7 +102,7 @@ def test_one_round_is_the_weighted_mean_of_the_nodes(config: Tiny, tmp_path: Pat
     for weighting, weights in (
         ("users", [3, 4, 5, 6]), ("examples", [15, 20, 25, 30]), ("uniform", [1, 1, 1, 1])
     ):  # fmt: skip
-        cfg = config(rounds=1, weighting=weighting)
+        cfg = config(rounds=1, weighting=weighting, clip="none", max_weight_ratio=10.0)
         folder = tmp_path / weighting
         transport = _transport(cfg)
         _run(cfg, transport, run_dir=folder)
@@ -434,7 +434,7 @@ def test_no_evaluation_at_all_is_no_success(config: Tiny, tmp_path: Path) -> Non
 
 # ---------------------------------------------------------------- liars
 def test_a_liar_about_its_users_gets_a_bounded_weight(config: Tiny, tmp_path: Path) -> None:
-    """A claim of 10^9 users counts as ten times the median node; robust rules bound it further."""
+    """A claim of 10^9 users counts as `max-weight-ratio` median nodes at most."""
 
     def lie(reply: Reply) -> list[Reply]:
         assert reply.arrays is not None
@@ -461,7 +461,10 @@ def test_a_liar_about_its_users_gets_a_bounded_weight(config: Tiny, tmp_path: Pa
 
 
 def test_of_two_nodes_neither_drowns_the_other(config: Tiny) -> None:
-    cfg = config(rounds=1, min_nodes=2, min_replies=2, server_optimizer="sgd", clip="none")
+    cfg = config(
+        rounds=1, min_nodes=2, min_replies=2, server_optimizer="sgd", clip="none",
+        max_weight_ratio=2.0,
+    )  # fmt: skip
     boast = only("ann", "train", lambda r: [replace(r, metrics={**r.metrics, "users": 10**6})])
     transport = _transport(cfg, boast, NAMES[:2])
     _run(cfg, transport)

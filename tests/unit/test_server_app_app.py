@@ -1,7 +1,6 @@
 """Whole runs through both apps in one process: outcome, summary, and runs that must fail."""
 
 import json
-import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ from flwr.app import Context, Message, RecordDict
 
 from client_app.app import app as client
 from client_app.messages import decode_train, encode_train
-from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError, FederationError
 from lumos_core.history import read_history
 from server_app.app import app as server
@@ -105,13 +103,3 @@ def test_a_run_needs_a_catalog(folder):
     with pytest.raises(ConfigError, match="key 'catalog' is required"):
         run(folder, catalog="")
     assert "catalog" in summary(folder)["reason"]
-
-
-def test_the_app_offers_every_key_of_a_run_with_its_default():
-    """Flower refuses to override keys that pyproject.toml does not list."""
-    app = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
-    expected = RunConfig().to_flat()
-    assert app["config"] == expected
-    assert {k: type(v) for k, v in app["config"].items()} == {
-        k: type(v) for k, v in expected.items()
-    }
