@@ -1,7 +1,6 @@
 """Whole runs through both apps in one process: outcome, summary, and runs that must fail."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +12,6 @@ from client_app.messages import decode_train, encode_train
 from lumos_core.errors import ConfigError, FederationError
 from lumos_core.history import read_history
 from server_app.app import app as server
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture
