@@ -29,7 +29,7 @@ from lumos_core.initialisation import initial_params
 from lumos_core.node import Node, Views, ViewSource
 
 METHODS = ("lumos", "fedavg")
-BOUNDS = ("none", "weights", "loose-bounds", "tight-clips", "default")
+BOUNDS = ("none", "weights", "loose-bounds", "tight-clips", "tight-bounds")
 METRICS = ("hr@20", "ndcg@20")
 RESULTS = Path(__file__).parent / "results" / "uneven_nodes.json"
 

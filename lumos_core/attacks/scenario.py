@@ -62,6 +62,9 @@ _OFF: dict[str, Scalar] = {
     "aggregation": "mean", "clip": "none", "max-weight-ratio": 10.0,
     "clip-norm-factor": 1.5, "clip-row-factor": 2.0,
 }  # fmt: skip
+_TIGHT: dict[str, Scalar] = {
+    **_OFF, "clip": "norm+rows", "clip-norm-factor": 1.0, "clip-row-factor": 1.25,
+}  # fmt: skip
 DEFENCES: dict[str, dict[str, Scalar]] = {
     NONE: _OFF,
     "weights": {**_OFF, "max-weight-ratio": 2.0},
@@ -69,10 +72,8 @@ DEFENCES: dict[str, dict[str, Scalar]] = {
     "rows": {**_OFF, "clip": "rows"},
     "norm+rows": {**_OFF, "clip": "norm+rows"},
     "loose-bounds": {**_OFF, "clip": "norm+rows", "max-weight-ratio": 2.0},
-    "tight-clips": {
-        **_OFF, "clip": "norm+rows", "max-weight-ratio": 2.0,
-        "clip-norm-factor": 1.0, "clip-row-factor": 1.25,
-    },
+    "tight-clips": {**_TIGHT, "max-weight-ratio": 2.0},
+    "tight-bounds": {**_TIGHT, "max-weight-ratio": 1.0},  # what the defaults are
     "median": {**_OFF, "aggregation": "median"},
     "trimmed-mean": {**_OFF, "aggregation": "trimmed-mean"},
     "multi-krum": {**_OFF, "aggregation": "multi-krum"},

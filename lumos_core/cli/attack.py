@@ -116,12 +116,12 @@ def _screen_rows(results: list[dict[str, Any]]) -> "Iterator[list[str]]":
     for method in dict.fromkeys(method for method, _ in cells):
         yield [method]
         for label, group in ((label, g) for (m, label), g in cells.items() if m == method):
-            away = lost(results, group, "hr@20")
+            away = [-d for d in lost(results, group, "hr@20")]
             yield [
                 f"  {label}",
                 str(len(group)),
                 number(mean(r["hr@20"] for r in group), ".4f"),
-                number(-mean(away) if away else None, "+.4f"),
+                number(mean(away) if away else None, "+.4f"),
                 number(mean(r["er@10"] for r in group), ".4f"),
                 number(mean(r["target-rank"] for r in group), ".1%"),
             ]

@@ -155,3 +155,11 @@ def test_the_command_writes_what_is_there(data: Path, tmp_path: Path) -> None:
     empty = runner.invoke(app, [*argv, "--report-only"])
     assert "holds no finished run" in str(empty.exception)
     assert runner.invoke(app, [*argv[:5], "nothing"]).exception is not None
+
+
+def test_tight_bounds_are_what_the_defaults_are() -> None:
+    spelled_out, default = (
+        method_config(f"lumos:{d}", RunConfig()) for d in ("tight-bounds", "default")
+    )
+    assert spelled_out.clipping == default.clipping == "norm+rows"
+    assert spelled_out.replace(clip="auto") == default
