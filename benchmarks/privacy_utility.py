@@ -49,8 +49,8 @@ def jobs(data: Path, out: Path, seeds: Sequence[int], rounds: int, delta: float)
     return planned
 
 
-def untrained(folder: Path) -> float:
-    """Test HR@20 of the model that a run starts from."""
+def untrained(folder: Path, seed: int) -> float:
+    """Test HR@20 of the model that a seed's runs start from."""
     from lumos_core.data import LeaveOneOut, Sequences
     from lumos_core.data.prepared import load_prepared
     from lumos_core.evaluation import evaluate, means
@@ -58,7 +58,7 @@ def untrained(folder: Path) -> float:
     from lumos_core.model import new_model, set_params
 
     catalog, nodes = load_prepared(folder)
-    config = RunConfig.from_flat(BASE)
+    config = RunConfig.from_flat({**BASE, "seed": seed})
     model = new_model(config, len(catalog))
     set_params(model, initial_params(config, catalog))
     return means(evaluate(model, *LeaveOneOut(Sequences.concat(nodes)).test()))["hr@20"]
@@ -162,7 +162,7 @@ def main() -> None:
         )  # fmt: skip
 
     results = run_jobs(planned, args.jobs, say)
-    start = untrained(args.runs / "data" / "8-nodes")
+    start = mean(untrained(args.runs / "data" / "8-nodes", seed) for seed in seeds)
     rows = summarise(planned, results)
     head = (
         f"`python benchmarks/privacy_utility.py --seeds {args.seeds} --rounds {args.rounds}`: "
