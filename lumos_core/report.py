@@ -41,9 +41,9 @@ def table_rows(results: Sequence[Result], reference: str) -> list[list[str]]:
     rows = []
     for name, group in groups.items():
         row = [name, str(len(group))]
-        row += [_spread([r["test"][m] for r in group], "{:.4f}") for m in METRICS]
+        row += [spread([r["test"][m] for r in group], "{:.4f}") for m in METRICS]
         row += [
-            _spread(relative_differences(group, groups.get(reference, []), m), "{:+.1%}")
+            spread(relative_differences(group, groups.get(reference, []), m), "{:+.1%}")
             for m in METRICS
         ]
         rows.append(row)
@@ -62,12 +62,13 @@ def relative_differences(
     ]
 
 
-def _spread(values: Sequence[float], form: str) -> str:
+def spread(values: Sequence[float], form: str) -> str:
+    """Mean ± standard deviation in a format like "{:+.4f}"; the mean alone of a single value."""
     if not values:
         return "–"
     text = form.format(mean(values))
-    spread = form.replace("+", "")
-    return f"{text} ± {spread.format(stdev(values))}" if len(values) > 1 else text
+    unsigned = form.replace("+", "")
+    return f"{text} ± {unsigned.format(stdev(values))}" if len(values) > 1 else text
 
 
 def plot_curves(results: Sequence[Result], path: Path, title: str) -> None:

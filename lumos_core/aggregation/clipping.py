@@ -33,7 +33,7 @@ def clip_rows(deltas: Sequence[Params], factor: float) -> list[Params]:
     Norm clipping alone lets a node spend the whole norm, a typical row's times √N, on one item.
     """
     sizes = [row_norms(delta[ITEM_TABLE]) for delta in deltas]
-    medians = [float(np.median(s[s > 0])) for s in sizes if (s > 0).any()]
+    medians = [typical for size in sizes if (typical := typical_row(size)) > 0]
     if not medians:
         return list(deltas)
     bound = factor * float(np.median(medians))
@@ -45,6 +45,13 @@ def clip_rows(deltas: Sequence[Params], factor: float) -> list[Params]:
             delta = {**delta, ITEM_TABLE: table}
         clipped.append(delta)
     return clipped
+
+
+def typical_row(sizes: np.ndarray) -> float:
+    """Median norm of the rows that a delta changes, of the norms of all: float64 [rows] → float;
+    0 where it changes none."""
+    changed = sizes[sizes > 0]
+    return float(np.median(changed)) if len(changed) else 0.0
 
 
 def row_norms(table: np.ndarray) -> np.ndarray:

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import numpy as np
 
 from lumos_core.attacks.scenario import NONE
+from lumos_core.report import spread
 
 Result = Mapping[str, Any]
 Cell = tuple[str, str]
@@ -66,11 +67,11 @@ def markdown_table(results: Sequence[Result]) -> str:
             method,
             label + (f" ({group[0]['views']} views)" if group[0]["views"] != "none" else ""),
             str(len(group)),
-            _spread([r["hr@20"] for r in group], "{:.4f}"),
-            _spread([-d for d in lost(results, group, "hr@20")], "{:+.4f}"),
-            _spread([r["ndcg@20"] for r in group], "{:.4f}"),
-            _spread([r["er@10"] for r in group], "{:.4f}"),
-            _spread([r["target-rank"] for r in group], "{:.1%}"),
+            spread([r["hr@20"] for r in group], "{:.4f}"),
+            spread([-d for d in lost(results, group, "hr@20")], "{:+.4f}"),
+            spread([r["ndcg@20"] for r in group], "{:.4f}"),
+            spread([r["er@10"] for r in group], "{:.4f}"),
+            spread([r["target-rank"] for r in group], "{:.1%}"),
             str(refused),
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -120,11 +121,3 @@ def plot_heat_map(results: Sequence[Result], path: Path, title: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     plt.close(figure)
-
-
-def _spread(values: Sequence[float], form: str) -> str:
-    if not values:
-        return "–"
-    text = form.format(mean(values))
-    spread = form.replace("+", "")
-    return f"{text} ± {spread.format(stdev(values))}" if len(values) > 1 else text

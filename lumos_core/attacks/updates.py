@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lumos_core import deltas
-from lumos_core.aggregation.clipping import row_norms
+from lumos_core.aggregation.clipping import row_norms, typical_row
 from lumos_core.attacks.knowledge import Knowledge
 from lumos_core.model import ITEM_TABLE, ModelShape, Params, SASRec, set_params
 
@@ -111,9 +111,7 @@ def align_users(s: Situation) -> Params:
     """
     import torch
 
-    model = SASRec(s.shape)
-    set_params(model, s.params)
-    model.eval()
+    model = _global_model(s)
     with torch.inference_mode():
         hidden = model.encode_last(*_surrogates(s))
         bar = model.scores(hidden).topk(min(EXPOSED_AT, s.shape.num_items), dim=1).values[:, -1]
@@ -144,16 +142,13 @@ def align_all(s: Situation) -> Params:
 
     own = s.train()
     rows = len(own[ITEM_TABLE])
-    size = row_norms(own[ITEM_TABLE])
-    row_bound = s.bounds[0] * float(np.median(size[size > 0]))
+    row_bound = s.bounds[0] * typical_row(row_norms(own[ITEM_TABLE]))
     norm_bound = s.bounds[1] * deltas.norm(own)
     rest = math.sqrt(max(norm_bound**2 - row_bound**2, 0.0) / max(rows - 2, 1))
     longest = torch.full((rows, 1), min(rest, row_bound))
     longest[0], longest[s.target] = 0.0, row_bound
 
-    model = SASRec(s.shape)
-    set_params(model, s.params)
-    model.eval()
+    model = _global_model(s)
     items, lengths = _surrogates(s)
     wanted = torch.full((len(items),), s.target - 1)
     start = torch.from_numpy(s.params[ITEM_TABLE] + s.carried)
@@ -191,6 +186,13 @@ def _popular(s: Situation) -> np.ndarray:
 def mined(change: np.ndarray, count: int) -> np.ndarray:
     """The items whose embeddings moved most: float [N + 1] → int64 [count]."""
     return np.argsort(-change[1:], kind="stable")[:count] + 1
+
+
+def _global_model(s: Situation) -> SASRec:
+    """The model received, without dropout."""
+    model = SASRec(s.shape)
+    set_params(model, s.params)
+    return model.eval()
 
 
 def _surrogates(s: Situation) -> "tuple[Tensor, Tensor]":
