@@ -84,10 +84,10 @@ def run_scenario(
         rng = np.random.default_rng([config.seed, 2])
         noisy = replace_interactions(ground.users, scenario.noise, knowledge, rng)
         views = _views_of(data, noisy, ground.catalog, config)
-        honest = _nodes(replace(ground, users=noisy, views=views), config, scenario.nodes)
+        honest = _nodes(replace(ground, users=noisy, views=views), config, scenario)
         federation = _federate(config, honest, ground, None, calm + attacked)
     else:
-        honest = _nodes(ground, config, scenario.nodes)
+        honest = _nodes(ground, config, scenario)
         start = _clean_start(clean, config, honest, ground, calm)
         everybody = [*honest, *_attackers(scenario, config, ground, honest)]
         federation = _federate(config, everybody, ground, start, calm + attacked)
@@ -185,9 +185,10 @@ def _progress(round: int, config: RunConfig, ground: Ground) -> Progress:
 
 
 # ---------------------------------------------------------------- nodes
-def _nodes(ground: Ground, config: RunConfig, count: int) -> list[Node | MaliciousNode]:
-    """The honest users, dealt out uniformly."""
-    owners = partition_users(len(ground.users), count, config.seed)
+def _nodes(ground: Ground, config: RunConfig, scenario: Scenario) -> list[Node | MaliciousNode]:
+    """The honest users, dealt out."""
+    count = scenario.nodes
+    owners = partition_users(len(ground.users), count, config.seed, scenario.partition)
     nodes: list[Node | MaliciousNode] = []
     for n in range(count):
         own = np.flatnonzero(owners == n)

@@ -102,9 +102,18 @@ class MaliciousNode:
             return trained["it"][0]
 
         situation = updates.Situation(
-            params, self._carried, self._change, train, self._knowledge, self._target, self._weight,
-            (self._config.clip_row_factor, self._config.clip_norm_factor), self._node.shape, rng,
-        )  # fmt: skip
+            params=params,
+            carried=self._carried,
+            change=self._change,
+            train=train,
+            knowledge=self._knowledge,
+            target=self._target,
+            weight=self._weight,
+            row_factor=self._config.clip_row_factor,
+            norm_factor=self._config.clip_norm_factor,
+            shape=self._node.shape,
+            rng=rng,
+        )
         delta = self._attack.update(situation)
         train()
         metrics = dict(trained["it"][1])

@@ -17,7 +17,9 @@ Cell = tuple[str, str]
 
 def scenario_label(scenario: Mapping[str, Any]) -> str:
     """What a row is about, in words."""
-    many = scenario["nodes"] + scenario["malicious"]
+    many = f"{scenario['nodes'] + scenario['malicious']}"
+    if scenario["partition"] != "uniform":
+        many += f" {scenario['partition']}"
     if scenario["noise"]:
         return f"noise in all histories, {scenario['noise']:.0%}"
     if scenario["attack"] == NONE:
@@ -34,25 +36,24 @@ def by_cell(results: Sequence[Result]) -> dict[Cell, list[Result]]:
 
 
 def without_attack(results: Sequence[Result], of: Result) -> Result | None:
-    """The run of the same method, seed and number of honest nodes in which nobody attacked."""
-    for result in results:
+    """The run of the same method, seed and honest nodes in which nobody attacked."""
+
+    def honest(result: Result) -> tuple[Any, ...]:
         scenario = result["scenario"]
-        same = (result["method"], result["seed"], scenario["nodes"]) == (
-            of["method"], of["seed"], of["scenario"]["nodes"],
-        )  # fmt: skip
-        if same and scenario["attack"] == NONE and not scenario["noise"]:
-            return result
-    return None
+        return (result["method"], result["seed"], scenario["nodes"], scenario["partition"])
+
+    calm = (r for r in results if r["scenario"]["attack"] == NONE and not r["scenario"]["noise"])
+    return next((result for result in calm if honest(result) == honest(of)), None)
 
 
 def lost(results: Sequence[Result], group: Sequence[Result], metric: str) -> list[float]:
-    """How far a metric lies below (−) or above (+) its value without attack, seed by seed."""
-    differences = []
+    """How far a metric lies below its value without attack (negative: above), seed by seed."""
+    losses = []
     for result in group:
         base = without_attack(results, result)
         if base is not None:
-            differences.append(result[metric] - base[metric])
-    return differences
+            losses.append(base[metric] - result[metric])
+    return losses
 
 
 def markdown_table(results: Sequence[Result]) -> str:
@@ -68,7 +69,7 @@ def markdown_table(results: Sequence[Result]) -> str:
             label + (f" ({group[0]['views']} views)" if group[0]["views"] != "none" else ""),
             str(len(group)),
             spread([r["hr@20"] for r in group], "{:.4f}"),
-            spread([-d for d in lost(results, group, "hr@20")], "{:+.4f}"),
+            spread(lost(results, group, "hr@20"), "{:+.4f}"),
             spread([r["ndcg@20"] for r in group], "{:.4f}"),
             spread([r["er@10"] for r in group], "{:.4f}"),
             spread([r["target-rank"] for r in group], "{:.1%}"),
@@ -92,11 +93,7 @@ def plot_heat_map(results: Sequence[Result], path: Path, title: str) -> None:
     def values(of: str) -> np.ndarray:
         out = np.full((len(labels), len(methods)), np.nan)
         for (method, label), group in cells.items():
-            found = (
-                [r["er@10"] for r in group]
-                if of == "er@10"
-                else [-d for d in lost(results, group, of)]
-            )
+            found = [r["er@10"] for r in group] if of == "er@10" else lost(results, group, of)
             if found:
                 out[labels.index(label), methods.index(method)] = mean(found)
         return out

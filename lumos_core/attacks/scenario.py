@@ -1,10 +1,11 @@
 """What `lumos attack` runs: scenarios, defences, suites."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lumos_core.attacks.malicious import ATTACKS
 from lumos_core.config import RunConfig, Scalar
+from lumos_core.data.partition import Partition
 from lumos_core.errors import ConfigError
 
 NONE = "none"
@@ -24,6 +25,7 @@ class Scenario:
         xi: share of the honest interactions that the attacker knows.
         noise: share of every *honest* user's training interactions replaced by random items.
         nodes: honest nodes.
+        partition: how the honest users are dealt out to them (`lumos_core/data/partition.py`).
     """
 
     attack: str = NONE
@@ -31,6 +33,7 @@ class Scenario:
     xi: float = 0.0
     noise: float = 0.0
     nodes: int = HONEST_NODES
+    partition: Partition = "uniform"
 
     def __post_init__(self) -> None:
         if self.attack != NONE and self.attack not in ATTACKS:
@@ -45,13 +48,18 @@ class Scenario:
         return max(round(self.rho * self.nodes / (1 - self.rho)), 1)
 
     @property
+    def honest(self) -> str:
+        """Names the honest federation, which scenarios have in common; part of a file's name."""
+        return f"n{self.nodes}" + ("" if self.partition == "uniform" else f"-{self.partition}")
+
+    @property
     def name(self) -> str:
         """Also part of a file's name."""
         parts = [f"noise{self.noise:g}" if self.noise else self.attack]
         if self.attack != NONE:
             parts += [f"rho{self.rho:g}", f"xi{self.xi:g}"]
-        if self.nodes != HONEST_NODES:
-            parts.append(f"n{self.nodes}")
+        if self.honest != Scenario().honest:
+            parts.append(self.honest)
         return "-".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
@@ -129,4 +137,5 @@ SUITES: dict[str, list[Scenario]] = {
     "defences": _DEFENCES,
     "paper": _PAPER,
     "grid": _GRID,
+    "uneven": [replace(s, partition="skewed") for s in _DEFENCES],
 }

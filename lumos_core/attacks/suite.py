@@ -33,7 +33,7 @@ class Job:
 
     @property
     def clean(self) -> Path:
-        name = f"{self._method}-n{self.scenario.nodes}-seed{self.config.seed}.safetensors"
+        name = f"{self._method}-{self.scenario.honest}-seed{self.config.seed}.safetensors"
         return self.out / "clean" / name
 
     @property

@@ -36,7 +36,8 @@ class Situation:
         train: trains honestly on the node's (poisoned) data; call it only where it is needed.
         target: the item to promote.
         weight: share of the aggregate that all colluding nodes together expect to be.
-        bounds: how many typical item rows a row, and how many typical deltas a delta may be long.
+        row_factor: how many typical item rows a row may be long (the server's ``clip-row-factor``).
+        norm_factor: how many median deltas a delta may be long (``clip-norm-factor``).
         rng: random numbers of this node and round.
     """
 
@@ -47,7 +48,8 @@ class Situation:
     knowledge: Knowledge
     target: int
     weight: float
-    bounds: tuple[float, float]
+    row_factor: float
+    norm_factor: float
     shape: ModelShape
     rng: np.random.Generator
 
@@ -142,8 +144,8 @@ def align_all(s: Situation) -> Params:
 
     own = s.train()
     rows = len(own[ITEM_TABLE])
-    row_bound = s.bounds[0] * typical_row(row_norms(own[ITEM_TABLE]))
-    norm_bound = s.bounds[1] * deltas.norm(own)
+    row_bound = s.row_factor * typical_row(row_norms(own[ITEM_TABLE]))
+    norm_bound = s.norm_factor * deltas.norm(own)
     rest = math.sqrt(max(norm_bound**2 - row_bound**2, 0.0) / max(rows - 2, 1))
     longest = torch.full((rows, 1), min(rest, row_bound))
     longest[0], longest[s.target] = 0.0, row_bound

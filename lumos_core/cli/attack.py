@@ -19,7 +19,8 @@ def attack_command(
     data: Annotated[Path, typer.Argument(help="Folder made by `lumos prepare`.")],
     out: Annotated[Path, typer.Option(help="Folder for results, table and heat map.")],
     suite: Annotated[
-        str, typer.Option(help="smoke, paper, defences or grid; or several, comma-separated.")
+        str,
+        typer.Option(help="smoke, paper, defences, uneven or grid; or several, comma-separated."),
     ] = "paper",
     methods: Annotated[
         str, typer.Option(help="Comma-separated METHOD (undefended) or METHOD:DEFENCE.")
@@ -116,7 +117,7 @@ def _screen_rows(results: list[dict[str, Any]]) -> "Iterator[list[str]]":
     for method in dict.fromkeys(method for method, _ in cells):
         yield [method]
         for label, group in ((label, g) for (m, label), g in cells.items() if m == method):
-            away = [-d for d in lost(results, group, "hr@20")]
+            away = lost(results, group, "hr@20")
             yield [
                 f"  {label}",
                 str(len(group)),

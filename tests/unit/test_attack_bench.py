@@ -52,6 +52,19 @@ def test_names_of_scenarios_tell_them_apart() -> None:
         assert len({s.name for s in scenarios}) == len(scenarios)
 
 
+def test_nodes_of_very_different_size_are_a_federation_of_their_own(
+    data: Path, tmp_path: Path
+) -> None:
+    even, skewed = Scenario(nodes=3), Scenario(nodes=3, partition="skewed")
+    results = [suite.run_job(_job(data, tmp_path, "fedavg", s)) for s in (even, skewed)]
+    assert results[0]["ndcg@20"] != results[1]["ndcg@20"]
+    assert len(list((tmp_path / "clean").glob("*.safetensors"))) == 2
+    scenario = Scenario("nan", 0.3, nodes=3, partition="skewed")
+    attacked = {**results[1], "scenario": scenario.to_dict()}
+    assert report.without_attack([*results, attacked], attacked) is results[1]
+    assert report.scenario_label(attacked["scenario"]) == "nan, 1 of 4 skewed nodes, ξ = 0"
+
+
 def test_unknown_names_are_refused_before_anything_runs(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"unknown attack 'theft'; known are: sign-flip"):
         Scenario("theft")
@@ -132,7 +145,7 @@ def test_losses_are_paired_by_method_and_seed(tmp_path: Path) -> None:
         _result("lumos", "nan", 0, 0.25, 0.4), _result("lumos", "nan", 1, 0.20, 0.2),
         _result("fedavg", "none", 0, 0.9, 0.0),
     ]  # fmt: skip
-    assert report.lost(results, results[2:4], "hr@20") == pytest.approx([-0.05, 0.0])
+    assert report.lost(results, results[2:4], "hr@20") == pytest.approx([0.05, 0.0])
     lines = report.markdown_table(results).splitlines()
     assert len(lines) == 2 + 3
     (attacked,) = [line for line in lines if "nan" in line]

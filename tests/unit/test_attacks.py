@@ -107,9 +107,18 @@ def _situation(config: RunConfig, catalog: Catalog, knowledge: Knowledge) -> upd
     node = Node("n", catalog, data.known_users(knowledge, TARGET, 12, _rng()), config)
     params = initial_params(config, catalog)
     return updates.Situation(
-        params, np.zeros((ITEMS + 1, 8), np.float32), np.zeros(ITEMS + 1),
-        lambda: node.train(params, 1)[0], knowledge, TARGET, 0.25, (2.0, 1.5), node.shape, _rng(),
-    )  # fmt: skip
+        params=params,
+        carried=np.zeros((ITEMS + 1, 8), np.float32),
+        change=np.zeros(ITEMS + 1),
+        train=lambda: node.train(params, 1)[0],
+        knowledge=knowledge,
+        target=TARGET,
+        weight=0.25,
+        row_factor=config.clip_row_factor,
+        norm_factor=config.clip_norm_factor,
+        shape=node.shape,
+        rng=_rng(),
+    )
 
 
 def test_untargeted_updates_are_what_they_are_called(

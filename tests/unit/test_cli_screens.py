@@ -19,7 +19,8 @@ def result(method: str, attack: str, seed: int, hr: float) -> dict:
     return {
         "method": method, "seed": seed, "hr@20": hr, "er@10": 0.5, "target-rank": 0.25,
         "scenario": {"attack": attack, "rho": 0.05 * malicious, "xi": 0.9 * malicious,
-                     "noise": 0.0, "nodes": 19, "malicious": malicious},
+                     "noise": 0.0, "nodes": 19, "partition": "uniform",
+                     "malicious": malicious},
     }  # fmt: skip
 
 
