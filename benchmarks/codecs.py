@@ -4,7 +4,7 @@ The same federation with every codec, several seeds, differences paired by seed.
 the arrays as Flower serialises them (names and ``.npy`` headers included). Finished runs are kept
 and not repeated.
 
-    python benchmarks/codecs.py DATA_FOLDER --out benchmarks/results --seeds 0,1,2,3,4
+    python benchmarks/codecs.py DATA_FOLDER --out benchmarks/results --seeds 0,1,2
 """
 
 import argparse
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder made by `lumos prepare`")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--runs", type=Path, default=Path("runs/codecs"), help="finished runs")
-    parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--rounds", type=int, default=RunConfig().rounds)
     parser.add_argument("--jobs", type=int, default=1)
     args = parser.parse_args()
@@ -116,9 +116,8 @@ def main() -> None:
     catalog, nodes = load_prepared(args.data)
     rows = summarise(results, len(catalog))
     head = (
-        f"`python benchmarks/codecs.py` on {args.data.name}: {len(nodes)} nodes, "
-        f"{len(catalog)} items, {args.rounds} rounds, {BASE['method']} with the semantic start, "
-        f"seeds {args.seeds}.\n\n"
+        f"`python benchmarks/codecs.py {args.data.name} --seeds {args.seeds}`: {len(nodes)} nodes, "
+        f"{len(catalog)} items, {args.rounds} rounds, {BASE['method']} with the semantic start.\n\n"
     )
     write_json(args.out / "codecs.json", {"data": args.data.name, "rows": rows})
     write_atomically(args.out / "codecs.md", (head + table(rows)).encode())

@@ -200,10 +200,14 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     lines += [
         f"| {r['variant']} | {r['rounds']} | {r['seconds']:.1f} | {r['overhead']:.1f} "
-        f"| {r['of_default']:.2f} | {r['message_cpu_seconds'] or '–'} | {r['load']:.1f} |"
+        f"| {r['of_default']:.2f} | {_or_dash(r['message_cpu_seconds'])} | {r['load']:.1f} |"
         for r in rows
     ]
     return "\n".join(lines) + "\n"
+
+
+def _or_dash(seconds: float) -> str:
+    return f"{seconds:.2f}" if seconds else "–"
 
 
 def _parameters() -> int:

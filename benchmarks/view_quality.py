@@ -13,7 +13,7 @@ out, which no writer has seen: the test item, or, for choosing settings, the val
 - AUC by titles: the same with TF-IDF title cosine, independent of the language model (but, for the
   TF-IDF writer, the very thing it optimises).
 
-    python benchmarks/view_quality.py DATA_FOLDER … --out FILE.json --users 150
+    python benchmarks/view_quality.py DATA_FOLDER … --out FILE.json --users 500
 """
 
 import argparse
@@ -133,7 +133,7 @@ def markdown(results: dict[str, dict[str, dict[str, float]]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sources", nargs="+", type=Path)
-    parser.add_argument("--users", type=int, default=150)
+    parser.add_argument("--users", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--targets", choices=("test", "validation"), default="test")
     parser.add_argument("--llm", default="smollm2")
