@@ -12,10 +12,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from lumos_core.compare import Job, run_jobs
 from lumos_core.config import RunConfig, Scalar
+from lumos_core.experiments.compare import Job, run_jobs
+from lumos_core.experiments.jobs import Result
 from lumos_core.files import write_atomically, write_json
-from lumos_core.jobs import Result
 
 # Plain FedAvg: clipping reacts to what a codec leaves out, and would blur the comparison.
 BASE: dict[str, Scalar] = {"method": "fedavg", "clip": "none", "max-weight-ratio": 10.0}

@@ -14,10 +14,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from lumos_core.compare import Job, run_jobs, versions
 from lumos_core.config import RunConfig, Scalar
+from lumos_core.experiments.compare import Job, run_jobs, versions
+from lumos_core.experiments.jobs import Result
 from lumos_core.files import write_atomically, write_json
-from lumos_core.jobs import Result
 
 BASE: dict[str, Scalar] = {
     "method": "fedavg",

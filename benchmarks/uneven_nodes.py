@@ -19,9 +19,9 @@ import torch
 from lumos_core.attacks.bench import Ground
 from lumos_core.attacks.scenario import method_config
 from lumos_core.cli.options import with_overrides
-from lumos_core.compare import versions
 from lumos_core.config import RunConfig
 from lumos_core.data.partition import partition_users
+from lumos_core.experiments.compare import versions
 from lumos_core.federation import run_federation
 from lumos_core.files import write_atomically, write_json
 from lumos_core.in_process import InProcessTransport

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lumos_core.attacks.scenario import NONE
-from lumos_core.report import spread
+from lumos_core.experiments.report import spread
 
 Result = Mapping[str, Any]
 Cell = tuple[str, str]

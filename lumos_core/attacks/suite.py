@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lumos_core.attacks.scenario import Scenario, method_config
-from lumos_core.compare import versions
 from lumos_core.config import RunConfig
 from lumos_core.data import Catalog
 from lumos_core.data.folder import CATALOG_FILE
+from lumos_core.experiments.compare import versions
+from lumos_core.experiments.jobs import OnResult, Result, read_result, run_missing
 from lumos_core.files import write_json
-from lumos_core.jobs import OnResult, Result, read_result, run_missing
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def attack_command(
     from lumos_core.cli.compare import integers
     from lumos_core.cli.options import with_overrides
     from lumos_core.config import RunConfig
-    from lumos_core.jobs import Result
+    from lumos_core.experiments.jobs import Result
 
     names = [m.strip() for m in methods.split(",")]
     base = with_overrides(RunConfig(), config)

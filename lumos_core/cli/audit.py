@@ -10,7 +10,7 @@ from lumos_core.cli.options import ConfigOption
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lumos_core.leakage import Row
+    from lumos_core.experiments.leakage import Row
 
 
 def audit_command(
@@ -36,14 +36,14 @@ def audit_command(
     """
     from rich.console import Console
 
-    from lumos_core.audit import SETTINGS, audits, table
     from lumos_core.cli.options import with_overrides
     from lumos_core.cli.screens import results_table
-    from lumos_core.compare import versions
     from lumos_core.config import RunConfig
     from lumos_core.errors import ConfigError
+    from lumos_core.experiments.audit import SETTINGS, audits, table
+    from lumos_core.experiments.compare import versions
+    from lumos_core.experiments.leakage import TOP
     from lumos_core.files import write_atomically, write_json
-    from lumos_core.leakage import TOP
 
     names = list(SETTINGS) if settings == "all" else [s.strip() for s in settings.split(";")]
     try:

@@ -36,10 +36,10 @@ def compare_command(
     from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
 
     from lumos_core.cli.options import with_overrides
-    from lumos_core.compare import plan, run_jobs
     from lumos_core.config import RunConfig
-    from lumos_core.jobs import Result
-    from lumos_core.variants import VARIANTS
+    from lumos_core.experiments.compare import plan, run_jobs
+    from lumos_core.experiments.jobs import Result
+    from lumos_core.experiments.variants import VARIANTS
 
     names = list(VARIANTS) if variants == "all" else [v.strip() for v in variants.split(",")]
     reference = _reference(reference, names)
@@ -83,8 +83,8 @@ def _write_reports(
     results: list[dict[str, object]], name: str, out: Path, reference: str, console: "Console"
 ) -> None:
     from lumos_core.cli.screens import results_table
+    from lumos_core.experiments.report import markdown_table, plot_curves, table_rows
     from lumos_core.files import write_atomically, write_json
-    from lumos_core.report import markdown_table, plot_curves, table_rows
 
     write_json(out / "results.json", results)
     write_atomically(out / "table.md", markdown_table(results, reference).encode())

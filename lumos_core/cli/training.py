@@ -25,11 +25,11 @@ def train_central_command(
     from lumos_core.baselines import popularity, train_centralised
     from lumos_core.checkpoint import Checkpoint, Progress, save_checkpoint
     from lumos_core.cli.options import with_overrides
-    from lumos_core.compare import versions
     from lumos_core.config import RunConfig
     from lumos_core.data import Sequences
     from lumos_core.data.prepared import load_prepared
     from lumos_core.devices import check_device
+    from lumos_core.experiments.compare import versions
     from lumos_core.files import write_json
     from lumos_core.initialisation import initial_params
     from lumos_core.model import ModelShape

@@ -25,7 +25,8 @@ from lumos_core.errors import FederationError
 LOOPBACK = "127.0.0.1"
 CONNECTION = "lumos"  # name of the SuperLink connection in Flower's own configuration
 APP_PACKAGES = ("lumos_core", "client_app", "server_app")
-_NOT_SENT = {"cli", "attacks", "__pycache__"}  # every message has the app unpacked anew
+# Every message has the app unpacked anew.
+_NOT_SENT = {"cli", "attacks", "experiments", "__pycache__"}
 
 _SWITCHES = {
     "FLWR_TELEMETRY_ENABLED": "0",

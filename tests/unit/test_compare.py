@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from lumos_core import compare, report, variants
 from lumos_core.cli.app import app
 from lumos_core.config import RunConfig
 from lumos_core.data.prepare import prepare
 from lumos_core.errors import ConfigError
+from lumos_core.experiments import compare, report, variants
 
 SMALL = RunConfig(rounds=1, local_epochs=1, dim=8, semantic_start="tfidf", views="tfidf")
 

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from lumos_core import leakage
-from lumos_core.audit import SETTINGS, audits, table
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import Sequences
 from lumos_core.errors import ConfigError
-from lumos_core.initialisation import initial_params
-from lumos_core.leakage import (
+from lumos_core.experiments import leakage
+from lumos_core.experiments.audit import SETTINGS, audits, table
+from lumos_core.experiments.leakage import (
     FEATURES,
     Attack,
     Observation,
@@ -25,6 +24,7 @@ from lumos_core.leakage import (
     observe,
     under_mask,
 )
+from lumos_core.initialisation import initial_params
 from lumos_core.views.types import UserViews
 
 Tiny = Callable[..., RunConfig]

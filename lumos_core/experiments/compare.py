@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from lumos_core import variants
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data import Catalog, Sequences
 from lumos_core.data.prepared import load_prepared, node_folders, read_dataset_json
 from lumos_core.errors import ConfigError
+from lumos_core.experiments import variants
+from lumos_core.experiments.jobs import OnResult, Result, read_result, run_missing
 from lumos_core.files import write_json
-from lumos_core.jobs import OnResult, Result, read_result, run_missing
 
 PACKAGES = ("lumos", "torch", "transformers", "flwr", "numpy")
 CENTRALISED_MAX_EPOCHS = 150

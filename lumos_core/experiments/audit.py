@@ -1,4 +1,4 @@
-"""What `lumos audit` measures: :mod:`lumos_core.leakage` over settings and sizes of nodes."""
+"""What `lumos audit` measures: leakage over settings and sizes of nodes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from lumos_core.data import LeaveOneOut
 from lumos_core.data.prepared import load_prepared, node_folders
 from lumos_core.data.sequences import Sequences
 from lumos_core.errors import ConfigError, DataError
-from lumos_core.leakage import TOP, Row, World, audit
+from lumos_core.experiments.leakage import TOP, Row, World, audit
 from lumos_core.model import Params
 from lumos_core.views.types import UserViews
 
