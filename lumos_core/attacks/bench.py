@@ -94,7 +94,6 @@ def run_scenario(
     rejected = [f for e in federation.history.events for f in e.get("failed", ())]
     return {
         "users": len(ground.users),
-        "catalog": ground.catalog.fingerprint,
         "views": config.views if config.method == "lumos" else "none",
         "target_interactions": int(
             popularity(ground.users.without_last(2), len(ground.catalog))[ground.target - 1]
@@ -168,7 +167,8 @@ def _clean_start(
     with FileLock(path.with_suffix(".lock")):  # another process may need the same one
         try:
             found = load_checkpoint(path)
-            if found.progress.config == config.to_flat():
+            ours = (config.to_flat(), ground.catalog.fingerprint)
+            if (found.progress.config, found.progress.catalog) == ours:
                 return found
         except (FileNotFoundError, ModelError):
             pass

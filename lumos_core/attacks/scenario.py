@@ -1,10 +1,9 @@
-"""What `lumos attack` runs: scenarios, defences, suites."""
+"""What `lumos attack` runs: scenarios, and suites of them."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lumos_core.attacks.malicious import ATTACKS
-from lumos_core.config import RunConfig, Scalar
 from lumos_core.data.partition import Partition
 from lumos_core.errors import ConfigError
 
@@ -64,50 +63,6 @@ class Scenario:
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "malicious": self.malicious}
-
-
-_OFF: dict[str, Scalar] = {
-    "aggregation": "mean", "clip": "none", "max-weight-ratio": 10.0,
-    "clip-norm-factor": 1.5, "clip-row-factor": 2.0,
-}  # fmt: skip
-_TIGHT: dict[str, Scalar] = {
-    **_OFF, "clip": "norm+rows", "clip-norm-factor": 1.0, "clip-row-factor": 1.25,
-}  # fmt: skip
-DEFENCES: dict[str, dict[str, Scalar]] = {
-    NONE: _OFF,
-    "weights": {**_OFF, "max-weight-ratio": 2.0},
-    "norm": {**_OFF, "clip": "norm"},
-    "rows": {**_OFF, "clip": "rows"},
-    "norm+rows": {**_OFF, "clip": "norm+rows"},
-    "loose-bounds": {**_OFF, "clip": "norm+rows", "max-weight-ratio": 2.0},
-    "tight-clips": {**_TIGHT, "max-weight-ratio": 2.0},
-    "tight-bounds": {**_TIGHT, "max-weight-ratio": 1.0},  # what the defaults are
-    "median": {**_OFF, "aggregation": "median"},
-    "trimmed-mean": {**_OFF, "aggregation": "trimmed-mean"},
-    "multi-krum": {**_OFF, "aggregation": "multi-krum"},
-    "sparse-median": {**_OFF, "aggregation": "sparse-median", "clip": "rows"},
-    "sparse-trimmed-mean": {**_OFF, "aggregation": "sparse-trimmed-mean", "clip": "rows"},
-    "bounds-sparse-trimmed": {
-        **_OFF, "aggregation": "sparse-trimmed-mean", "clip": "norm+rows"
-    },
-    "default": {},  # whatever a run does that is not told otherwise
-}  # fmt: skip
-"""Names after the colon of ``--methods lumos:NAME``: what they set in the configuration."""
-
-
-def method_config(name: str, base: RunConfig) -> RunConfig:
-    """The configuration of "method" (undefended) or "method:defence" on top of a common one.
-
-    Raises:
-        ConfigError: there is no such method or defence.
-    """
-    method, _, defence = name.partition(":")
-    if (defence or NONE) not in DEFENCES:
-        known = ", ".join(DEFENCES)
-        raise ConfigError(f"--methods {name!r}: unknown defence '{defence}'; known are: {known}")
-    start: dict[str, Scalar] = {} if method == "lumos" else {"semantic-start": "none"}
-    settings = {**base.to_flat(), "method": method, **start, **DEFENCES[defence or NONE]}
-    return RunConfig.from_flat(settings)
 
 
 _PAPER = [

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lumos_core.attacks.scenario import Scenario, method_config
+from lumos_core.attacks.defences import method_config
+from lumos_core.attacks.scenario import Scenario
 from lumos_core.config import RunConfig
-from lumos_core.data import Catalog
-from lumos_core.data.folder import CATALOG_FILE
-from lumos_core.experiments.compare import versions
+from lumos_core.experiments.compare import data_facts, versions
 from lumos_core.experiments.jobs import OnResult, Result, read_result, run_missing
 from lumos_core.files import write_json
 
@@ -25,6 +24,7 @@ class Job:
     out: Path
     config: RunConfig  # complete, seed and defence included
     rounds: tuple[int, int]
+    data_facts: Result  # what distinguishes the data, see lumos_core/experiments/compare.py
 
     @property
     def path(self) -> Path:
@@ -33,7 +33,9 @@ class Job:
 
     @property
     def clean(self) -> Path:
-        name = f"{self._method}-{self.scenario.honest}-seed{self.config.seed}.safetensors"
+        """The model that attacks start from; trained on this data and no other."""
+        data = self.data_facts["interactions"][:8]
+        name = f"{self._method}-{self.scenario.honest}-seed{self.config.seed}-{data}.safetensors"
         return self.out / "clean" / name
 
     @property
@@ -47,6 +49,7 @@ class Job:
             "scenario": self.scenario.to_dict(),
             "seed": self.config.seed,
             "data": self.data.name,
+            **self.data_facts,
             "rounds": list(self.rounds),
             "config": self.config.without_paths(),
         }
@@ -65,14 +68,16 @@ def plan(
 
     Raises:
         ConfigError: a method or defence is unknown.
+        DataError: ``data`` is no prepared folder.
     """
+    facts = data_facts(data)
     configs = {
         (m, s): method_config(m, base.replace(seed=s, rounds=sum(rounds)))
         for s in seeds
         for m in methods
     }
     return [
-        Job(method, scenario, data, out, config, rounds)
+        Job(method, scenario, data, out, config, rounds, facts)
         for scenario in scenarios
         for (method, _), config in configs.items()
     ]
@@ -106,18 +111,16 @@ def run_job(job: Job) -> Result:
 
 
 def finished(jobs: Sequence[Job]) -> list[Result]:
-    """Results of those jobs that have been run on this data, in order."""
-    catalog = Catalog.read(jobs[0].data / CATALOG_FILE).fingerprint if jobs else ""
-    return [found for job in jobs if (found := _finished(job, catalog)) is not None]
+    """Results of those jobs that have been run, in order."""
+    return [found for job in jobs if (found := _finished(job)) is not None]
 
 
 def _key(facts: Result) -> str:
     return json.dumps([facts["method"], facts["scenario"], facts["seed"]], sort_keys=True)
 
 
-def _finished(job: Job, catalog: str) -> Result | None:
+def _finished(job: Job) -> Result | None:
     found = read_result(job.path)
-    if found is None:
+    if found is None or any(found.get(key) != value for key, value in job.facts().items()):
         return None
-    same = all(found.get(key) == value for key, value in job.facts().items())
-    return found if same and found.get("catalog") == catalog else None
+    return found

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lumos_core.attacks.defences import DEFENCES
 from lumos_core.cli.options import ConfigOption
 
 if TYPE_CHECKING:
@@ -23,7 +24,11 @@ def attack_command(
         typer.Option(help="smoke, paper, defences, uneven or grid; or several, comma-separated."),
     ] = "paper",
     methods: Annotated[
-        str, typer.Option(help="Comma-separated METHOD (undefended) or METHOD:DEFENCE.")
+        str,
+        typer.Option(
+            help="Comma-separated METHOD (undefended) or METHOD:DEFENCE, where a defence is one "
+            f"of {', '.join(DEFENCES)}."
+        ),
     ] = DEFAULT_METHODS,
     seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "0,1,2",
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 2,
@@ -45,15 +50,17 @@ def attack_command(
 
     from lumos_core.attacks.report import scenario_label
     from lumos_core.attacks.suite import finished, plan, run_jobs
-    from lumos_core.cli.compare import integers
-    from lumos_core.cli.options import with_overrides
+    from lumos_core.cli.options import check_out, integers, names, with_overrides
     from lumos_core.config import RunConfig
     from lumos_core.experiments.jobs import Result
 
-    names = [m.strip() for m in methods.split(",")]
-    base = with_overrides(RunConfig(), config)
-    rounds = (clean_rounds, attack_rounds)
-    planned = plan(data, out, names, _scenarios(suite), integers(seeds), base, rounds)
+    own = {"seed": "--seeds", "method": "--methods", "rounds": "--clean-rounds, --attack-rounds"}
+    base = with_overrides(RunConfig(), config, own)
+    planned = plan(
+        data, out, names(methods, "--methods"), _scenarios(suite), integers(seeds, "--seeds"),
+        base, (clean_rounds, attack_rounds),
+    )  # fmt: skip
+    check_out(out)
     console = Console()
     if report_only:
         _write_reports(finished(planned), data.name, out, console)
@@ -77,13 +84,14 @@ def attack_command(
     _write_reports(finished(planned), data.name, out, console)
 
 
-def _scenarios(names: str) -> list[Any]:
+def _scenarios(suites: str) -> list[Any]:
     """The scenarios of one or more suites, each once."""
     from lumos_core.attacks.scenario import SUITES
+    from lumos_core.cli.options import names
     from lumos_core.errors import ConfigError
 
     chosen: list[Any] = []
-    for name in (n.strip() for n in names.split(",")):
+    for name in names(suites, "--suite"):
         if name not in SUITES:
             raise ConfigError(f"--suite {name!r}: unknown; known are: {', '.join(SUITES)}")
         chosen += [s for s in SUITES[name] if s not in chosen]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lumos_core.cli.options import ConfigOption
+from lumos_core.experiments.exposures import SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +18,7 @@ def audit_command(
     data: Annotated[Path, typer.Argument(help="Folder made by `lumos prepare`.")],
     out: Annotated[Path, typer.Option(help="Folder for leakage.json and leakage.md.")],
     settings: Annotated[
-        str, typer.Option(help="Semicolon-separated; 'all' for every one there is.")
+        str, typer.Option(help=f"Semicolon-separated, or 'all'. There are: {'; '.join(SETTINGS)}.")
     ] = "all",
     users: Annotated[str, typer.Option(help="Users a node, comma-separated.")] = "1,10,50,200",
     trials: Annotated[int, typer.Option(min=1, help="Nodes attacked in every setting.")] = 3,
@@ -36,23 +37,21 @@ def audit_command(
     """
     from rich.console import Console
 
-    from lumos_core.cli.options import with_overrides
+    from lumos_core.cli.options import check_out, integers, with_overrides
     from lumos_core.cli.screens import results_table
     from lumos_core.config import RunConfig
     from lumos_core.errors import ConfigError
-    from lumos_core.experiments.audit import SETTINGS, audits, table
+    from lumos_core.experiments.audit import audits, table
     from lumos_core.experiments.compare import versions
     from lumos_core.experiments.leakage import TOP
     from lumos_core.files import write_atomically, write_json
 
     names = list(SETTINGS) if settings == "all" else [s.strip() for s in settings.split(";")]
-    try:
-        sizes = [int(size) for size in users.split(",")]
-    except ValueError:
-        sizes = []
-    if not sizes or min(sizes) < 1:
+    sizes = integers(users, "--users")
+    if min(sizes) < 1:
         raise ConfigError(f"--users {users!r}: expected positive whole numbers, as in 1,10,50")
     base = with_overrides(RunConfig(), config)
+    check_out(out)
     console = Console()
     rows = audits(
         data, base, names, sizes, trials=trials, shadows=shadows,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lumos_core.cli.options import ConfigOption
+from lumos_core.experiments.variants import VARIANTS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +19,7 @@ def compare_command(
     data: Annotated[Path, typer.Argument(help="Folder made by `lumos prepare`.")],
     out: Annotated[Path, typer.Option(help="Folder for results, table and picture.")],
     variants: Annotated[
-        str, typer.Option(help="Comma-separated; 'all' for every one there is.")
+        str, typer.Option(help=f"Comma-separated, or 'all'. There are: {', '.join(VARIANTS)}.")
     ] = DEFAULT_VARIANTS,
     seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "0,1,2",
     reference: Annotated[
@@ -35,16 +36,16 @@ def compare_command(
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
 
-    from lumos_core.cli.options import with_overrides
+    from lumos_core.cli.options import check_out, integers, names, with_overrides
     from lumos_core.config import RunConfig
     from lumos_core.experiments.compare import plan, run_jobs
     from lumos_core.experiments.jobs import Result
-    from lumos_core.experiments.variants import VARIANTS
 
-    names = list(VARIANTS) if variants == "all" else [v.strip() for v in variants.split(",")]
-    reference = _reference(reference, names)
-    base = with_overrides(RunConfig(), config)
-    planned = plan(data, out, names, integers(seeds), base)
+    chosen = list(VARIANTS) if variants == "all" else names(variants, "--variants")
+    reference = _reference(reference, chosen)
+    base = with_overrides(RunConfig(), config, {"seed": "--seeds", "method": "--variants"})
+    planned = plan(data, out, chosen, integers(seeds, "--seeds"), base)
+    check_out(out)
     console = Console()
     columns = (SpinnerColumn(), "[progress.description]{task.description}", MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
@@ -60,7 +61,7 @@ def compare_command(
             )
 
         results = run_jobs(planned, jobs, on_result)
-    order = {name: i for i, name in enumerate(names)}
+    order = {name: i for i, name in enumerate(chosen)}
     results.sort(key=lambda r: (order[r["variant"]], r["seed"]))
     _write_reports(results, data.name, out, reference, console)
 
@@ -93,12 +94,3 @@ def _write_reports(
     shown = (row[:-1] for row in table_rows(results, reference))  # the last does not fit
     console.print(results_table(headers, shown))
     console.print(f"written: {out / 'results.json'}, table.md, curves.png")
-
-
-def integers(text: str) -> list[int]:
-    from lumos_core.errors import ConfigError
-
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"--seeds {text!r}: expected whole numbers, as in 0,1,2") from None

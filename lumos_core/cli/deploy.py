@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lumos_core.cli.federation import MethodOption, Rounds, Seed
+from lumos_core.cli.options import (
+    ConfigOption,
+    MethodOption,
+    RoundsOption,
+    SeedOption,
+    parse_settings,
+    with_options,
+)
 from lumos_core.errors import ConfigError, FederationError
 
 if TYPE_CHECKING:
@@ -18,11 +25,6 @@ deploy_app = typer.Typer(
     help="A federation across machines: credentials, nodes, server.",
     no_args_is_help=True,
 )
-
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--config", "-c", metavar="KEY=VALUE", help="Any key of the run; repeatable."),
-]
 
 
 @deploy_app.command("init")
@@ -112,10 +114,10 @@ def server_command(
         Path | None,
         typer.Option(help="Folder of the SuperLink's database (default: state in the folder)."),
     ] = None,
-    rounds: Rounds = None,
+    rounds: RoundsOption = None,
     method: MethodOption = None,
-    seed: Seed = None,
-    settings: Settings = None,
+    seed: SeedOption = None,
+    settings: ConfigOption = None,
     bind: Annotated[
         str, typer.Option(help="Interface of the fleet port, the only one for other machines.")
     ] = "0.0.0.0",
@@ -177,7 +179,7 @@ def _run_config(
         ConfigError: a key is unknown, given twice or has an impossible value, or the run there
             needs more nodes.
     """
-    from lumos_core.cli.federation import for_nodes, parse_settings
+    from lumos_core.cli.federation import for_nodes
     from lumos_core.data.catalog import Catalog
     from lumos_core.deployment.run_folder import check_catalog, read_config
     from lumos_core.deployment.server import START_TIMEOUT
@@ -185,9 +187,7 @@ def _run_config(
     flat, for_node = parse_settings(settings)
     if for_node:
         raise ConfigError(f"-c node.{next(iter(for_node))}: a node's keys go into its node.toml")
-    for key, value in chosen.items():
-        if value is not None and flat.setdefault(key, value) is not value:
-            raise ConfigError(f"key '{key}' is given twice, as --{key} and with -c")
+    flat = with_options(flat, chosen)
     public = Catalog.read(catalog)  # complain before anything starts
     flat = {"start-timeout": START_TIMEOUT, **flat, "catalog": str(catalog.resolve())}
     if (saved := read_config(run_dir)) is not None:
@@ -236,7 +236,7 @@ def demo_command(
     ] = None,
     nodes: Annotated[int, typer.Option(min=1, help="Number of nodes.")] = 3,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of training.")] = 3,
-    settings: Settings = None,
+    settings: ConfigOption = None,
 ) -> None:
     """Show a deployment with TLS and node keys on this machine, and tear it down."""
     from datetime import datetime

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lumos_core.cli.options import split_assignment
+from lumos_core.cli.options import (
+    MethodOption,
+    RoundsOption,
+    SeedOption,
+    SettingsOption,
+    parse_settings,
+    with_options,
+)
 from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError, FederationError
 
@@ -21,7 +28,6 @@ if TYPE_CHECKING:
     from lumos_core.views.source import ViewCount
 
 DEFAULT_NODES = 3
-_NODE_PREFIX = "node."
 
 Data = Annotated[
     Path | None,
@@ -30,20 +36,6 @@ Data = Annotated[
 Nodes = Annotated[
     int | None,
     typer.Option(min=1, help=f"Number of nodes (default: {DEFAULT_NODES}, or as prepared)."),
-]
-Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds of training.")]
-MethodOption = Annotated[
-    str | None, typer.Option("--method", help="lumos, confedsrs or fedavg.", show_default=False)
-]
-Seed = Annotated[int | None, typer.Option(min=0, help="Decides everything that is random.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--config",
-        "-c",
-        metavar="KEY=VALUE",
-        help="Any key of the run's configuration, or node.KEY of the nodes'; may be repeated.",
-    ),
 ]
 RunDir = Annotated[
     Path | None, typer.Option(help="Folder for the results (default: runs/<time>-<method>).")
@@ -61,10 +53,10 @@ Baselines = Annotated[
 def run_command(
     data: Data = None,
     nodes: Nodes = None,
-    rounds: Rounds = None,
+    rounds: RoundsOption = None,
     method: MethodOption = None,
-    seed: Seed = None,
-    settings: Settings = None,
+    seed: SeedOption = None,
+    settings: SettingsOption = None,
     run_dir: RunDir = None,
     resume: Resume = False,
     baselines: Baselines = True,
@@ -91,10 +83,10 @@ def run_command(
 def simulate_command(
     data: Data = None,
     nodes: Nodes = None,
-    rounds: Rounds = None,
+    rounds: RoundsOption = None,
     method: MethodOption = None,
-    seed: Seed = None,
-    settings: Settings = None,
+    seed: SeedOption = None,
+    settings: SettingsOption = None,
     run_dir: RunDir = None,
     resume: Resume = False,
     baselines: Baselines = True,
@@ -105,7 +97,7 @@ def simulate_command(
     plan = _plan("simulate", data, nodes, rounds, method, seed, settings, run_dir, resume)
     if plan.node_settings:
         raise ConfigError(
-            f"-c {_NODE_PREFIX}{next(iter(plan.node_settings))}: virtual nodes have no "
+            f"-c node.{next(iter(plan.node_settings))}: virtual nodes have no "
             "configuration of their own; leave it out or use 'lumos run'"
         )
     count = len(plan.folders)
@@ -146,11 +138,8 @@ def _plan(
     Raises:
         ConfigError, DataError: something is wrong with them.
     """
-    options = {"rounds": rounds, "method": method, "seed": seed}
     flat, node_settings = parse_settings(settings or [])
-    for key, value in options.items():
-        if value is not None and flat.setdefault(key, value) is not value:
-            raise ConfigError(f"key '{key}' is given twice, as --{key} and with -c")
+    flat = with_options(flat, {"rounds": rounds, "method": method, "seed": seed})
     if resume:
         saved = _saved_config(run_dir)
         flat = {**saved.to_flat(), **flat}
@@ -200,25 +189,6 @@ def _saved_config(run_dir: Path | None) -> RunConfig:
     if saved is None:
         raise ConfigError(f"--resume: {run_dir} holds no run (no {CONFIG})")
     return saved
-
-
-def parse_settings(settings: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """``KEY=VALUE`` texts as values of the run's and of the nodes' configuration.
-
-    Raises:
-        ConfigError: a text is not of that form, or a key comes twice.
-    """
-    run: dict[str, Any] = {}
-    node: dict[str, str] = {}
-    for text in settings:
-        key, value = split_assignment(text)
-        is_node = key.startswith(_NODE_PREFIX)
-        target = node if is_node else run
-        key = key.removeprefix(_NODE_PREFIX)
-        if key in target:
-            raise ConfigError(f"-c {text!r}: key '{key}' is given twice")
-        target[key] = value
-    return run, node
 
 
 def for_nodes(flat: dict[str, Any], count: int) -> RunConfig:

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lumos_core.cli.options import split_assignment
-from lumos_core.errors import ConfigError
+from lumos_core.cli.options import assignments, with_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -103,12 +102,7 @@ def _checked(
         "superlink": superlink,
         "llm": _place(llm) if llm else None,
     }
-    changes = {key: value for key, value in options.items() if value is not None}
-    for text in settings or []:
-        key, value = split_assignment(text)
-        if key in changes:
-            raise ConfigError(f"-c {text!r}: key '{key}' is given twice")
-        changes[key] = value
+    changes = with_options(dict(assignments(settings or [])), options)
     ready = NodeBundle.read(bundle, changes)
     for line in check(ready):
         console.print(line)

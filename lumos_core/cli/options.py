@@ -1,38 +1,145 @@
-"""Options that several commands share."""
+"""Options that several commands share, and how their texts are read."""
 
-from typing import Annotated
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError
 
+_NODE_PREFIX = "node."
+Value = TypeVar("Value", str, int)
+_KEYS = "see \\[tool.flwr.app.config] in pyproject.toml; repeatable."
+
 ConfigOption = Annotated[
     list[str] | None,
-    typer.Option("--config", "-c", metavar="KEY=VALUE", help="Any configuration key; repeatable."),
+    typer.Option("--config", "-c", metavar="KEY=VALUE", help=f"Any key of a run, {_KEYS}"),
+]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--config", "-c", metavar="KEY=VALUE", help=f"Any key of a run, or node.KEY; {_KEYS}"
+    ),
+]
+RoundsOption = Annotated[
+    int | None, typer.Option("--rounds", min=1, help="Rounds of training.", show_default=False)
+]
+MethodOption = Annotated[
+    str | None, typer.Option("--method", help="lumos, confedsrs or fedavg.", show_default=False)
+]
+SeedOption = Annotated[
+    int | None,
+    typer.Option("--seed", min=0, help="Decides everything that is random.", show_default=False),
 ]
 
 
-def with_overrides(base: RunConfig, assignments: list[str] | None) -> RunConfig:
-    """``base`` with ``key=value`` texts applied; pydantic turns the text into the key's type.
+# ---------------------------------------------------------------- KEY=VALUE
+def assignments(texts: Iterable[str]) -> dict[str, str]:
+    """Keys and values of ``KEY=VALUE`` texts.
 
     Raises:
-        ConfigError: not of the form key=value, or refused by :class:`RunConfig`.
+        ConfigError: one is not of that form, or a key comes twice.
     """
-    changes: dict[str, str] = {}
-    for text in assignments or []:
-        key, value = split_assignment(text)
-        changes[key] = value
+    found: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not key:
+            raise ConfigError(f"-c {text!r}: expected KEY=VALUE, such as -c local-epochs=2")
+        if key in found:
+            raise ConfigError(f"-c {text!r}: key '{key}' is given twice")
+        found[key] = value
+    return found
+
+
+def parse_settings(texts: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """``KEY=VALUE`` texts as values of the run's and of the nodes' configuration.
+
+    Raises:
+        ConfigError: as :func:`assignments`.
+    """
+    found = assignments(texts)
+    run = {k: v for k, v in found.items() if not k.startswith(_NODE_PREFIX)}
+    node = {k.removeprefix(_NODE_PREFIX): v for k, v in found.items() if k not in run}
+    return dict(run), node
+
+
+def with_options(flat: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """``flat`` and the keys that have options of their own, where these are given.
+
+    Raises:
+        ConfigError: a key is given both ways.
+    """
+    given = {key: value for key, value in options.items() if value is not None}
+    for key in given:
+        if key in flat:
+            raise ConfigError(f"key '{key}' is given twice, as --{key} and with -c")
+    return {**flat, **given}
+
+
+def with_overrides(
+    base: RunConfig, texts: Iterable[str] | None, own: Mapping[str, str] | None = None
+) -> RunConfig:
+    """``base`` with ``KEY=VALUE`` texts applied; pydantic turns a text into the key's type.
+
+    Args:
+        own: keys that the command sets by itself, and the option that decides them.
+
+    Raises:
+        ConfigError: as :func:`assignments`; a key is the command's own, or refused by
+            :class:`RunConfig`.
+    """
+    changes = assignments(texts or [])
+    for key in changes:
+        if option := (own or {}).get(key):
+            raise ConfigError(f"-c {key}=…: this command sets it by itself; use {option}")
     return RunConfig.from_flat({**base.to_flat(), **changes})
 
 
-def split_assignment(text: str) -> tuple[str, str]:
-    """Key and value of a ``KEY=VALUE`` text.
+# ---------------------------------------------------------------- lists
+def names(text: str, option: str) -> list[str]:
+    """Comma-separated names, each once.
 
     Raises:
-        ConfigError: it is not of that form.
+        ConfigError: one comes twice: its runs would count as replicates.
     """
-    key, equals, value = (part.strip() for part in text.partition("="))
-    if not equals or not key:
-        raise ConfigError(f"-c {text!r}: expected KEY=VALUE, such as -c local-epochs=2")
-    return key, value
+    return _once([part.strip() for part in text.split(",")], option)
+
+
+def integers(text: str, option: str) -> list[int]:
+    """Comma-separated whole numbers, each once.
+
+    Raises:
+        ConfigError: something else is among them, or one comes twice.
+    """
+    try:
+        return _once([int(part) for part in text.split(",")], option)
+    except ValueError:
+        raise ConfigError(f"{option} {text!r}: expected whole numbers, as in 0,1,2") from None
+
+
+def _once(values: Sequence[Value], option: str) -> list[Value]:
+    for value in values:
+        if values.count(value) > 1:
+            raise ConfigError(f"{option}: {value} is given twice; leave one out")
+    return list(values)
+
+
+# ---------------------------------------------------------------- folders
+def check_out(out: Path) -> None:
+    """Make a folder for results, so that it is not after hours of work that it cannot be made.
+
+    Raises:
+        ConfigError: it cannot be made or written to.
+    """
+    import tempfile
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"--out {out}: not a folder that can be written to ({error.strerror}); choose another"
+        ) from None

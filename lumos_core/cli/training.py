@@ -24,7 +24,7 @@ def train_central_command(
 
     from lumos_core.baselines import popularity, train_centralised
     from lumos_core.checkpoint import Checkpoint, Progress, save_checkpoint
-    from lumos_core.cli.options import with_overrides
+    from lumos_core.cli.options import check_out, with_overrides
     from lumos_core.config import RunConfig
     from lumos_core.data import Sequences
     from lumos_core.data.prepared import load_prepared
@@ -39,6 +39,7 @@ def train_central_command(
     if not semantic_start:
         run = run.replace(semantic_start="none")
     catalog, nodes = load_prepared(data)
+    check_out(out)
     users = Sequences.concat(nodes)
     console = Console()
     console.print(f"{data.name}: {len(users)} users, {len(catalog)} items")

@@ -8,6 +8,7 @@
 """
 
 import filecmp
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -47,6 +48,19 @@ def load_prepared(folder: Path) -> tuple[Catalog, list[Sequences]]:
             )
         parts.append(sequences)
     return catalog, parts
+
+
+def interactions_digest(folder: Path) -> str:
+    """SHA-256 of who met what and which node has it: results of experiments belong to it.
+
+    Raises:
+        DataError: if it is not a prepared folder, or a node's file is missing.
+    """
+    digest = hashlib.sha256()
+    for node in node_folders(folder):
+        content = check_file(node / INTERACTIONS_FILE).read_bytes()
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()
 
 
 def node_folders(folder: Path) -> list[Path]:

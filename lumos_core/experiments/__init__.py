@@ -4,7 +4,8 @@ variants      methods, ablations and controls by name: what each sets in the con
 compare       runs variants × seeds on one prepared folder
 jobs          runs in processes of their own; finished ones are not repeated
 leakage       a curious server: guesses the items of a node's users from its delta
-audit         runs that with and without defences
+exposures     settings that are audited, by name: what each changes
+audit         runs the attack under each of them
 report        tables and pictures
 
 Attacks by malicious nodes have a package of their own (`lumos_core/attacks/`). Nothing of this

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data import Catalog, Sequences
-from lumos_core.data.prepared import load_prepared, node_folders, read_dataset_json
+from lumos_core.data.folder import CATALOG_FILE
+from lumos_core.data.prepared import interactions_digest, load_prepared, node_folders
 from lumos_core.errors import ConfigError
 from lumos_core.experiments import variants
 from lumos_core.experiments.jobs import OnResult, Result, read_result, run_missing
@@ -65,8 +66,9 @@ def run_jobs(jobs: Sequence[Job], processes: int, on_result: OnResult) -> list[R
     """
     results = []
     missing = []
+    data = {folder: data_facts(folder) for folder in {job.data for job in jobs}}
     for job in jobs:
-        found = _finished(job)
+        found = _finished(job, data[job.data])
         if found is None:
             missing.append(job)
         else:
@@ -85,7 +87,7 @@ def run_job(job: Job) -> Result:
         "data": job.data.name,
         "nodes": len(nodes),
         "users": sum(map(len, nodes)),
-        "catalog": catalog.fingerprint,
+        **data_facts(job.data),
         "config": job.config.without_paths(),
         **_run(job, catalog, nodes),
         "seconds": round(time.perf_counter() - started, 1),
@@ -94,6 +96,18 @@ def run_job(job: Job) -> Result:
     }
     write_json(job.path, result)
     return result
+
+
+def data_facts(folder: Path) -> Result:
+    """What distinguishes the data of a prepared folder from any other.
+
+    Raises:
+        DataError: it is not a prepared folder.
+    """
+    return {
+        "catalog": Catalog.read(folder / CATALOG_FILE).fingerprint,
+        "interactions": interactions_digest(folder),
+    }
 
 
 def versions() -> dict[str, str]:
@@ -183,14 +197,10 @@ def _without_rounds(job: Job, catalog: Catalog, sequences: Sequence[Sequences]) 
     }
 
 
-def _finished(job: Job) -> Result | None:
+def _finished(job: Job, data: Result) -> Result | None:
+    """The result of an earlier run of the same configuration on the same data."""
     found = read_result(job.path)
-    if found is None:
+    wanted = {**data, "config": job.config.without_paths()}
+    if found is None or any(found.get(key) != value for key, value in wanted.items()):
         return None
-    dataset = read_dataset_json(job.data)
-    same_data = (found.get("catalog"), found.get("nodes"), found.get("users")) == (
-        dataset["catalog-fingerprint"],
-        dataset["nodes"],
-        dataset["users"],
-    )
-    return found if same_data and found.get("config") == job.config.without_paths() else None
+    return found

@@ -88,7 +88,7 @@ def observe(world: World, node: Node, round: int, masks: int = 0) -> list[Observ
     config = node.config
     arrays, metrics = node.train(world.params, round)
     delta = codecs.decode(arrays, config.delta_codec, world.params, config.top_rows_share)
-    replies = [under_mask(delta, metrics) for _ in range(masks)] if masks else [delta]
+    replies = [under_mask(delta, metrics, config) for _ in range(masks)] if masks else [delta]
     train = node.split.train()
     items = len(world.catalog)
     per_user = np.zeros((len(train), items + 1), dtype=bool)
@@ -108,14 +108,13 @@ def observe(world: World, node: Node, round: int, masks: int = 0) -> list[Observ
     ]
 
 
-def under_mask(delta: Params, metrics: Metrics) -> Params:
+def under_mask(delta: Params, metrics: Metrics, config: RunConfig) -> Params:
     """What the server sees of a delta that was uploaded under secure aggregation, read as numbers:
     quantised, and masked with a key that the server gets no share of."""
     from lumos_core.secure_aggregation.encoding import Encoding
     from lumos_core.secure_aggregation.masks import KEY_BYTES, add_own
 
-    shapes = {name: array.shape for name, array in delta.items()}
-    encoding = Encoding(10.0, 20, "uniform", 1, shapes, tuple(sorted(metrics)))
+    encoding = Encoding.of(config, delta, evaluated=False)
     vector = encoding.encode(delta, metrics, np.random.default_rng())
     add_own(vector, os.urandom(KEY_BYTES))
     return encoding.as_delta(vector)

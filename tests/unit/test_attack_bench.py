@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from lumos_core.attacks import report, suite
-from lumos_core.attacks.scenario import DEFENCES, SUITES, Scenario, method_config
+from lumos_core.attacks.defences import DEFENCES, method_config
+from lumos_core.attacks.scenario import SUITES, Scenario
 from lumos_core.config import RunConfig
 from lumos_core.data.prepare import prepare
 from lumos_core.errors import ConfigError
@@ -128,6 +129,19 @@ def test_what_has_been_run_is_not_run_again(data: Path, tmp_path: Path) -> None:
     assert suite.finished([job, other]) == [kept]
     longer = suite.plan(data, tmp_path, ["fedavg"], [Scenario(nodes=3)], [0], SMALL, (1, 2))
     assert suite.finished(longer) == []
+
+
+def test_runs_on_other_data_are_neither_kept_nor_begun_from(data: Path, tmp_path: Path) -> None:
+    job = _job(data, tmp_path, "fedavg", Scenario(nodes=3))
+    suite.run_job(job)
+    prepare(data.parent, tmp_path / data.name, nodes=2, seed=1, k_core=0)  # users dealt out anew
+    other = _job(tmp_path / data.name, tmp_path, "fedavg", Scenario(nodes=3))
+    assert other.path == job.path
+    assert suite.finished([job])
+    assert not suite.finished([other])
+    assert other.clean != job.clean
+    assert job.clean.exists()
+    assert not other.clean.exists()
 
 
 def _result(method: str, attack: str, seed: int, hr: float, er: float) -> dict[str, Any]:

@@ -79,21 +79,26 @@ def test_the_same_job_gives_the_same_result_and_is_not_run_twice(
     assert kept["test"] == first["test"]
 
 
+def _is_kept(job: compare.Job) -> bool:
+    return compare._finished(job, compare.data_facts(job.data)) is not None
+
+
 def test_another_configuration_is_another_run(data: Path, tmp_path: Path) -> None:
     (job,) = compare.plan(data, tmp_path, ["popularity"], [0], SMALL)
     compare.run_job(job)
     (other,) = compare.plan(data, tmp_path, ["popularity"], [0], SMALL.replace(rounds=2))
-    assert compare._finished(job) is not None
-    assert compare._finished(other) is None
+    assert _is_kept(job)
+    assert not _is_kept(other)
 
 
 def test_results_of_other_data_are_not_taken_for_these(data: Path, tmp_path: Path) -> None:
     (job,) = compare.plan(data, tmp_path, ["popularity"], [0], SMALL)
     compare.run_job(job)
-    prepare(data.parent, tmp_path / "other", nodes=3, seed=0, k_core=0)
+    prepare(data.parent, tmp_path / "other", nodes=2, seed=1, k_core=0)  # users dealt out anew
     (other,) = compare.plan(tmp_path / "other", tmp_path, ["popularity"], [0], SMALL)
     assert other.path == job.path
-    assert compare._finished(other) is None
+    assert _is_kept(job)
+    assert not _is_kept(other)
 
 
 def _result(variant: str, seed: int, hr: float) -> report.Result:

@@ -14,7 +14,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from lumos_core.cli.app import app
-from lumos_core.cli.federation import for_nodes, parse_settings
+from lumos_core.cli.federation import for_nodes
+from lumos_core.cli.options import parse_settings
 from lumos_core.config import RunConfig
 from lumos_core.deployment import flower
 from lumos_core.deployment.local import LocalNode, deploy

@@ -13,7 +13,8 @@ from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import Sequences
 from lumos_core.errors import ConfigError
 from lumos_core.experiments import leakage
-from lumos_core.experiments.audit import SETTINGS, audits, table
+from lumos_core.experiments.audit import audits, table
+from lumos_core.experiments.exposures import SETTINGS
 from lumos_core.experiments.leakage import (
     FEATURES,
     Attack,
@@ -96,11 +97,12 @@ def test_masks_leave_no_node_more_than_a_coins_toss(world: World, tiny: Tiny) ->
 def test_masked_deltas_are_uniform(world: World, tiny: Tiny) -> None:
     from scipy.stats import kstest
 
-    arrays, metrics = world.node("n", np.arange(3), tiny()).train(world.params, 1)
-    values = under_mask(arrays, metrics)["items.weight"].ravel().astype(np.float64)
+    config = tiny()
+    arrays, metrics = world.node("n", np.arange(3), config).train(world.params, 1)
+    values = under_mask(arrays, metrics, config)["items.weight"].ravel().astype(np.float64)
     low, high = values.min(), values.max()
     assert kstest((values - low) / (high - low), "uniform").pvalue > 1e-4
-    again = under_mask(arrays, metrics)["items.weight"].ravel()
+    again = under_mask(arrays, metrics, config)["items.weight"].ravel()
     assert abs(np.corrcoef(values, again)[0, 1]) < 0.15
 
 
