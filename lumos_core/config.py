@@ -122,11 +122,12 @@ class RunConfig(FlatConfig):
     patience: Annotated[int, Field(ge=0)] = 0  # evaluations without a better NDCG@20; 0 = endless
 
     # --- aggregation
+    # "auto": bounds on one node, but none where single deltas are hidden or proofs rest on a sum
     aggregation: Literal[
-        "mean", "median", "trimmed-mean", "multi-krum", "sparse-median", "sparse-trimmed-mean"
-    ] = "mean"
-    clip: Literal["auto", "none", "norm", "rows", "norm+rows"] = "auto"  # bounds on one node;
-    # "auto": norm+rows, but none where single deltas are hidden or proofs rest on a plain sum
+        "auto", "mean", "median-encoder", "median", "trimmed-mean", "multi-krum", "sparse-median",
+        "sparse-trimmed-mean",
+    ] = "auto"  # fmt: skip
+    clip: Literal["auto", "none", "norm", "rows", "norm+rows"] = "auto"
     clip_norm_factor: PositiveFloat = 1.0  # a delta's norm at most, in the round's medians
     clip_row_factor: PositiveFloat = 1.25  # an item row's norm at most, in typical ones
     max_weight_ratio: Annotated[float, Field(ge=1.0)] = 1.0  # a node's weight, in median weights
@@ -186,19 +187,29 @@ class RunConfig(FlatConfig):
         return {k: v for k, v in self.to_flat().items() if k not in ("catalog", "run-dir")}
 
     @property
+    def rule(self) -> str:
+        """``aggregation`` with "auto" resolved."""
+        if self.aggregation != "auto":
+            return self.aggregation
+        return "mean" if self._needs_plain_sum else "median-encoder"
+
+    @property
     def clipping(self) -> str:
         """``clip`` with "auto" resolved."""
         if self.clip != "auto":
             return self.clip
-        hidden = self.secure_aggregation or self.dp in ("central", "distributed")
-        return "none" if hidden else "norm+rows"
+        return "none" if self._needs_plain_sum else "norm+rows"
+
+    @property
+    def _needs_plain_sum(self) -> bool:
+        return self.secure_aggregation or self.dp in ("central", "distributed")
 
     def _check_privacy(self) -> None:
         """What the proofs behind (ε, δ) rest on."""
         if self.dp in ("central", "distributed"):
             for key, found, needed in (
                 ("weighting", self.weighting, "uniform"),
-                ("aggregation", self.aggregation, "mean"),
+                ("aggregation", self.rule, "mean"),
                 ("clip", self.clipping, "none"),
             ):
                 if found != needed:
@@ -232,7 +243,7 @@ class RunConfig(FlatConfig):
         if not self.secure_aggregation:
             return
         for key, found, needed, why in (
-            ("aggregation", self.aggregation, "mean", "it compares single deltas"),
+            ("aggregation", self.rule, "mean", "it compares single deltas"),
             ("clip", self.clipping, "none", "it measures single deltas; secagg-clip bounds them"),
             ("delta-codec", self.delta_codec, "float32", "masked values cannot be compressed"),
         ):

@@ -131,7 +131,7 @@ class _Metrics:
 @contextmanager
 def tensorboard(config: RunConfig, run_dir: Path) -> Iterator[OnEvent]:
     """Write ``<run_dir>/tensorboard``. Raises ConfigError if tensorboard is not installed."""
-    _require("tensorboard", "tensorboard")
+    check_tracker(config)
     from torch.utils.tensorboard import SummaryWriter
 
     make: Any = SummaryWriter
@@ -157,7 +157,7 @@ def mlflow(config: RunConfig, run_dir: Path) -> Iterator[OnEvent]:
     Raises:
         ConfigError: mlflow is not installed.
     """
-    _require("mlflow", "mlflow-skinny")
+    check_tracker(config)
     client_module: Any = importlib.import_module("mlflow.tracking")
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(run_dir / 'mlflow.db').resolve()}"
     client = client_module.MlflowClient(tracking_uri=uri)
@@ -180,6 +180,12 @@ def mlflow(config: RunConfig, run_dir: Path) -> Iterator[OnEvent]:
     client.set_terminated(run_id)
 
 
+_LIBRARIES = {
+    "tensorboard": ("tensorboard", "tensorboard"),
+    "mlflow": ("mlflow", "mlflow-skinny"),
+}
+"""Of each tracker: the module and the package that has it."""
+
 TRACKERS: dict[str, Callable[[RunConfig, Path], Any]] = {
     "tensorboard": tensorboard,
     "mlflow": mlflow,
@@ -200,7 +206,11 @@ def scalars_of(event: Event) -> dict[str, float]:
     return {**found, "train/nodes_failed": float(len(event.get("failed", [])))}
 
 
-def _require(module: str, package: str) -> None:
+def check_tracker(config: RunConfig) -> None:
+    """Raises ConfigError if the library of ``tracking`` is not installed."""
+    if config.tracking == "none":
+        return
+    module, package = _LIBRARIES[config.tracking]
     try:
         found = importlib.util.find_spec(module) is not None
     except ValueError:  # a module that is blocked or half there

@@ -6,7 +6,10 @@ whole loss to ``dp-clip``, adds N(0, (z · dp-clip)²) to the sum and divides by
 size. Adam on noisy gradients is post-processing and costs nothing.
 
 A user's loss is that of a batch of this user alone: the next-item loss over the own history and,
-for ``lumos``, the contrast of the own views, which have no other users' views as negatives.
+for ``lumos``, the contrast of the own views, which have no other users' views as negatives. It must
+not depend on who else was drawn, or taking one user away would change what all others add:
+negatives are the same for all users of a step, and there is no dropout, whose masks would depend on
+a user's place in the batch.
 """
 
 import time
@@ -44,7 +47,7 @@ class PrivateTrainer:
         model: trained in place.
         data: the users.
         config: ``dp-clip``, ``dp-noise-multiplier``, ``batch-size``, objective, learning rate.
-        seed: non-negative integers that determine dropout and negatives, which may be known.
+        seed: non-negative integers that determine negatives, which may be known.
         entropy: determines noise and the sampling of users, which must not be known.
     """
 
@@ -55,34 +58,39 @@ class PrivateTrainer:
     entropy: Entropy
     _negatives: np.random.Generator = field(init=False)
 
+    def __post_init__(self) -> None:
+        self._negatives = np.random.default_rng([*self.seed, 0])
+
     def train(self) -> TrainSums:
         """Run all steps. The sums hold the number of users and seconds; anything else they could
         say about the data is outside the privacy budget and left at zero."""
         started = time.perf_counter()
         users = len(self.data)
         rate, steps = private_steps(users, self.config)
-        self._negatives = np.random.default_rng([*self.seed, 0])
         optimizer = Adam(
             self.model.parameters(),
             lr=self.config.learning_rate,
             weight_decay=self.config.weight_decay,
         )
-        self.model.train()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(self._negatives.integers(2**31)))
-            for _ in range(steps):
-                chosen = np.flatnonzero(self.entropy.uniform(users) < rate)
-                total = self.clipped_sum(chosen)
-                self._noisy_step(optimizer, total, expected=rate * users)
+        for _ in range(steps):
+            chosen = np.flatnonzero(self.entropy.uniform(users) < rate)
+            total = self.clipped_sum(chosen, self.draw_negatives())
+            self._noisy_step(optimizer, total, expected=rate * users)
         return TrainSums(users=users, seconds=time.perf_counter() - started)
 
-    def clipped_sum(self, users: np.ndarray) -> Tensors:
-        """Sum of these users' gradients, each clipped to ``dp-clip`` over all parameters."""
+    def clipped_sum(self, users: np.ndarray, negatives: Tensor | None = None) -> Tensors:
+        """Sum of these users' gradients, each clipped to ``dp-clip`` over all parameters.
+
+        Args:
+            users: numbers of the users that were drawn.
+            negatives: int64 [num-negatives], of the step; None with the full softmax.
+        """
+        self.model.eval()  # no dropout
         params = {n: p.detach() for n, p in self.model.named_parameters()}
         total = {n: torch.zeros_like(p) for n, p in params.items()}
         for start in range(0, len(users), self.config.batch_size):
             part = users[start : start + self.config.batch_size]
-            gradients = self.user_gradients(params, part)
+            gradients = self.user_gradients(params, part, negatives)
             squares = [g.flatten(1).double().square().sum(1) for g in gradients.values()]
             norms = torch.stack(squares).sum(0).sqrt()  # [B]
             factors = (self.config.dp_clip / norms.clamp_min(1e-12)).clamp_max(1.0)
@@ -92,7 +100,9 @@ class PrivateTrainer:
                 total[name] += torch.tensordot(factors.float(), safe, dims=1)
         return total
 
-    def user_gradients(self, params: Tensors, users: np.ndarray) -> Tensors:
+    def user_gradients(
+        self, params: Tensors, users: np.ndarray, negatives: Tensor | None
+    ) -> Tensors:
         """[B, …] by parameter: the gradient of each user's own loss."""
         device = self.model.items.weight.device
         data = self.data
@@ -103,8 +113,8 @@ class PrivateTrainer:
         ]
         targets, _ = _rows(data.future_items, users, device)
         having = torch.from_numpy(data.has_views[users].astype(np.float32)).to(device)
-        loss = self._user_loss(self._draw_negatives(device))
-        per_user = vmap(grad(loss), in_dims=(None, 0, 0, 0), randomness="different")
+        loss = self._user_loss(negatives)
+        per_user = vmap(grad(loss), in_dims=(None, 0, 0, 0))  # refuses anything random
         with sdpa_kernel(SDPBackend.MATH):  # the only one that vmap can batch
             found: Tensors = per_user(params, tuple(tensors), targets, having)
         return found
@@ -119,12 +129,13 @@ class PrivateTrainer:
             padding[0] = 0.0  # the padding row is not a parameter
         optimizer.step()
 
-    def _draw_negatives(self, device: torch.device) -> Tensor | None:
+    def draw_negatives(self) -> Tensor | None:
+        """Of one step: int64 [num-negatives]; None with the full softmax."""
         items = self.model.shape.num_items
         if uses_full_softmax(self.config, items):
             return None
         drawn = self._negatives.integers(1, items + 1, size=self.config.num_negatives)
-        return torch.from_numpy(drawn).to(device)
+        return torch.from_numpy(drawn).to(self.model.items.weight.device)
 
     def _user_loss(self, negatives: Tensor | None) -> Callable[..., Tensor]:
         """A function from parameters and *one* user's padded rows to a scalar."""

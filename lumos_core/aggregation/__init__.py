@@ -10,17 +10,27 @@ from collections.abc import Sequence
 import numpy as np
 
 from lumos_core.aggregation.clipping import clip_norms, clip_rows
-from lumos_core.aggregation.rules import Rule, mean, median, multi_krum, trimmed_mean
+from lumos_core.aggregation.rules import (
+    Rule,
+    mean,
+    median,
+    median_encoder,
+    multi_krum,
+    trimmed_mean,
+)
 from lumos_core.aggregation.sparse import sparse_median, sparse_trimmed_mean
 from lumos_core.config import RunConfig
 from lumos_core.model import Params
 
-__all__ = ["RULES", "Rule", "aggregate", "clip", "clip_norms", "clip_rows", "mean", "median",
-           "multi_krum", "sparse_median", "sparse_trimmed_mean", "trimmed_mean"]  # fmt: skip
+__all__ = [
+    "RULES", "Rule", "aggregate", "clip", "clip_norms", "clip_rows", "mean", "median",
+    "median_encoder", "multi_krum", "sparse_median", "sparse_trimmed_mean", "trimmed_mean",
+]  # fmt: skip
 
 RULES: dict[str, Rule] = {
     "mean": mean,
     "median": median,
+    "median-encoder": median_encoder,
     "trimmed-mean": trimmed_mean,
     "multi-krum": multi_krum,
     "sparse-median": sparse_median,
@@ -39,7 +49,7 @@ def aggregate(deltas: Sequence[Params], weights: np.ndarray, config: RunConfig) 
     Returns:
         float32 arrays with the names and shapes of the deltas.
     """
-    return RULES[config.aggregation](clip(deltas, config), weights)
+    return RULES[config.rule](clip(deltas, config), weights)
 
 
 def clip(deltas: Sequence[Params], config: RunConfig) -> Sequence[Params]:

@@ -19,7 +19,7 @@ def clip_norms(deltas: Sequence[Params], factor: float) -> list[Params]:
     shows the norms of all its deltas.
     """
     norms = np.array([norm(delta) for delta in deltas])
-    bound = factor * float(np.median(norms))
+    bound = factor * _typical(norms)
     return [
         {n: a * np.float32(bound / size) for n, a in delta.items()} if size > bound else delta
         for delta, size in zip(deltas, norms, strict=True)
@@ -33,10 +33,7 @@ def clip_rows(deltas: Sequence[Params], factor: float) -> list[Params]:
     Norm clipping alone lets a node spend the whole norm, a typical row's times √N, on one item.
     """
     sizes = [row_norms(delta[ITEM_TABLE]) for delta in deltas]
-    medians = [typical for size in sizes if (typical := typical_row(size)) > 0]
-    if not medians:
-        return list(deltas)
-    bound = factor * float(np.median(medians))
+    bound = factor * _typical(np.array([typical_row(size) for size in sizes]))
     clipped = []
     for delta, size in zip(deltas, sizes, strict=True):
         if (size > bound).any():
@@ -45,6 +42,17 @@ def clip_rows(deltas: Sequence[Params], factor: float) -> list[Params]:
             delta = {**delta, ITEM_TABLE: table}
         clipped.append(delta)
     return clipped
+
+
+def _typical(sizes: np.ndarray) -> float:
+    """Median over the nodes that changed anything; of one or two the smallest; 0 of none.
+
+    Nodes whose users have no example to learn from send zeros. They say nothing of what is typical.
+    """
+    changed = sizes[sizes > 0]
+    if len(changed) < 3:
+        return float(changed.min(initial=np.inf)) if len(changed) else 0.0
+    return float(np.median(changed))
 
 
 def typical_row(sizes: np.ndarray) -> float:

@@ -1,10 +1,10 @@
-"""Rules that know nothing of items: every array of a delta is treated alike."""
+"""Rules that treat all items alike."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from lumos_core.model import Params
+from lumos_core.model import ITEM_TABLE, Params
 
 TRIM_SHARE = 0.1
 """Share of the values that the trimmed mean drops at either end (at least one, if three vote)."""
@@ -42,6 +42,21 @@ def trimmed_mean(deltas: Sequence[Params], weights: np.ndarray) -> Params:
 def trimmed_off(voters: np.ndarray) -> np.ndarray:
     """How many values the trimmed mean drops at either end: int [...] → int [...]."""
     return np.where(voters >= 3, np.maximum((voters * TRIM_SHARE).astype(np.int64), 1), 0)
+
+
+def median_encoder(deltas: Sequence[Params], weights: np.ndarray) -> Params:
+    """Weighted mean of the item table, coordinate median of everything else.
+
+    The table has a row for every item, each node knows few of them, and clipping bounds each row.
+    The encoder is what all users share: it is small, all honest nodes move it alike, and one
+    direction in it decides what everybody is shown. One or two deltas have no median: they are
+    averaged.
+    """
+    averaged = mean(deltas, weights)
+    if len(deltas) < 3:
+        return averaged
+    encoders = [{n: a for n, a in delta.items() if n != ITEM_TABLE} for delta in deltas]
+    return {**averaged, **median(encoders, weights)}
 
 
 def multi_krum(deltas: Sequence[Params], weights: np.ndarray) -> Params:

@@ -212,7 +212,7 @@ def _attackers(
     known = ground.users.without_last(2)
     knowledge = Knowledge.of(known, len(ground.catalog), scenario.xi, rng)
     weight = 1.0
-    if attack.lies and config.aggregation in ("mean", "multi-krum"):
+    if attack.lies and config.rule in ("mean", "median-encoder", "multi-krum"):
         weight = config.max_weight_ratio
     share = scenario.malicious * weight / (scenario.malicious * weight + len(honest))
     users = len(ground.users) // len(honest)

@@ -20,7 +20,10 @@ DEFENCES: dict[str, dict[str, Scalar]] = {
     "norm+rows": {**_OFF, "clip": "norm+rows"},
     "loose-bounds": {**_OFF, "clip": "norm+rows", "max-weight-ratio": 2.0},
     "tight-clips": {**_TIGHT, "max-weight-ratio": 2.0},
-    "tight-bounds": {**_TIGHT, "max-weight-ratio": 1.0},  # what the defaults are
+    "tight-bounds": {**_TIGHT, "max-weight-ratio": 1.0},
+    "median-encoder": {  # what the defaults are
+        **_TIGHT, "max-weight-ratio": 1.0, "aggregation": "median-encoder"
+    },
     "median": {**_OFF, "aggregation": "median"},
     "trimmed-mean": {**_OFF, "aggregation": "trimmed-mean"},
     "multi-krum": {**_OFF, "aggregation": "multi-krum"},

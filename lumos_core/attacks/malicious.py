@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lumos_core import codecs
-from lumos_core.attacks import data, updates
+from lumos_core.attacks import adapted, data, updates
 from lumos_core.attacks.knowledge import Knowledge
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
@@ -41,7 +41,10 @@ ATTACKS: dict[str, Attack] = {
     "boosted": Attack(data.popular_fakes, updates.boosted, targeted=True),
     "align-items": Attack(data.known_users, updates.align_items, targeted=True),
     "align-users": Attack(data.known_users, updates.align_users, targeted=True),
-    "align-all": Attack(data.known_users, updates.align_all, targeted=True),
+    # adapted to the server's bounds
+    "align-all": Attack(data.known_users, adapted.align_all, targeted=True),
+    "align-encoder": Attack(data.known_users, adapted.align_encoder, targeted=True),
+    "ruin-encoder": Attack(data.known_users, adapted.ruin_encoder),
 }
 
 

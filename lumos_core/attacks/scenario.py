@@ -84,7 +84,15 @@ _DEFENCES = [
     *(
         Scenario(attack, rho, 0.9)
         for rho in (0.05, 0.2)
-        for attack in ("sign-flip", "boosted", "align-users", "align-all", "fake-popular")
+        for attack in (
+            "sign-flip",
+            "boosted",
+            "align-users",
+            "align-all",
+            "align-encoder",
+            "ruin-encoder",
+            "fake-popular",
+        )
     ),
 ]
 SUITES: dict[str, list[Scenario]] = {

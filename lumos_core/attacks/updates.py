@@ -1,6 +1,5 @@
 """What malicious nodes send in place of an honest delta."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lumos_core import deltas
-from lumos_core.aggregation.clipping import row_norms, typical_row
 from lumos_core.attacks.knowledge import Knowledge
 from lumos_core.model import ITEM_TABLE, ModelShape, Params, SASRec, set_params
 
@@ -19,7 +17,6 @@ MINED = 20
 """Items taken for the popular ones when embeddings are aligned."""
 SURROGATES, SURROGATE_LENGTH = 400, 10
 STEPS, STEP = 60, 0.05
-PROJECTED_STEPS = 20
 EXPOSED_AT = 10
 """The target is pushed past every surrogate user's item of this rank."""
 
@@ -113,9 +110,9 @@ def align_users(s: Situation) -> Params:
     """
     import torch
 
-    model = _global_model(s)
+    model = global_model(s)
     with torch.inference_mode():
-        hidden = model.encode_last(*_surrogates(s))
+        hidden = model.encode_last(*surrogates(s))
         bar = model.scores(hidden).topk(min(EXPOSED_AT, s.shape.num_items), dim=1).values[:, -1]
     hidden, bar = hidden.clone(), bar.clone()  # out of inference mode
     wanted = torch.from_numpy(s.params[ITEM_TABLE][s.target].copy()).requires_grad_()
@@ -129,42 +126,6 @@ def align_users(s: Situation) -> Params:
         with torch.no_grad():
             wanted *= (longest / wanted.norm()).clamp(max=1.0)
     return _move_target(s, wanted.detach().numpy())
-
-
-def align_all(s: Situation) -> Params:
-    """Adapted to clipped rows and norms: no row stands out, but all of them work for the target.
-
-    Projected gradient descent on the cross-entropy of "the target comes next" for the users the
-    attacker knows, over the whole item table, as the aggregate will change it. The target's row
-    moves as far as the bound on rows permits, the others as far as that and the bound on norms
-    permit; nothing is spent on other parameters. Both bounds are the server's keys, with the
-    attacker's own honest delta for a typical one.
-    """
-    import torch
-
-    own = s.train()
-    rows = len(own[ITEM_TABLE])
-    row_bound = s.row_factor * typical_row(row_norms(own[ITEM_TABLE]))
-    norm_bound = s.norm_factor * deltas.norm(own)
-    rest = math.sqrt(max(norm_bound**2 - row_bound**2, 0.0) / max(rows - 2, 1))
-    longest = torch.full((rows, 1), min(rest, row_bound))
-    longest[0], longest[s.target] = 0.0, row_bound
-
-    model = _global_model(s)
-    items, lengths = _surrogates(s)
-    wanted = torch.full((len(items),), s.target - 1)
-    start = torch.from_numpy(s.params[ITEM_TABLE] + s.carried)
-    moved = torch.zeros_like(start)
-    for _ in range(PROJECTED_STEPS):
-        with torch.no_grad():
-            model.items.weight.copy_(start + s.weight * moved)
-        loss = torch.nn.functional.cross_entropy(
-            model.scores(model.encode_last(items, lengths)), wanted
-        )
-        (slope,) = torch.autograd.grad(loss, model.items.weight)
-        moved -= 2 * longest / PROJECTED_STEPS * torch.nn.functional.normalize(slope, dim=1)
-        moved *= (longest / moved.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp(max=1.0)
-    return {n: moved.numpy() if n == ITEM_TABLE else np.zeros_like(a) for n, a in own.items()}
 
 
 def _move_target(s: Situation, wanted: np.ndarray) -> Params:
@@ -190,14 +151,14 @@ def mined(change: np.ndarray, count: int) -> np.ndarray:
     return np.argsort(-change[1:], kind="stable")[:count] + 1
 
 
-def _global_model(s: Situation) -> SASRec:
+def global_model(s: Situation) -> SASRec:
     """The model received, without dropout."""
     model = SASRec(s.shape)
     set_params(model, s.params)
     return model.eval()
 
 
-def _surrogates(s: Situation) -> "tuple[Tensor, Tensor]":
+def surrogates(s: Situation) -> "tuple[Tensor, Tensor]":
     """Histories of known users, or of users made of popular items: int64 [≤ SURROGATES, T] items
     and int64 [≤ SURROGATES] lengths."""
     import torch

@@ -1,7 +1,7 @@
 """``lumos deploy``: credentials of a deployment, and its server."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,8 +17,6 @@ from lumos_core.errors import ConfigError, FederationError
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from lumos_core.config import RunConfig
 
 deploy_app = typer.Typer(
     name="deploy",
@@ -134,14 +132,18 @@ def server_command(
     from rich.console import Console
 
     from lumos_core.deployment.kit import ServerKit
+    from lumos_core.deployment.plan import server_config
     from lumos_core.deployment.server import ServerOptions, serve
 
+    flat, for_node = parse_settings(settings or [])
+    if for_node:
+        raise ConfigError(f"-c node.{next(iter(for_node))}: a node's keys go into its node.toml")
+    flat = with_options(flat, {"rounds": rounds, "method": method, "seed": seed})
     kit = ServerKit.read(folder)
     run_dir = run_dir or folder / "run"
-    chosen: dict[str, Any] = {"rounds": rounds, "method": method, "seed": seed}
     options = ServerOptions(
         kit=kit,
-        config=_run_config(chosen, settings or [], len(kit.manifest.nodes), catalog, run_dir),
+        config=server_config(flat, len(kit.manifest.nodes), catalog, run_dir),
         run_dir=run_dir,
         state=state or folder / "state",
         bind=bind,
@@ -161,72 +163,6 @@ def server_command(
     best = options.run_dir / "checkpoint" / "best.safetensors"
     quality = f"round {summary['best_round']} is best, test HR@20 {summary['test']['hr@20']:.4f}"
     console.print(f"completed; {quality}; model: {best}")
-
-
-def _run_config(
-    chosen: dict[str, Any], settings: list[str], nodes: int, catalog: Path, run_dir: Path
-) -> "RunConfig":
-    """The run's configuration, patient about nodes that start later.
-
-    Args:
-        chosen: keys that have options of their own.
-        settings: ``KEY=VALUE``.
-        nodes: how many are registered.
-        catalog: the public catalog.
-        run_dir: of the run, which may have begun with more or fewer nodes.
-
-    Raises:
-        ConfigError: a key is unknown, given twice or has an impossible value, or the run there
-            needs more nodes.
-    """
-    from lumos_core.cli.federation import for_nodes
-    from lumos_core.data.catalog import Catalog
-    from lumos_core.deployment.run_folder import check_catalog, read_config
-    from lumos_core.deployment.server import START_TIMEOUT
-
-    flat, for_node = parse_settings(settings)
-    if for_node:
-        raise ConfigError(f"-c node.{next(iter(for_node))}: a node's keys go into its node.toml")
-    flat = with_options(flat, chosen)
-    public = Catalog.read(catalog)  # complain before anything starts
-    flat = {"start-timeout": START_TIMEOUT, **flat, "catalog": str(catalog.resolve())}
-    if (saved := read_config(run_dir)) is not None:
-        check_catalog(run_dir, public, catalog)
-        flat = {**_needed_before(saved, nodes, given="min-replies" in flat), **flat}
-    return for_nodes(flat, nodes)
-
-
-def _needed_before(saved: "RunConfig", nodes: int, given: bool) -> dict[str, Any]:
-    """How many nodes a run waits for and how many replies it needs: as it was begun, or all nodes
-    if fewer are left.
-
-    Args:
-        saved: what it was begun with.
-        nodes: how many are registered.
-        given: whether ``min-replies`` is chosen by the operator.
-
-    Raises:
-        ConfigError: it cannot do with so few.
-    """
-    from lumos_core.secure_aggregation.participant import MIN_NODES
-
-    if nodes < saved.min_replies and not given:
-        mend = "add one with 'lumos deploy add-node', or begin another run with --run-dir"
-        if saved.dp == "distributed":
-            raise ConfigError(
-                f"{nodes} nodes are registered, but the run there has min-replies = "
-                f"{saved.min_replies}, and with dp = distributed that may not change: nodes "
-                f"compute their noise from it; {mend}"
-            )
-        if saved.secure_aggregation and nodes < MIN_NODES:
-            raise ConfigError(
-                f"{nodes} nodes are registered, but secure-aggregation = true needs "
-                f"{MIN_NODES}: in a sum of two, each node knows the other's part; {mend}"
-            )
-    return {
-        "min-nodes": min(saved.min_nodes, nodes),
-        "min-replies": min(saved.min_replies, nodes),
-    }
 
 
 @deploy_app.command("demo")

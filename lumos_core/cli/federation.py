@@ -1,8 +1,6 @@
 """``lumos run`` and ``lumos simulate``: a whole federation on this computer."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,18 +14,15 @@ from lumos_core.cli.options import (
     parse_settings,
     with_options,
 )
-from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError, FederationError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lumos_core.data import Catalog, Sequences
+    from lumos_core.deployment.plan import LocalPlan
     from lumos_core.deployment.report import Row
     from lumos_core.history import OnEvent
     from lumos_core.views.source import ViewCount
-
-DEFAULT_NODES = 3
 
 Data = Annotated[
     Path | None,
@@ -35,7 +30,7 @@ Data = Annotated[
 ]
 Nodes = Annotated[
     int | None,
-    typer.Option(min=1, help=f"Number of nodes (default: {DEFAULT_NODES}, or as prepared)."),
+    typer.Option(min=1, help="Number of nodes (default: 3, or as prepared)."),
 ]
 RunDir = Annotated[
     Path | None, typer.Option(help="Folder for the results (default: runs/<time>-<method>).")
@@ -67,13 +62,14 @@ def run_command(
     again, also after Ctrl-C. Exits 0 only if the run completed.
     """
     from lumos_core.deployment.local import LocalNode, deploy
-    from lumos_core.devices import check_device
+    from lumos_core.deployment.plan import plan_local
 
-    plan = _plan("run", data, nodes, rounds, method, seed, settings, run_dir, resume)
+    flat, node_settings = parse_settings(settings or [])
+    flat = with_options(flat, {"rounds": rounds, "method": method, "seed": seed})
+    plan = plan_local(flat, node_settings, data, nodes, run_dir, resume)
     local = [LocalNode(f.name, f, plan.node_settings) for f in plan.folders]
-    for node in local:
-        check_device(node.config().device)  # complain about settings before anything starts
     _execute(
+        "run",
         plan,
         baselines,
         lambda on_event: deploy(plan.config, local, plan.run_dir, on_event, resume),
@@ -93,127 +89,32 @@ def simulate_command(
 ) -> None:
     """Run the same apps with virtual nodes under Flower's simulation engine."""
     from lumos_core.deployment.local import simulate
+    from lumos_core.deployment.plan import plan_local
 
-    plan = _plan("simulate", data, nodes, rounds, method, seed, settings, run_dir, resume)
-    if plan.node_settings:
+    flat, node_settings = parse_settings(settings or [])
+    flat = with_options(flat, {"rounds": rounds, "method": method, "seed": seed})
+    if node_settings:
         raise ConfigError(
-            f"-c node.{next(iter(plan.node_settings))}: virtual nodes have no "
-            "configuration of their own; leave it out or use 'lumos run'"
+            f"-c node.{next(iter(node_settings))}: virtual nodes have no configuration of their "
+            "own; leave it out or use 'lumos run'"
         )
+    plan = plan_local(flat, {}, data, nodes, run_dir, resume)
     count = len(plan.folders)
     _execute(
+        "simulate",
         plan,
         baselines,
         lambda on_event: simulate(plan.config, plan.data, count, plan.run_dir, on_event, resume),
     )
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What a command is about to do; everything in it has been checked."""
-
-    command: str
-    config: RunConfig
-    node_settings: dict[str, str]
-    run_dir: Path
-    data: Path
-    folders: list[Path]
-    catalog: "Catalog"
-    sequences: "list[Sequences]"
-
-
-def _plan(
-    command: str,
-    data: Path | None,
-    nodes: int | None,
-    rounds: int | None,
-    method: str | None,
-    seed: int | None,
-    settings: Sequence[str] | None,
-    run_dir: Path | None,
-    resume: bool,
-) -> _Plan:
-    """Check configuration and data before any process starts.
-
-    Raises:
-        ConfigError, DataError: something is wrong with them.
-    """
-    flat, node_settings = parse_settings(settings or [])
-    flat = with_options(flat, {"rounds": rounds, "method": method, "seed": seed})
-    if resume:
-        saved = _saved_config(run_dir)
-        flat = {**saved.to_flat(), **flat}
-        data = data or Path(saved.catalog).parent
-    RunConfig.from_flat(flat)
-    from lumos_core.data.prepare import prepare
-    from lumos_core.data.prepared import load_prepared, node_folders
-    from lumos_core.data.sample import bundled_sample
-
-    count = nodes or DEFAULT_NODES
-    if data is not None:
-        count = len(node_folders(data))
-        if nodes not in (None, count):
-            raise ConfigError(
-                f"--nodes {nodes}: {data} is prepared for {count} nodes; leave --nodes out or "
-                f"prepare the data again with --nodes {nodes}"
-            )
-    config = for_nodes(flat, count)
-    run_dir = run_dir or _new_run_dir(config)
-    if data is None:
-        # beside the runs, not in this one: the next run finds the views that this one stores
-        data = run_dir.parent / f"bundled-{count}-nodes-seed-{config.seed}"
-        prepare(bundled_sample(), data, nodes=count, seed=config.seed)
-    config = config.replace(catalog=str(data / "catalog.tsv"))
-    if resume:
-        from lumos_core.deployment.run_folder import check_catalog, check_same_run
-
-        check_same_run(run_dir, config)  # before baselines are started beside it
-    catalog, sequences = load_prepared(data)
-    if resume:
-        check_catalog(run_dir, catalog, Path(config.catalog))
-    folders = node_folders(data)
-    return _Plan(command, config, node_settings, run_dir, data, folders, catalog, sequences)
-
-
-def _saved_config(run_dir: Path | None) -> RunConfig:
-    """The configuration of the run to go on with.
-
-    Raises:
-        ConfigError: there is no run, or its file is damaged.
-    """
-    from lumos_core.deployment.run_folder import CONFIG, read_config
-
-    if run_dir is None:
-        raise ConfigError("--resume needs --run-dir, the folder of the run to go on with")
-    saved = read_config(run_dir)
-    if saved is None:
-        raise ConfigError(f"--resume: {run_dir} holds no run (no {CONFIG})")
-    return saved
-
-
-def for_nodes(flat: dict[str, Any], count: int) -> RunConfig:
-    """The configuration for a known number of nodes: unless told otherwise, wait for all of them.
-
-    Raises:
-        ConfigError: more nodes or replies are required than there are nodes.
-    """
-    known = {"min-nodes": count, "min-replies": min(RunConfig().min_replies, count)}
-    config = RunConfig.from_flat({**known, **flat})
-    if config.min_nodes > count:
-        raise ConfigError(f"min-nodes = {config.min_nodes}, but there are only {count} nodes")
-    return config
-
-
-def _new_run_dir(config: RunConfig) -> Path:
-    name = f"{datetime.now():%Y%m%d-%H%M%S}-{config.method}"
-    candidates = (
-        Path("runs") / (name + suffix) for suffix in ("", *(f"-{n}" for n in range(2, 99)))
-    )
-    return next(path for path in candidates if not path.exists())
-
-
 # ---------------------------------------------------------------- execution
-def _execute(plan: _Plan, baselines: bool, federate: "Callable[[OnEvent], dict[str, Any]]") -> None:
+def _execute(
+    command: str,
+    plan: "LocalPlan",
+    baselines: bool,
+    federate: "Callable[[OnEvent], dict[str, Any]]",
+) -> None:
     from rich.console import Console
 
     from lumos_core.deployment.baselines import start_baselines, wait_for_baselines
@@ -250,7 +151,7 @@ def _execute(plan: _Plan, baselines: bool, federate: "Callable[[OnEvent], dict[s
     except KeyboardInterrupt:
         console.print("[yellow]interrupted; every process was ended[/]")
         console.print(
-            f"to go on:  lumos {plan.command} --resume --run-dir {plan.run_dir}", highlight=False
+            f"to go on:  lumos {command} --resume --run-dir {plan.run_dir}", highlight=False
         )
         raise typer.Exit(130) from None
     _print_results(console, plan.run_dir, report, rows)
@@ -258,7 +159,7 @@ def _execute(plan: _Plan, baselines: bool, federate: "Callable[[OnEvent], dict[s
         console.print(f"{'views':>8}  {view_line(found, _count_views(plan))}", highlight=False)
 
 
-def _count_views(plan: _Plan) -> "ViewCount":
+def _count_views(plan: "LocalPlan") -> "ViewCount":
     """Views in the stores of all nodes: they are on this computer, so no message is needed."""
     from lumos_core.config import NodeConfig
     from lumos_core.views.source import ViewCount, count_views

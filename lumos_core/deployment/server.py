@@ -45,7 +45,6 @@ from lumos_core.deployment.supervision import alone, say
 from lumos_core.errors import FederationError
 from lumos_core.history import HISTORY, Event, OnEvent
 
-START_TIMEOUT = 86_400.0  # seconds; nodes of other people may be started tomorrow
 NODE_NAMES = "LUMOS_NODE_NAMES"  # read by server_app.app
 STOP_SECONDS = 8.0
 _SERVER_APP = "flwr-serverapp"

@@ -8,7 +8,7 @@ import pytest
 
 from lumos_core import deltas
 from lumos_core.aggregation import clip
-from lumos_core.attacks import data, updates
+from lumos_core.attacks import adapted, data, updates
 from lumos_core.attacks.knowledge import Knowledge, cold_target, popularity
 from lumos_core.attacks.malicious import ATTACKS, Attack, MaliciousNode
 from lumos_core.config import RunConfig
@@ -188,7 +188,7 @@ def test_an_adapted_attack_stays_within_the_bounds_and_still_works(
     config = tiny(dropout=0.0, clip="norm+rows", clip_row_factor=2.0, clip_norm_factor=1.5)
     known = Knowledge.of(users.without_last(2), ITEMS, 0.9, _rng())
     s = _situation(config, toy_catalog, known)
-    delta, own = updates.align_all(s), s.train()
+    delta, own = adapted.align_all(s), s.train()
     clipped = clip([delta, own, own, own], config)[0]
     for name, array in delta.items():
         np.testing.assert_allclose(clipped[name], array, rtol=1e-5, atol=1e-7)

@@ -14,11 +14,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from lumos_core.cli.app import app
-from lumos_core.cli.federation import for_nodes
 from lumos_core.cli.options import parse_settings
 from lumos_core.config import RunConfig
 from lumos_core.deployment import flower
 from lumos_core.deployment.local import LocalNode, deploy
+from lumos_core.deployment.plan import for_nodes
 from lumos_core.deployment.processes import Children, ending_on_signals
 from lumos_core.deployment.progress import RoundLines
 from lumos_core.deployment.report import CENTRALISED, Row, cells, write_report

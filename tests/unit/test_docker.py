@@ -23,10 +23,10 @@ from flwr.cli.app import app as flower_app
 from flwr.common.config import parse_config_args
 
 from lumos_core.cli.app import app
-from lumos_core.cli.deploy import _run_config
+from lumos_core.cli.options import assignments, with_options
 from lumos_core.config import RunConfig
 from lumos_core.deployment import flower
-from lumos_core.deployment.server import START_TIMEOUT
+from lumos_core.deployment.plan import START_TIMEOUT, server_config
 from lumos_core.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -412,7 +412,8 @@ def test_settings_mean_the_same_with_and_without_tls(settings: str, tmp_path: Pa
     assert all(a.startswith("--config=") for a in arguments[len(service["command"]) :])
     chosen = options_of(app, arguments[1:])
     named = {key: chosen[key] for key in ("rounds", "method", "seed")}
-    with_tls = _run_config(named, chosen["settings"] or [], len(NODES), catalog, tmp_path)
+    flat = with_options(assignments(chosen["settings"] or []), named)
+    with_tls = server_config(flat, len(NODES), catalog, tmp_path)
 
     words = executed(PLAIN["services"]["cli"], settings, tmp_path)
     assert words[:2] == ["flwr", "run"]
@@ -433,7 +434,7 @@ def test_a_setting_cannot_be_another_option(tmp_path: Path) -> None:
     assert chosen["bind"] == "0.0.0.0"
     assert list(chosen["settings"]) == ["--bind=127.0.0.1", "/other"]
     with pytest.raises(ConfigError, match="expected KEY=VALUE"):
-        _run_config({}, chosen["settings"], len(NODES), tmp_path / "catalog.tsv", tmp_path)
+        assignments(chosen["settings"])
 
 
 # ---------------------------------------------------------------- Dockerfiles

@@ -53,11 +53,9 @@ def test_a_users_gradient_is_that_of_a_batch_of_this_user_alone(
         view_target_weight=0.4, num_negatives=30, grad_clip=1e9,
     )  # fmt: skip
     private = _trainer(config, toy_users(6))
-    private.model.train()
     drawn = np.arange(1, ITEMS + 1).repeat(2)[:30]
-    monkeypatch.setattr(PrivateTrainer, "_draw_negatives", lambda self, device: (
-        torch.from_numpy(drawn) if loss == "sampled" else None))  # fmt: skip
-    gradients = private.user_gradients(_params(private.model), np.arange(6))
+    negatives = torch.from_numpy(drawn) if loss == "sampled" else None
+    gradients = private.user_gradients(_params(private.model), np.arange(6), negatives)
 
     class Fixed:
         def integers(self, low: int, high: int, size: int) -> np.ndarray:
@@ -80,12 +78,45 @@ def test_a_users_gradient_is_that_of_a_batch_of_this_user_alone(
 def test_no_user_adds_more_than_the_clip(tiny: Tiny, toy_users: Users) -> None:
     config = tiny(dp="user", dp_clip=0.01, dropout=0.3, batch_size=4)
     trainer = _trainer(config, toy_users(10))
-    trainer.model.train()
     for user in range(10):
         alone = trainer.clipped_sum(np.array([user]))
         length = torch.stack([g.double().square().sum() for g in alone.values()]).sum().sqrt()
         assert length <= 0.01 * (1 + 1e-5)
     assert float(length) > 0
+
+
+@pytest.mark.parametrize("loss", ["full", "sampled"])
+def test_taking_a_user_away_moves_the_sum_by_the_clip_at_most(
+    tiny: Tiny, toy_users: Users, loss: str
+) -> None:
+    """Whatever the place of the user in the batch, and however many batches a step has."""
+    config = tiny(dp="user", dp_clip=0.01, dropout=0.3, batch_size=4, loss=loss, num_negatives=9)
+    trainer = _trainer(config, toy_users(9))  # three batches, or two without one of them
+    trainer.model.train()
+    negatives = trainer.draw_negatives()
+    whole = trainer.clipped_sum(np.arange(9), negatives)
+    for user in range(9):
+        rest = trainer.clipped_sum(np.delete(np.arange(9), user), negatives)
+        moved = torch.stack([(whole[n] - rest[n]).double().square().sum() for n in whole]).sum()
+        assert 0 < moved.sqrt() <= 0.01 * (1 + 1e-4)
+
+
+def test_a_steps_negatives_are_drawn_once(
+    tiny: Tiny, toy_users: Users, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(dp="user", loss="sampled", batch_size=2, num_negatives=9)
+    trainer = _trainer(config, toy_users(6))
+    seen: list[torch.Tensor | None] = []
+    gradients = trainer.user_gradients
+
+    def watch(params: Any, users: Any, negatives: torch.Tensor | None) -> Any:
+        seen.append(negatives)
+        return gradients(params, users, negatives)
+
+    monkeypatch.setattr(trainer, "user_gradients", watch)
+    trainer.clipped_sum(np.arange(6), trainer.draw_negatives())
+    assert len(seen) == 3
+    assert all(negatives is seen[0] and negatives is not None for negatives in seen)
 
 
 def test_the_sum_over_users_does_not_depend_on_how_they_are_cut_up(
@@ -119,7 +150,7 @@ def test_noise_of_a_step_is_that_of_the_accountant(
     seen: list[np.ndarray] = []
     sizes: list[int] = []
 
-    def nothing(users: np.ndarray) -> dict[str, torch.Tensor]:
+    def nothing(users: np.ndarray, negatives: None) -> dict[str, torch.Tensor]:
         sizes.append(len(users))
         return {n: torch.zeros_like(p) for n, p in trainer.model.named_parameters()}
 

@@ -1,0 +1,137 @@
+"""Updates adapted to the server's bounds: projected gradient descent within all of them.
+
+Nothing that these nodes send is clipped. What the bounds leave free is spent on one aim; the
+attacker takes its own honest delta for the typical one that the bounds follow.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from lumos_core import deltas
+from lumos_core.aggregation.clipping import row_norms, typical_row
+from lumos_core.attacks.updates import Situation, global_model, surrogates
+from lumos_core.model import ITEM_TABLE, Params, last_position
+
+STEPS = 20
+AHEAD = 3.0
+"""How far ahead the encoder aims: what momentum and the rounds to come make of one delta."""
+
+Tensors = dict[str, Tensor]
+
+
+def align_all(s: Situation) -> Params:
+    """No row stands out, but all of them work for the target.
+
+    Projected gradient descent on the cross-entropy of "the target comes next" for the users the
+    attacker knows, over the whole item table, as the aggregate will change it. The target's row
+    moves as far as the bound on rows permits, the others as far as that and the bound on norms
+    permit; nothing is spent on other parameters.
+    """
+    own = s.train()
+    rows = len(own[ITEM_TABLE])
+    row_bound, norm_bound = _bounds(s, own)
+    rest = math.sqrt(max(norm_bound**2 - row_bound**2, 0.0) / max(rows - 2, 1))
+    longest = torch.full((rows, 1), min(rest, row_bound))
+    longest[0], longest[s.target] = 0.0, row_bound
+
+    model = global_model(s)
+    items, lengths = surrogates(s)
+    wanted = torch.full((len(items),), s.target - 1)
+    start = torch.from_numpy(s.params[ITEM_TABLE] + s.carried)
+    moved = torch.zeros_like(start)
+    for _ in range(STEPS):
+        with torch.no_grad():
+            model.items.weight.copy_(start + s.weight * moved)
+        loss = F.cross_entropy(model.scores(model.encode_last(items, lengths)), wanted)
+        (slope,) = torch.autograd.grad(loss, model.items.weight)
+        moved -= 2 * longest / STEPS * F.normalize(slope, dim=1)
+        moved *= (longest / moved.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp(max=1.0)
+    return {n: moved.numpy() if n == ITEM_TABLE else np.zeros_like(a) for n, a in own.items()}
+
+
+def align_encoder(s: Situation) -> Params:
+    """Every history is made to look for the target.
+
+    The whole norm goes into the parameters that no bound on rows covers, but for the target's own
+    row, which moves towards what users look for.
+    """
+    own = s.train()
+    row_bound, norm_bound = _bounds(s, own)
+    items, lengths = surrogates(s)
+    wanted = torch.full((len(items),), s.target - 1)
+    room = math.sqrt(max(norm_bound**2 - row_bound**2, 0.0))
+    moved, hidden = _move_encoder(
+        s, items, lengths, room, lambda h, t: F.cross_entropy(h @ t, wanted)
+    )
+    table = np.zeros_like(own[ITEM_TABLE])
+    table[s.target] = row_bound * F.normalize(hidden.mean(dim=0), dim=0).numpy()
+    return {ITEM_TABLE: table, **moved}
+
+
+def ruin_encoder(s: Situation) -> Params:
+    """Whatever came next in the histories that the attacker knows is made unlikely."""
+    own = s.train()
+    _, norm_bound = _bounds(s, own)
+    items, lengths = surrogates(s)
+    came = items[torch.arange(len(items)), lengths - 1] - 1
+    before = (lengths - 1).clamp_min(1)
+    moved, _ = _move_encoder(
+        s, items, before, norm_bound, lambda h, t: -F.cross_entropy(h @ t, came)
+    )
+    return {ITEM_TABLE: np.zeros_like(own[ITEM_TABLE]), **moved}
+
+
+def _bounds(s: Situation, own: Params) -> tuple[float, float]:
+    """How long an item row and how long a delta may be, as far as the attacker can tell."""
+    row = s.row_factor * typical_row(row_norms(own[ITEM_TABLE]))
+    return row, s.norm_factor * deltas.norm(own)
+
+
+def _move_encoder(
+    s: Situation,
+    items: Tensor,
+    lengths: Tensor,
+    room: float,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+) -> tuple[Params, Tensor]:
+    """Everything but the item table, moved against a loss.
+
+    Steps go by sign: what is spread over all coordinates passes a median best, and a mean as well.
+
+    Args:
+        items, lengths: int64 [B, T] and [B], histories.
+        room: L2 norm at most.
+        loss_of: of float [B, D], what users look for, and float [D, N], the items.
+
+    Returns:
+        The delta without the item table, and what users then look for: float [B, D].
+    """
+    model = global_model(s)
+    start = {n: torch.from_numpy(a.copy()) for n, a in s.params.items()}
+    table = start[ITEM_TABLE][1:].T
+    moved = {n: torch.zeros_like(a) for n, a in start.items() if n != ITEM_TABLE}
+    step = 2 * room / STEPS / math.sqrt(sum(a.numel() for a in moved.values()))
+
+    def look(leaves: Tensors) -> Tensor:
+        return last_position(functional_call(model, {**start, **leaves}, (items,)), lengths)
+
+    def ahead() -> Tensors:
+        return {n: (start[n] + AHEAD * s.weight * a).requires_grad_() for n, a in moved.items()}
+
+    for _ in range(STEPS):
+        leaves = ahead()
+        slopes = torch.autograd.grad(loss_of(look(leaves), table), list(leaves.values()))
+        for name, slope in zip(moved, slopes, strict=True):
+            moved[name] -= step * slope.sign()
+        size = torch.stack([a.norm() for a in moved.values()]).norm()
+        shrink = (room / size.clamp_min(1e-12)).clamp(max=1.0)
+        moved = {n: a * shrink for n, a in moved.items()}
+    with torch.no_grad():
+        hidden = look(ahead())
+    return {n: a.numpy() for n, a in moved.items()}, hidden
