@@ -117,11 +117,14 @@ class Federation:
         """Train once. Returns why the round failed, or nothing."""
         started = time.monotonic()
         until = started + self.config.round_timeout
-        names = self.members.wait_for(self.config.min_replies, self.config.round_timeout)
+        names = self.members.wait_for(
+            self.config.min_replies, self.config.round_timeout, self.budget.allows
+        )
+        able = [name for name in names if self.budget.allows(name)]
         aggregator = Aggregator(self.config, self.params, number)
         answered: list[Reply] = []
-        if len(names) >= self.config.min_replies:
-            answered = self._ask(number, names, aggregator, until)
+        if len(able) >= self.config.min_replies:
+            answered = self._ask(number, names, able, aggregator, until)
             if self._out_of_patience():
                 spent = self._spend(aggregator, ())
                 if spent:
@@ -139,7 +142,7 @@ class Federation:
         }
         if len(aggregator.names) < self.config.min_replies:
             problem = (
-                f"{len(aggregator.names)} valid replies of {len(names)} usable nodes, "
+                f"{len(aggregator.names)} valid replies of {len(able)} usable nodes, "
                 f"min-replies = {self.config.min_replies}"
             )
             spent = self._spend(aggregator, ())
@@ -164,10 +167,11 @@ class Federation:
         return self.budget.spend(used, [n for n in aggregator.asked if n not in used])
 
     def _ask(
-        self, number: int, names: list[str], aggregator: Aggregator, until: float
+        self, number: int, names: list[str], able: list[str], aggregator: Aggregator, until: float
     ) -> list[Reply]:
-        """Have the sampled nodes train and, when it is due, all of them evaluate what they get."""
-        sampled = self._sample([n for n in names if self.budget.allows(n)], number)
+        """Have a sample of those able to train do so and, when it is due, all nodes evaluate what
+        they get."""
+        sampled = self._sample(able, number)
         due = (number - 1) % self.config.evaluate_every == 0
         # A failed round is tried again: then its model has been evaluated already.
         evaluate: Split | None = "validation" if due and not self._evaluated(number - 1) else None
@@ -177,6 +181,8 @@ class Federation:
             instructions += [
                 Instruction(n, "evaluate", number - 1, self.params, evaluate) for n in others
             ]
+        if note := self.budget.ask(sampled):
+            self.history.add({"event": "asked", "round": number, "time": utc_now(), **note})
         answered = self._exchange(instructions, max(until - time.monotonic(), 0.0), aggregator)
         asked_both = evaluate is not None
         ranking = [r for r in answered if r.kind == "evaluate" or aggregator.offer(r, asked_both)]
@@ -280,6 +286,7 @@ class Federation:
             traffic: bytes that the evaluation cost, where no training shared its messages.
         """
         valid: list[tuple[tuple[str, ...], dict[str, float]]] = []  # names, sums
+        failed: list[Event] = []
         for reply in answered:
             try:
                 if reply.error is not None:
@@ -287,6 +294,7 @@ class Federation:
                 if reply.kind == "evaluate":
                     replies.check_evaluation(reply.metrics)
             except ReplyError as error:
+                failed.append({"node": reply.node, "reason": str(error)})
                 log.warning("node %s: evaluation rejected: %s", reply.node, error)
                 continue
             valid.append((reply.sum_of or (reply.node,), replies.ranking_of(reply.metrics)))
@@ -297,7 +305,7 @@ class Federation:
         event: Event = {
             "event": "evaluation", "round": of_round, "split": split, "time": utc_now(),
             "nodes": [name for names, _ in valid for name in names], "users": int(sums["users"]),
-            **metrics, **(traffic or {}),
+            **metrics, **(traffic or {}), **({"failed": failed} if failed else {}),
         }  # fmt: skip
         if split == "validation":
             event |= self._select(valid)

@@ -3,6 +3,7 @@
 ``{"event": "round", "round": r, …}``        training of round r: losses, seconds, bytes, who failed
 ``{"event": "evaluation", "round": r, …}``   metrics of the model that round r ended with (0: first)
 ``{"event": "failed-round", "round": r, …}`` too few valid replies; the model stayed as it was
+``{"event": "asked", "round": r, …}``        with differential privacy: who is about to be asked
 
 Evaluations on the validation targets say by what rounds are compared (``selection``), and which
 nodes are out of line with the others (``doubted``). All say when (``time``, UTC) and which nodes by

@@ -6,7 +6,7 @@ that an operator can mend it while the run goes on and it costs the others nothi
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lumos_core.transport import Instruction, Reply, Transport, exchange
@@ -62,13 +62,16 @@ class Membership:
             self._ask(new, min(seconds, QUERY_SECONDS))
         return [name for name in names if name in self._members]
 
-    def wait_for(self, count: int, seconds: float) -> list[str]:
-        """:meth:`present` as soon as it has ``count`` names, or what it has after ``seconds``."""
+    def wait_for(
+        self, count: int, seconds: float, able: Callable[[str], bool] = lambda name: True
+    ) -> list[str]:
+        """:meth:`present` as soon as ``count`` of its names are ``able``, or what it has after
+        ``seconds``."""
         until, left = time.monotonic() + seconds, seconds
         while True:
             names = self.present(left)
             left = until - time.monotonic()
-            if len(names) >= count or left <= 0:
+            if sum(map(able, names)) >= count or left <= 0:
                 return names
             time.sleep(min(POLL_SECONDS, left))
 

@@ -228,10 +228,23 @@ class Budget:
     def of(cls, config: RunConfig, events: Iterable[Event]) -> "Budget":
         """The budget after these events."""
         budget = cls(config)
+        asked: Mapping[str, int] = {}  # of an attempt that has no outcome yet
         for event in events:
-            if "privacy" in event:
+            if event["event"] == "asked":
+                budget._count(asked)  # no outcome came: the server died in between
+                asked = event["asked"]
+            elif "privacy" in event:
                 budget._count(event["privacy"]["nodes"])
+                asked = {}
+        budget._count(asked)
         return budget
+
+    def ask(self, nodes: Iterable[str]) -> Event:
+        """What to note before these nodes are asked, in case the server does not live to see their
+        replies; nothing where only what is released costs something."""
+        if self.config.dp in ("none", "central"):
+            return {}
+        return {"asked": {name: self.users.get(name, 1) for name in sorted(nodes)}}
 
     def spend(self, accepted: Iterable[str], others: Iterable[str]) -> Event:
         """Count an attempt at a round and say what it cost, for its event; nothing without privacy.

@@ -5,7 +5,7 @@ attacker takes its own honest delta for the typical one that the bounds follow.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from lumos_core.attacks.updates import Situation, global_model, surrogates
 from lumos_core.model import ITEM_TABLE, Params, last_position
 
 STEPS = 20
+ENCODER_STEPS = 10
 AHEAD = 3.0
 """How far ahead the encoder aims: what momentum and the rounds to come make of one delta."""
 
@@ -102,8 +103,6 @@ def _move_encoder(
 ) -> tuple[Params, Tensor]:
     """Everything but the item table, moved against a loss.
 
-    Steps go by sign: what is spread over all coordinates passes a median best, and a mean as well.
-
     Args:
         items, lengths: int64 [B, T] and [B], histories.
         room: L2 norm at most.
@@ -116,7 +115,6 @@ def _move_encoder(
     start = {n: torch.from_numpy(a.copy()) for n, a in s.params.items()}
     table = start[ITEM_TABLE][1:].T
     moved = {n: torch.zeros_like(a) for n, a in start.items() if n != ITEM_TABLE}
-    step = 2 * room / STEPS / math.sqrt(sum(a.numel() for a in moved.values()))
 
     def look(leaves: Tensors) -> Tensor:
         return last_position(functional_call(model, {**start, **leaves}, (items,)), lengths)
@@ -124,14 +122,19 @@ def _move_encoder(
     def ahead() -> Tensors:
         return {n: (start[n] + AHEAD * s.weight * a).requires_grad_() for n, a in moved.items()}
 
-    for _ in range(STEPS):
+    for _ in range(ENCODER_STEPS):
         leaves = ahead()
         slopes = torch.autograd.grad(loss_of(look(leaves), table), list(leaves.values()))
-        for name, slope in zip(moved, slopes, strict=True):
-            moved[name] -= step * slope.sign()
-        size = torch.stack([a.norm() for a in moved.values()]).norm()
-        shrink = (room / size.clamp_min(1e-12)).clamp(max=1.0)
-        moved = {n: a * shrink for n, a in moved.items()}
+        step = 2 * room / ENCODER_STEPS / _length(slopes)
+        further = {n: moved[n] - step * g for n, g in zip(moved, slopes, strict=True)}
+        shrink = (room / _length(further.values())).clamp(max=1.0)
+        moved = {n: a * shrink for n, a in further.items()}
     with torch.no_grad():
         hidden = look(ahead())
     return {n: a.numpy() for n, a in moved.items()}, hidden
+
+
+def _length(arrays: Iterable[Tensor]) -> Tensor:
+    """L2 norm over all of them."""
+    length: Tensor = torch.stack([a.norm() for a in arrays]).norm()
+    return length.clamp_min(1e-12)

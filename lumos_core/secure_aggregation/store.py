@@ -85,7 +85,8 @@ class FileStore:
         return self._folder / f"{run}.json"
 
     def _forget_others(self, kept: Path) -> None:
-        for path in self._folder.glob("*.json"):
+        # A process that was killed in :meth:`save` has left a hidden one.
+        for path in (*self._folder.glob("*.json"), *self._folder.glob(".*.json.*")):
             try:
                 if path != kept and path.stat().st_mtime < time.time() - FORGET_SECONDS:
                     path.unlink()

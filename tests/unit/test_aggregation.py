@@ -1,9 +1,22 @@
 """Aggregation rules by hand, against naive formulas, and against liars."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from lumos_core.aggregation import RULES, mean, median, multi_krum, trimmed_mean
+from lumos_core.aggregation import (
+    RULES,
+    aggregate,
+    clip_norms,
+    clip_rows,
+    mean,
+    median,
+    median_encoder,
+    multi_krum,
+    trimmed_mean,
+)
+from lumos_core.config import RunConfig
 from lumos_core.model import Params
 
 
@@ -129,3 +142,45 @@ def test_inputs_are_left_alone(rule: str) -> None:
     RULES[rule](deltas, _equal(6))
     for delta, old in zip(deltas, before, strict=True):
         assert all(np.array_equal(delta[n], old[n]) for n in old)
+
+
+def test_the_encoder_is_a_median_and_the_table_a_mean() -> None:
+    deltas, weights = _honest(5), np.array([0.1, 0.2, 0.3, 0.1, 0.3])
+    found = median_encoder(deltas, weights)
+    np.testing.assert_array_equal(found["items.weight"], mean(deltas, weights)["items.weight"])
+    np.testing.assert_array_equal(found["b"], median(deltas, weights)["b"])
+    two = median_encoder(deltas[:2], np.array([0.2, 0.8]))
+    np.testing.assert_array_equal(two["b"], mean(deltas[:2], np.array([0.2, 0.8]))["b"])
+
+
+def test_liars_that_put_their_whole_norm_into_the_encoder_are_bounded_by_honest_nodes() -> None:
+    """Clipping bounds how long a delta is, not where it points."""
+    honest = _honest(7)
+    rng = np.random.default_rng(1)
+    for delta in honest:
+        delta["b"] = rng.normal(1, 0.1, size=2).astype(np.float32)
+    liar = {"items.weight": np.zeros((3, 4), "f4"), "b": np.full(2, -1e3, "f4")}
+    default = RunConfig()
+    bounded = aggregate([*honest, liar, liar, liar], np.full(10, 0.1), default)["b"]
+    averaged = aggregate(
+        [*honest, liar, liar, liar], np.full(10, 0.1), default.replace(aggregation="mean")
+    )["b"]
+    least = np.min([d["b"] for d in honest], axis=0)
+    assert (bounded >= 0.9 * least).all()
+    assert (averaged < 0.5 * least).all()
+
+
+def _long(size: float) -> Params:
+    return {"items.weight": np.full((3, 4), size, "f4"), "b": np.full(2, size, "f4")}
+
+
+@pytest.mark.parametrize("clip", [clip_norms, clip_rows])
+def test_nodes_without_anything_to_learn_from_say_nothing_of_what_is_typical(clip: Any) -> None:
+    idle = [_long(0.0)] * 6
+    honest = [_long(1.0)] * 5
+    clipped = clip([*idle, *honest], 1.0)
+    assert all(np.array_equal(a["items.weight"], b["items.weight"])
+               for a, b in zip(clipped, [*idle, *honest], strict=True))  # fmt: skip
+    one, liar = clip([*idle, _long(1.0), _long(50.0)], 1.0)[-2:]
+    np.testing.assert_allclose(liar["items.weight"], one["items.weight"], rtol=1e-6)
+    assert all(not delta["items.weight"].any() for delta in clip(idle, 1.0))

@@ -184,9 +184,10 @@ def test_the_command_writes_what_is_there(data: Path, tmp_path: Path) -> None:
     assert runner.invoke(app, [*argv[:5], "nothing"]).exception is not None
 
 
-def test_tight_bounds_are_what_the_defaults_are() -> None:
+def test_a_defence_spells_out_what_the_defaults_are() -> None:
     spelled_out, default = (
-        method_config(f"lumos:{d}", RunConfig()) for d in ("tight-bounds", "default")
+        method_config(f"lumos:{d}", RunConfig()) for d in ("median-encoder", "default")
     )
     assert spelled_out.clipping == default.clipping == "norm+rows"
-    assert spelled_out.replace(clip="auto") == default
+    assert spelled_out.rule == default.rule == "median-encoder"
+    assert spelled_out.replace(clip="auto", aggregation="auto") == default

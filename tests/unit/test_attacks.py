@@ -152,6 +152,23 @@ def _rank(params: Params, config: RunConfig, users: Sequences) -> float:
     return float((scores > scores[:, TARGET - 1 : TARGET]).sum(1).double().mean()) + 1
 
 
+def _loss(params: Params, config: RunConfig, users: Sequences) -> float:
+    """Mean cross-entropy of every user's last item."""
+    import torch
+
+    from lumos_core.batching import pad
+    from lumos_core.model import ModelShape
+
+    model = SASRec(ModelShape.of(config, ITEMS))
+    set_params(model, params)
+    model.eval()
+    items, lengths = pad([items[:-1] for items in users], 10)
+    wanted = torch.tensor([int(items[-1]) - 1 for items in users])
+    with torch.inference_mode():
+        scores = model.scores(model.encode_last(torch.from_numpy(items), torch.from_numpy(lengths)))
+    return float(torch.nn.functional.cross_entropy(scores, wanted))
+
+
 @pytest.mark.parametrize("share", [0.9, 0.0])
 def test_an_aligned_target_climbs_to_the_top(
     tiny: Tiny, toy_catalog: Catalog, users: Sequences, share: float
@@ -200,6 +217,28 @@ def test_an_adapted_attack_stays_within_the_bounds_and_still_works(
         _rank({**s.params, ITEM_TABLE: t}, config, users) for t in (s.params[ITEM_TABLE], table)
     )
     assert after < before - 4
+
+
+def test_attacks_on_the_encoder_stay_within_the_bounds_and_work(
+    tiny: Tiny, toy_catalog: Catalog, users: Sequences
+) -> None:
+    config = tiny(dropout=0.0, clip="norm+rows", clip_row_factor=1.25, clip_norm_factor=1.0)
+    known = Knowledge.of(users.without_last(2), ITEMS, 0.9, _rng())
+    s = _situation(config, toy_catalog, known)
+    own = s.train()
+    before = _rank(s.params, config, users)
+    for attack in (adapted.align_encoder, adapted.ruin_encoder):
+        delta = attack(s)
+        clipped = clip([delta, own, own, own], config)[0]
+        for name, array in delta.items():
+            np.testing.assert_allclose(clipped[name], array, rtol=1e-4, atol=1e-6)
+        assert np.count_nonzero(np.linalg.norm(delta[ITEM_TABLE], axis=1)) <= 1
+        assert delta.keys() == own.keys()
+        moved = {n: a + 3 * delta[n] for n, a in s.params.items()}
+        if attack is adapted.align_encoder:
+            assert _rank(moved, config, users) < before - 4
+        else:
+            assert _loss(moved, config, users) > _loss(s.params, config, users) + 0.1
 
 
 def test_mining_takes_what_moved_most() -> None:

@@ -102,7 +102,9 @@ def test_one_round_is_the_weighted_mean_of_the_nodes(config: Tiny, tmp_path: Pat
     for weighting, weights in (
         ("users", [3, 4, 5, 6]), ("examples", [15, 20, 25, 30]), ("uniform", [1, 1, 1, 1])
     ):  # fmt: skip
-        cfg = config(rounds=1, weighting=weighting, clip="none", max_weight_ratio=10.0)
+        cfg = config(
+            rounds=1, weighting=weighting, aggregation="mean", clip="none", max_weight_ratio=10.0
+        )
         folder = tmp_path / weighting
         transport = _transport(cfg)
         _run(cfg, transport, run_dir=folder)
@@ -170,7 +172,7 @@ def test_sample_sizes(config: Tiny, fraction: float, nodes: int, expected: int) 
     assert [len(names) for _, names in transport.trained()] == [expected]
 
 
-@pytest.mark.parametrize("aggregation", ["mean", "multi-krum"])
+@pytest.mark.parametrize("aggregation", ["auto", "mean", "multi-krum"])
 def test_the_order_of_replies_and_nodes_does_not_matter(config: Tiny, aggregation: str) -> None:
     cfg = config(
         rounds=4, fraction=0.8, aggregation=aggregation, server_optimizer="adam", min_replies=2
@@ -491,7 +493,9 @@ def test_nobody_moves_the_padding(config: Tiny) -> None:
 
 def test_one_node_with_an_example_does_not_outweigh_those_without(config: Tiny) -> None:
     """Where numbers of examples are not told, whoever tells one must not be the whole sum."""
-    cfg = config(rounds=1, weighting="examples", server_optimizer="sgd", clip="none")
+    cfg = config(
+        rounds=1, weighting="examples", server_optimizer="sgd", aggregation="mean", clip="none"
+    )
 
     def tell(instruction: Instruction, reply: Reply) -> list[Reply]:
         if instruction.kind != "train":

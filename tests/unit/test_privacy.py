@@ -223,6 +223,22 @@ def test_replies_that_were_sent_and_not_used_count_where_sending_releases_them(
     assert len(budget.trained["late"]) == counts
 
 
+@pytest.mark.parametrize(("dp", "counts"), [("central", 0), ("distributed", 1), ("user", 1)])
+def test_an_attempt_that_the_server_did_not_live_to_see_counts(
+    tiny: Tiny, dp: str, counts: int
+) -> None:
+    config = tiny(dp=dp, weighting="uniform", batch_size=1000)
+    before = Budget(config)
+    asked = {"event": "asked", "round": 1, **before.ask(["a", "b"])}
+    done = {"event": "round", "round": 1, **before.spend(["a"], ["b"])}
+    events = [asked] if "asked" in asked else []
+    cut_off = Budget.of(config, events)  # killed before any reply was noted
+    assert [len(cut_off.trained.get(n, ())) for n in "ab"] == [counts] * 2
+    assert Budget.of(config, [*events, done]).trained == before.trained
+    repeated = Budget.of(config, [*events, *events, done])  # and the round was tried again
+    assert len(repeated.trained["a"]) == 1 + counts
+
+
 def test_user_level_epsilon_is_that_of_the_smallest_node(tiny: Tiny) -> None:
     """Where a user is one of few, sampling hides them least."""
     config = tiny(dp="user", batch_size=8, local_epochs=2)
@@ -376,3 +392,35 @@ def test_a_repeated_round_sends_the_same_reply_and_no_sums(
     told = {"examples", "loss", "contrastive", "contrastive-users", "views", "seconds"}
     assert all(metrics[name] == 0 for name in told)
     assert metrics["users"] == 12
+
+
+def test_nobody_pays_for_a_round_that_cannot_succeed(
+    tiny: Tiny, toy_catalog: Catalog, toy_users: Users
+) -> None:
+    """One of two nodes has used its budget up, and the third is away: nobody is asked."""
+    config = tiny(
+        dp="distributed", rounds=5, min_nodes=2, min_replies=2, round_timeout=0.3,
+        max_failed_rounds=0, **NODE_LEVEL,
+    )  # fmt: skip
+    config = config.replace(max_epsilon=epsilon(1.0, 1.0, 2, 1e-5) + 1e-9)
+    users = toy_users(9, shortest=4)
+    parts = np.array_split(np.arange(9), 3)
+    nodes = [Node(f"n{i}", toy_catalog, users.subset(p), config) for i, p in enumerate(parts)]
+
+    class Changing(InProcessTransport):
+        rounds = 0
+
+        def nodes(self) -> list[str]:
+            return ["n0", "n2"] if self.rounds < 1 else ["n0", "n1"]
+
+        def exchange(self, instructions: Any, deadline: float) -> Any:
+            self.rounds += any(i.kind == "train" for i in instructions)
+            return super().exchange(instructions, deadline)
+
+    transport = Changing(nodes)
+    start = initial_params(config, toy_catalog)
+    result = run_federation(config, transport, toy_catalog.fingerprint, start)
+    assert [len(e["privacy"]["nodes"]) for e in result.events if "privacy" in e] == [2, 2]
+    (failed,) = [e for e in result.events if e["event"] == "failed-round"]
+    assert "of 1 usable nodes" in failed["reason"]
+    assert "privacy" not in failed

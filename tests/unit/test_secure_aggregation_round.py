@@ -70,7 +70,9 @@ def test_the_aggregate_is_the_plain_one_to_within_quantisation(
 ) -> None:
     for weighting in ("users", "examples", "uniform"):
         secure = config(weighting=weighting)
-        plain = secure.replace(secure_aggregation=False, clip="none", max_weight_ratio=10.0)
+        plain = secure.replace(
+            secure_aggregation=False, aggregation="mean", clip="none", max_weight_ratio=10.0
+        )
         folders = tmp_path / f"{weighting}-s", tmp_path / f"{weighting}-p"
         transport = SecureTransport(_nodes(secure))
         results = (
