@@ -22,6 +22,7 @@ from lumos_core.files import write_atomically, write_json
 BASE: dict[str, Scalar] = {
     "method": "fedavg",
     "weighting": "uniform",
+    "aggregation": "mean",
     "clip": "none",
     "max-weight-ratio": 10.0,
 }

@@ -29,7 +29,9 @@ from lumos_core.initialisation import initial_params
 from lumos_core.node import Node, Views, ViewSource
 
 METHODS = ("lumos", "fedavg")
-BOUNDS = ("none", "weights", "loose-bounds", "tight-clips", "tight-bounds")
+BOUNDS = (
+    "none", "weights", "loose-bounds", "tight-clips", "tight-bounds", "median-encoder",
+)  # fmt: skip
 METRICS = ("hr@20", "ndcg@20")
 RESULTS = Path(__file__).parent / "results" / "uneven_nodes.json"
 
