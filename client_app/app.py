@@ -21,7 +21,7 @@ from flwr.clientapp import ClientApp
 from client_app import errors, ledger, messages
 from client_app.messages import Order
 from lumos_core import logs
-from lumos_core.config import NodeConfig, RunConfig
+from lumos_core.config import SIMULATION_DATA, NodeConfig, RunConfig
 from lumos_core.data.folder import PREPARE_NODE
 from lumos_core.errors import ConfigError, ReplyError
 from lumos_core.files import owner_only, private_folder
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from lumos_core.model import Params
     from lumos_core.node import Node
 
-SIMULATION_DATA = "LUMOS_SIMULATION_DATA"  # folder of node-0/, node-1/, … for virtual nodes
 LOG = "node.log"
 
 log = logging.getLogger(__name__)

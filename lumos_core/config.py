@@ -25,6 +25,13 @@ Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 
+NODE_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""What a node may be called, as a regular expression: it becomes part of file names and logs."""
+NODE_NAMES = "LUMOS_NODE_NAMES"
+"""In the environment of a deployed ServerApp: the file with the names of registered nodes."""
+SIMULATION_DATA = "LUMOS_SIMULATION_DATA"
+"""In the environment of virtual nodes: the folder of node-0/, node-1/, …"""
+
 
 def _kebab(name: str) -> str:
     return name.replace("_", "-")
@@ -274,7 +281,7 @@ class NodeConfig(FlatConfig):
 
     data: str  # folder with catalog.tsv and interactions.tsv
     state: str = ""  # folder for views, ledger; default: <data>/state
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "node"
+    name: Annotated[str, Field(pattern=f"^{NODE_NAME}$")] = "node"
     device: str = "cpu"
     threads: Positive = 1
     llm: str = ""  # overrides the run's choice
@@ -308,7 +315,7 @@ def _explain(error: ValidationError, model: type[FlatConfig]) -> str:
             lines.append(f"key '{key}' is required")
         else:
             lines.append(f"key '{key}': found {problem['input']!r}, but {problem['msg'].lower()}")
-    return f"invalid {model.__name__}: " + "; ".join(lines)
+    return "; ".join(lines)
 
 
 def _did_you_mean(key: str, known: Any) -> str:

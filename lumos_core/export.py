@@ -6,6 +6,7 @@ from typing import Any
 
 from lumos_core.errors import DataError, ModelError
 from lumos_core.files import write_json
+from lumos_core.history import SUMMARY
 from lumos_core.model_files import (
     CONFIG_FILE,
     MODEL_FILE,
@@ -46,7 +47,7 @@ def export_model(run_dir: Path, out: Path, *, force: bool = False) -> ModelCard:
 
 def _results(run_dir: Path, card: ModelCard) -> dict[str, Any]:
     """What the summary of a run that has ended adds to its model's card."""
-    path = run_dir / "summary.json"
+    path = run_dir / SUMMARY
     if not path.is_file():
         return {}
     try:

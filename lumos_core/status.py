@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from lumos_core import selection
 from lumos_core.errors import DataError
-from lumos_core.history import HISTORY, Event, read_history
+from lumos_core.history import HISTORY, SUMMARY, Event, read_history
 from lumos_core.run_lock import is_held
 
 State = Literal["running", "stopped", "completed", "failed", "unknown"]
@@ -65,14 +65,30 @@ def status_of(run_dir: Path) -> RunStatus:
     """
     if not run_dir.is_dir():
         raise DataError(f"{run_dir}: no such folder, expected the folder of a run (its --run-dir)")
-    summary = _json(run_dir / "summary.json")
+    summary = _json(run_dir / SUMMARY)
     config = _config(run_dir)
     events = read_history(run_dir / HISTORY)
     alive = is_held(run_dir)
     if not (summary or config or events or alive):
         raise DataError(
-            f"{run_dir}: no {HISTORY}, summary.json or checkpoint, expected the folder of a run"
+            f"{run_dir}: no {HISTORY}, {SUMMARY} or checkpoint, expected the folder of a run"
         )
+    try:
+        return _status(run_dir, summary, config, events, alive)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{run_dir / HISTORY} or {SUMMARY}: an entry lacks a key or has another type than "
+            f"LUMOS writes ({type(error).__name__}: {error}); the file is damaged"
+        ) from None
+
+
+def _status(
+    run_dir: Path,
+    summary: dict[str, Any],
+    config: dict[str, Any],
+    events: list[Event],
+    alive: bool | None,
+) -> RunStatus:
     trained = [e for e in events if e["event"] == "round"]
     validation = [e for e in events if e["event"] == "evaluation" and e["split"] == "validation"]
     best = max(validation, key=selection.value_of, default=None)

@@ -17,17 +17,16 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from lumos_core import logs
-from lumos_core.config import RunConfig
+from lumos_core.config import NODE_NAMES, RunConfig
 from lumos_core.deployment import fast_polling
 from lumos_core.errors import ConfigError, FederationError, LumosError
 from lumos_core.files import write_json
+from lumos_core.history import SUMMARY
 from lumos_core.run_lock import only_server
 
 if TYPE_CHECKING:
     from lumos_core.secure_aggregation.primitives import Primitives
 
-SUMMARY = "summary.json"
-NODE_NAMES = "LUMOS_NODE_NAMES"  # file that lumos_core.deployment.registry writes
 _PACKAGES = ("flwr", "torch", "numpy")
 
 app = ServerApp()

@@ -26,6 +26,7 @@ from flwr.serverapp import Grid
 
 from client_app import messages
 from client_app.messages import Order
+from lumos_core.config import NODE_NAME
 from lumos_core.errors import FederationError, ReplyError
 from lumos_core.federation import Instruction, Reply
 
@@ -36,7 +37,7 @@ DESCRIBE_SECONDS = 120.0  # a node that has not said who it is by then is asked 
 _MAX_THREADS = 16
 _REQUESTS_PER_SECOND = 50  # to the SuperLink, which shares the machine with the server
 _UNREACHABLE = "node-unavailable"
-_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # as NodeConfig.name, but never on trust
+_NAME = re.compile(NODE_NAME)  # never on trust
 
 
 class LinkLostError(FederationError):

@@ -80,7 +80,7 @@ def run_scenario(
         config = config.replace(views="tfidf")  # noisy histories have no views by the LLM
     ground = Ground.of(data, config)
     if scenario.noise:
-        knowledge = Knowledge(len(ground.catalog), [], 0.0)
+        knowledge = Knowledge(len(ground.catalog), [])
         rng = np.random.default_rng([config.seed, 2])
         noisy = replace_interactions(ground.users, scenario.noise, knowledge, rng)
         views = _views_of(data, noisy, ground.catalog, config)

@@ -17,12 +17,10 @@ class Knowledge:
         items: number of items in the catalog (N).
         histories: what is known of the honest users' training histories, in their order; users of
             whom fewer than two interactions are known are left out.
-        share: xi, 0 … 1.
     """
 
     items: int
     histories: list[np.ndarray]
-    share: float
 
     @classmethod
     def of(
@@ -30,7 +28,7 @@ class Knowledge:
     ) -> "Knowledge":
         """Every interaction of the training histories is known with probability ``share``."""
         known = [history[rng.random(len(history)) < share] for history in train]
-        return cls(items, [h for h in known if len(h) >= 2], share)
+        return cls(items, [h for h in known if len(h) >= 2])
 
     def popular(self, count: int) -> np.ndarray:
         """The ``count`` items met most often, as far as is known, most popular first: int64."""

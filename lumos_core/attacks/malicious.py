@@ -25,7 +25,6 @@ class Attack:
     users: data.MakeUsers
     update: updates.Update
     lies: bool = True
-    targeted: bool = False
 
 
 ATTACKS: dict[str, Attack] = {
@@ -36,14 +35,14 @@ ATTACKS: dict[str, Attack] = {
     "nan": Attack(data.known_users, updates.not_a_number),
     "noise": Attack(data.noisy_users, updates.honest, lies=False),
     # targeted: promote an item
-    "fake-random": Attack(data.random_fakes, updates.honest, targeted=True),
-    "fake-popular": Attack(data.popular_fakes, updates.honest, targeted=True),
-    "boosted": Attack(data.popular_fakes, updates.boosted, targeted=True),
-    "align-items": Attack(data.known_users, updates.align_items, targeted=True),
-    "align-users": Attack(data.known_users, updates.align_users, targeted=True),
+    "fake-random": Attack(data.random_fakes, updates.honest),
+    "fake-popular": Attack(data.popular_fakes, updates.honest),
+    "boosted": Attack(data.popular_fakes, updates.boosted),
+    "align-items": Attack(data.known_users, updates.align_items),
+    "align-users": Attack(data.known_users, updates.align_users),
     # adapted to the server's bounds
-    "align-all": Attack(data.known_users, adapted.align_all, targeted=True),
-    "align-encoder": Attack(data.known_users, adapted.align_encoder, targeted=True),
+    "align-all": Attack(data.known_users, adapted.align_all),
+    "align-encoder": Attack(data.known_users, adapted.align_encoder),
     "ruin-encoder": Attack(data.known_users, adapted.ruin_encoder),
 }
 

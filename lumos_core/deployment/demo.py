@@ -60,7 +60,7 @@ def run_demo(
         _show_until_end(server, console)
         if server.exit_code:
             raise FederationError(f"the server ended with {server.exit_code}; see {server.log}")
-        demo.status("deployment/server/run")
+        demo.run("status", "deployment/server/run")
     console.print("# every process was ended")
 
 
@@ -90,13 +90,6 @@ class _Demo:
         return children.start(
             name, [*_LUMOS, *arguments], environment=self._environment, cwd=self._folder
         )
-
-    def status(self, run_dir: str) -> None:
-        """``lumos status``, where this version has it."""
-        from lumos_core.cli.app import app
-
-        if any(command.name == "status" for command in app.registered_commands):
-            self.run("status", run_dir)
 
     def _show(self, arguments: Sequence[str]) -> None:
         self._console.print(f"[bold]$ lumos {shlex.join(arguments)}[/]", highlight=False)

@@ -13,9 +13,8 @@ from typing import Any
 from lumos_core.deployment.flower import LOOPBACK
 from lumos_core.deployment.processes import Child
 from lumos_core.errors import DataError, FederationError
-from lumos_core.history import Event
+from lumos_core.history import SUMMARY, Event
 
-SUMMARY = "summary.json"
 _DAMAGED = "it is damaged: remove it, and the same command goes on with the run"
 HEALTH_SECONDS = 90.0  # a cold start on a busy machine takes 20
 SUMMARY_SECONDS = 3.0  # between the end of a run and its summary being seen

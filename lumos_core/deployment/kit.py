@@ -19,17 +19,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lumos_core.config import NodeConfig
+from lumos_core.config import NODE_NAME, NodeConfig
 from lumos_core.deployment import credentials
 from lumos_core.errors import ConfigError
 from lumos_core.files import write_json
 
 MANIFEST = "deployment.json"
 FORMAT = 1
-FLEET_PORT = 9092
-SERVER_DAYS = 825
 CA, NODE_KEY, NODE_SETTINGS = "ca.crt", "node.key", "node.toml"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 _TEMPLATE = """\
 # Settings of this node, read by: lumos node start FOLDER
@@ -144,12 +141,22 @@ class NodeBundle:
         superlink = merged.pop("superlink", None)
         if not isinstance(superlink, str):
             raise ConfigError(f"{path}: key 'superlink' is required, such as \"10.0.0.1:9092\"")
-        split_address(superlink, str(path))
-        try:
-            config = NodeConfig.from_flat(merged)
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from None
+        split_address(superlink, "--superlink" if "superlink" in changes else str(path))
+        config = _node_config(path, found, merged)
         return cls(superlink, folder.resolve() / CA, folder.resolve() / NODE_KEY, config)
+
+
+def _node_config(path: Path, found: Mapping[str, Any], merged: Mapping[str, Any]) -> NodeConfig:
+    """The configuration of a file and the command line; an error says which of them is wrong."""
+    try:
+        return NodeConfig.from_flat(merged)
+    except ConfigError as error:
+        try:
+            of_file = {key: found[key] for key in merged if key in found}
+            NodeConfig.from_flat({"data": str(path.parent), **of_file})
+        except ConfigError as wrong:
+            raise ConfigError(f"{path}: {wrong}") from None
+        raise ConfigError(f"on the command line: {error}") from None
 
 
 # ---------------------------------------------------------------- writing
@@ -311,7 +318,7 @@ def _checked_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
 
 def _checked_nodes(nodes: Sequence[str]) -> tuple[str, ...]:
     for name in nodes:
-        if not _NAME.fullmatch(name):
+        if not re.fullmatch(NODE_NAME, name):
             raise ConfigError(
                 f"node {name!r}: expected letters, digits, '.', '_' and '-', beginning with a "
                 "letter or digit, 64 at most"

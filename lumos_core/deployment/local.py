@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lumos_core.config import NodeConfig, RunConfig, Scalar
+from lumos_core.config import SIMULATION_DATA, NodeConfig, RunConfig, Scalar
 from lumos_core.deployment import flower, preloaded
 from lumos_core.deployment.follow import (
     FOLLOW_SECONDS,
-    SUMMARY,
     SUMMARY_SECONDS,
     Tail,
     ended,
@@ -27,9 +26,7 @@ from lumos_core.deployment.follow import (
 from lumos_core.deployment.processes import Child, Children, ending_on_signals
 from lumos_core.deployment.run_folder import check_same_run, write_config
 from lumos_core.errors import FederationError
-from lumos_core.history import HISTORY, OnEvent
-
-SIMULATION_DATA = "LUMOS_SIMULATION_DATA"  # read by client_app.app
+from lumos_core.history import HISTORY, SUMMARY, OnEvent
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,10 @@ def plan_local(
         flat = {**saved.to_flat(), **flat}
         data = data or Path(saved.catalog).parent
     check_tracker(RunConfig.from_flat(flat))
-    check_device(NodeConfig.from_flat({"data": ".", **node_settings}).device)
+    try:
+        check_device(NodeConfig.from_flat({"data": ".", **node_settings}).device)
+    except ConfigError as error:
+        raise ConfigError(f"-c node.…: {error}") from None
     count = nodes or DEFAULT_NODES
     if data is not None:
         count = len(node_folders(data))

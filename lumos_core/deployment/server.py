@@ -24,12 +24,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from lumos_core.checkpoint import LATEST, load_checkpoint
-from lumos_core.config import RunConfig
+from lumos_core.config import NODE_NAMES, RunConfig
 from lumos_core.deployment import flower
 from lumos_core.deployment.backoff import Backoff
 from lumos_core.deployment.follow import (
     FOLLOW_SECONDS,
-    SUMMARY,
     SUMMARY_SECONDS,
     Tail,
     ended,
@@ -43,9 +42,8 @@ from lumos_core.deployment.registry import Registry
 from lumos_core.deployment.run_folder import check_same_run, write_config
 from lumos_core.deployment.supervision import alone, say
 from lumos_core.errors import FederationError
-from lumos_core.history import HISTORY, Event, OnEvent
+from lumos_core.history import HISTORY, SUMMARY, Event, OnEvent
 
-NODE_NAMES = "LUMOS_NODE_NAMES"  # read by server_app.app
 STOP_SECONDS = 8.0
 _SERVER_APP = "flwr-serverapp"
 _RUNNING = (

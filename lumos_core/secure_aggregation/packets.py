@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar, TypeVar
 
+from lumos_core.config import NODE_NAME
 from lumos_core.errors import ReplyError
 
 Value = int | str | bytes | list[str] | list[bytes]
@@ -28,7 +29,7 @@ MASKED = "masked"
 """Name of the array in the reply to step 2."""
 MAX_BYTES = 4096
 """Of a key, a ciphertext, a share."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # as NodeConfig.name
+_NAME = re.compile(NODE_NAME)
 
 
 @dataclass(frozen=True)

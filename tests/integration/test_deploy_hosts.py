@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from deploy_support import FLEET, Deployment, settings
 from deployment_support import wait_for
+from hosts_support import FLEET, Deployment, settings
 from namespaces import Network, require_namespaces
 
 pytestmark = pytest.mark.integration

@@ -6,8 +6,8 @@ import shutil
 import signal
 
 import pytest
-from deploy_support import Deployment
 from deployment_support import named, wait_for
+from hosts_support import Deployment
 from namespaces import Network, require_namespaces
 
 from lumos_core.history import read_history

@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from deploy_support import Deployment
 from deployment_support import wait_for
+from hosts_support import Deployment
 from namespaces import Network, require_namespaces
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]

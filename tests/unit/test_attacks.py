@@ -97,7 +97,7 @@ def test_the_bandwagon_rides_on_popular_items(knowledge: Knowledge) -> None:
     popular = set(knowledge.popular(10).tolist())
     fakes = data.popular_fakes(knowledge, TARGET, 5, _rng())
     assert set(fakes.items.tolist()) - {TARGET} <= popular
-    nothing = Knowledge(ITEMS, [], 0.0)
+    nothing = Knowledge(ITEMS, [])
     assert len(data.popular_fakes(nothing, TARGET, 5, _rng())) == 5
     assert len(data.known_users(nothing, TARGET, 5, _rng())) == 5
 

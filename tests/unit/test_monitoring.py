@@ -108,6 +108,15 @@ def test_the_command_shows_tables_or_json(run_dir):
         assert text in result.stdout
 
 
+@pytest.mark.parametrize(
+    "line", ['{"event": "round"}', '{"event": "evaluation", "split": "validation", "round": 1}']
+)
+def test_an_entry_without_its_keys_is_damaged(run_dir, line):
+    (run_dir / "history.jsonl").open("a").write(line + "\n")
+    with pytest.raises(DataError, match=r"history\.jsonl .*lacks a key.*damaged"):
+        status_of(run_dir)
+
+
 def test_a_folder_without_a_run_is_an_error(tmp_path):
     with pytest.raises(DataError, match="expected the folder of a run"):
         status_of(tmp_path)

@@ -77,6 +77,21 @@ def test_what_is_not_there_is_an_error(bundle, data, options, message) -> None:
         checked(bundle, data, *options)
 
 
+@pytest.mark.parametrize("options", [["-c", "foo=1"], ["-c", "threads=none"]])
+def test_a_mistake_on_the_command_line_is_not_blamed_on_the_file(bundle, data, options) -> None:
+    with pytest.raises(ConfigError, match=r"^on the command line: .*(unknown key 'foo'|threads)"):
+        checked(bundle, data, *options)
+    with pytest.raises(ConfigError, match=r"^--superlink"):
+        checked(bundle, data, superlink="nowhere")
+
+
+def test_a_mistake_in_the_file_is_blamed_on_the_file(bundle, data) -> None:
+    with (bundle / "node.toml").open("a") as file:
+        file.write("\nfoo = 1\n")
+    with pytest.raises(ConfigError, match=r"^/.*node\.toml: unknown key 'foo'"):
+        checked(bundle, data, "-c", "threads=2")
+
+
 def test_a_model_that_neither_disk_nor_hub_has(bundle, data, monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match=r"'nosuchmodel': not in the local hub cache"):
@@ -159,5 +174,16 @@ def test_every_command_with_a_device_checks_it_first(tmp_path) -> None:
 def test_a_run_checks_the_device_of_its_nodes(tmp_path) -> None:
     options = ["-c", "node.device=nonsense", "--run-dir", str(tmp_path / "run")]
     result = CliRunner().invoke(app, ["run", *options])
-    assert "device = 'nonsense'" in str(result.exception)
-    assert not (tmp_path / "run").exists()
+    assert "-c node.…: device = 'nonsense'" in str(result.exception)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["-c", "node.foo=1"], "-c node.…: unknown key 'foo'"),
+     (["-c", "tracking=mlflow"], "key 'tracking': mlflow is not installed")],
+)  # fmt: skip
+def test_a_run_finds_mistakes_before_it_writes_anything(tmp_path, options, message) -> None:
+    result = CliRunner().invoke(app, ["run", *options, "--run-dir", str(tmp_path / "run")])
+    assert message in str(result.exception)
+    assert not list(tmp_path.iterdir())
