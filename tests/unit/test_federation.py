@@ -418,6 +418,17 @@ def test_a_bad_evaluation_is_left_out(
     assert result.outcome == "completed"
 
 
+def test_a_bad_evaluation_is_named_with_the_reason(config: Tiny) -> None:
+    def lie(reply: Reply) -> list[Reply]:
+        return _broken(reply, metrics={**reply.metrics, "eval-ndcg@20": 1e9})
+
+    cfg = config(rounds=1)
+    result = _run(cfg, _transport(cfg, only("dee", "evaluate", lie)))
+    named = [f for e in _of(result, "evaluation") for f in e.get("failed", ())]
+    assert {f["node"] for f in named} == {"dee"}
+    assert all("eval-ndcg@20" in f["reason"] for f in named)
+
+
 def test_no_evaluation_at_all_is_no_success(config: Tiny, tmp_path: Path) -> None:
     """Nothing is known about the model then; the last one is handed back, not the first."""
     cfg = config(rounds=2)

@@ -398,5 +398,9 @@ def test_forgotten_sessions_go(tmp_path: Path) -> None:
     part = Participant("ann", "old", CONFIG, FLOWER, store)
     part.answer(1, pack(Open(1)))
     os.utime(tmp_path / "secagg" / "old.json", (0, 0))
+    killed = tmp_path / "secagg" / ".run.json.x1y2z3"  # in the middle of writing
+    killed.write_text("{}")
+    os.utime(killed, (0, 0))
     Participant("ann", "new", CONFIG, FLOWER, store).answer(1, pack(Open(1)))
     assert [p.name for p in (tmp_path / "secagg").glob("*.json")] == ["new.json"]
+    assert not killed.exists()
