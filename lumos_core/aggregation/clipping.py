@@ -1,7 +1,8 @@
 """Clipping: no node moves the model, or one item, much further than the typical node does.
 
 Bounds follow the round's own deltas by medians, so that they fit every model, learning rate and
-stage of training, and fewer than half of the nodes cannot raise them beyond what honest ones do.
+stage of training, and fewer than half of the nodes that moved anything cannot raise them beyond
+what honest ones do.
 """
 
 from collections.abc import Sequence

@@ -49,14 +49,17 @@ def median_encoder(deltas: Sequence[Params], weights: np.ndarray) -> Params:
 
     The table has a row for every item, each node knows few of them, and clipping bounds each row.
     The encoder is what all users share: it is small, all honest nodes move it alike, and one
-    direction in it decides what everybody is shown. One or two deltas have no median: they are
-    averaged.
+    direction in it decides what everybody is shown. Nodes that did not move it have no say in the
+    median, and keep their share of the whole as in a mean. One or two have no median.
     """
     averaged = mean(deltas, weights)
-    if len(deltas) < 3:
-        return averaged
     encoders = [{n: a for n, a in delta.items() if n != ITEM_TABLE} for delta in deltas]
-    return {**averaged, **median(encoders, weights)}
+    moved = [any(a.any() for a in encoder.values()) for encoder in encoders]
+    if sum(moved) < 3:
+        return averaged
+    share = np.float32(1.0 if all(moved) else weights[moved].sum())
+    central = median([e for e, m in zip(encoders, moved, strict=True) if m], weights[moved])
+    return {**averaged, **{name: share * array for name, array in central.items()}}
 
 
 def multi_krum(deltas: Sequence[Params], weights: np.ndarray) -> Params:

@@ -149,6 +149,9 @@ def test_the_encoder_is_a_median_and_the_table_a_mean() -> None:
     found = median_encoder(deltas, weights)
     np.testing.assert_array_equal(found["items.weight"], mean(deltas, weights)["items.weight"])
     np.testing.assert_array_equal(found["b"], median(deltas, weights)["b"])
+    idle = {n: np.zeros_like(a) for n, a in deltas[0].items()}
+    found = median_encoder([*deltas, *[idle] * 15], np.full(20, 0.05))
+    np.testing.assert_allclose(found["b"], 0.25 * median(deltas, weights)["b"], rtol=1e-6)
     two = median_encoder(deltas[:2], np.array([0.2, 0.8]))
     np.testing.assert_array_equal(two["b"], mean(deltas[:2], np.array([0.2, 0.8]))["b"])
 
