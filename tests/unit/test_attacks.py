@@ -5,18 +5,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lumos_core import deltas
 from lumos_core.aggregation import clip
 from lumos_core.attacks import adapted, data, updates
 from lumos_core.attacks.knowledge import Knowledge, cold_target, popularity
 from lumos_core.attacks.malicious import ATTACKS, Attack, MaliciousNode
+from lumos_core.batching import pad
 from lumos_core.config import RunConfig
 from lumos_core.data import Catalog, Sequences
 from lumos_core.federation import FederationResult, run_federation
 from lumos_core.in_process import InProcessTransport
 from lumos_core.initialisation import initial_params
-from lumos_core.model import ITEM_TABLE, Params, SASRec, set_params
+from lumos_core.model import ITEM_TABLE, ModelShape, Params, SASRec, set_params
 from lumos_core.node import Node
 
 Tiny = Callable[..., RunConfig]
@@ -136,36 +138,26 @@ def test_untargeted_updates_are_what_they_are_called(
     assert updates.honest(s).keys() == trained.keys()
 
 
-def _rank(params: Params, config: RunConfig, users: Sequences) -> float:
-    """Mean place of the target in the users' ranking of the catalog."""
-    import torch
-
-    from lumos_core.batching import pad
-    from lumos_core.model import ModelShape
-
+def _scores(params: Params, config: RunConfig, histories: list[np.ndarray]) -> torch.Tensor:
+    """Of all items, after each history: float [users, N]."""
     model = SASRec(ModelShape.of(config, ITEMS))
     set_params(model, params)
     model.eval()
-    items, lengths = pad(list(users), 10)
+    items, lengths = pad(histories, 10)
     with torch.inference_mode():
-        scores = model.scores(model.encode_last(torch.from_numpy(items), torch.from_numpy(lengths)))
+        return model.scores(model.encode_last(torch.from_numpy(items), torch.from_numpy(lengths)))
+
+
+def _rank(params: Params, config: RunConfig, users: Sequences) -> float:
+    """Mean place of the target in the users' ranking of the catalog."""
+    scores = _scores(params, config, list(users))
     return float((scores > scores[:, TARGET - 1 : TARGET]).sum(1).double().mean()) + 1
 
 
 def _loss(params: Params, config: RunConfig, users: Sequences) -> float:
     """Mean cross-entropy of every user's last item."""
-    import torch
-
-    from lumos_core.batching import pad
-    from lumos_core.model import ModelShape
-
-    model = SASRec(ModelShape.of(config, ITEMS))
-    set_params(model, params)
-    model.eval()
-    items, lengths = pad([items[:-1] for items in users], 10)
+    scores = _scores(params, config, [items[:-1] for items in users])
     wanted = torch.tensor([int(items[-1]) - 1 for items in users])
-    with torch.inference_mode():
-        scores = model.scores(model.encode_last(torch.from_numpy(items), torch.from_numpy(lengths)))
     return float(torch.nn.functional.cross_entropy(scores, wanted))
 
 
