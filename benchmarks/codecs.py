@@ -18,7 +18,12 @@ from lumos_core.experiments.jobs import Result
 from lumos_core.files import write_atomically, write_json
 
 # Plain FedAvg: clipping reacts to what a codec leaves out, and would blur the comparison.
-BASE: dict[str, Scalar] = {"method": "fedavg", "clip": "none", "max-weight-ratio": 10.0}
+BASE: dict[str, Scalar] = {
+    "method": "fedavg",
+    "aggregation": "mean",
+    "clip": "none",
+    "max-weight-ratio": 10.0,
+}
 FEEDBACK: dict[str, Scalar] = {"error-feedback": True}
 CODECS: dict[str, dict[str, Scalar]] = {
     "float32": {},
