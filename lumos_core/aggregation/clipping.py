@@ -51,9 +51,7 @@ def _typical(sizes: np.ndarray) -> float:
     Nodes whose users have no example to learn from send zeros. They say nothing of what is typical.
     """
     changed = sizes[sizes > 0]
-    if len(changed) < 3:
-        return float(changed.min(initial=np.inf)) if len(changed) else 0.0
-    return float(np.median(changed))
+    return float(changed.min()) if 0 < len(changed) < 3 else typical_row(sizes)
 
 
 def typical_row(sizes: np.ndarray) -> float:

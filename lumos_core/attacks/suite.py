@@ -112,15 +112,8 @@ def run_job(job: Job) -> Result:
 
 def finished(jobs: Sequence[Job]) -> list[Result]:
     """Results of those jobs that have been run, in order."""
-    return [found for job in jobs if (found := _finished(job)) is not None]
+    return [r for job in jobs if (r := read_result(job.path, job.facts())) is not None]
 
 
 def _key(facts: Result) -> str:
     return json.dumps([facts["method"], facts["scenario"], facts["seed"]], sort_keys=True)
-
-
-def _finished(job: Job) -> Result | None:
-    found = read_result(job.path)
-    if found is None or any(found.get(key) != value for key, value in job.facts().items()):
-        return None
-    return found

@@ -11,7 +11,6 @@ from lumos_core.cli.options import (
     RoundsOption,
     SeedOption,
     parse_settings,
-    with_options,
 )
 from lumos_core.errors import ConfigError, FederationError
 
@@ -135,10 +134,9 @@ def server_command(
     from lumos_core.deployment.plan import server_config
     from lumos_core.deployment.server import ServerOptions, serve
 
-    flat, for_node = parse_settings(settings or [])
+    flat, for_node = parse_settings(settings, rounds=rounds, method=method, seed=seed)
     if for_node:
         raise ConfigError(f"-c node.{next(iter(for_node))}: a node's keys go into its node.toml")
-    flat = with_options(flat, {"rounds": rounds, "method": method, "seed": seed})
     kit = ServerKit.read(folder)
     run_dir = run_dir or folder / "run"
     options = ServerOptions(

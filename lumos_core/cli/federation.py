@@ -12,7 +12,6 @@ from lumos_core.cli.options import (
     SeedOption,
     SettingsOption,
     parse_settings,
-    with_options,
 )
 from lumos_core.errors import ConfigError, FederationError
 
@@ -64,8 +63,7 @@ def run_command(
     from lumos_core.deployment.local import LocalNode, deploy
     from lumos_core.deployment.plan import plan_local
 
-    flat, node_settings = parse_settings(settings or [])
-    flat = with_options(flat, {"rounds": rounds, "method": method, "seed": seed})
+    flat, node_settings = parse_settings(settings, rounds=rounds, method=method, seed=seed)
     plan = plan_local(flat, node_settings, data, nodes, run_dir, resume)
     local = [LocalNode(f.name, f, plan.node_settings) for f in plan.folders]
     _execute(
@@ -91,8 +89,7 @@ def simulate_command(
     from lumos_core.deployment.local import simulate
     from lumos_core.deployment.plan import plan_local
 
-    flat, node_settings = parse_settings(settings or [])
-    flat = with_options(flat, {"rounds": rounds, "method": method, "seed": seed})
+    flat, node_settings = parse_settings(settings, rounds=rounds, method=method, seed=seed)
     if node_settings:
         raise ConfigError(
             f"-c node.{next(iter(node_settings))}: virtual nodes have no configuration of their "

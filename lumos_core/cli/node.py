@@ -102,7 +102,7 @@ def _checked(
         "superlink": superlink,
         "llm": _place(llm) if llm else None,
     }
-    changes = with_options(dict(assignments(settings or [])), options)
+    changes = with_options(assignments(settings or []), options)
     ready = NodeBundle.read(bundle, changes)
     for line in check(ready):
         console.print(line)

@@ -53,19 +53,24 @@ def assignments(texts: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def parse_settings(texts: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
+def parse_settings(
+    texts: Iterable[str] | None, **options: Any
+) -> tuple[dict[str, Any], dict[str, str]]:
     """``KEY=VALUE`` texts as values of the run's and of the nodes' configuration.
 
+    Args:
+        options: keys of the run that have options of their own; None where they are not given.
+
     Raises:
-        ConfigError: as :func:`assignments`.
+        ConfigError: as :func:`assignments` and :func:`with_options`.
     """
-    found = assignments(texts)
+    found = assignments(texts or [])
     run = {k: v for k, v in found.items() if not k.startswith(_NODE_PREFIX)}
     node = {k.removeprefix(_NODE_PREFIX): v for k, v in found.items() if k not in run}
-    return dict(run), node
+    return with_options(run, options), node
 
 
-def with_options(flat: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+def with_options(flat: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """``flat`` and the keys that have options of their own, where these are given.
 
     Raises:

@@ -16,13 +16,17 @@ OnResult = Callable[[Result, bool], None]
 Job = TypeVar("Job")
 
 
-def read_result(path: Path) -> Result | None:
-    """What a finished run has written; None if there is nothing, or only a part."""
+def read_result(path: Path, wanted: Result) -> Result | None:
+    """What a finished run has written; None if there is nothing, only a part, or another run.
+
+    Args:
+        wanted: keys that the result must have, with their values.
+    """
     try:
         found: Result = json.loads(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-    return found
+    return found if all(found.get(key) == value for key, value in wanted.items()) else None
 
 
 def run_missing(
