@@ -7,6 +7,7 @@ No exception leaves this module: the server gets a code, the owner gets the trac
 """
 
 import logging
+import math
 import os
 import time
 import traceback
@@ -29,7 +30,9 @@ from lumos_core.files import owner_only, private_folder
 if TYPE_CHECKING:
     from lumos_core.model import Params
     from lumos_core.node import Node
+    from lumos_core.views.meter import Meter
 
+MAX_PIECE_SECONDS = 600.0  # of work on views for one message, whatever the server asks for
 LOG = "node.log"
 
 log = logging.getLogger(__name__)
@@ -45,6 +48,28 @@ def describe(message: Message, context: Context) -> Message:
         return messages.encode_describe(node.describe())
 
     return _answer(message, context, work)
+
+
+@app.query("prepare")
+def prepare(message: Message, context: Context) -> Message:
+    """Write missing views before the first round, for a bounded time; the server asks again until
+    this node has no more to write."""
+
+    def work(config: RunConfig, settings: NodeConfig, order: Order) -> RecordDict:
+        from lumos_core.replies import preparation
+
+        meter = _meter(config, settings, order)
+        limit = settings.prepare_seconds or math.inf
+        seconds = min(order.seconds, MAX_PIECE_SECONDS, max(limit - meter.spent, 0.0))
+        node = _node(config, settings, meter, seconds)
+        _check_catalog(node, order, None)
+        complete = node.prepare()
+        meter.close()
+        done = complete or not meter.missing or meter.spent >= limit
+        far = (0, 0.0) if config.keeps_counts_back else meter.for_server()
+        return messages.encode_metrics(preparation(complete, done, *far))
+
+    return _reply(message, context, work)
 
 
 @app.train()
@@ -72,7 +97,7 @@ def evaluate(message: Message, context: Context) -> Message:
         params, split = _params(order), order.evaluate
         if split is None:
             raise ReplyError("an evaluate instruction must name its split")
-        return messages.encode_evaluate(node.evaluate(params, split))
+        return messages.encode_metrics(node.evaluate(params, split))
 
     return _answer(message, context, work)
 
@@ -108,7 +133,7 @@ def _answer(
 
     def with_node(config: RunConfig, settings: NodeConfig, order: Order) -> RecordDict:
         state = settings.state_folder
-        node = _node(config, settings)
+        node = _node(config, settings, _meter(config, settings, order))
         _check_catalog(node, order, state if kind == messages.DESCRIBE else None)
         content = work(node, order)
         if settings.keep_model:
@@ -156,10 +181,19 @@ def _reply(
     return reply
 
 
-def _node(config: RunConfig, settings: NodeConfig) -> "Node":
+def _node(
+    config: RunConfig, settings: NodeConfig, meter: "Meter", seconds: float | None = None
+) -> "Node":
     from lumos_core.node import Node  # imports torch
 
-    return Node.open(config, settings)
+    return Node.open(config, settings, meter, seconds)
+
+
+def _meter(config: RunConfig, settings: NodeConfig, order: Order) -> "Meter":
+    from lumos_core.resume import run_key
+    from lumos_core.views.meter import Meter
+
+    return Meter(settings.state_folder, run_key(config, order.catalog))
 
 
 def _keep(state: Path, node: "Node", order: Order, trains: bool) -> None:

@@ -4,6 +4,7 @@
 to a node         ArrayRecord ``model`` (train and evaluate only), ConfigRecord ``instruction``
 train reply       ArrayRecord ``delta`` + MetricRecord ``metrics``
 evaluate reply    MetricRecord ``metrics``
+prepare reply     MetricRecord ``metrics``: two flags, and roughly how far the views are
 describe reply    ConfigRecord ``node``: counts and fingerprints
 secure rounds     ConfigRecord ``secagg`` to and from the node: a packet of
                   :mod:`lumos_core.secure_aggregation.packets`; the train reply is then
@@ -31,8 +32,10 @@ MODEL, INSTRUCTION = "model", "instruction"
 DELTA, METRICS, NODE, ERROR = "delta", "metrics", "node", "error"
 SECAGG, UPLOAD = "secagg", "upload"
 DESCRIBE, TRAIN, EVALUATE = "query.describe", "train", "evaluate"  # Flower message types
-SECURE = "query.secagg"
-MESSAGE_TYPES = {"query": DESCRIBE, "train": TRAIN, "evaluate": EVALUATE, "secagg": SECURE}
+PREPARE, SECURE = "query.prepare", "query.secagg"
+MESSAGE_TYPES = {
+    "query": DESCRIBE, "prepare": PREPARE, "train": TRAIN, "evaluate": EVALUATE, "secagg": SECURE,
+}  # fmt: skip
 
 Split = Literal["validation", "test"]
 Arrays = Mapping[str, np.ndarray]
@@ -50,6 +53,7 @@ class Order(NamedTuple):
         evaluate: the split on which to evaluate ``params``, if any.
         catalog: fingerprint of the server's catalog; empty where the server did not say.
         secure: a packet of secure aggregation, if the instruction is a step of it; unchecked.
+        seconds: how long to work on views at most, in a ``prepare``.
     """
 
     params: dict[str, np.ndarray] | None
@@ -57,6 +61,7 @@ class Order(NamedTuple):
     evaluate: Split | None
     catalog: str
     secure: dict[str, object] | None = None
+    seconds: float = 0.0
 
 
 # ---------------------------------------------------------------- server → node
@@ -66,6 +71,7 @@ def encode_order(order: Order) -> RecordDict:
         "round": order.round,
         "evaluate": order.evaluate or "",
         "catalog": order.catalog,
+        "seconds": order.seconds,
     }
     content = RecordDict({INSTRUCTION: ConfigRecord(values)})
     if order.params is not None:
@@ -89,11 +95,15 @@ def decode_order(content: RecordDict) -> Order:
         raise ReplyError("instruction: 'round' must be an int and 'catalog' a str")
     if evaluate not in ("", "validation", "test"):
         raise ReplyError(f"instruction: 'evaluate' is {evaluate!r}, expected validation or test")
+    seconds = values.get("seconds", 0.0)
+    if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+        raise ReplyError(f"instruction: 'seconds' is {seconds!r}, expected a number from 0 on")
     model = content.array_records.get(MODEL)
     params = None if model is None else from_record(model)
     secure = content.config_records.get(SECAGG)
     packet = None if secure is None else dict(secure)
-    return Order(params, round_, evaluate or None, catalog, packet)  # type: ignore[arg-type]
+    split = evaluate or None
+    return Order(params, round_, split, catalog, packet, float(seconds))  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------- node → server
@@ -102,8 +112,8 @@ def encode_train(delta: Arrays, metrics: Metrics) -> RecordDict:
     return RecordDict({DELTA: to_record(delta), METRICS: _metric_record(metrics)})
 
 
-def encode_evaluate(metrics: Metrics) -> RecordDict:
-    """The content of an evaluate reply: sums and counts."""
+def encode_metrics(metrics: Metrics) -> RecordDict:
+    """The content of an evaluate reply (sums and counts) or a prepare reply (flags)."""
     return RecordDict({METRICS: _metric_record(metrics)})
 
 
@@ -146,8 +156,8 @@ def decode_train(content: RecordDict) -> tuple[dict[str, np.ndarray], Metrics]:
     return from_record(content.array_records[DELTA]), _metrics(content.metric_records[METRICS])
 
 
-def decode_evaluate(content: RecordDict) -> Metrics:
-    """The sums and counts. Raises ReplyError as :func:`decode_train`."""
+def decode_metrics(content: RecordDict) -> Metrics:
+    """The metrics alone, of an evaluate or prepare reply. Raises as :func:`decode_train`."""
     _expect(content, {METRICS: MetricRecord})
     return _metrics(content.metric_records[METRICS])
 

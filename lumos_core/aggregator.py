@@ -42,8 +42,9 @@ class Aggregator:
             if reply.error is not None:
                 raise ReplyError(f"error {reply.error[:80]!r}")
             delta = replies.check_train(
-                reply.arrays or {}, reply.metrics, self.params, self.config, evaluated
-            )
+                reply.arrays or {}, reply.metrics, self.params, self.config, evaluated,
+                max(len(reply.sum_of), 1),
+            )  # fmt: skip
         except ReplyError as error:
             self.failed |= dict.fromkeys(reply.sum_of or (reply.node,), str(error))
             log.warning("node %s: train reply rejected: %s", reply.node, error)
@@ -91,12 +92,24 @@ class Aggregator:
         examples, contrasted = total("examples"), total("contrastive-users")
         return {
             "users": int(total("users")),
-            "views": int(total("views")),
+            **self._lacking(int(total("views-complete"))),
             "examples": int(examples),
             "loss": total("loss") / examples if examples else None,
             "contrastive": total("contrastive") / contrasted if contrasted else None,
             "train_seconds": round(total("seconds"), 3),
         }
+
+    def _lacking(self, complete: int) -> Event:
+        """Which nodes trained without all views: names, and how many of them where replies are
+        summed and names are not to be had."""
+        if not self.config.has_views or complete == len(self.names):
+            return {}
+        named = [
+            name
+            for name, (_, metrics) in sorted(self.accepted.items())
+            if not self.config.secure_aggregation and not metrics["views-complete"]
+        ]
+        return {"views_lacking": len(self.names) - complete, "views_lacking_nodes": named}
 
     def _weight(self, metrics: Metrics) -> float:
         return 1.0 if self.config.weighting == "uniform" else float(metrics[self.config.weighting])

@@ -105,6 +105,8 @@ class RunConfig(FlatConfig):
     view_target_weight: NonNegative = 0.2  # future items as extra targets of the last position
     view_items: Positive = 5  # new items in a future view
     view_seed: Annotated[int, Field(ge=0)] = 0  # apart from `seed`: views cost more than training
+    view_share: Fraction = 1.0  # of a node's users who get views; below 1 for smoke runs only
+    view_timeout: NonNegative = 3_600.0  # seconds for views before round 1; 0: begin without
     use_future: bool = True  # ablations
     use_paraphrase: bool = True
     use_counterfactual: bool = True
@@ -188,6 +190,16 @@ class RunConfig(FlatConfig):
         self._check_privacy()
         self._check_secure_aggregation()
         return self
+
+    @property
+    def has_views(self) -> bool:
+        """Whether the method trains on views of a writer."""
+        return self.method == "lumos"
+
+    @property
+    def keeps_counts_back(self) -> bool:
+        """Whether a node tells nothing about its users but what the protocol cannot do without."""
+        return self.secure_aggregation or self.dp in ("distributed", "user")
 
     def without_paths(self) -> dict[str, Scalar]:
         """Flat, without the keys that name folders of one machine."""
@@ -286,7 +298,8 @@ class NodeConfig(FlatConfig):
     threads: Positive = 1
     llm: str = ""  # overrides the run's choice
     llm_quantization: Literal["", "none", "8bit", "4bit"] = ""
-    view_seconds: NonNegative = 60.0  # per round; views still missing wait for the next round
+    view_seconds: NonNegative = 60.0  # per round, for views that are missing after the first
+    prepare_seconds: NonNegative = 0.0  # for views before round 1; 0: until none is missing
     log_format: LogFormat = "text"  # of the node's process; "json": one object a line
     log_level: LogLevel = "info"
     keep_model: bool = True  # keep the received global model in the state, for lumos recommend

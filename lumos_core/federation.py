@@ -6,6 +6,9 @@ Grid and :mod:`lumos_core.in_process` by calling nodes directly. Data flow of a 
     global model ─► train / evaluate instructions ─► replies ─► checks ─► aggregate ─► server
     optimiser ─► global model ─► checkpoint, history
 
+Before the first round of a method with views, nodes write theirs
+(:mod:`lumos_core.view_phase`).
+
 A node that trains in a round also evaluates the model it *received*, in the same reply, so that
 evaluation costs no messages; nodes that do not train get an evaluate instruction beside it. The
 metrics of round r's model are therefore known while round r + 1 trains.
@@ -34,6 +37,7 @@ from lumos_core.resume import Stand, stand_of
 from lumos_core.secure_aggregation.coordinator import SecureExchange
 from lumos_core.secure_aggregation.primitives import Primitives
 from lumos_core.transport import Instruction, Reply, Split, Transport, exchange
+from lumos_core.view_phase import ViewPhase
 
 __all__ = [
     "SELECTION_METRIC",
@@ -99,9 +103,11 @@ class Federation:
         self._wait_for_nodes()
         self._save(BEST, self.best, {})
         self._save(LATEST, self.params, self.optimizer)
+        if self.config.has_views and self.config.view_timeout and self._rounds_left():
+            ViewPhase(self.config, self.transport, self.members, self.history).run()
         reason = ended = ""
         in_a_row = 0
-        while self.progress.round < self.config.rounds and not self._out_of_patience():
+        while self._rounds_left():
             self.budget.users |= self.members.users
             if ended := self.budget.exhausted(self.members.users):
                 log.info("%s", ended)
@@ -335,6 +341,9 @@ class Federation:
         if self.progress.best_round == of_round:
             self.best = self.params
             self._save(BEST, self.best, {})
+
+    def _rounds_left(self) -> bool:
+        return self.progress.round < self.config.rounds and not self._out_of_patience()
 
     def _out_of_patience(self) -> bool:
         return 0 < self.config.patience <= self.progress.evaluations_since_best

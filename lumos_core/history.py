@@ -3,12 +3,15 @@
 ``{"event": "round", "round": r, …}``        training of round r: losses, seconds, bytes, who failed
 ``{"event": "evaluation", "round": r, …}``   metrics of the model that round r ended with (0: first)
 ``{"event": "failed-round", "round": r, …}`` too few valid replies; the model stayed as it was
+``{"event": "views", "node": n, …}``         before round 1: how far a node is with its views
+``{"event": "views-ready", …}``              the end of that: who is done, who is not
 ``{"event": "asked", "round": r, …}``        with differential privacy: who is about to be asked
 
 Evaluations on the validation targets say by what rounds are compared (``selection``), and which
-nodes are out of line with the others (``doubted``). All say when (``time``, UTC) and which nodes by
-name: ``ok`` and ``failed`` in rounds, ``nodes`` in evaluations. Names are the operators' own;
-nothing of a user is in here but counts.
+nodes are out of line with the others (``doubted``). Rounds say which nodes trained without views of
+all their users (``views_lacking``: how many, ``views_lacking_nodes``: by name). All say when
+(``time``, UTC) and which nodes by name: ``ok`` and ``failed`` in rounds, ``nodes`` in evaluations.
+Names are the operators' own; nothing of a user is in here but counts.
 """
 
 import json

@@ -4,16 +4,18 @@ For experiments, where thousands of rounds have to be compared, and for tests.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 from lumos_core.deltas import wire_bytes
 from lumos_core.errors import ReplyError
-from lumos_core.federation import Instruction, Reply
 from lumos_core.node import Node
+from lumos_core.replies import preparation
 from lumos_core.secure_aggregation import packets
 from lumos_core.secure_aggregation.packets import Packet
 from lumos_core.secure_aggregation.participant import Participant
 from lumos_core.secure_aggregation.primitives import Primitives
 from lumos_core.secure_aggregation.store import MemoryStore
+from lumos_core.transport import Instruction, Reply, Talk, in_turn
 
 REFUSED = "secagg-refused"  # the code that a ClientApp would send
 
@@ -40,10 +42,15 @@ class InProcessTransport:
     def exchange(self, instructions: Sequence[Instruction], deadline: float) -> list[Reply]:
         return [self._answer(instruction) for instruction in instructions]
 
+    def talk(self) -> AbstractContextManager[Talk]:
+        return in_turn(self)
+
     def _answer(self, instruction: Instruction) -> Reply:
         if instruction.secure is not None:
             return self._answer_securely(instruction, instruction.secure)
         node, params = self._nodes[instruction.node], instruction.params
+        if instruction.kind == "prepare":
+            return Reply(instruction.node, "prepare", metrics=preparation(node.prepare(), True))
         if instruction.kind == "query" or params is None:
             return Reply(instruction.node, "query", info=node.describe())
         down = wire_bytes(params)

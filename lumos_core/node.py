@@ -1,9 +1,9 @@
 """One node: its users' histories, its views, its training. No network in here."""
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,9 +15,12 @@ from lumos_core.evaluation import evaluate
 from lumos_core.model import ModelShape, Params, SASRec, get_params, set_params
 from lumos_core.replies import Metrics
 from lumos_core.residuals import Residuals
-from lumos_core.resume import fixed
+from lumos_core.resume import run_key
 from lumos_core.training import Trainer, TrainingSet, TrainSums
 from lumos_core.views.types import UserViews
+
+if TYPE_CHECKING:
+    from lumos_core.views.meter import Meter
 
 Views = Mapping[int, UserViews]
 ViewSource = Callable[[Sequences], Views]
@@ -56,14 +59,26 @@ class Node:
         self.name, self.catalog, self.config, self.device = name, catalog, config, device
         self.split = LeaveOneOut(sequences)
         self._views = views
-        debts = state / "residuals" / _run_key(config, catalog) if state else None
+        debts = state / "residuals" / run_key(config, catalog.fingerprint) if state else None
         self._residuals = Residuals(debts)
         self._key = privacy.node_key(state if config.dp in ("distributed", "user") else None)
         self._training_set: TrainingSet | None = None
 
     @classmethod
-    def open(cls, config: RunConfig, node: NodeConfig) -> "Node":
+    def open(
+        cls,
+        config: RunConfig,
+        node: NodeConfig,
+        meter: "Meter | None" = None,
+        seconds: float | None = None,
+    ) -> "Node":
         """A node from its data folder, with the views of the configured writer and store.
+
+        Args:
+            config: the run.
+            node: this node's own settings.
+            meter: told how far the views are.
+            seconds: for missing views; ``view-seconds`` if not given.
 
         Raises:
             DataError: the folder or its files are not as they should be.
@@ -73,8 +88,13 @@ class Node:
 
         catalog, sequences = read_kept_node(Path(node.data), node.state_folder)
         views: ViewSource = no_views
-        if config.method == "lumos":
-            views = view_source(config, node, catalog, seconds=node.view_seconds)
+        if config.has_views:
+            views = view_source(
+                config, node, catalog,
+                seconds=node.view_seconds if seconds is None else seconds,
+                on_progress=meter.on_users if meter else None,
+                on_stage=meter.on_stage if meter else None,
+            )  # fmt: skip
         return cls(node.name, catalog, sequences, config, views, node.device, node.state_folder)
 
     @property
@@ -90,6 +110,14 @@ class Node:
             "users": str(len(self.split.sequences)),
             "version": __version__,
         }
+
+    def prepare(self) -> bool:
+        """Write views that are missing, as far as the budget of the view source goes.
+
+        Returns:
+            Whether every user has views now.
+        """
+        return self._complete(self._data())
 
     def train(
         self, params: Params, round: int, evaluate_on: str | None = None
@@ -113,7 +141,7 @@ class Node:
         sums = self._fit(model, data, params, round, seed)
         delta = deltas.subtract(get_params(model), params)
         # Where the server is not trusted with a delta, it is not with sums that have no noise.
-        secret = self.config.dp in ("distributed", "user")
+        secret = self.config.dp in ("distributed", "user")  # a secure sum hides the counts itself
         told = TrainSums() if secret else sums
         metrics |= {
             "users": sums.users,
@@ -121,7 +149,7 @@ class Node:
             "loss": told.loss,
             "contrastive": told.contrastive,
             "contrastive-users": told.contrastive_users,
-            "views": 0 if secret else int(data.has_views.sum()),
+            "views-complete": int(self._complete(data)),
             "seconds": told.seconds,
         }
         rounding = np.random.default_rng([*seed, 0, 1])  # [*seed, e] is the trainer's, for epoch e
@@ -181,12 +209,6 @@ class Node:
 
     def _complete(self, data: TrainingSet) -> bool:
         return self._views is no_views or bool(data.has_views.all())
-
-
-def _run_key(config: RunConfig, catalog: Catalog) -> str:
-    """A name for a run that outlives restarts of either side: a resumed run has the same."""
-    text = json.dumps([fixed(config.to_flat()), catalog.fingerprint], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _number(name: str) -> int:

@@ -16,22 +16,34 @@ from lumos_core.model import Params
 Metrics = dict[str, int | float]
 
 TRAIN_METRICS = frozenset(
-    {"users", "examples", "loss", "contrastive", "contrastive-users", "views", "seconds"}
+    {"users", "examples", "loss", "contrastive", "contrastive-users", "views-complete", "seconds"}
 )
 RANKING = ("users", *(f"{m}@{k}" for k in CUTOFFS for m in ("hr", "ndcg")), "mrr")
 EVALUATION_METRICS = frozenset(f"eval-{name}" for name in RANKING)
 INFO = frozenset({"name", "catalog", "shape", "users", "version"})
 """Answers to the ``describe`` query: a name, two fingerprints, a count, LUMOS's version."""
 
-COUNTS = frozenset({"users", "examples", "contrastive-users", "views", "eval-users"})
+PREPARATION_METRICS = frozenset({"complete", "done", "percent", "seconds-left"})
+"""Answers to ``prepare``: whether every user has views, whether the node has written all that it
+will write before the first round, and how far it is – roughly, and 0 where counts are kept back."""
+
+COUNTS = frozenset({"users", "examples", "contrastive-users", "eval-users", "percent"})
 """Metrics that are whole numbers."""
+
+FLAGS = frozenset({"views-complete", "complete", "done"})
+"""Metrics that are 0 or 1; a sum of replies counts the ones."""
 
 MAX_COUNT = 10**9
 """A node that claims more users, examples or seconds than this is not telling the truth."""
 
 
 def check_train(
-    arrays: Params, metrics: Mapping[str, float], like: Params, config: RunConfig, evaluated: bool
+    arrays: Params,
+    metrics: Mapping[str, float],
+    like: Params,
+    config: RunConfig,
+    evaluated: bool,
+    nodes: int = 1,
 ) -> Params:
     """The decoded delta of a train reply.
 
@@ -40,11 +52,14 @@ def check_train(
         metrics: sums and counts.
         like: the global parameters.
         evaluated: whether the received model was to be evaluated as well.
+        nodes: whose replies this is the sum of.
 
     Raises:
         ReplyError: anything is missing, unknown, of the wrong type, not finite or out of range.
     """
-    _check_metrics(metrics, TRAIN_METRICS | (EVALUATION_METRICS if evaluated else frozenset()))
+    _check_metrics(
+        metrics, TRAIN_METRICS | (EVALUATION_METRICS if evaluated else frozenset()), nodes
+    )
     if metrics["users"] < 1:
         raise ReplyError("metric 'users' is 0: a delta of nobody")
     if evaluated:
@@ -60,12 +75,29 @@ def check_evaluation(metrics: Mapping[str, float]) -> None:
     _check_ranking(metrics)
 
 
+def preparation(complete: bool, done: bool, percent: int = 0, seconds_left: float = 0.0) -> Metrics:
+    """The metrics of an answer to ``prepare``."""
+    return {
+        "complete": int(complete),
+        "done": int(done),
+        "percent": percent,
+        "seconds-left": seconds_left,
+    }
+
+
+def check_preparation(metrics: Mapping[str, float]) -> None:
+    """Raises ReplyError unless ``metrics`` are exactly an answer to ``prepare``."""
+    _check_metrics(metrics, PREPARATION_METRICS)
+    if metrics["percent"] > 100:
+        raise ReplyError(f"metric 'percent' is {metrics['percent']}, expected 0 … 100")
+
+
 def ranking_of(metrics: Mapping[str, float]) -> dict[str, float]:
     """The evaluation sums in a checked reply, without their prefix."""
     return {name: float(metrics[f"eval-{name}"]) for name in RANKING}
 
 
-def _check_metrics(metrics: Mapping[str, float], expected: frozenset[str]) -> None:
+def _check_metrics(metrics: Mapping[str, float], expected: frozenset[str], nodes: int = 1) -> None:
     for name in sorted(expected - metrics.keys()):
         raise ReplyError(f"metric '{name}' is missing")
     for unknown in sorted(str(name) for name in metrics.keys() - expected):
@@ -78,6 +110,8 @@ def _check_metrics(metrics: Mapping[str, float], expected: frozenset[str]) -> No
             raise ReplyError(f"metric '{name}' is {shown}, expected 0 … {MAX_COUNT:.0e}")
         if name in COUNTS and value != int(value):
             raise ReplyError(f"metric '{name}' is {value:.4g}, expected a whole number")
+        if name in FLAGS and value not in range(nodes + 1):
+            raise ReplyError(f"metric '{name}' is {value:.4g}, expected 0 … {nodes}")
 
 
 def _check_ranking(metrics: Mapping[str, float]) -> None:

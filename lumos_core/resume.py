@@ -5,6 +5,8 @@ the work is done again. Lines of failed rounds stay: a run in which rounds faile
 however often it was stopped.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +25,7 @@ FREE_KEYS = frozenset(
         "min-nodes",
         "start-timeout",
         "round-timeout",
+        "view-timeout",
         "max-failed-rounds",
         "max-epsilon",
         "catalog",
@@ -52,6 +55,16 @@ def fixed(flat: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """What makes a run this run and no other: its configuration without :func:`free_keys`."""
     free = free_keys(flat)
     return {key: value for key, value in flat.items() if key not in free}
+
+
+def run_key(config: RunConfig, catalog: str) -> str:
+    """A name for a run that outlives restarts of either side: a resumed run has the same.
+
+    Args:
+        catalog: fingerprint of its catalog.
+    """
+    text = json.dumps([fixed(config.to_flat()), catalog], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def first_difference(saved: Mapping[str, Scalar], wanted: Mapping[str, Scalar]) -> str | None:

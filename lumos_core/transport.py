@@ -1,6 +1,8 @@
 """What a server and its nodes say to each other, whatever carries it."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -16,11 +18,12 @@ class Instruction:
     """What a node is asked to do."""
 
     node: str
-    kind: Literal["query", "train", "evaluate", "secagg"]
+    kind: Literal["query", "prepare", "train", "evaluate", "secagg"]
     round: int = 0
     params: Params | None = None
     evaluate: Split | None = None  # what to measure the received model on
     secure: Packet | None = None  # of secure aggregation; with "train": its upload
+    seconds: float = 0.0  # with "prepare": how long to work on views at most
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,18 @@ class Reply:
     bytes_down: int = 0
 
 
+class Talk(Protocol):
+    """Instructions and replies as they come: no node waits for another one."""
+
+    def send(self, instructions: Sequence[Instruction], seconds: float) -> None:
+        """Send; whoever has not answered after ``seconds`` is not waited for any more."""
+        ...
+
+    def receive(self, seconds: float) -> Reply | None:
+        """The next reply; None if none has come after ``seconds``."""
+        ...
+
+
 class Transport(Protocol):
     """The way to the nodes."""
 
@@ -52,6 +67,33 @@ class Transport(Protocol):
         A node that has not answered is simply missing from the list.
         """
         ...
+
+    def talk(self) -> AbstractContextManager[Talk]:
+        """For questions that nodes answer at a pace of their own."""
+        ...
+
+
+class InTurn:
+    """A :class:`Talk` where instructions are carried out at once, one after the other.
+
+    Args:
+        exchange: :meth:`Transport.exchange` of the transport.
+    """
+
+    def __init__(self, exchange: Callable[[Sequence[Instruction], float], list[Reply]]) -> None:
+        self._exchange = exchange
+        self._replies: deque[Reply] = deque()
+
+    def send(self, instructions: Sequence[Instruction], seconds: float) -> None:
+        self._replies += self._exchange(instructions, seconds)
+
+    def receive(self, seconds: float) -> Reply | None:
+        return self._replies.popleft() if self._replies else None
+
+
+def in_turn(transport: "Transport") -> AbstractContextManager[Talk]:
+    """A talk with nodes that live in this process."""
+    return nullcontext(InTurn(transport.exchange))
 
 
 def exchange(

@@ -28,7 +28,7 @@ from client_app import messages
 from client_app.messages import Order
 from lumos_core.config import NODE_NAME
 from lumos_core.errors import FederationError, ReplyError
-from lumos_core.federation import Instruction, Reply
+from lumos_core.transport import Instruction, Reply
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class GridTransport:
         poll: float = POLL_SECONDS,
         registered: Mapping[int, str] | None = None,
     ) -> None:
-        self._grid, self._catalog, self._poll = grid, catalog, poll
+        self._grid, self._catalog, self.poll = grid, catalog, poll
         self._registered = registered
         self._names: dict[int, str] = {}  # node id → name
         self._ids: dict[str, int] = {}  # name → the id that took it last
@@ -118,7 +118,7 @@ class GridTransport:
     def _collect_introductions(self) -> None:
         for message_id in list(self._asked):
             with _reaching():
-                answer = self._pull(message_id)
+                answer = self.pull(message_id)
             if answer is not None:
                 node_id, _ = self._asked.pop(message_id)
                 self._introduced(node_id, to_reply(Instruction("", "query"), answer, 0))
@@ -151,21 +151,38 @@ class GridTransport:
         known = [i for i in instructions if i.kind == "query" and i.node in self._introductions]
         replies = [self._introductions.pop(i.node) for i in known]
         rest = [i for i in instructions if i not in known]
-        sent, undelivered = self._send(rest, deadline)
-        return replies + undelivered + self._receive(sent, until)
+        with self.talk() as talk:
+            talk.send(rest, deadline)
+            while (left := until - time.monotonic()) > 0 and (len(replies) < len(instructions)):
+                if (reply := talk.receive(left)) is not None:
+                    replies.append(reply)
+        return replies
 
-    def _send(
+    @contextmanager
+    def talk(self) -> Iterator["_Talk"]:
+        """Instructions and replies as they come.
+
+        ``receive`` raises LinkLostError if the SuperLink cannot be reached any more.
+        """
+        talk = _Talk(self)
+        try:
+            yield talk
+        finally:
+            talk.close()
+
+    def send(
         self, instructions: Sequence[Instruction], deadline: float
     ) -> tuple[dict[str, _Sent], list[Reply]]:
+        """What was sent, by message id, and replies for what Flower would not take."""
         contents: dict[
-            tuple[int, int, str, int], RecordDict
+            tuple[int, int, str, int, float], RecordDict
         ] = {}  # equal instructions share one record
         batch = []
         for i in instructions:
-            key = (id(i.params), i.round, i.evaluate or "", id(i.secure))
+            key = (id(i.params), i.round, i.evaluate or "", id(i.secure), i.seconds)
             if key not in contents:
                 secure: dict[str, object] | None = None if i.secure is None else {**i.secure}
-                order = Order(i.params, i.round, i.evaluate, self._catalog, secure)
+                order = Order(i.params, i.round, i.evaluate, self._catalog, secure, i.seconds)
                 contents[key] = messages.encode_order(order)
             node_id = self._ids.get(i.node, 0)
             batch.append((node_id, messages.MESSAGE_TYPES[i.kind], contents[key], i.round))
@@ -181,50 +198,6 @@ class GridTransport:
                 undelivered.append(Reply(i.node, i.kind, error=_UNREACHABLE))
         return sent, undelivered
 
-    def _receive(self, sent: dict[str, _Sent], until: float) -> list[Reply]:
-        arrived: queue.Queue[tuple[str, Answer | OSError]] = queue.Queue()
-        stop = threading.Event()
-        pause = max(self._poll, len(sent) / _REQUESTS_PER_SECOND)
-        for first in range(min(_MAX_THREADS, len(sent))):
-            group = list(sent)[first::_MAX_THREADS]
-            args = (group, arrived, stop, pause)
-            threading.Thread(target=self._watch, args=args, daemon=True).start()
-        replies: list[Reply] = []
-        try:
-            while len(replies) < len(sent) and (left := until - time.monotonic()) > 0:
-                try:
-                    message_id, answer = arrived.get(timeout=left)
-                except queue.Empty:
-                    break
-                if isinstance(answer, OSError):
-                    raise LinkLostError("lost the connection to the SuperLink") from answer
-                asked = sent[message_id]
-                replies.append(to_reply(asked.instruction, answer, asked.bytes_down))
-        finally:
-            stop.set()
-        return replies
-
-    def _watch(
-        self,
-        group: list[str],
-        arrived: queue.Queue[tuple[str, Answer | OSError]],
-        stop: threading.Event,
-        pause: float,
-    ) -> None:
-        """Poll for the replies to ``group`` until all are there."""
-        waiting = list(group)
-        while waiting and not stop.is_set():
-            for message_id in list(waiting):
-                try:
-                    answer = self._pull(message_id)
-                except OSError as error:
-                    arrived.put((message_id, error))
-                    return
-                if answer is not None:
-                    waiting.remove(message_id)
-                    arrived.put((message_id, answer))
-            stop.wait(pause)
-
     # --- Flower
 
     def _push(self, batch: Iterable[tuple[int, str, RecordDict, int]], seconds: float) -> list[str]:
@@ -239,7 +212,7 @@ class GridTransport:
             ids = [i or "" for i in self._grid.push_messages(outgoing)]
         return ids if len(ids) == len(outgoing) else [""] * len(outgoing)
 
-    def _pull(self, message_id: str) -> Answer | None:
+    def pull(self, message_id: str) -> Answer | None:
         """The reply to a message, if it is there. One message at a time: Flower unpacks what nodes
         sent before it hands it over, and one that cannot be unpacked must not cost another's.
 
@@ -253,6 +226,57 @@ class GridTransport:
         except Exception as error:
             log.warning("a reply could not be unpacked (%s)", type(error).__name__)
             return Unreadable()
+
+
+class _Talk:
+    """Polls for replies with a few threads, each for some of the messages of one ``send``."""
+
+    def __init__(self, transport: GridTransport) -> None:
+        self._transport = transport
+        self._arrived: queue.Queue[tuple[str, Answer | OSError] | Reply] = queue.Queue()
+        self._sent: dict[str, _Sent] = {}
+        self._stop = threading.Event()
+
+    def send(self, instructions: Sequence[Instruction], seconds: float) -> None:
+        sent, undelivered = self._transport.send(instructions, seconds)
+        self._sent |= sent
+        for reply in undelivered:
+            self._arrived.put(reply)
+        for first in range(min(_MAX_THREADS, len(sent))):
+            args = (list(sent)[first::_MAX_THREADS], time.monotonic() + seconds)
+            threading.Thread(target=self._watch, args=args, daemon=True).start()
+
+    def receive(self, seconds: float) -> Reply | None:
+        """Raises LinkLostError if the SuperLink cannot be reached any more."""
+        try:
+            found = self._arrived.get(timeout=max(seconds, 0.0))
+        except queue.Empty:
+            return None
+        if isinstance(found, Reply):
+            return found
+        message_id, answer = found
+        if isinstance(answer, OSError):
+            raise LinkLostError("lost the connection to the SuperLink") from answer
+        asked = self._sent.pop(message_id)
+        return to_reply(asked.instruction, answer, asked.bytes_down)
+
+    def close(self) -> None:
+        self._stop.set()
+
+    def _watch(self, group: list[str], until: float) -> None:
+        """Poll for the replies to ``group`` until all are there or nobody waits any more."""
+        waiting = list(group)
+        while waiting and not self._stop.is_set() and time.monotonic() < until:
+            for message_id in list(waiting):
+                try:
+                    answer = self._transport.pull(message_id)
+                except OSError as error:
+                    self._arrived.put((message_id, error))
+                    return
+                if answer is not None:
+                    waiting.remove(message_id)
+                    self._arrived.put((message_id, answer))
+            self._stop.wait(max(self._transport.poll, len(self._sent) / _REQUESTS_PER_SECOND))
 
 
 @contextmanager
@@ -305,8 +329,8 @@ def _to_reply(asked: Instruction, message: Answer, bytes_down: int) -> Reply:
         if kind == "train":
             arrays, metrics = messages.decode_train(content)
             return Reply(node, kind, arrays, metrics, bytes_up=size, bytes_down=bytes_down)
-        if kind == "evaluate":
-            metrics = messages.decode_evaluate(content)
+        if kind in ("evaluate", "prepare"):
+            metrics = messages.decode_metrics(content)
             return Reply(node, kind, metrics=metrics, bytes_up=size, bytes_down=bytes_down)
         info = messages.decode_describe(content)
         return Reply(node or info.get("name", ""), kind, info=info, bytes_up=size)

@@ -1,5 +1,6 @@
 """Get the views of histories: from the store where they are, from a writer where they are not."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -42,6 +43,7 @@ def build_views(
     on_progress: OnProgress | None = None,
     on_stage: OnStage | None = None,
     batch: int = _BATCH,
+    share: float = 1.0,
 ) -> dict[int, UserViews]:
     """The views of each history, written and stored as far as the budget reaches.
 
@@ -56,9 +58,10 @@ def build_views(
         on_progress: called once before and after every batch.
         on_stage: called as the catalog's preparation advances, if there is anything to prepare.
         batch: histories per batch.
+        share: of the distinct histories that get views at all: always the same ones.
 
     Returns:
-        position in ``histories`` -> views; histories beyond the budget are absent.
+        position in ``histories`` -> views; histories beyond budget and share are absent.
 
     Raises:
         ValueError: the writer has another fingerprint than the one given.
@@ -68,6 +71,9 @@ def build_views(
     for position, history in enumerate(histories):
         if len(history):
             positions.setdefault(view_key(fingerprint, history), []).append(position)
+    if share < 1.0:  # keys are digests, so their order is a draw that needs no seed
+        chosen = sorted(positions)[: math.ceil(share * len(positions))]
+        positions = {key: positions[key] for key in chosen}
     found = store.get_many(positions)
     stored = len(found)
 

@@ -79,6 +79,7 @@ def view_source(
                 seconds=seconds,
                 on_progress=on_progress,
                 on_stage=on_stage,
+                share=config.view_share,
             )
         return shuffled(views, config.seed) if config.views == "shuffled" else views
 

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +10,8 @@ import numpy as np
 from lumos_core.config import RunConfig
 from lumos_core.deltas import encode
 from lumos_core.model import ModelShape, Params
-from lumos_core.replies import RANKING, Metrics
-from lumos_core.transport import Instruction, Reply
+from lumos_core.replies import RANKING, Metrics, preparation
+from lumos_core.transport import Instruction, Reply, Talk, in_turn
 
 ITEMS = 6
 CATALOG = "c" * 64
@@ -41,6 +42,8 @@ class FakeNode:
         if instruction.kind == "query":
             info = {"name": self.name, "catalog": self.catalog, "shape": self.shape}
             return replace(reply, info=info)
+        if instruction.kind == "prepare":
+            return replace(reply, metrics=preparation(True, True, 100))
         assert instruction.params is not None
         metrics = self._evaluation(instruction) if instruction.evaluate else {}
         if instruction.kind == "evaluate":
@@ -53,7 +56,7 @@ class FakeNode:
         delta["items.weight"][0] = 0.0  # padding has no gradient
         counts: Metrics = {
             "users": self.users, "examples": 5 * self.users, "loss": 9.0 * self.users,
-            "contrastive": 0.0, "contrastive-users": 0, "views": 0, "seconds": 0.01,
+            "contrastive": 0.0, "contrastive-users": 0, "views-complete": 1, "seconds": 0.01,
         }  # fmt: skip
         arrays = encode(delta, self.config.delta_codec, rng)
         return replace(reply, arrays=arrays, metrics={**counts, **metrics})
@@ -88,6 +91,9 @@ class FakeTransport:
             reply = self.known[instruction.node].answer(instruction)
             replies += [reply] if self.distort is None else self.distort(instruction, reply)
         return replies
+
+    def talk(self) -> AbstractContextManager[Talk]:
+        return in_turn(self)
 
     def last_model(self) -> Params:
         """The model after the last round, which everybody is asked to evaluate."""

@@ -98,7 +98,7 @@ def corpus(names: list[str]) -> dict[str, Bad]:
             {"Delta": messages.to_record(d), "metrics": MetricRecord(m)}
         ),
         "a description": lambda d, m: messages.encode_describe({"name": "node-0"}),
-        "an evaluation": lambda d, m: messages.encode_evaluate({"eval-users": 3}),
+        "an evaluation": lambda d, m: messages.encode_metrics({"eval-users": 3}),
         "an order": lambda d, m: RecordDict({"instruction": ConfigRecord({"round": 1})}),
         "no arrays": _records(delta=ArrayRecord({})),
         "no numbers": _records(metrics=MetricRecord({})),

@@ -1,6 +1,7 @@
 """A secure federation of fake nodes with real cryptography, some of which die or lie as told."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from federation_fakes import FakeNode
@@ -11,7 +12,7 @@ from lumos_core.model import Params
 from lumos_core.secure_aggregation.packets import MASKED, Packet, stage_of
 from lumos_core.secure_aggregation.participant import Participant
 from lumos_core.secure_aggregation.store import MemoryStore
-from lumos_core.transport import Instruction, Reply
+from lumos_core.transport import Instruction, Reply, Talk, in_turn
 
 STEPS = ("open", "roster", "upload", "unmask")
 Spoil = Callable[[str, str, Reply], Reply]
@@ -44,6 +45,9 @@ class SecureTransport:
 
     def exchange(self, instructions: Sequence[Instruction], deadline: float) -> list[Reply]:
         return [reply for i in instructions if (reply := self._answer(i)) is not None]
+
+    def talk(self) -> AbstractContextManager[Talk]:
+        return in_turn(self)
 
     def honest_delta(self, name: str, round_: int, params: Params) -> Params:
         reply = self.known[name].answer(Instruction(name, "train", round_, params))

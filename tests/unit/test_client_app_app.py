@@ -75,7 +75,7 @@ def test_evaluate_and_describe(folder):
     config = tiny_config(folder)
     order = Order(params_of(config, folder), 2, "test", "")
     content = ask(messages.EVALUATE, order, node_context(config, 0)).content
-    assert set(messages.decode_evaluate(content)) == EVALUATION_METRICS
+    assert set(messages.decode_metrics(content)) == EVALUATION_METRICS
     content = ask(messages.DESCRIBE, Order(None, 0, None, ""), node_context(config, 1)).content
     facts = messages.decode_describe(content)
     assert (facts["name"], facts["users"]) == ("node-1", "6")

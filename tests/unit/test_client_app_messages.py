@@ -55,7 +55,7 @@ def test_a_train_reply_is_one_delta_and_one_record_of_numbers():
 
 
 def test_evaluate_and_describe_replies():
-    assert messages.decode_evaluate(messages.encode_evaluate({"eval-users": 4})) == {
+    assert messages.decode_metrics(messages.encode_metrics({"eval-users": 4})) == {
         "eval-users": 4
     }
     facts = {"name": "node-1", "users": "12"}
@@ -65,7 +65,7 @@ def test_evaluate_and_describe_replies():
 def test_an_error_is_a_code_and_nothing_else():
     assert messages.decode_error(messages.encode_error("bad-data", "n")) == ("bad-data", "n")
     assert messages.decode_error(messages.encode_error("bad-data")) == ("bad-data", "")
-    assert messages.decode_error(messages.encode_evaluate({"eval-users": 4})) is None
+    assert messages.decode_error(messages.encode_metrics({"eval-users": 4})) is None
     smuggled = RecordDict({"error": ConfigRecord({"code": "Traceback: /home/u17\x1b[2J"})})
     assert messages.decode_error(smuggled) == ("unknown", "")
 

@@ -109,7 +109,7 @@ def test_lumos_without_views_is_fedavg_to_the_bit(
 
     given = _federate(tiny(method="lumos", dropout=0.3), toy_catalog, parts, views)
     assert _curve(given) != _curve(fedavg)
-    assert [e["views"] for e in given.events if e["event"] == "round"] == [20, 20, 20]
+    assert not any("views_lacking" in e for e in given.events)
     assert all(e["contrastive"] > 0 for e in given.events if e["event"] == "round")
 
 

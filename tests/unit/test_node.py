@@ -226,8 +226,8 @@ def test_views_are_asked_for_until_all_are_there(
     params = _start(config, toy_catalog)
     source = Views(0, 5, 12)
     node = Node("a", toy_catalog, users, config, source)
-    counts = [node.train(params, r)[1]["views"] for r in range(1, 6)]
-    assert counts == [0, 5, 12, 12, 12]
+    complete = [node.train(params, r)[1]["views-complete"] for r in range(1, 6)]
+    assert complete == [0, 0, 1, 1, 1]
     assert source.calls == 3, "a complete set is not asked for again"
 
 

@@ -1,6 +1,7 @@
 """Every fault that a train or evaluate reply can have."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,9 @@ from lumos_core.replies import (
     TRAIN_METRICS,
     Metrics,
     check_evaluation,
+    check_preparation,
     check_train,
+    preparation,
     ranking_of,
 )
 
@@ -31,7 +34,7 @@ def _train() -> Metrics:
         "loss": 31.5,
         "contrastive": 0.0,
         "contrastive-users": 0,
-        "views": 0,
+        "views-complete": 1,
         "seconds": 0.1,
     }
 
@@ -123,10 +126,37 @@ def test_no_metric_may_be_absurd(tiny: Tiny, name: str, value: Any, message: str
         check_train(DELTA, {**_train(), name: value}, LIKE, tiny(), evaluated=False)
 
 
-@pytest.mark.parametrize("name", ["users", "examples", "views", "contrastive-users"])
+@pytest.mark.parametrize("name", ["users", "examples", "contrastive-users"])
 def test_counts_are_whole(tiny: Tiny, name: str) -> None:
     with pytest.raises(ReplyError, match=f"'{name}' is 2.5, expected a whole number"):
         check_train(DELTA, {**_train(), name: 2.5}, LIKE, tiny(), evaluated=False)
+
+
+@pytest.mark.parametrize(("value", "nodes"), [(2, 1), (0.5, 1), (4, 3)])
+def test_flags_are_yes_or_no(tiny: Tiny, value: float, nodes: int) -> None:
+    with pytest.raises(ReplyError, match=f"'views-complete' is {value}, expected 0 … {nodes}"):
+        check_train(
+            DELTA, {**_train(), "views-complete": value}, LIKE, tiny(), evaluated=False, nodes=nodes
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"percent": 101}, "'percent' is 101, expected 0 … 100"),
+        ({"percent": 12.5}, "'percent' is 12.5, expected a whole number"),
+        ({"done": 2}, "'done' is 2, expected 0 … 1"),
+        ({"seconds-left": float("nan")}, "'seconds-left' is not finite"),
+        ({"users": 3}, "unknown metric 'users'"),
+    ],
+)
+def test_an_answer_about_views_holds_two_flags_and_how_far(
+    change: dict[str, Any], message: str
+) -> None:
+    good = preparation(complete=False, done=True, percent=45, seconds_left=12.0)
+    check_preparation(good)
+    with pytest.raises(ReplyError, match=re.escape(message)):
+        check_preparation({**good, **change})
 
 
 def test_a_delta_of_nobody_is_refused(tiny: Tiny) -> None:

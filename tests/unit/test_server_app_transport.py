@@ -137,7 +137,7 @@ def garbage(content):
 MALFORMED = {
     "empty": RecordDict(),
     "empty text": RecordDict({"error": ConfigRecord({"code": ""}), "delta": ConfigRecord({})}),
-    "only metrics": messages.encode_evaluate({"users": 1}),
+    "only metrics": messages.encode_metrics({"users": 1}),
     "describe instead": messages.encode_describe({"name": "node-0"}),
     "an extra record": RecordDict(
         {

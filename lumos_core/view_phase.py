@@ -1,0 +1,148 @@
+"""Before round 1: nodes write their views, in bounded pieces of time, each at its own pace.
+
+What happens to a node, from left to right::
+
+    asked ──► working ──► done            it has written all that it will write: nothing more to ask
+      ▲          │
+      └── away ◄─┘                        no answer, or an error: asked again later, waited for by
+                                          nobody until it answers
+
+The phase ends when no node is asked or working, or after ``view-timeout``. Nodes that are not done
+by then take part in the rounds all the same: they train on the views they have, and write
+the others round by round (``view-seconds``). A resumed run asks again; nodes that are done say so.
+"""
+
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from lumos_core import replies
+from lumos_core.config import RunConfig
+from lumos_core.errors import ReplyError
+from lumos_core.history import Event, History, utc_now
+from lumos_core.membership import Membership
+from lumos_core.transport import Instruction, Reply, Talk, Transport
+
+log = logging.getLogger(__name__)
+
+PIECE_SECONDS = 30.0  # of work on views for one message: so often does the server hear of progress
+ANSWER_SECONDS = 120.0  # beyond a piece: starting a process, loading the model, one batch of users
+LOOK_SECONDS = 1.0  # between two looks for nodes that have joined
+AGAIN_SECONDS = 15.0  # until a node that was away is asked again, twice as long each time
+
+
+@dataclass
+class _NodeState:
+    waited_for: bool = True
+    done: bool = False
+    until: float = 0.0  # when an answer is overdue; 0 while nothing is asked
+    ask_again: float = 0.0
+    times_away: int = 0
+
+
+@dataclass
+class ViewPhase:
+    """Ask nodes to prepare until all have.
+
+    Args:
+        config: of the run.
+        transport: the way to the nodes.
+        members: who may take part.
+        history: gets an event ``views`` for every answer, and ``views-ready`` at the end.
+    """
+
+    config: RunConfig
+    transport: Transport
+    members: Membership
+    history: History
+    _nodes: dict[str, _NodeState] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Raises whatever the transport raises where the server has lost its way to the nodes."""
+        started = time.monotonic()
+        until = started + self.config.view_timeout
+        with self.transport.talk() as talk:
+            self._join(talk, until)
+            while self._open() and time.monotonic() < until:
+                reply = talk.receive(min(LOOK_SECONDS, max(until - time.monotonic(), 0.0)))
+                if reply is not None:
+                    self._take(reply)
+                self._overdue()
+                self._join(talk, until)
+        self.history.add(
+            {
+                "event": "views-ready",
+                "round": 0,
+                "time": utc_now(),
+                "seconds": round(time.monotonic() - started, 3),
+                "nodes": sorted(name for name, node in self._nodes.items() if node.done),
+                "not_ready": sorted(name for name, node in self._nodes.items() if not node.done),
+            }
+        )
+
+    def _open(self) -> bool:
+        return any(node.waited_for and not node.done for node in self._nodes.values())
+
+    def _join(self, talk: Talk, until: float) -> None:
+        """Ask everybody who is there, is not done, and has nothing to do."""
+        now = time.monotonic()
+        idle = [
+            name
+            for name in self.members.present(max(until - now, 0.0))
+            if self._is_idle(self._nodes.setdefault(name, _NodeState()), now)
+        ]
+        for name in idle:
+            self._nodes[name].until = now + PIECE_SECONDS + ANSWER_SECONDS
+        self._ask(talk, idle)
+
+    @staticmethod
+    def _is_idle(node: _NodeState, now: float) -> bool:
+        return not node.done and not node.until and now >= node.ask_again
+
+    @staticmethod
+    def _ask(talk: Talk, names: Iterable[str]) -> None:
+        pieces = [Instruction(name, "prepare", seconds=PIECE_SECONDS) for name in names]
+        if pieces:
+            talk.send(pieces, PIECE_SECONDS + ANSWER_SECONDS)
+
+    def _take(self, reply: Reply) -> None:
+        node = self._nodes.get(reply.node)
+        if node is None or node.done:
+            return
+        try:
+            if reply.kind != "prepare":
+                raise ReplyError(f"answers {reply.kind[:20]!r} to 'prepare'")
+            if reply.error is not None:
+                raise ReplyError(f"error {reply.error[:80]!r}")
+            replies.check_preparation(reply.metrics)
+        except ReplyError as error:
+            self._away(reply.node, node, str(error))
+            return
+        told = reply.metrics
+        node.until, node.times_away, node.waited_for = 0.0, 0, True
+        node.done = bool(told["done"])
+        self._note(
+            reply.node,
+            complete=bool(told["complete"]),
+            done=node.done,
+            percent=int(told["percent"]),
+            seconds_left=float(told["seconds-left"]),
+        )
+
+    def _overdue(self) -> None:
+        now = time.monotonic()
+        for name, node in self._nodes.items():
+            if node.until and now > node.until:
+                self._away(name, node, "no answer")
+
+    def _away(self, name: str, node: _NodeState, reason: str) -> None:
+        log.warning("node %s: views: %s; it joins later", name, reason)
+        pause = AGAIN_SECONDS * 2**node.times_away
+        node.waited_for, node.until = False, 0.0
+        node.ask_again, node.times_away = time.monotonic() + pause, node.times_away + 1
+        self._note(name, failed=[{"node": name, "reason": reason}])
+
+    def _note(self, name: str, **facts: object) -> None:
+        event: Event = {"event": "views", "round": 0, "time": utc_now(), "node": name, **facts}
+        self.history.add(event)
