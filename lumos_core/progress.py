@@ -27,6 +27,8 @@ LINE_SECONDS = 5.0
 """Between two lines about a task that advances."""
 STILL_SECONDS = 20.0
 """Between two lines about a task that does not."""
+PERCENT = "%"
+"""The unit of work that is known as a share only."""
 _WINDOW = 60.0  # seconds that an estimate looks back: work may get slower or faster
 _BAR_WIDTH = 20
 _NARROW = 70  # columns of a terminal, below which the words need all the room
@@ -85,10 +87,10 @@ class Task:
     def seconds_left(self) -> float | None:
         """By the pace of the last minute; None as long as there is none.
 
-        The pace counts from the first units on: loading a model must not spoil it, and neither must
-        what was found done.
+        Shares are too coarse for it. The pace counts from the first units on: loading a model must
+        not spoil it, and neither must what was found done.
         """
-        if self.total is None or len(self._seen) < 2 or self.finished:
+        if self.total is None or len(self._seen) < 2 or self.finished or self.unit == PERCENT:
             return None
         (first_time, first_done), (last_time, last_done) = self._seen[0], self._seen[-1]
         if last_done <= first_done or last_time <= first_time:
@@ -102,8 +104,9 @@ class Task:
         parts = []
         if self.total:
             parts.append(f"{int(100 * self.done / self.total)} %")
+        if self.total and self.unit != PERCENT:
             parts.append(f"{self.done:,} of {self.total:,} {self.unit}".rstrip())
-        elif self.done:
+        elif self.done and not self.total:
             parts.append(f"{self.done:,} {self.unit}".rstrip())
         left = self.seconds_left
         if left is not None:

@@ -10,6 +10,7 @@ from lumos_core import selection
 from lumos_core.errors import DataError
 from lumos_core.history import HISTORY, SUMMARY, Event, read_history
 from lumos_core.run_lock import is_held
+from lumos_core.view_report import RunViews
 
 State = Literal["running", "stopped", "completed", "failed", "unknown"]
 _METRICS = ("hr@20", "ndcg@20")
@@ -36,7 +37,12 @@ class NodeStatus:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A run as its folder shows it; numbers of users are sums over nodes, as agreed."""
+    """A run as its folder shows it; numbers of users are sums over nodes, as agreed.
+
+    Attributes:
+        views: what is to be said about missing views; empty if there were none.
+        preparing: by node, how far it is with its views, before round 1.
+    """
 
     run: str
     state: State
@@ -49,6 +55,8 @@ class RunStatus:
     users: int
     evaluations: list[dict[str, Any]]
     test: dict[str, float]
+    views: str
+    preparing: list[dict[str, Any]]
     nodes: list[NodeStatus]
     failures: list[dict[str, Any]]
 
@@ -104,9 +112,32 @@ def _status(
         users=int(trained[-1].get("users", 0)) if trained else 0,
         evaluations=[{k: e[k] for k in ("round", "users", *_METRICS)} for e in validation],
         test=dict(summary.get("test", {})),
+        views=_views(config, events),
+        preparing=_preparing(events),
         nodes=_nodes(events),
         failures=_failures(events),
     )
+
+
+def _views(config: dict[str, Any], events: list[Event]) -> str:
+    found = RunViews.of(config, events)
+    return "" if found is None else found.sentence()
+
+
+def _preparing(events: list[Event]) -> list[dict[str, Any]]:
+    """How far each node said it was with its views, until round 1 began."""
+    last = {
+        event["event"]: n for n, event in enumerate(events)
+        if event["event"] in ("views", "views-ready", "round")
+    }  # fmt: skip
+    if last.get("views", -1) < max(last.get("views-ready", -1), last.get("round", -1)):
+        return []
+    found: dict[str, dict[str, Any]] = {}
+    for event in events:
+        if event["event"] == "views":
+            names = ("node", "percent", "seconds_left", "done", "time")
+            found[event["node"]] = {name: event.get(name) for name in names}
+    return [found[name] for name in sorted(found)]
 
 
 def _state(summary: dict[str, Any], alive: bool | None) -> State:

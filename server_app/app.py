@@ -71,6 +71,7 @@ def _run(grid: Grid, config: RunConfig, run_dir: Path) -> dict[str, Any]:
     from lumos_core.federation import run_federation
     from lumos_core.initialisation import initial_params
     from lumos_core.observers import observing
+    from lumos_core.view_report import RunViews
     from server_app.transport import GridTransport
 
     if not config.catalog:
@@ -83,6 +84,7 @@ def _run(grid: Grid, config: RunConfig, run_dir: Path) -> dict[str, Any]:
             config, transport, catalog.fingerprint, initial, run_dir=run_dir, on_event=observe,
             resume=True, primitives=_primitives(config),
         )  # fmt: skip
+    views = RunViews.of(config.to_flat(), result.events)
     return {
         "outcome": result.outcome,
         "reason": result.reason,
@@ -91,6 +93,7 @@ def _run(grid: Grid, config: RunConfig, run_dir: Path) -> dict[str, Any]:
         "validation": result.validation,
         "test": result.test,
         **({} if result.epsilon is None else {"epsilon": result.epsilon}),
+        **({} if views is None else {"views": views.model_dump()}),
         "bytes_up": sum(e.get("bytes_up", 0) for e in result.events),
         "bytes_down": sum(e.get("bytes_down", 0) for e in result.events),
     }

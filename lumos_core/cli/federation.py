@@ -117,7 +117,7 @@ def _execute(
     from lumos_core.deployment.baselines import start_baselines, wait_for_baselines
     from lumos_core.deployment.processes import Children, ending_on_signals
     from lumos_core.deployment.progress import RoundLines
-    from lumos_core.deployment.report import Row, write_report
+    from lumos_core.deployment.report import federated_row, views_of, write_report
 
     console = Console(soft_wrap=True)
     users = sum(len(s) for s in plan.sequences)
@@ -140,7 +140,7 @@ def _execute(
                 )
             if summary["reason"]:
                 console.print(f"ended early: {summary['reason']}", highlight=False)
-            rows = [Row(f"federated {plan.config.method}", summary["test"])]
+            rows = [federated_row(summary)]
             if beside is not None:
                 with console.status("training on the pooled data"):
                     rows += wait_for_baselines(beside, plan.run_dir)
@@ -152,8 +152,13 @@ def _execute(
         )
         raise typer.Exit(130) from None
     _print_results(console, plan.run_dir, report, rows)
-    if plan.config.method == "lumos":
+    if plan.config.has_views:
+        from lumos_core.cli.examples import print_examples
+
         console.print(f"{'views':>8}  {view_line(found, _count_views(plan))}", highlight=False)
+        print_examples(console, plan)
+    if (views := views_of(summary)) is not None and not views.complete:
+        console.print(views.sentence(), style="yellow", markup=False, highlight=False)
 
 
 def _count_views(plan: "LocalPlan") -> "ViewCount":
@@ -161,7 +166,7 @@ def _count_views(plan: "LocalPlan") -> "ViewCount":
     from lumos_core.config import NodeConfig
     from lumos_core.views.source import ViewCount, count_views
 
-    if plan.config.method != "lumos":
+    if not plan.config.has_views:
         return ViewCount(0, 0)
     counts = [
         count_views(

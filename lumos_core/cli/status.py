@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lumos_core.progress import duration
 from lumos_core.status import RunStatus, status_of
 
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN_DIR")]
@@ -34,6 +35,13 @@ def _print(status: RunStatus) -> None:
     console.print(f"[{colour}]{status.state}[/] {status.method}, {rounds}", highlight=False)
     if status.reason:
         console.print(status.reason, markup=False, highlight=False)
+    if status.views:
+        console.print(status.views, style="yellow", markup=False, highlight=False)
+    _table(
+        "views, before the first round",
+        ("node", "written", "time left", "last heard of (UTC)"),
+        [(p["node"], *_far(p), str(p["time"])[:19].replace("T", " ")) for p in status.preparing],
+    )
     best = {e["round"]: "best" for e in status.evaluations if e["round"] == status.best_round}
     _table(
         "validation of the model after each round",
@@ -70,6 +78,15 @@ def _table(title: str, header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> 
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
     Console().print(table)
+
+
+def _far(prepared: dict[str, Any]) -> tuple[str, str]:
+    if prepared["done"]:
+        return "all that it will", ""
+    if prepared["percent"] is None:
+        return "does not answer", ""
+    left = prepared["seconds_left"]
+    return f"{prepared['percent']} %", duration(left) if left else ""
 
 
 def _share(value: float) -> str:

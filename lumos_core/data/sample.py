@@ -2,6 +2,10 @@
 
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lumos_core.data.catalog import Catalog
 
 
 def bundled_sample() -> Path:
@@ -10,3 +14,9 @@ def bundled_sample() -> Path:
     708 customers, 1,482 products, 23,190 purchases; input for ``lumos prepare``.
     """
     return Path(str(resources.files("lumos_core.data") / "sample"))
+
+
+def is_bundled(catalog: "Catalog") -> bool:
+    """Whether a catalog holds the items of the bundled sample, and no others."""
+    rows = (bundled_sample() / "items.tsv").read_text("utf-8").splitlines()[1:]
+    return set(catalog.item_ids) == {row.partition("\t")[0] for row in rows}

@@ -26,7 +26,8 @@ from lumos_core.deployment.follow import (
 from lumos_core.deployment.processes import Child, Children, ending_on_signals
 from lumos_core.deployment.run_folder import check_same_run, write_config
 from lumos_core.errors import FederationError
-from lumos_core.history import HISTORY, SUMMARY, OnEvent
+from lumos_core.history import HISTORY, SUMMARY, Event, OnEvent
+from lumos_core.views.meter import ViewProgress
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,9 @@ def deploy(
         config: the run; ``run-dir`` is set here.
         nodes: at least one.
         run_dir: a folder without a run in it.
-        on_event: called with every event of the history, and with ``{"event": "node-lost",
-            "node": …, "log": …}`` when a SuperNode dies.
+        on_event: called with every event of the history, with ``{"event": "node-lost",
+            "node": …, "log": …}`` when a SuperNode dies, and with ``{"event": "views-progress",
+            "done": users, "total": users, "note": …}`` while nodes write views.
         resume: go on with the run in ``run_dir``.
 
     Returns:
@@ -85,7 +87,8 @@ def deploy(
             for port, (name, flat) in zip(runtime, settings.items(), strict=True)
         ]
         run = _submit(children, place, config, control, link, None)
-        return _follow(run_dir, events, on_event, run, link, supernodes)
+        watch = _Views([node.config().state_folder for node in nodes], on_event)
+        return _follow(run_dir, events, on_event, run, link, supernodes, watch)
 
 
 def simulate(
@@ -124,7 +127,9 @@ def simulate(
         }
         link = _start_superlink(children, place, control, None, **extra)
         run = _submit(children, place, config, control, link, nodes)
-        return _follow(run_dir, events, on_event, run, link, [])
+        folders = [NodeConfig(data=str(data / f"node-{n}")) for n in range(nodes)]
+        watch = _Views([node.state_folder for node in folders], on_event)
+        return _follow(run_dir, events, on_event, run, link, [], watch)
 
 
 # ---------------------------------------------------------------- start
@@ -220,12 +225,14 @@ def _follow(
     run: Child,
     link: Child,
     supernodes: Sequence[Child],
+    views: "_Views",
 ) -> dict[str, Any]:
     """Report events until the summary is there."""
     lost: set[str] = set()
     since: float | None = None
     while True:
         summary = read_summary(run_dir)
+        views.report()
         events.report()  # after the summary was looked for, so that its last events are in
         if summary is not None:
             return summary
@@ -247,3 +254,31 @@ def _follow(
                     f"the run ended without a result; the end of {run.log}:\n{run.last_lines(25)}"
                 )
         time.sleep(FOLLOW_SECONDS)
+
+
+class _Views:
+    """Looks into the state folders of this computer's nodes for how far their views are."""
+
+    def __init__(self, states: Sequence[Path], on_event: OnEvent) -> None:
+        self._states, self._on_event = states, on_event
+        self._since = time.time()
+        self._last: Event = {}
+
+    def report(self) -> None:
+        """Look once."""
+        found = {state: ViewProgress.read(state) for state in self._states}
+        fresh = {s: p for s, p in found.items() if p is not None and p.time >= self._since}
+        if not fresh:
+            return
+        busy = [p for p in fresh.values() if p.users_done < p.users]
+        at_catalog = next((p for p in busy if p.stage != "users"), None)
+        note = at_catalog.line() if at_catalog is not None else ""
+        event: Event = {
+            "event": "views-progress",
+            "done": sum(p.users_done for p in fresh.values()),
+            "total": sum(p.users for p in fresh.values()),
+            "note": note,
+        }
+        if event != self._last:
+            self._last = event
+            self._on_event(event)

@@ -13,11 +13,63 @@ from rich.markup import escape
 from rich.status import Status
 
 from lumos_core.history import Event
+from lumos_core.progress import PERCENT, Progress, Task, duration
 
 _HEADER = (
     f"{'round':>6} {'loss':>8} {'HR@20':>8} {'NDCG@20':>8} {'seconds':>8} "
     f"{'up':>10} {'down':>10}  nodes"
 )
+
+
+class ViewLines:
+    """Shows how far the views are, before the first round.
+
+    Where nodes run on this computer, all their users are one task; elsewhere each node is one, as
+    far as it tells.
+
+    Args:
+        console: where to.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress: Progress | None = None
+        self._tasks: dict[str, Task] = {}
+        self._local = False
+
+    def local(self, done: int, total: int, note: str) -> None:
+        """Take what the nodes of this computer have written for their owners."""
+        self._local = True
+        if done < total or self._tasks:
+            self._task("views", total, "users").update(done, note="" if done == total else note)
+
+    def told(self, event: Event) -> None:
+        """Take an event ``views`` of the history."""
+        if self._local:
+            return
+        name = f"views of {event['node']}"
+        if "failed" in event:
+            reason = event["failed"][0]["reason"]
+            text = f"{event['node']}: no views for now: {reason}; it joins later"
+            self._console.print(f"[yellow]{escape(text)}[/]", highlight=False)
+        elif not event["done"] or name in self._tasks:
+            left = event["seconds_left"]
+            note = f"about {duration(left)} left" if left and not event["done"] else ""
+            done = 100 if event["done"] else event["percent"]
+            self._task(name, 100, PERCENT).update(done, note=note)
+
+    def close(self) -> None:
+        """The phase is over."""
+        if self._progress is not None:
+            self._progress.__exit__(None, None, None)
+        self._progress, self._tasks = None, {}
+
+    def _task(self, name: str, total: int, unit: str) -> Task:
+        if self._progress is None:
+            self._progress = Progress(self._console).__enter__()
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.task(name, total, unit)
+        return self._tasks[name]
 
 
 class RoundLines:
@@ -33,10 +85,19 @@ class RoundLines:
         self._waiting: Event | None = None  # a round whose metrics are not there yet
         self._status: Status | None = None
         self._header_shown = False
+        self._views = ViewLines(console)
 
     def __call__(self, event: Event) -> None:
         """Take one event of ``history.jsonl`` or of the supervisor."""
         match event["event"]:
+            case "views-progress":
+                self._pause()
+                self._views.local(event["done"], event["total"], event["note"])
+            case "views":
+                self._pause()
+                self._views.told(event)
+            case "views-ready":
+                self._resume()
             case "round" | "failed-round":
                 self._flush()
                 self._waiting = event
@@ -55,11 +116,13 @@ class RoundLines:
     @contextmanager
     def live(self) -> Iterator["RoundLines"]:
         """Show what is being waited for, on terminals."""
-        with self._console.status("starting") as status:
-            self._status = status if self._console.is_terminal else None
+        self._say("starting")
+        try:
             yield self
             self._flush()
-        self._status = None
+        finally:
+            self._views.close()
+            self._pause()
 
     def _evaluated(self, event: Event) -> None:
         if self._waiting is not None and self._waiting["round"] == event["round"]:
@@ -75,8 +138,24 @@ class RoundLines:
             self._waiting = None
 
     def _say(self, text: str) -> None:
+        """Show what is going on now; where lines cannot be rewritten, rounds speak for
+        themselves."""
+        if not self._console.is_terminal:
+            return
+        if self._status is None:
+            self._status = self._console.status(text)
+            self._status.start()
+        self._status.update(text)
+
+    def _pause(self) -> None:
+        """Make room for bars."""
         if self._status is not None:
-            self._status.update(text)
+            self._status.stop()
+        self._status = None
+
+    def _resume(self) -> None:
+        self._views.close()
+        self._say(f"round 1 of {self._rounds}")
 
     def _print(self, round_: Event, metrics: Event) -> None:
         if not self._header_shown:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lumos_core.files import write_atomically
 from lumos_core.history import read_history
+from lumos_core.view_report import NOT_COMPLETE, RunViews
 
 METRICS = ("hr@10", "hr@20", "ndcg@20", "mrr")
 CENTRALISED = "centralised SASRec"
@@ -45,6 +46,7 @@ def write_report(run_dir: Path, summary: Mapping[str, Any], rows: list[Row]) -> 
         f"{summary['best_round']} was best on validation. "
         f"{summary['bytes_up']:,} bytes went up, {summary['bytes_down']:,} down.",
         *_privacy(summary),
+        *_views(summary),
         "",
         *_markdown(cells(rows)),
         "",
@@ -61,6 +63,23 @@ def _privacy(summary: Mapping[str, Any]) -> list[str]:
     if "epsilon" not in summary:
         return []
     return ["", f"Differential privacy: ε = {summary['epsilon']:.3g}. {summary['reason']}".rstrip()]
+
+
+def _views(summary: Mapping[str, Any]) -> list[str]:
+    found = views_of(summary)
+    return ["", f"**{found.sentence()}**"] if found is not None and found.sentence() else []
+
+
+def views_of(summary: Mapping[str, Any]) -> RunViews | None:
+    """What a summary says about views; None for methods without."""
+    return RunViews.model_validate(summary["views"]) if "views" in summary else None
+
+
+def federated_row(summary: Mapping[str, Any]) -> Row:
+    """The run's own line; it says so if views were missing."""
+    views = views_of(summary)
+    note = f" ({NOT_COMPLETE})" if views is not None and not views.complete else ""
+    return Row(f"federated {summary['method']}{note}", summary["test"])
 
 
 def _rounds(run_dir: Path) -> list[list[str]]:

@@ -13,6 +13,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lumos_core.files import write_atomically
+from lumos_core.progress import duration
 from lumos_core.views.build import Progress
 from lumos_core.views.pieces import StageProgress
 
@@ -34,7 +35,7 @@ class ViewProgress(BaseModel):
     Attributes:
         stage: what is being done: a stage of the catalog, or "users".
         done, total: items or users of that stage.
-        missing: users whose views are to be written and do not exist yet.
+        users_done, users: those whose views exist, and those who are to have them.
         percent: of the whole work, 0 … 100.
         seconds_left: estimated; None while there is nothing to estimate it by.
         spent: used for views by this run so far, what the owner's limit is held against.
@@ -47,7 +48,8 @@ class ViewProgress(BaseModel):
     stage: str = ""
     done: int = 0
     total: int = 0
-    missing: int = 0
+    users_done: int = 0
+    users: int = 0
     percent: float = 0.0
     seconds_left: float | None = None
     spent: float = 0.0
@@ -69,16 +71,6 @@ class ViewProgress(BaseModel):
         what = "users" if self.stage == "users" else f"catalog: {self.stage}"
         left = "" if self.seconds_left is None else f", about {duration(self.seconds_left)} left"
         return f"{what} {self.done} of {self.total}{left}"
-
-
-def duration(seconds: float) -> str:
-    """``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
 class Meter:
@@ -139,7 +131,8 @@ class Meter:
             stage=stage,
             done=done,
             total=total,
-            missing=self._users.missing,
+            users_done=self._users.stored + self._users.generated,
+            users=self._users.total,
             percent=round(100 * finished / whole, 1) if whole else 100.0,
             seconds_left=self._seconds_left(finished, whole),
             spent=round(self.spent, 1),

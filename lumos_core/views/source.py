@@ -1,5 +1,6 @@
 """Where a node's views come from: its store, and behind it the configured writer."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from lumos_core.views.build import OnProgress, build_views
 from lumos_core.views.factory import view_factory
 from lumos_core.views.pieces import OnStage
 from lumos_core.views.store import ViewStore, view_key
+from lumos_core.views.types import UserViews
 
 STORE = "views.sqlite"
 
@@ -37,14 +39,39 @@ def count_views(
     Raises:
         ModelError: the model cannot be found.
     """
-    fingerprint, _ = view_factory(config, node, catalog)
     train = LeaveOneOut(sequences).train()
-    keys = {view_key(fingerprint, train[u].tolist()) for u in range(len(train)) if len(train[u])}
+    keys = _keys(config, node, catalog, train)
+    return ViewCount(len(_stored(node, set(keys.values()))), len(set(keys.values())))
+
+
+def stored_views(
+    config: RunConfig, node: NodeConfig, catalog: Catalog, histories: Sequences
+) -> Views:
+    """The views of histories that are in a node's store; nothing is written or created.
+
+    Raises:
+        ModelError: the model cannot be found.
+    """
+    keys = _keys(config, node, catalog, histories)
+    found = _stored(node, keys.values())
+    return {u: found[key] for u, key in keys.items() if key in found}
+
+
+def _keys(
+    config: RunConfig, node: NodeConfig, catalog: Catalog, histories: Sequences
+) -> dict[int, bytes]:
+    """By user, the key of the views of each history that is not empty."""
+    fingerprint, _ = view_factory(config, node, catalog)
+    lists = {u: histories[u].tolist() for u in range(len(histories)) if len(histories[u])}
+    return {u: view_key(fingerprint, history) for u, history in lists.items()}
+
+
+def _stored(node: NodeConfig, keys: Iterable[bytes]) -> dict[bytes, UserViews]:
     path = node.state_folder / STORE
     if not path.exists():
-        return ViewCount(0, len(keys))
+        return {}
     with ViewStore(path) as store:
-        return ViewCount(len(store.get_many(keys)), len(keys))
+        return store.get_many(keys)
 
 
 def view_source(

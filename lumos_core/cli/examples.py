@@ -1,0 +1,64 @@
+"""What a demonstration ends with: some users' histories and the views of them, as titles."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from lumos_core.config import NodeConfig
+from lumos_core.data.sample import is_bundled
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lumos_core.data import Catalog
+    from lumos_core.deployment.plan import LocalPlan
+    from lumos_core.views.types import UserViews
+
+USERS = 3
+_SHOWN = 4  # items of a row
+_LENGTHS = range(4, 13)  # of histories that are easy to read
+
+
+def print_examples(console: "Console", plan: "LocalPlan") -> None:
+    """Three users of the bundled sample with their views, if there are any. Histories of anybody
+    else are shown on request only (``lumos views show``)."""
+    if not is_bundled(plan.catalog):
+        console.print(
+            f"   views  lumos views show {plan.data} --user ID  shows those of a user",
+            highlight=False,
+        )
+        return
+    for user, history, views in _examples(plan):
+        console.print(f"\ncustomer {user} of the bundled sample", style="bold", highlight=False)
+        rows = {
+            "history": history,
+            "future": views.future,
+            "paraphrase": views.paraphrase,
+            "counterfactual": views.counterfactual,
+        }
+        for name, items in rows.items():
+            titles = _titles(plan.catalog, items)
+            console.print(f"{name:>14}  {titles}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _titles(catalog: "Catalog", items: Sequence[int]) -> str:
+    """The last items of a row: those count most."""
+    before = "… " if len(items) > _SHOWN else ""
+    return before + " · ".join(catalog.title(item) for item in items[-_SHOWN:])
+
+
+def _examples(plan: "LocalPlan") -> Iterator[tuple[str, list[int], "UserViews"]]:
+    """One user a node, in turn, whose views are in the node's store."""
+    from lumos_core.data import LeaveOneOut
+    from lumos_core.views.source import stored_views
+
+    found = []
+    for folder, sequences in zip(plan.folders, plan.sequences, strict=True):
+        train = LeaveOneOut(sequences).train()
+        some = [u for u in range(len(train)) if len(train[u]) in _LENGTHS]
+        node = NodeConfig.from_flat({"data": str(folder.resolve()), **plan.node_settings})
+        views = stored_views(plan.config, node, plan.catalog, train.subset(some))
+        found.append(
+            [(sequences.user_ids[some[u]], train[some[u]].tolist(), v) for u, v in views.items()]
+        )
+    in_turn = [users[n] for n in range(USERS) for users in found if n < len(users)]
+    yield from in_turn[:USERS]
