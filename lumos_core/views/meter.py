@@ -121,8 +121,8 @@ class Meter:
     def on_users(self, progress: Progress) -> None:
         """Take a report of the users' views."""
         self._users = progress
-        if progress.generated or not progress.missing:
-            self._tell("users", progress.stored + progress.generated, progress.total)
+        begun = progress.generated or not progress.missing
+        self._tell("users" if begun else "", progress.stored + progress.generated, progress.total)
 
     def now(self, stage: str = "", done: int = 0, total: int = 0) -> ViewProgress:
         """How far it is."""
@@ -178,7 +178,7 @@ class Meter:
 
     def _tell(self, stage: str, done: int, total: int) -> None:
         now = self._clock()
-        if self._first is None:  # loading the model is behind us: it must not spoil the estimate
+        if self._first is None and stage:  # loading the model must not spoil the estimate
             self._first = (self._work()[0], now)
         if now - self._last_write < _WRITE_SECONDS and done < total:
             return
@@ -188,6 +188,6 @@ class Meter:
             write_atomically(self._state / FILE, progress.model_dump_json().encode(), 0o600)
         except OSError as error:  # views that cannot be stored will say so themselves
             log.warning("%s cannot be written (%s)", FILE, type(error).__name__)
-        if now - self._last_log >= _LOG_SECONDS or done >= total:
+        if now - self._last_log >= _LOG_SECONDS or (stage and done >= total):
             self._last_log = now
             log.info("views: %s", progress.line())
