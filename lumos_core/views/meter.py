@@ -27,6 +27,7 @@ USER_TOKENS = 100
 """Tokens that the views of a user read."""
 _WRITE_SECONDS = 1.0
 _LOG_SECONDS = 10.0
+_FOUND_SECONDS = 0.2  # between two reports, below which nothing was computed but read
 
 
 class ViewProgress(BaseModel):
@@ -38,6 +39,7 @@ class ViewProgress(BaseModel):
         users_done, users: those whose views exist, and those who are to have them.
         percent: of the whole work, 0 … 100.
         seconds_left: estimated; None while there is nothing to estimate it by.
+        items: of the catalog, if this run had to prepare it; 0 if it lay in the cache.
         spent: used for views by this run so far, what the owner's limit is held against.
         time: seconds since 1970, when this was written.
         run: of which run.
@@ -50,6 +52,7 @@ class ViewProgress(BaseModel):
     total: int = 0
     users_done: int = 0
     users: int = 0
+    items: int = 0
     percent: float = 0.0
     seconds_left: float | None = None
     spent: float = 0.0
@@ -93,18 +96,19 @@ class Meter:
         self._state, self._clock = state, clock
         self._begun = clock()
         before = ViewProgress.read(state)
-        self._spent = before.spent if before is not None and before.run == run else 0.0
-        self._run = run
+        self._before = before if before is not None and before.run == run else ViewProgress(run=run)
         self._plan = dict(stages)
         self._stages: dict[str, StageProgress] = {}
         self._users = Progress(0, 0, 0, 0.0)
-        self._first: tuple[float, float] | None = None  # work done and time, at the first report
+        self._seen = (0.0, self._begun)  # work done and time, at the last report
+        self._at_work = False  # the last report was about work, not about loading the model
+        self._pace = (0.0, 0.0)  # work and seconds of what was done, not found
         self._last_write = self._last_log = -float("inf")
 
     @property
     def spent(self) -> float:
         """Seconds that this run has used for views, this process included."""
-        return self._spent + self._clock() - self._begun
+        return self._before.spent + self._clock() - self._begun
 
     @property
     def missing(self) -> int:
@@ -133,11 +137,12 @@ class Meter:
             total=total,
             users_done=self._users.stored + self._users.generated,
             users=self._users.total,
-            percent=round(100 * finished / whole, 1) if whole else 100.0,
+            items=self._items(),
+            percent=self._percent(finished, whole),
             seconds_left=self._seconds_left(finished, whole),
             spent=round(self.spent, 1),
             time=time.time(),
-            run=self._run,
+            run=self._before.run,
         )
 
     def for_server(self) -> tuple[int, float]:
@@ -155,31 +160,45 @@ class Meter:
         self._tell("users", users.stored + users.generated, users.total)
 
     def _work(self) -> tuple[float, float]:
-        """Tokens read, and tokens in all. Stages count only once this process has met one: what
-        lies in the cache costs nothing."""
+        """Tokens read, and tokens in all. The catalog counts only if this run has met a stage of
+        it: what lay in the cache before costs nothing."""
         users = self._users
         finished = float(USER_TOKENS * (users.stored + users.generated))
         whole = float(USER_TOKENS * users.total)
-        items = max((stage.total for stage in self._stages.values()), default=0)
-        for name, tokens in self._plan.items() if items else ():
+        items = self._items()
+        for name, tokens in self._plan.items():
             seen = self._stages.get(name)
             share = seen.done / seen.total if seen and seen.total else 0.0
             finished += tokens * items * (1.0 if users.generated else share)
             whole += tokens * items
         return finished, whole
 
+    def _items(self) -> int:
+        return max((s.total for s in self._stages.values()), default=self._before.items)
+
+    def _percent(self, finished: float, whole: float) -> float:
+        """Never less than an earlier process of this run has said."""
+        if finished >= whole:
+            return 100.0
+        return max(round(100 * finished / whole, 1), min(self._before.percent, 99.9))
+
     def _seconds_left(self, finished: float, whole: float) -> float | None:
         if finished >= whole:
             return 0.0
-        if self._first is None:
-            return None
-        done, since = finished - self._first[0], self._clock() - self._first[1]
-        return (whole - finished) / done * since if done > 0 else None
+        work, seconds = self._pace
+        return (whole - finished) / work * seconds if work > 0 else None
+
+    def _keep_pace(self, stage: str) -> None:
+        """Loading the model, and what an earlier process has left, must not spoil the estimate."""
+        (before, then), finished, now = self._seen, self._work()[0], self._clock()
+        if finished > before and now - then > _FOUND_SECONDS and self._at_work:
+            work, seconds = self._pace
+            self._pace = (work + finished - before, seconds + now - then)
+        self._seen, self._at_work = (finished, now), bool(stage)
 
     def _tell(self, stage: str, done: int, total: int) -> None:
         now = self._clock()
-        if self._first is None and stage:  # loading the model must not spoil the estimate
-            self._first = (self._work()[0], now)
+        self._keep_pace(stage)
         if now - self._last_write < _WRITE_SECONDS and done < total:
             return
         progress = self.now(stage, done, total)

@@ -43,7 +43,7 @@ def test_work_is_shared_out_by_tokens(
         found.on_stage(StageProgress("titles", done, 50))
         clock.now += 10
     assert found.now().percent == 12.5
-    assert found.now().seconds_left == pytest.approx(20 / 500 * 3500)
+    assert found.now().seconds_left == pytest.approx(10 / 500 * 3500)
     found.on_stage(StageProgress("priors", 25, 50))
     assert found.now().percent == pytest.approx(31.2, abs=0.1)
     found.on_users(Progress(0, 5, 20, 30.0))
