@@ -41,7 +41,8 @@ data = "data"  # folder with catalog.tsv and interactions.tsv; never leaves this
 # llm-quantization = "none"  # none, 8bit or 4bit
 # threads = 1  # CPU threads of training and of the LLM
 # device = "cpu"
-# view-seconds = 60.0  # time for writing views in each round
+# prepare-seconds = 0.0  # for views before the first round; 0: until every user has some
+# view-seconds = 60.0  # for views in a round, where some are missing still
 """
 
 

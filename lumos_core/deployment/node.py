@@ -24,11 +24,13 @@ from lumos_core.deployment.supervision import alone, say
 from lumos_core.devices import check_device
 from lumos_core.errors import ConfigError, ModelError
 from lumos_core.files import private_folder
+from lumos_core.views.meter import ViewProgress
 
 CONNECT_SECONDS = 5.0
 STOP_SECONDS = 15.0  # a SuperNode says good-bye to the server, else its key is refused for a minute
 EXPIRES_SOON_DAYS = 30.0
 _POLL_SECONDS = 0.5
+_VIEWS_SECONDS = 10.0  # between two lines about views
 _LINES = 400  # of the SuperNode's output to look for the reason of its end in
 _CONNECTED = re.compile(r"SuperNode ID: (\d+)")
 _RUNNING = (
@@ -129,19 +131,42 @@ def _run_once(bundle: NodeBundle, port: int, state: Path, console: Console) -> s
             cwd=empty,
         )
         say(console, f"{bundle.config.name} started; logs in {escape(str(state / 'logs'))}")
-        _wait(node, executor, begin, console)
+        _wait(node, executor, begin, console, _ViewsTold(state, console))
         if node.exit_code is None:
             return "its SuperExec has ended"
         return _reason(_output(node, begin))
 
 
-def _wait(node: Child, executor: Child, begin: int, console: Console) -> None:
+def _wait(
+    node: Child, executor: Child, begin: int, console: Console, views: "_ViewsTold"
+) -> None:
     connected = False
     while node.exit_code is None and executor.exit_code is None:
         if not connected and (found := _CONNECTED.search(_output(node, begin))):
             connected = True
             say(console, f"[green]connected[/] as node {found.group(1)}")
+        views.look()
         time.sleep(_POLL_SECONDS)
+
+
+class _ViewsTold:
+    """Says how far the views are: a line every few seconds while they are being written."""
+
+    def __init__(self, state: Path, console: Console) -> None:
+        self._state, self._console = state, console
+        self._since, self._told_at, self._told = time.time(), 0.0, ""
+
+    def look(self) -> None:
+        """Look once."""
+        found = ViewProgress.read(self._state)
+        if found is None or found.time < self._since:
+            return
+        complete = found.users_done >= found.users
+        line = f"all {found.users} users have views" if complete else found.line()
+        due = time.time() - self._told_at >= _VIEWS_SECONDS or complete
+        if line != self._told and due:
+            self._told, self._told_at = line, time.time()
+            say(self._console, f"views: {escape(line)}")
 
 
 def _output(child: Child, begin: int) -> str:
