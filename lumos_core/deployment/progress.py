@@ -41,7 +41,8 @@ class ViewLines:
         """Take what the nodes of this computer have written for their owners."""
         self._local = True
         if done < total or self._tasks:
-            self._task("views", total, "users").update(done, note="" if done == total else note)
+            task = self._task("views", total, "users")
+            task.update(done, total=total, note="" if done == total else note)
 
     def told(self, event: Event) -> None:
         """Take an event ``views`` of the history."""
