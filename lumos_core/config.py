@@ -118,6 +118,7 @@ class RunConfig(FlatConfig):
     llm_quantization: Literal["none", "8bit", "4bit"] = "none"
     llm_noun: str = "products bought by a customer"  # what a history is, in the domain's words
     llm_mode: Literal["auto", "score", "trie", "free"] = "auto"  # auto: score up to 1 B weights
+    llm_judges: Literal["future", "all"] = "future"  # in mode score; "all" reads thrice the tokens
 
     # --- rounds
     rounds: Positive = 20

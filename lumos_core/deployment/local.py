@@ -27,7 +27,9 @@ from lumos_core.deployment.processes import Child, Children, ending_on_signals
 from lumos_core.deployment.run_folder import check_same_run, write_config
 from lumos_core.errors import FederationError
 from lumos_core.history import HISTORY, SUMMARY, Event, OnEvent
+from lumos_core.views.llm import default_cache
 from lumos_core.views.meter import ViewProgress
+from lumos_core.views.shipped import seed_cache
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,7 @@ def _prepare(config: RunConfig, run_dir: Path, nodes: Mapping[str, Any], resume:
         check_same_run(run_dir, config)
         (run_dir / SUMMARY).unlink(missing_ok=True)  # of the part before
     write_config(run_dir, config, nodes)
+    seed_cache(default_cache())  # here: Flower sends the apps' code only
     return config
 
 
@@ -271,8 +274,11 @@ class _Views:
         if not fresh:
             return
         busy = [p for p in fresh.values() if p.users_done < p.users]
-        at_catalog = next((p for p in busy if p.stage != "users"), None)
-        note = at_catalog.line() if at_catalog is not None else ""
+        # what nothing else is waiting for says more than that a process is being started
+        telling = sorted(busy, key=lambda p: (p.stage == "users", not p.stage))
+        note = telling[0].line() if telling and telling[0].stage != "users" else ""
+        if not telling or (not telling[0].stage and any(p.stage for p in busy)):
+            note = ""
         event: Event = {
             "event": "views-progress",
             "done": sum(p.users_done for p in fresh.values()),

@@ -24,7 +24,9 @@ from lumos_core.deployment.supervision import alone, say
 from lumos_core.devices import check_device
 from lumos_core.errors import ConfigError, ModelError
 from lumos_core.files import private_folder
+from lumos_core.views.llm import default_cache
 from lumos_core.views.meter import ViewProgress
+from lumos_core.views.shipped import seed_cache
 
 CONNECT_SECONDS = 5.0
 STOP_SECONDS = 15.0  # a SuperNode says good-bye to the server, else its key is refused for a minute
@@ -94,6 +96,7 @@ def keep_running(bundle: NodeBundle, runtime_port: int, console: Console) -> Non
         FederationError: it runs already, from another terminal.
     """
     state = state_folder(bundle)
+    seed_cache(default_cache())  # here: Flower sends the apps' code only
     with alone(state, _RUNNING), ending_on_signals():
         backoff = Backoff()
         while True:
@@ -137,9 +140,7 @@ def _run_once(bundle: NodeBundle, port: int, state: Path, console: Console) -> s
         return _reason(_output(node, begin))
 
 
-def _wait(
-    node: Child, executor: Child, begin: int, console: Console, views: "_ViewsTold"
-) -> None:
+def _wait(node: Child, executor: Child, begin: int, console: Console, views: "_ViewsTold") -> None:
     connected = False
     while node.exit_code is None and executor.exit_code is None:
         if not connected and (found := _CONNECTED.search(_output(node, begin))):

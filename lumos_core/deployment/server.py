@@ -43,6 +43,8 @@ from lumos_core.deployment.run_folder import check_same_run, write_config
 from lumos_core.deployment.supervision import alone, say
 from lumos_core.errors import FederationError
 from lumos_core.history import HISTORY, SUMMARY, Event, OnEvent
+from lumos_core.views.llm import default_cache
+from lumos_core.views.shipped import seed_cache
 
 STOP_SECONDS = 8.0
 _SERVER_APP = "flwr-serverapp"
@@ -101,6 +103,7 @@ def serve(options: ServerOptions, console: Console) -> dict[str, Any]:
         # Not before no other server can be at work on them:
         (options.run_dir / SUMMARY).unlink(missing_ok=True)  # of the part before
         write_config(options.run_dir, config, {n: {} for n in options.kit.manifest.nodes})
+        seed_cache(default_cache())  # here: Flower sends the apps' code only
         stack.enter_context(ending_on_signals())
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lumos-")))
         lines = _Once(stack.enter_context(RoundLines(console, config.rounds).live()))

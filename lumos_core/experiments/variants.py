@@ -33,6 +33,7 @@ VARIANTS: dict[str, Overrides] = {
     "lumos-no-future": {"method": "lumos", "use-future": False},
     "lumos-no-paraphrase": {"method": "lumos", "use-paraphrase": False},
     "lumos-no-counterfactual": {"method": "lumos", "use-counterfactual": False},
+    "lumos-judges-all": {"method": "lumos", "llm-judges": "all"},
     # controls: does the language model earn its cost, does content matter
     "lumos-tfidf": {"method": "lumos", "views": "tfidf", "semantic-start": "tfidf"},
     "lumos-tfidf-views": {"method": "lumos", "views": "tfidf"},

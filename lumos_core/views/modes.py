@@ -21,6 +21,7 @@ from lumos_core.views.llm import (
     model_fingerprint,
 )
 from lumos_core.views.pieces import Work
+from lumos_core.views.shipped import seed_cache
 from lumos_core.views.size import model_size
 from lumos_core.views.tables import catalog_tables
 from lumos_core.views.types import ViewWriter
@@ -32,8 +33,11 @@ SMALL = 1_000_000_000  # weights up to which "auto" means "score"
 
 
 def view_settings(config: RunConfig) -> ViewSettings:
-    """The run's settings of views."""
-    return ViewSettings(config.llm_noun, config.view_items, seed=config.view_seed)
+    """The run's settings of views; where the model judges all, it reads more, too."""
+    settings = ViewSettings(
+        config.llm_noun, config.view_items, seed=config.view_seed, judges=config.llm_judges
+    )
+    return settings._replace(prompt_items=6, candidates=12) if settings.judges_all else settings
 
 
 def choose_mode(config: RunConfig, choice: LLMConfig) -> Mode:
@@ -61,8 +65,9 @@ def make_writer(
     Raises:
         BudgetSpentError: the time of ``work`` ended before the catalog was prepared.
     """
+    seed_cache(choice.cache)
     if mode == "score":
-        made = catalog_tables(llm, catalog, settings.noun, choice.cache, work)
+        made = catalog_tables(llm, catalog, settings.noun, choice.cache, work, settings.judges)
         return LLMViewWriter(llm, catalog, made, settings)
     space = title_vectors(llm, catalog, choice.cache, work)
     large = (model_size(choice) or 0) > SMALL

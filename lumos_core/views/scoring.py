@@ -36,11 +36,13 @@ def log_likelihoods(llm: LocalLLM, requests: Sequence[Request]) -> list[Floats]:
     """log p(candidate | context), summed over the candidate's tokens.
 
     Returns:
-        per request float32 [candidates], natural logarithm.
+        per request float32 [candidates], natural logarithm; nothing is read for one without any.
     """
     results: list[Floats] = [np.zeros(0, dtype=np.float32)] * len(requests)
-    for batch in batches_of(llm, requests):
-        for r, scores in zip(batch, score_batch(llm, [requests[r] for r in batch]), strict=True):
+    asked = [r for r, request in enumerate(requests) if request.candidates]
+    for batch in batches_of(llm, [requests[r] for r in asked]):
+        rows = [asked[number] for number in batch]
+        for r, scores in zip(rows, score_batch(llm, [requests[r] for r in rows]), strict=True):
             results[r] = scores
     return results
 
@@ -73,6 +75,7 @@ def score_batch(llm: LocalLLM, requests: Sequence[Request]) -> list[Floats]:
     import torch
 
     layout = _lay_out(requests, llm.pad_id)
+    llm.read.add(sum(request.length for request in requests), layout.ids.numel())
     mask = _attention_mask(layout.segments, llm.model.dtype)
     with llm.inference():
         states = llm.model.base_model(

@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from lumos_core.data.catalog import Catalog
 from lumos_core.views import embeddings, prompts
@@ -17,11 +17,12 @@ from lumos_core.views.llm import LocalLLM
 from lumos_core.views.pieces import Pieces, Work
 from lumos_core.views.scoring import Request, batches_of, score_batch
 
-VERSION = "2"
+VERSION = "3"
 TITLE_TOKENS = 12  # of a title in prompts; the rest are sizes, colours and part numbers
 PRIOR_WEIGHT = 0.8  # beta: how much of a title's own likelihood is taken off
 NEARNESS_WEIGHT = 2.0  # of nearness in meaning, beside the model's judgement of 1
 NEIGHBOURS = 6  # candidates for a substitute, by embedding
+Judges = Literal["future", "all"]
 _PACK = 24  # candidates per request where the context is short
 _CONTEXTS, _CONTEXT_ITEMS = 2, 3  # random histories that a title's own likelihood is taken from
 _WORDING_DIM = 256  # of the part of the title space that compares wording
@@ -60,42 +61,85 @@ class ListPrompt:
 
 
 def catalog_tables(
-    llm: LocalLLM, catalog: Catalog, noun: str, cache_dir: Path, work: Work | None = None
+    llm: LocalLLM,
+    catalog: Catalog,
+    noun: str,
+    cache_dir: Path,
+    work: Work | None = None,
+    judges: Judges = "future",
 ) -> CatalogTables:
     """Compute the tables, or read them from the cache folder.
 
-    Takes about 0.1 CPU-seconds an item with a model of 135 M weights; other processes that need
-    the same tables wait for the first to finish. An interruption costs one batch.
+    The model reads about 30 tokens an item, and 55 more if it judges substitutes, too. Other
+    processes that need the same tables wait for the first to finish. An interruption costs one
+    batch.
+
+    Args:
+        llm: the model.
+        catalog: the public catalog.
+        noun: what a history is.
+        cache_dir: for what is computed once per machine.
+        work: budget and progress.
+        judges: "future": substitutes stand in order of nearness in meaning; "all": in an order that
+            the model has a say in.
 
     Raises:
         BudgetSpentError: the time of ``work`` ended before they were complete.
     """
-    parts = (llm.fingerprint, catalog.fingerprint, noun, fingerprint())
-    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     titles = title_tokens(llm, catalog)
     prompt = ListPrompt(llm, prompts.list_head(noun), titles)
+    model, fixed = llm.fingerprint, catalog.fingerprint
+    space = TitleSpace(space_vectors(llm, catalog, cache_dir, work))
+    prior = cached_arrays(
+        priors_path(model, catalog, noun, cache_dir),
+        lambda pieces: {"prior": priors(llm, prompt, len(titles), pieces)},
+        work,
+    )["prior"]
+    if judges == "all":
+        path = _path(cache_dir, "substitutes", model, fixed, noun, fingerprint())
+    else:
+        path = _path(cache_dir, "neighbours", model, fixed, space_version(), str(NEIGHBOURS))
 
-    def compute(pieces: Pieces) -> dict[str, npt.NDArray[np.float32] | npt.NDArray[np.int64]]:
-        vectors = spaced_titles(llm, catalog, cache_dir, pieces)
-        prior = priors(llm, prompt, len(titles), pieces)
-        table = substitute_table(llm, prompt, TitleSpace(vectors), prior, pieces)
-        return {"vectors": vectors, "prior": prior, "substitutes": table}
+    def substitutes(pieces: Pieces) -> dict[str, Ints]:
+        if judges == "all":
+            return {"items": substitute_table(llm, prompt, space, prior, pieces)}
+        return {"items": space.neighbours(NEIGHBOURS)[0]}
 
-    path = cache_dir / "catalogs" / f"tables-{key[:24]}.safetensors"
-    arrays = cached_arrays(path, compute, work)
-    space = TitleSpace(arrays["vectors"])
-    return CatalogTables(titles, space, arrays["prior"], arrays["substitutes"])
+    return CatalogTables(titles, space, prior, cached_arrays(path, substitutes, work)["items"])
 
 
-def spaced_titles(llm: LocalLLM, catalog: Catalog, cache_dir: Path, pieces: Pieces) -> Floats:
-    """[N, H] :func:`title_space`; a piece of its own, so that later ones stay valid."""
+def space_vectors(
+    llm: LocalLLM, catalog: Catalog, cache_dir: Path, work: Work | None = None
+) -> Floats:
+    """[N, H] :func:`title_space`, computed once per machine.
 
-    def compute(rows: Sequence[int]) -> dict[str, Floats]:
+    Raises:
+        BudgetSpentError: the time of ``work`` ended before they were complete.
+    """
+
+    def compute(pieces: Pieces) -> dict[str, Floats]:
         meaning = embeddings.title_embeddings(llm, catalog, cache_dir, pieces.work)
         return {"vectors": title_space(meaning, catalog)}
 
-    ((_, arrays),) = pieces.each("vectors", [range(len(catalog))], compute)
-    return np.asarray(arrays["vectors"], dtype=np.float32)
+    path = _path(cache_dir, "space", llm.fingerprint, catalog.fingerprint, space_version())
+    return np.asarray(cached_arrays(path, compute, work)["vectors"], dtype=np.float32)
+
+
+def priors_path(model: str, catalog: Catalog, noun: str, cache_dir: Path) -> Path:
+    """Where the priors of a catalog are, given a model fingerprint."""
+    numbers = (TITLE_TOKENS, _PACK, _CONTEXTS, _CONTEXT_ITEMS)
+    versions = (VERSION, prompts.VERSION, *map(str, numbers))
+    return _path(cache_dir, "priors", model, catalog.fingerprint, noun, *versions)
+
+
+def _path(cache_dir: Path, kind: str, *parts: str) -> Path:
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return cache_dir / "catalogs" / f"{kind}-{key[:24]}.safetensors"
+
+
+def space_version() -> str:
+    """Of everything that changes the vectors of :func:`space_vectors`."""
+    return f"{VERSION}/{embeddings.VERSION}/{prompts.VERSION}"
 
 
 def title_space(meaning: Floats, catalog: Catalog) -> Floats:

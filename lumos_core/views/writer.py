@@ -4,8 +4,11 @@ A small model that writes freely copies the history and invents products. Asked 
 catalog items it finds likely, it has something to say – so every view is such a choice:
 
 - future: of the items nearest in meaning, those that the history makes likeliest;
-- paraphrase: every item replaced by what the model takes for its like (a table of the catalog);
-- counterfactual: of items far in meaning, those that the history makes least likely.
+- paraphrase: every item replaced by what is nearest to it in meaning (a table of the catalog);
+- counterfactual: items far in meaning.
+
+With ``llm-judges = all`` the model also has a say in which items are alike, and which of the far
+ones the history makes least likely. That costs three times the tokens and changes little.
 """
 
 from collections.abc import Sequence
@@ -30,10 +33,11 @@ from lumos_core.views.embeddings import stored_or_new_embeddings
 from lumos_core.views.llm import LocalLLM, llm_config
 from lumos_core.views.prompts import list_head
 from lumos_core.views.scoring import log_likelihoods
-from lumos_core.views.tables import CatalogTables, ListPrompt
+from lumos_core.views.shipped import seed_cache
+from lumos_core.views.tables import CatalogTables, Judges, ListPrompt
 from lumos_core.views.types import UserViews
 
-_VERSION = "2"
+_VERSION = "3"
 HALF_LIFE = 2.0  # of an item's weight in the history, in items: what comes next is about now
 FAR_HALF_LIFE = 50.0  # what contradicts a history contradicts all of it
 _SPARE_FAR = 3  # far items that may be refused
@@ -47,11 +51,17 @@ class ViewSettings(NamedTuple):
     future_items: int = 5
     recent: int = 8
     """Items at the end of the history that are rewritten."""
-    prompt_items: int = 6
+    prompt_items: int = 4
     """Items at the end of the history that the model reads."""
-    candidates: int = 12
+    candidates: int = 10
     """Items among which the future is chosen (at least twice ``future_items``)."""
     seed: int = 0
+    judges: Judges = "future"
+    """What the model is asked about: the future alone, or all three views."""
+
+    @property
+    def judges_all(self) -> bool:
+        return self.judges == "all"
 
 
 class LLMViewWriter:
@@ -80,11 +90,16 @@ class LLMViewWriter:
         count = max(settings.candidates, 2 * settings.future_items)
         pools = best_new(near, histories, count)
         overall = self._tables.space.near(recent, FAR_HALF_LIFE)
+        spare = _SPARE_FAR if settings.judges_all else 0
         far = [
-            draw_far(row, history, len(items) + _SPARE_FAR, stable_rng(settings.seed, history))
+            draw_far(row, history, len(items) + spare, stable_rng(settings.seed, history))
             for row, history, items in zip(overall, histories, recent, strict=True)
         ]
-        surprises = self._pmi(read, [pool + other for pool, other in zip(pools, far, strict=True)])
+        judged = [
+            pool + (other if settings.judges_all else [])
+            for pool, other in zip(pools, far, strict=True)
+        ]
+        surprises = self._pmi(read, judged)
         return [
             UserViews(
                 choose_future(pools[u], near[u], pmi[: len(pools[u])], settings.future_items),
@@ -123,7 +138,10 @@ def choose_future(pool: list[int], near: Floats, pmi: Floats, count: int) -> tup
 
 
 def choose_counterfactual(far: list[int], pmi: Floats, length: int) -> tuple[int, ...]:
-    """The least likely of some far items; the least likely of all comes last, where it counts."""
+    """The least likely of some far items, the least likely of all last, where it counts; as they
+    come where the model was not asked."""
+    if not len(pmi):
+        return repeat_to(far[:length], length)
     kept = [far[i] for i in np.argsort(pmi, kind="stable")[:length]]
     return repeat_to(kept[::-1], length)
 
@@ -142,4 +160,6 @@ def llm_title_vectors(config: RunConfig, catalog: Catalog) -> npt.NDArray[np.flo
     Raises:
         ModelError: the model cannot be found or loaded.
     """
-    return stored_or_new_embeddings(llm_config(config), catalog)
+    choice = llm_config(config)
+    seed_cache(choice.cache)
+    return stored_or_new_embeddings(choice, catalog)

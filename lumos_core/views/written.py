@@ -7,7 +7,6 @@ leave these pools; what it writes freely is grounded, and what it fails to say i
 nearest (or farthest) items by its own title embeddings. So views are complete and in the catalog.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -15,8 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from lumos_core.data.catalog import Catalog
-from lumos_core.views import embeddings, prompts, tables
-from lumos_core.views.cached import cached_arrays
+from lumos_core.views import prompts, tables
 from lumos_core.views.candidates import (
     Floats,
     TitleSpace,
@@ -215,7 +213,7 @@ def written_fingerprint(
 ) -> str:
     """SHA-256 hex of all that views depend on except the history."""
     numbers = (_TITLE_TOKENS, _NEIGHBOURS, _FAR_TIMES, _FAR_SHARE, MIN_SIMILARITY)
-    versions = (_VERSION, prompts.DECODING_VERSION, prompts.VERSION, _space_version())
+    versions = (_VERSION, prompts.DECODING_VERSION, prompts.VERSION, tables.space_version())
     return fingerprint(f"llm-{mode}", *versions, *numbers, model, catalog.fingerprint, *settings)
 
 
@@ -223,15 +221,4 @@ def title_vectors(
     llm: LocalLLM, catalog: Catalog, cache_dir: Path, work: Work | None
 ) -> TitleSpace:
     """The title space of :func:`~lumos_core.views.tables.title_space`, cached on its own."""
-    parts = (llm.fingerprint, catalog.fingerprint, _space_version())
-    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-    arrays = cached_arrays(
-        cache_dir / "catalogs" / f"space-{key[:24]}.safetensors",
-        lambda pieces: {"vectors": tables.spaced_titles(llm, catalog, cache_dir, pieces)},
-        work,
-    )
-    return TitleSpace(arrays["vectors"])
-
-
-def _space_version() -> str:
-    return f"{tables.VERSION}/{embeddings.VERSION}/{prompts.VERSION}"
+    return TitleSpace(tables.space_vectors(llm, catalog, cache_dir, work))

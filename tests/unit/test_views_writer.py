@@ -134,10 +134,14 @@ def test_views_keep_the_contract(
     titles = data.draw(st.lists(title, min_size=1, max_size=30))
     items = len(titles)
     options = ViewSettings(
-        future_items=data.draw(st.integers(1, 6)), recent=data.draw(st.integers(1, 9)), seed=1
+        future_items=data.draw(st.integers(1, 6)),
+        recent=data.draw(st.integers(1, 9)),
+        seed=1,
+        judges=data.draw(st.sampled_from(["future", "all"])),
     )
     catalog = catalog_of(titles)
-    made = catalog_tables(llm, catalog, options.noun, tmp_path_factory.mktemp("cache"))
+    cache = tmp_path_factory.mktemp("cache")
+    made = catalog_tables(llm, catalog, options.noun, cache, judges=options.judges)
     writer = LLMViewWriter(llm, catalog, made, options)
     history = st.lists(st.integers(1, items), min_size=1, max_size=12)
     histories = data.draw(st.lists(history, min_size=1, max_size=4))
@@ -180,6 +184,7 @@ def test_counterfactual_keeps_the_least_likely_and_ends_with_the_least() -> None
     pmi = np.array([3.0, -5.0, 0.0, -1.0], dtype=np.float32)
     assert choose_counterfactual([10, 11, 12, 13], pmi, 2) == (13, 11)
     assert choose_counterfactual([10], pmi[:1], 3) == (10, 10, 10)
+    assert choose_counterfactual([10, 11, 12], pmi[:0], 2) == (10, 11), "not asked"
 
 
 def test_fingerprint_covers_all_that_views_depend_on() -> None:
@@ -191,11 +196,12 @@ def test_fingerprint_covers_all_that_views_depend_on() -> None:
         base._replace(recent=3),
         base._replace(prompt_items=2),
         base._replace(candidates=30),
+        base._replace(judges="all"),
         base._replace(seed=5),
     ]
     prints = [writer_fingerprint("m", catalog, one) for one in [base, *variants]]
     prints += [writer_fingerprint("n", catalog, base), writer_fingerprint("m", other, base)]
-    assert len(set(prints)) == len(prints) == 9
+    assert len(set(prints)) == len(prints) == 10
 
 
 def test_factory_writes_once_and_announces_the_fingerprint(

@@ -1,0 +1,73 @@
+"""Writes what ships with LUMOS about the bundled catalog: vectors and priors of its titles.
+
+    python benchmarks/bundled_stage.py
+
+About 30 tokens an item, a minute of one core with bfloat16 instructions. Run it again when a
+version in ``views/prompts.py``, ``views/embeddings.py`` or ``views/tables.py`` is raised, or the
+catalog's fingerprint changes; ``tests/integration/test_bundled_stage.py`` says when it is due.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+from lumos_core.config import RunConfig
+from lumos_core.data.catalog import Catalog
+from lumos_core.data.folder import CATALOG_FILE
+from lumos_core.data.prepare import prepare
+from lumos_core.data.sample import bundled_sample
+from lumos_core.progress import Progress
+from lumos_core.views.embeddings import embeddings_path, title_embeddings
+from lumos_core.views.llm import LLMConfig, LocalLLM, load_llm
+from lumos_core.views.pieces import StageProgress, Work
+from lumos_core.views.shipped import STAGE, write_shipped
+from lumos_core.views.tables import catalog_tables, priors_path
+
+
+def bundled_catalog() -> Catalog:
+    """As ``lumos run`` has it."""
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(bundled_sample(), Path(folder) / "data", nodes=1, seed=0)
+        return Catalog.read(Path(folder) / "data" / CATALOG_FILE)
+
+
+def cache_names(llm: LocalLLM, catalog: Catalog) -> dict[str, str]:
+    """Where the cache looks for the arrays."""
+    noun, nowhere = RunConfig().llm_noun, Path()
+    return {
+        "vectors": embeddings_path(llm.fingerprint, catalog, nowhere).name,
+        "prior": priors_path(llm.fingerprint, catalog, noun, nowhere).name,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=bundled_sample(), help="folder of the file")
+    folder = parser.parse_args().out
+    catalog, started = bundled_catalog(), time.process_time()
+    with tempfile.TemporaryDirectory() as cache, Progress() as progress:
+        llm = load_llm(LLMConfig(cache_dir=Path(cache)))
+        tasks = {}
+
+        def show(stage: StageProgress) -> None:
+            if stage.stage not in tasks:
+                tasks[stage.stage] = progress.task(stage.stage, stage.total, "items")
+            tasks[stage.stage].update(stage.done)
+
+        work = Work(on_stage=show)
+        vectors = title_embeddings(llm, catalog, Path(cache), work)
+        tables = catalog_tables(llm, catalog, RunConfig().llm_noun, Path(cache), work)
+        write_shipped(
+            folder, {"vectors": vectors, "prior": tables.prior}, cache_names(llm, catalog)
+        )
+    size = (folder / STAGE).stat().st_size / 2**20
+    print(
+        f"{folder / STAGE}: {len(catalog)} items, {size:.1f} MiB, "
+        f"{llm.read.tokens / len(catalog):.1f} tokens an item, "
+        f"{time.process_time() - started:.0f} CPU-seconds in {llm.model.dtype}"
+    )
+
+
+if __name__ == "__main__":
+    main()
