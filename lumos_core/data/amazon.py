@@ -13,10 +13,11 @@ from pathlib import Path
 
 import polars as pl
 
-from lumos_core.data.files import clean_title, text_blocks
+from lumos_core.data.files import text_blocks
 from lumos_core.data.interactions import Columns, read_interactions
 from lumos_core.data.raw import RawLog, items_of_log
 from lumos_core.data.tables import column_names, read_table
+from lumos_core.data.titles import clean_title
 from lumos_core.errors import DataError
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import polars as pl
 
-from lumos_core.data.files import CONTROL, clean_title
+from lumos_core.data.files import CONTROL
 from lumos_core.data.tables import Table, column_names, first_true, read_table
+from lumos_core.data.titles import clean_title
 from lumos_core.errors import DataError
 
 # In the order of preference; compared without case, underscores, hyphens and RecBole's types.

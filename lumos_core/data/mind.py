@@ -8,10 +8,10 @@ from pathlib import Path
 
 import polars as pl
 
-from lumos_core.data.files import clean_title
 from lumos_core.data.interactions import check_unique_items
 from lumos_core.data.raw import RawLog
 from lumos_core.data.tables import Table, first_true, read_headerless
+from lumos_core.data.titles import clean_title
 from lumos_core.errors import DataError
 
 BEHAVIORS = "behaviors.tsv"

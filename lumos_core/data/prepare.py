@@ -9,7 +9,6 @@ import numpy as np
 import polars as pl
 
 from lumos_core.data.catalog import Catalog
-from lumos_core.data.files import clean_title
 from lumos_core.data.filtering import Dedup, codes, core_mask, drop_duplicates
 from lumos_core.data.interactions import Columns, check_known_items
 from lumos_core.data.node_data import chronological
@@ -18,6 +17,7 @@ from lumos_core.data.prepared import check_target, write_prepared
 from lumos_core.data.raw import RawLog
 from lumos_core.data.sequences import MIN_HISTORY
 from lumos_core.data.sources import SourceFormat, load_source
+from lumos_core.data.titles import clean_title
 from lumos_core.errors import DataError
 
 UnknownItems = Literal["auto", "error", "drop", "keep"]
