@@ -378,17 +378,14 @@ def test_a_run_of_the_same_catalog_by_an_older_fingerprint_goes_on(
 ) -> None:
     cfg = config(rounds=3)
     new = "2:" + "d" * 64
-    nodes = [FakeNode(n, cfg, 3 + i) for i, n in enumerate(NAMES)]
-    for node in nodes:
+    transport = _transport(cfg)
+    for node in transport.known.values():
         node.catalog = new
+    again: dict[str, Any] = {"run_dir": stopped, "resume": True}
     with pytest.raises(ModelError, match=r"another catalog .*versions 1 and 2"):
-        run_federation(
-            cfg, FakeTransport(nodes, _flaky), new, start(), run_dir=stopped, resume=True
-        )
-    result = run_federation(
-        cfg, FakeTransport(nodes, _flaky), new, start(), run_dir=stopped, resume=True,
-        known_as=lambda fingerprint: fingerprint == CATALOG,
-    )  # fmt: skip
+        run_federation(cfg, transport, new, start(), **again)
+    again["known_as"] = lambda fingerprint: fingerprint == CATALOG
+    result = run_federation(cfg, transport, new, start(), **again)
     assert result.outcome == "completed"
     assert load_checkpoint(stopped / LATEST).progress.catalog == new
 
