@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lumos_core.data.catalog import Catalog
 
+from lumos_core.data.domains import Domain
+
+SAMPLE_DOMAIN: Domain = "products"
+
 
 def bundled_sample() -> Path:
     """Folder with ``interactions.tsv`` and ``items.tsv``: real purchases in an online shop.

@@ -91,9 +91,9 @@ def unquoted(title: str) -> str:
     return title
 
 
-def is_number(text: str) -> bool:
-    """Whether a text is a decimal number: 3, -1.99, 2.5e3."""
-    return re.fullmatch(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", text) is not None
+def no_titles(texts: Iterable[str | None]) -> bool:
+    """Whether a column cannot be one of titles: no letter in it, as with prices, years, dates."""
+    return not any(c.isalpha() for text in texts if text for c in text)
 
 
 def _resolved(reference: re.Match[str]) -> str:

@@ -11,7 +11,7 @@ from lumos_core.data import Catalog, Sequences
 from lumos_core.data.folder import CATALOG_FILE
 from lumos_core.data.prepare import prepare
 from lumos_core.data.prepared import load_prepared, node_folders
-from lumos_core.data.sample import bundled_sample
+from lumos_core.data.sample import SAMPLE_DOMAIN, bundled_sample
 from lumos_core.deployment import fast_polling
 from lumos_core.deployment.run_folder import CONFIG, check_catalog, check_same_run, read_config
 from lumos_core.devices import check_device
@@ -88,7 +88,7 @@ def plan_local(
     if data is None:
         # beside the runs, not in this one: the next run finds the views that this one stores
         data = run_dir.parent / f"bundled-{count}-nodes-seed-{config.seed}"
-        prepare(bundled_sample(), data, nodes=count, seed=config.seed)
+        prepare(bundled_sample(), data, nodes=count, seed=config.seed, domain=SAMPLE_DOMAIN)
     config = config.replace(catalog=str(data / CATALOG_FILE))
     if resume:
         check_same_run(run_dir, config)  # before baselines are started beside it

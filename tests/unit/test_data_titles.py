@@ -7,8 +7,8 @@ import pytest
 
 from lumos_core.data.titles import (
     clean_title,
-    is_number,
     is_quoted,
+    no_titles,
     unquoted,
     usable_title,
 )
@@ -82,14 +82,10 @@ def test_quoting_is_found_only_where_marks_are_doubled() -> None:
     assert not is_quoted(unquoted('"' * 64))
 
 
-@pytest.mark.parametrize("text", ["3", "-1.99", "2.", ".5", "1e-3", "+1"])
-def test_numbers(text: str) -> None:
-    assert is_number(text)
-
-
-@pytest.mark.parametrize("text", ["", ".", "1,99", "1e", "0x1", "٣", "12 Monkeys", "nan"])
-def test_no_numbers(text: str) -> None:
-    assert not is_number(text)
+def test_columns_without_a_letter_hold_no_titles() -> None:
+    assert no_titles(["1.99", None, "$ 2,50", "2014-01-01", ""])
+    assert not no_titles(["300", "1984", "12 Monkeys"])
+    assert not no_titles(["七人の侍"])
 
 
 @pytest.mark.parametrize("start", ["var x = ", "<a b=c ", '"', "a", "function ", "{a:", "<", "&#3"])
