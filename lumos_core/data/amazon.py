@@ -106,7 +106,7 @@ def _reviews_file(folder: Path) -> Path:
         return found[0]
     raise DataError(
         f"{folder}: found {_names(found)}, expected one file with reviews "
-        f"({' or '.join(SUFFIXES)}); name the file itself as the source"
+        f"({', '.join(SUFFIXES + _TABLES)}); name the file itself as the source"
     )
 
 
@@ -122,23 +122,26 @@ def _metadata_file(folder: Path, reviews: Path) -> Path | None:
 
 
 def _found(folder: Path, meta: bool) -> list[Path]:
+    """Files of a folder that hold metadata, or reviews: JSON by name, other tables by keys."""
     return [
         path
         for path in sorted(folder.iterdir())
-        if path.is_file() and path.name.startswith("meta") == meta
-        if path.name.endswith(SUFFIXES) or (path.name.endswith(_TABLES) and _are_amazons(path))
+        if path.is_file()
+        if (path.name.endswith(SUFFIXES) and path.name.startswith("meta") == meta)
+        or (path.name.endswith(_TABLES) and _kind(path) == ("metadata" if meta else "reviews"))
     ]
 
 
-def _are_amazons(table: Path) -> bool:
-    """Whether a CSV or Parquet file has keys of reviews or of metadata."""
+def _kind(table: Path) -> str:
+    """ "reviews", "metadata" or nothing of Amazon's."""
     try:
         keys = set(column_names(table))
     except DataError:
-        return False
-    return any(
-        keys >= expected for expected in (*_KEYS, {"asin", "title"}, {"parent_asin", "title"})
-    )
+        return ""
+    if any(keys >= expected for expected in _KEYS):
+        return "reviews"
+    listed = keys >= {"asin", "title"} or keys >= {"parent_asin", "title"}
+    return "metadata" if listed else ""
 
 
 def _names(paths: list[Path]) -> str:
