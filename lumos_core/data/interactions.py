@@ -95,6 +95,7 @@ def read_items(path: Path, columns: Columns | None = None) -> ItemList:
         warnings: tuple[str, ...] = (_untitled(path, found),)
     else:
         table = _with_ids(read_table(path, {"item_id": item, "title": title}), "item_id")
+        _check_lines(table)
         table, warnings = _with_titles(table, title, chosen=bool(wanted.title))
     check_unique_items(table)
     return ItemList(table, warnings)
@@ -195,6 +196,24 @@ def _title(path: Path, found: Sequence[str], given: str, item: str) -> str | Non
     named = (keys[key] for key in map(_key, TITLE_NAMES) if key in keys)
     others = [name for name in found if name != item]
     return next(named, others[0] if len(others) == 1 else None)
+
+
+def _check_lines(table: Table) -> None:
+    """Refuse titles in quotation marks that go on in the next line, where lines are rows."""
+    if table.format != "tsv":
+        return
+    opened = table.frame["title"].str.starts_with('"') & (
+        table.frame["title"].str.count_matches('"', literal=True) % 2 == 1
+    )
+    rest = table.frame["title"].is_null() & table.frame["item_id"].str.contains('"', literal=True)
+    broken = opened.fill_null(False) & rest.shift(-1, fill_value=False)
+    if broken.any():
+        row = first_true(broken)
+        raise DataError(
+            f"{table.place(row)}: found title {table.frame['title'][row]!r}, a quoted field that "
+            "goes on in the next line, expected a row a line: TSV is read without quoting; write "
+            "it without line breaks, or as CSV"
+        )
 
 
 def _with_titles(table: Table, column: str, chosen: bool) -> tuple[Table, tuple[str, ...]]:

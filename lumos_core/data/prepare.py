@@ -123,7 +123,7 @@ def prepare(
             f"{log.interactions.path}: none of {len(known)} interactions is left by k-core = "
             f"{k_core} and at least {MIN_HISTORY} per user; lower --k-core or give more data"
         )
-    catalog, untitled = _catalog(log, kept, keep_all_items or log.fixed)
+    catalog, untitled, unlisted = _catalog(log, kept, keep_all_items or log.fixed)
     parts = _distribute(kept, nodes, seed, partition)
     lengths = kept["user_id"].rle().struct.field("len").to_numpy()
     facts: dict[str, Any] = {
@@ -160,7 +160,7 @@ def prepare(
         fingerprint=catalog.fingerprint,
         dropped=_dropped(log, known, unique, kept, unknown, catalog),
         domain=facts["domain"],
-        warnings=(*log.warnings, *told, *_title_warnings(log, untitled, len(catalog))),
+        warnings=(*log.warnings, *told, *_title_warnings(log, untitled, unlisted, len(catalog))),
     )
 
 
@@ -219,8 +219,9 @@ def _core(interactions: pl.DataFrame, k: int) -> pl.DataFrame:
     return interactions.filter(core_mask(users, items, max(k, MIN_HISTORY), k))
 
 
-def _catalog(log: RawLog, kept: pl.DataFrame, keep_all: bool) -> tuple[Catalog, int]:
-    """The catalog in the order of the list of items, and how many titles are really ids."""
+def _catalog(log: RawLog, kept: pl.DataFrame, keep_all: bool) -> tuple[Catalog, int, int]:
+    """The catalog in the order of the list of items, how many titles are really ids, and how many
+    items are not in the list."""
     used = kept["item_id"].unique()
     unlisted = used.filter(~used.is_in(log.items["item_id"].implode())).sort()
     listed = log.items if keep_all else log.items.filter(pl.col("item_id").is_in(used.implode()))
@@ -229,7 +230,7 @@ def _catalog(log: RawLog, kept: pl.DataFrame, keep_all: bool) -> tuple[Catalog, 
     untitled = sum(not title for title in titles)
     stand_ins = (unquoted(clean_title(item)) for item in ids)
     filled = (title or own for title, own in zip(titles, stand_ins, strict=True))
-    return Catalog(tuple(ids), tuple(filled)), untitled
+    return Catalog(tuple(ids), tuple(filled)), untitled, len(unlisted)
 
 
 def _distribute(kept: pl.DataFrame, nodes: int, seed: int, scheme: Partition) -> list[pl.DataFrame]:
@@ -259,7 +260,13 @@ def _dropped(
     )
 
 
-def _title_warnings(log: RawLog, untitled: int, items: int) -> Sequence[str]:
+def _title_warnings(log: RawLog, untitled: int, unlisted: int, items: int) -> Sequence[str]:
     if not untitled or (log.warnings and untitled == items):  # that none has, has been said already
         return ()
-    return (f"{untitled} of {items} items have no title in {log.items_source}; their ids stand in",)
+    text = f"{untitled} of {items} items have no title in {log.items_source}; their ids stand in"
+    if unlisted:
+        text += (
+            f", which tell the language model nothing; --unknown-items drop leaves out the "
+            f"{unlisted} that are not listed there"
+        )
+    return (text,)

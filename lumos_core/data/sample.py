@@ -4,10 +4,10 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lumos_core.data.domains import Domain
+
 if TYPE_CHECKING:
     from lumos_core.data.catalog import Catalog
-
-from lumos_core.data.domains import Domain
 
 SAMPLE_DOMAIN: Domain = "products"
 
