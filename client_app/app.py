@@ -23,6 +23,7 @@ from client_app import errors, ledger, messages
 from client_app.messages import Order
 from lumos_core import logs
 from lumos_core.config import SIMULATION_DATA, NodeConfig, RunConfig
+from lumos_core.data.catalog import differing_versions, short_fingerprint
 from lumos_core.data.folder import PREPARE_NODE
 from lumos_core.errors import ConfigError, ReplyError
 from lumos_core.files import owner_only, private_folder
@@ -213,9 +214,10 @@ def _check_catalog(node: "Node", order: Order, only_note: Path | None) -> None:
     if order.catalog in ("", found):
         return
     error = errors.CatalogMismatchError(
-        f"this node's catalog.tsv has fingerprint {found[:12]}…, the run's {order.catalog[:12]}…; "
-        "give this node the run's catalog.tsv and prepare its data again, into mine/node-0: "
-        f"{PREPARE_NODE}"
+        f"this node's catalog.tsv has fingerprint {short_fingerprint(found)}…, the run's "
+        f"{short_fingerprint(order.catalog)}…; give this node the run's catalog.tsv and prepare "
+        f"its data again, into mine/node-0: {PREPARE_NODE}"
+        f"{differing_versions(found, order.catalog)}"
     )
     if only_note is None:
         raise error

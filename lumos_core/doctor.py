@@ -133,6 +133,7 @@ def _disk(folder: Path) -> Finding:
 
 def _data(folder: Path, catalog: Path | None) -> Iterator[Finding]:
     from lumos_core.data import Catalog
+    from lumos_core.data.catalog import short_fingerprint
     from lumos_core.data.folder import PREPARE_NODE
     from lumos_core.data.node_data import read_node
 
@@ -147,7 +148,7 @@ def _data(folder: Path, catalog: Path | None) -> Iterator[Finding]:
             "fail", "state", f"{folder} is not writable", "chown it, or set node key state"
         )
     if catalog is None:
-        yield Finding("ok", "catalog", f"fingerprint {own.fingerprint[:12]}…")
+        yield Finding("ok", "catalog", f"fingerprint {short_fingerprint(own.fingerprint)}…")
         return
     try:
         wanted = Catalog.read(catalog).fingerprint
@@ -155,7 +156,8 @@ def _data(folder: Path, catalog: Path | None) -> Iterator[Finding]:
         yield Finding("fail", "catalog", str(error), "name the run's catalog.tsv")
         return
     same = own.fingerprint == wanted
-    text = f"fingerprint {own.fingerprint[:12]}…, the run's is {wanted[:12]}…"
+    ours, theirs = short_fingerprint(own.fingerprint), short_fingerprint(wanted)
+    text = f"fingerprint {ours}…, the run's is {theirs}…"
     fix = "" if same else f"take the run's catalog.tsv and prepare mine/node-0: {PREPARE_NODE}"
     yield Finding("ok" if same else "fail", "catalog", text, fix)
 

@@ -33,7 +33,7 @@ from lumos_core.evaluation import SELECTION_METRIC, means
 from lumos_core.history import HISTORY, Event, History, OnEvent, utc_now
 from lumos_core.membership import Membership
 from lumos_core.model import ITEM_TABLE, ModelShape, Params
-from lumos_core.resume import Stand, stand_of
+from lumos_core.resume import KnownAs, Stand, never, stand_of
 from lumos_core.secure_aggregation.coordinator import SecureExchange
 from lumos_core.secure_aggregation.primitives import Primitives
 from lumos_core.transport import Instruction, Reply, Split, Transport, exchange
@@ -373,6 +373,7 @@ def run_federation(
     on_event: OnEvent | None = None,
     resume: bool = False,
     primitives: Primitives | None = None,
+    known_as: KnownAs = never,
 ) -> FederationResult:
     """Run rounds until there have been ``config.rounds``.
 
@@ -386,6 +387,8 @@ def run_federation(
         resume: go on with the run in ``run_dir``, if there is one, to the parameters it would have
             reached without a stop; only ``resume.free_keys`` may differ from its configuration.
         primitives: the cryptography of ``secure-aggregation``.
+        known_as: whether a fingerprint in the files of a run to resume is of the run's catalog, too
+            (see :meth:`~lumos_core.data.catalog.Catalog.is_known_as`).
 
     Returns:
         The result; ``outcome`` is "failed" if any round failed.
@@ -398,6 +401,6 @@ def run_federation(
     """
     shape = ModelShape.of(config, len(initial[ITEM_TABLE]) - 1)
     progress = Progress(0, -1, 0.0, 0, catalog_fingerprint, shape.fingerprint, config.to_flat())
-    stand = stand_of(run_dir, Checkpoint(initial, {}, progress), resume)
+    stand = stand_of(run_dir, Checkpoint(initial, {}, progress), resume, known_as)
     history = History(run_dir / HISTORY if run_dir else None, on_event, stand.events)
     return Federation(config, transport, stand, run_dir, history, primitives).run()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from lumos_core.data.catalog import differing_versions, short_fingerprint
 from lumos_core.transport import Instruction, Reply, Transport, exchange
 
 log = logging.getLogger(__name__)
@@ -97,8 +98,9 @@ class Membership:
             found = str(answer.info.get(name))
             if found != value:
                 return (
-                    f"its {name} is {found[:12]!r}…, the run's is {value[:12]!r}…; give it the "
-                    "run's catalog.tsv and configuration"
+                    f"its {name} is {short_fingerprint(found)!r}…, the run's is "
+                    f"{short_fingerprint(value)!r}…; give it the run's catalog.tsv and "
+                    f"configuration{differing_versions(found, value)}"
                 )
         return ""
 

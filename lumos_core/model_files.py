@@ -23,7 +23,12 @@ from safetensors.numpy import save
 from lumos_core import __version__
 from lumos_core.checkpoint import BEST, Checkpoint, load_checkpoint
 from lumos_core.config import RunConfig, Scalar
-from lumos_core.data.catalog import Catalog
+from lumos_core.data.catalog import (
+    FINGERPRINT_PATTERN,
+    Catalog,
+    differing_versions,
+    short_fingerprint,
+)
 from lumos_core.errors import ConfigError, ModelError
 from lumos_core.files import write_atomically
 from lumos_core.model import ITEM_TABLE, ModelShape, Params, SASRec, set_params
@@ -71,7 +76,7 @@ class ModelCard(BaseModel):
 
     format: Literal["lumos-sasrec-1"] = "lumos-sasrec-1"
     shape: Shape
-    catalog: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    catalog: Annotated[str, Field(pattern=FINGERPRINT_PATTERN)]
     round: Annotated[int, Field(ge=0)]
     final: bool
     validation: dict[str, float] = {}
@@ -145,7 +150,7 @@ def kept_model(state: Path, catalog: Catalog) -> Path:
             "keeps those it receives in training, unless keep-model = false; or name one with "
             "--model"
         )
-    fitting = (p for p in found if read_card(p).catalog == catalog.fingerprint)
+    fitting = (p for p in found if catalog.is_known_as(read_card(p).catalog))
     return next(fitting, found[0])
 
 
@@ -229,10 +234,13 @@ def _of_checkpoint(path: Path, checkpoint: Checkpoint) -> tuple[Params, ModelCar
 
 
 def _check_catalog(path: Path, card: ModelCard, catalog: Catalog) -> None:
-    if card.catalog != catalog.fingerprint:
+    if not catalog.is_known_as(card.catalog):
+        theirs, ours = card.catalog, catalog.fingerprint
         raise ModelError(
-            f"{path}: was made for another catalog (fingerprint {card.catalog[:12]}…, found "
-            f"{catalog.fingerprint[:12]}…); use the catalog.tsv of its run, or a model of this one"
+            f"{path}: was made for another catalog (fingerprint {short_fingerprint(theirs)}…, "
+            f"found {short_fingerprint(ours)}…); use the catalog.tsv of its run, or a model of "
+            "this one"
+            f"{differing_versions(theirs, ours)}"
         )
     if card.shape.num_items != len(catalog):
         raise ModelError(

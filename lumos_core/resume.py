@@ -7,13 +7,14 @@ however often it was stopped.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lumos_core import selection
 from lumos_core.checkpoint import BEST, LATEST, Checkpoint, Progress, load_checkpoint
 from lumos_core.config import RunConfig, Scalar
+from lumos_core.data.catalog import differing_versions, short_fingerprint
 from lumos_core.errors import ConfigError, DataError, ModelError
 from lumos_core.history import HISTORY, Event, read_history
 from lumos_core.model import Params
@@ -39,6 +40,15 @@ FREE_KEYS = frozenset(
 )
 """Keys that may change when a run is resumed: how long, how many nodes it waits for, where its
 files lie, who watches it. So may ``min-replies``, but not always: see :func:`free_keys`."""
+
+
+KnownAs = Callable[[str], bool]
+"""Whether a fingerprint is of a certain catalog."""
+
+
+def never(fingerprint: str) -> bool:
+    """Knows no other fingerprint than the catalog's own."""
+    return False
 
 
 def free_keys(flat: Mapping[str, Scalar]) -> frozenset[str]:
@@ -82,13 +92,16 @@ class Stand:
     events: list[Event] = field(default_factory=list)
 
 
-def stand_of(run_dir: Path | None, fresh: Checkpoint, resume: bool) -> Stand:
+def stand_of(
+    run_dir: Path | None, fresh: Checkpoint, resume: bool, known_as: KnownAs = never
+) -> Stand:
     """Where to begin: at the checkpoint in ``run_dir`` if there is one, otherwise at ``fresh``.
 
     Args:
         run_dir: folder of the run, or None.
         fresh: the run's beginning; names, order and shapes of the parameters are taken from it.
         resume: whether to go on with a run that is there.
+        known_as: whether a fingerprint that an older version wrote is of the run's catalog, too.
 
     Raises:
         ConfigError: the run there has another configuration, or must not be gone on with.
@@ -108,7 +121,7 @@ def stand_of(run_dir: Path | None, fresh: Checkpoint, resume: bool) -> Stand:
                 )
         return Stand(fresh, fresh.params)
     found = load_checkpoint(latest)
-    _check_same_run(latest, found.progress, fresh.progress)
+    _check_same_run(latest, found.progress, fresh.progress, known_as)
     params = _fitting(latest, found.params, fresh.params)
     _check_optimizer(latest, found)
     try:
@@ -120,7 +133,7 @@ def stand_of(run_dir: Path | None, fresh: Checkpoint, resume: bool) -> Stand:
     return Stand(checkpoint, _best(run_dir, checkpoint), events)
 
 
-def _check_same_run(path: Path, found: Progress, fresh: Progress) -> None:
+def _check_same_run(path: Path, found: Progress, fresh: Progress, known_as: KnownAs) -> None:
     saved = _flat(path, found)
     if (key := first_difference(saved, fresh.config)) is not None:
         free = ", ".join(sorted(free_keys(saved)))
@@ -130,10 +143,11 @@ def _check_same_run(path: Path, found: Progress, fresh: Progress) -> None:
         )
     for name in ("catalog", "shape"):
         ours, theirs = getattr(fresh, name), getattr(found, name)
-        if ours != theirs:
+        if ours != theirs and not (name == "catalog" and known_as(theirs)):
             raise ModelError(
-                f"{path}: was made with another {name} (fingerprint {theirs[:12]}…, expected "
-                f"{ours[:12]}…); resume it with the catalog.tsv it began with"
+                f"{path}: was made with another {name} (fingerprint {short_fingerprint(theirs)}…, "
+                f"expected {short_fingerprint(ours)}…); resume it with the catalog.tsv it began "
+                f"with{differing_versions(theirs, ours)}"
             )
 
 

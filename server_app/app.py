@@ -82,7 +82,7 @@ def _run(grid: Grid, config: RunConfig, run_dir: Path) -> dict[str, Any]:
     with observing(config, run_dir) as observe:
         result = run_federation(  # goes on with what is there: a restarted server loses nothing
             config, transport, catalog.fingerprint, initial, run_dir=run_dir, on_event=observe,
-            resume=True, primitives=_primitives(config),
+            resume=True, primitives=_primitives(config), known_as=catalog.is_known_as,
         )  # fmt: skip
     views = RunViews.of(config.to_flat(), result.events)
     return {

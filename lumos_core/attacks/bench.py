@@ -167,8 +167,8 @@ def _clean_start(
     with FileLock(path.with_suffix(".lock")):  # another process may need the same one
         try:
             found = load_checkpoint(path)
-            ours = (config.to_flat(), ground.catalog.fingerprint)
-            if (found.progress.config, found.progress.catalog) == ours:
+            same_catalog = ground.catalog.is_known_as(found.progress.catalog)
+            if same_catalog and found.progress.config == config.to_flat():
                 return found
         except (FileNotFoundError, ModelError):
             pass

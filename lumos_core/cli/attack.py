@@ -50,12 +50,11 @@ def attack_command(
 
     from lumos_core.attacks.report import scenario_label
     from lumos_core.attacks.suite import finished, plan, run_jobs
-    from lumos_core.cli.options import check_out, integers, names, with_overrides
-    from lumos_core.config import RunConfig
+    from lumos_core.cli.options import check_out, defaults_for, integers, names, with_overrides
     from lumos_core.experiments.jobs import Result
 
     own = {"seed": "--seeds", "method": "--methods", "rounds": "--clean-rounds, --attack-rounds"}
-    base = with_overrides(RunConfig(), config, own)
+    base = with_overrides(defaults_for(data), config, own)
     planned = plan(
         data, out, names(methods, "--methods"), _scenarios(suite), integers(seeds, "--seeds"),
         base, (clean_rounds, attack_rounds),

@@ -37,9 +37,8 @@ def audit_command(
     """
     from rich.console import Console
 
-    from lumos_core.cli.options import check_out, integers, with_overrides
+    from lumos_core.cli.options import check_out, defaults_for, integers, with_overrides
     from lumos_core.cli.screens import results_table
-    from lumos_core.config import RunConfig
     from lumos_core.errors import ConfigError
     from lumos_core.experiments.audit import audits, table
     from lumos_core.experiments.compare import versions
@@ -50,7 +49,7 @@ def audit_command(
     sizes = integers(users, "--users")
     if min(sizes) < 1:
         raise ConfigError(f"--users {users!r}: expected positive whole numbers, as in 1,10,50")
-    base = with_overrides(RunConfig(), config)
+    base = with_overrides(defaults_for(data), config)
     check_out(out)
     console = Console()
     rows = audits(

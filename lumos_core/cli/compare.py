@@ -36,14 +36,13 @@ def compare_command(
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
 
-    from lumos_core.cli.options import check_out, integers, names, with_overrides
-    from lumos_core.config import RunConfig
+    from lumos_core.cli.options import check_out, defaults_for, integers, names, with_overrides
     from lumos_core.experiments.compare import plan, run_jobs
     from lumos_core.experiments.jobs import Result
 
     chosen = list(VARIANTS) if variants == "all" else names(variants, "--variants")
     reference = _reference(reference, chosen)
-    base = with_overrides(RunConfig(), config, {"seed": "--seeds", "method": "--variants"})
+    base = with_overrides(defaults_for(data), config, {"seed": "--seeds", "method": "--variants"})
     planned = plan(data, out, chosen, integers(seeds, "--seeds"), base)
     check_out(out)
     console = Console()

@@ -45,13 +45,18 @@ def prepare_command(
         ),
     ] = "exact",
     items: Annotated[
-        Path | None, typer.Option(help="File with items and titles, if not beside the source.")
+        Path | None,
+        typer.Option(
+            help="File with items and titles, if not beside the source; or a run's catalog.tsv, "
+            "whose items are then the items, all of them and in its order."
+        ),
     ] = None,
     unknown_items: Annotated[
         Literal["auto", "error", "drop", "keep"],
         typer.Option(
             help="Interactions with items that the list of items lacks. auto: error for tables "
-            "and RecBole, keep (with the id as title) for Amazon and MIND."
+            "and RecBole, keep (with the id as title) for Amazon and MIND, drop where --items is a "
+            "run's catalog.tsv."
         ),
     ] = "auto",
     keep_all_items: Annotated[
@@ -61,9 +66,27 @@ def prepare_command(
         bool, typer.Option("--impression-clicks", help="MIND: append clicks in impressions.")
     ] = False,
     user_column: Annotated[str, typer.Option(help="Name of the column with users.")] = "",
-    item_column: Annotated[str, typer.Option(help="Name of the column with items.")] = "",
+    item_column: Annotated[str, typer.Option(help="Name of the log's column with items.")] = "",
+    items_id_column: Annotated[
+        str,
+        typer.Option(help="Name of the column with ids in the list of items, if it is another."),
+    ] = "",
     time_column: Annotated[str, typer.Option(help="Name of the column with times.")] = "",
-    title_column: Annotated[str, typer.Option(help="Name of the column with titles.")] = "",
+    title_column: Annotated[
+        str,
+        typer.Option(
+            help="Name of the column with titles: in the list of items, or in the log if there is "
+            "no list."
+        ),
+    ] = "",
+    domain: Annotated[
+        Literal["products", "films", "games", "news", "books", "music", "places"] | None,
+        typer.Option(
+            help="What the items are; the language model is told (key llm-noun of a run). Amazon: "
+            "products, MIND: news, unless given.",
+            show_default=False,
+        ),
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the data set (default: the source's).")] = "",
     force: Annotated[
         bool, typer.Option("--force", help="Replace other prepared data in the folder.")
@@ -78,7 +101,7 @@ def prepare_command(
 
     from lumos_core.data.interactions import Columns
     from lumos_core.data.prepare import prepare
-    from lumos_core.data.sample import bundled_sample
+    from lumos_core.data.sample import SAMPLE_DOMAIN, bundled_sample
 
     is_sample = source == "sample" and not Path(source).exists()
     dataset = prepare(
@@ -89,13 +112,14 @@ def prepare_command(
         k_core=k_core,
         source_format=source_format,
         items=items,
-        columns=Columns(user_column, item_column, time_column, title_column),
+        columns=Columns(user_column, item_column, time_column, title_column, items_id_column),
         dedup=dedup,
         unknown_items=unknown_items,
         partition=partition,
         keep_all_items=keep_all_items,
         impression_clicks=impression_clicks,
         name=name,
+        domain=domain or (SAMPLE_DOMAIN if is_sample else None),
         force=force,
     )
     warn = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -104,6 +128,8 @@ def prepare_command(
         warn.print(warning, markup=False)
     console = Console(highlight=False)
     console.print(summary_table(dataset))
+    console.print("catalog fingerprint", style="bold")  # on a line of its own: it must not fold
+    console.print(f"  {dataset.fingerprint}", soft_wrap=True)
     state = "already there, unchanged" if dataset.reused else "written"
     console.print(f"{state}: {dataset.folder}", markup=False, soft_wrap=True)
 
@@ -138,5 +164,5 @@ def summary_table(dataset: "PreparedDataset") -> "Table":
     ):
         table.add_row(f"node-{n}", f"{users:,} users, {count:,} interactions")
     table.add_row("seed", str(dataset.seed))
-    table.add_row("catalog fingerprint", dataset.fingerprint)
+    table.add_row("domain", dataset.domain or "not known: --domain tells the language model")
     return table

@@ -1,7 +1,7 @@
 """``lumos deploy``: credentials of a deployment, and its server."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -114,6 +114,14 @@ def server_command(
     rounds: RoundsOption = None,
     method: MethodOption = None,
     seed: SeedOption = None,
+    domain: Annotated[
+        Literal["products", "films", "games", "news", "books", "music", "places"] | None,
+        typer.Option(
+            help="What the items are, for the language model (default: as the data around the "
+            "catalog were prepared; in other words: -c llm-noun=…).",
+            show_default=False,
+        ),
+    ] = None,
     settings: ConfigOption = None,
     bind: Annotated[
         str, typer.Option(help="Interface of the fleet port, the only one for other machines.")
@@ -130,6 +138,7 @@ def server_command(
     """
     from rich.console import Console
 
+    from lumos_core.data.domains import NOUNS
     from lumos_core.deployment.kit import ServerKit
     from lumos_core.deployment.plan import server_config
     from lumos_core.deployment.server import ServerOptions, serve
@@ -137,6 +146,10 @@ def server_command(
     flat, for_node = parse_settings(settings, rounds=rounds, method=method, seed=seed)
     if for_node:
         raise ConfigError(f"-c node.{next(iter(for_node))}: a node's keys go into its node.toml")
+    if domain is not None:
+        if "llm-noun" in flat:
+            raise ConfigError("key 'llm-noun' is given twice, as --domain and with -c")
+        flat["llm-noun"] = NOUNS[domain]
     kit = ServerKit.read(folder)
     run_dir = run_dir or folder / "run"
     options = ServerOptions(

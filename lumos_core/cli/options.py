@@ -102,6 +102,23 @@ def with_overrides(
     return RunConfig.from_flat({**base.to_flat(), **changes})
 
 
+def defaults_for(data: Path, **fields: Any) -> RunConfig:
+    """The default configuration for prepared data: ``llm-noun`` follows from their domain.
+
+    Args:
+        data: a prepared folder or a node's; what is wrong with it otherwise is not found here.
+        fields: of the configuration, by which it differs from the default.
+
+    Raises:
+        DataError: what the folder says of its domain is damaged.
+    """
+    from lumos_core.data.prepared import prepared_noun
+
+    noun = prepared_noun(data)
+    config = RunConfig(**fields)
+    return config.replace(llm_noun=noun) if noun else config
+
+
 # ---------------------------------------------------------------- lists
 def names(text: str, option: str) -> list[str]:
     """Comma-separated names, each once.

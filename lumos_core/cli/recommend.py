@@ -82,12 +82,14 @@ def export_command(
     """Write a run's best model as safetensors with its sizes, metrics and catalog fingerprint."""
     from rich.console import Console
 
+    from lumos_core.data.catalog import short_fingerprint
     from lumos_core.export import export_model
     from lumos_core.model_files import CONFIG_FILE, MODEL_FILE
 
     card = export_model(run, out, force=force)
     console = Console(soft_wrap=True, highlight=False)
-    console.print(f"{_origin(card)}; catalog {card.catalog[:12]}…, {card.shape.num_items} items")
+    catalog = short_fingerprint(card.catalog)
+    console.print(f"{_origin(card)}; catalog {catalog}…, {card.shape.num_items} items")
     console.print(f"written: {out / MODEL_FILE}, {CONFIG_FILE}", markup=False)
 
 

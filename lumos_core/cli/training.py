@@ -1,11 +1,14 @@
 """`lumos train-central`: SASRec on pooled data, the yardstick of every federation."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lumos_core.cli.options import ConfigOption
+
+if TYPE_CHECKING:
+    from lumos_core.config import RunConfig
 
 
 def train_central_command(
@@ -15,8 +18,13 @@ def train_central_command(
     patience: Annotated[int, typer.Option(min=1, help="Epochs without a better NDCG@20.")] = 10,
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
     semantic_start: Annotated[
-        bool, typer.Option(help="Item embeddings from titles, as federated runs have by default.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            help="Item embeddings from titles, as federated runs have by default (off, unless "
+            "-c semantic-start=llm or tfidf).",
+            show_default=False,
+        ),
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Train SASRec on everybody's data in one place, beside the popularity baseline."""
@@ -24,8 +32,7 @@ def train_central_command(
 
     from lumos_core.baselines import popularity, train_centralised
     from lumos_core.checkpoint import Checkpoint, Progress, save_checkpoint
-    from lumos_core.cli.options import check_out, with_overrides
-    from lumos_core.config import RunConfig
+    from lumos_core.cli.options import check_out
     from lumos_core.data import Sequences
     from lumos_core.data.prepared import load_prepared
     from lumos_core.devices import check_device
@@ -35,9 +42,7 @@ def train_central_command(
     from lumos_core.model import ModelShape
 
     check_device(device)
-    run = with_overrides(RunConfig(method="fedavg"), config)
-    if not semantic_start:
-        run = run.replace(semantic_start="none")
+    run = _configured(data, config, semantic_start)
     catalog, nodes = load_prepared(data)
     check_out(out)
     users = Sequences.concat(nodes)
@@ -68,3 +73,25 @@ def train_central_command(
     for name, test in (("centralised", result["test"]), ("popularity", popular)):
         console.print(f"{name:>12}  test HR@20 {test['hr@20']:.4f}  NDCG@20 {test['ndcg@20']:.4f}")
     console.print(f"written: {out / 'model.safetensors'}, metrics.json")
+
+
+def _configured(data: Path, texts: list[str] | None, semantic_start: bool | None) -> "RunConfig":
+    """The configuration; without a word about it, training starts from random embeddings.
+
+    Raises:
+        ConfigError: a key is wrong, or option and key contradict each other.
+    """
+    from lumos_core.cli.options import defaults_for, with_overrides
+    from lumos_core.config import RunConfig
+    from lumos_core.errors import ConfigError
+
+    usual = RunConfig().semantic_start if semantic_start else "none"
+    base = defaults_for(data, method="fedavg", semantic_start=usual)
+    run = with_overrides(base, texts)
+    if semantic_start is not None and semantic_start == (run.semantic_start == "none"):
+        option = "--semantic-start" if semantic_start else "--no-semantic-start"
+        raise ConfigError(
+            f"{option} and -c semantic-start={run.semantic_start} contradict each other; leave one "
+            "out"
+        )
+    return run

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lumos_core.cli.options import ConfigOption, with_overrides
+from lumos_core.cli.options import ConfigOption, defaults_for, with_overrides
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.errors import DataError
 
@@ -58,7 +58,7 @@ def check_command(
 
     from lumos_core.views.check import check_llm
 
-    run = _configured(config, llm, quantization)
+    run = _configured(config, llm, quantization, None)
     console = Console()
     with _bar(console) as bar:
         task = bar.add_task("model", total=1, note="loading, then an example")
@@ -92,7 +92,7 @@ def build_command(
     """
     from rich.console import Console
 
-    run = _configured(config, llm, quantization)
+    run = _configured(config, llm, quantization, data)
     console = Console()
     stored = generated = 0
     for folder in _nodes(data):
@@ -119,7 +119,7 @@ def show_command(
     from lumos_core.data import LeaveOneOut
     from lumos_core.views.source import view_source
 
-    run = _configured(config, llm, quantization)
+    run = _configured(config, llm, quantization, data)
     folder, catalog, sequences, position = _find_user(data, user)
     train = LeaveOneOut(sequences).train().subset([position])
     console = Console()
@@ -131,14 +131,15 @@ def show_command(
 
 
 def _configured(
-    assignments: list[str] | None, llm: str | None, quantization: str | None
+    assignments: list[str] | None, llm: str | None, quantization: str | None, data: Path | None
 ) -> RunConfig:
     changes: dict[str, Any] = {}
     if llm is not None:
         changes["llm"] = llm
     if quantization is not None:
         changes["llm_quantization"] = quantization
-    return with_overrides(RunConfig(), assignments).replace(**changes)
+    base = RunConfig() if data is None else defaults_for(data)
+    return with_overrides(base, assignments).replace(**changes)
 
 
 def _node(folder: Path) -> NodeConfig:

@@ -1,16 +1,28 @@
-"""The catalog: every item that can be recommended, public to all nodes."""
+"""The catalog: every item that can be recommended, public to all nodes.
+
+Its fingerprint is a text ``VERSION:HEX``, equal wherever ids, titles and their order are equal,
+whatever the versions of Python and Unicode. Before it had a version, it was the hexadecimal digits
+alone, of titles that another rule had cleaned: see :meth:`Catalog.is_known_as`.
+"""
 
 import hashlib
+import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from lumos_core.data.files import CONTROL, clean_title, read_text
+from lumos_core.data.files import CONTROL, read_text
+from lumos_core.data.titles import clean_title, is_quoted
 from lumos_core.errors import DataError
 from lumos_core.files import write_atomically
 
 HEADER = "item_id\ttitle"
+FINGERPRINT_VERSION = 2
+"""Changes whenever the same items could get another fingerprint."""
+FINGERPRINT_PATTERN = "^([1-9][0-9]{0,3}:)?[0-9a-f]{64}$"
+"""Of any version, also of later ones, as a regular expression."""
 
 
 @dataclass(frozen=True)
@@ -18,11 +30,12 @@ class Catalog:
     """Item ids and titles in index order: row 1 is index 1, index 0 is padding.
 
     Ids are text, always (leading zeros count). Ids and titles are non-empty and lie on one line;
-    titles are as :func:`~lumos_core.data.files.clean_title` leaves them.
+    titles are as :func:`~lumos_core.data.titles.clean_title` leaves them and without the quoting of
+    CSV, which ``catalog.tsv`` does not have.
 
     Raises:
-        DataError: if there is no item, an id occurs twice, or an id or title is empty or holds
-            a tab or line break.
+        DataError: if there is no item, an id occurs twice, an id or title is empty or holds a tab
+            or line break, or a title is quoted.
     """
 
     item_ids: tuple[str, ...]
@@ -44,6 +57,8 @@ class Catalog:
                     f"catalog: item {item_id!r}: found title {title!r}, expected text on one line, "
                     "not empty, without tabs or doubled spaces"
                 )
+            if is_quoted(title):
+                raise DataError(f"catalog: item {item_id!r}: {_quoting(title)}")
 
     def __len__(self) -> int:
         """The number of items N; valid indices are 1..N."""
@@ -51,8 +66,18 @@ class Catalog:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of ids and titles in order; equal on all sides of a federation."""
-        return hashlib.sha256(self._text().encode()).hexdigest()
+        """Version and SHA-256 (hex) of ids and titles in order; equal on all sides of a
+        federation."""
+        text = f"lumos-catalog-{FINGERPRINT_VERSION}\n{self._text()}"
+        return f"{FINGERPRINT_VERSION}:{_sha256(text)}"
+
+    def is_known_as(self, fingerprint: str) -> bool:
+        """Whether a fingerprint, of this version or the first, is of these items in this order.
+
+        A catalog that the first version read has lost characters (joiners, soft hyphens) which stay
+        now; they do not make it another one.
+        """
+        return fingerprint == self.fingerprint or fingerprint in self._first_version
 
     def index(self, item_id: str) -> int:
         """Index of an item, 1..N.
@@ -96,6 +121,8 @@ class Catalog:
                     "(item_id, title) separated by one tab"
                 )
             item_id, title = fields[0].strip(), clean_title(fields[1])
+            if is_quoted(title):
+                raise DataError(f"{path}: line {number}: {_quoting(title)}")
             if not item_id or not title:
                 raise DataError(
                     f"{path}: line {number}: empty {'title' if item_id else 'item_id'}; "
@@ -116,8 +143,18 @@ class Catalog:
         write_atomically(path, f"{HEADER}\n{self._text()}".encode())
 
     def _text(self) -> str:
-        pairs = zip(self.item_ids, self.titles, strict=True)
+        return self._rows(self.item_ids, self.titles)
+
+    @staticmethod
+    def _rows(item_ids: Iterable[str], titles: Iterable[str]) -> str:
+        pairs = zip(item_ids, titles, strict=True)
         return "".join(f"{item_id}\t{title}\n" for item_id, title in pairs)
+
+    @cached_property
+    def _first_version(self) -> frozenset[str]:
+        """Fingerprints of version 1: of these titles, and of what its cleaning made of them."""
+        cleaned = Catalog._rows(self.item_ids, map(_first_cleaning, self.titles))
+        return frozenset({_sha256(self._text()), _sha256(cleaned)})
 
     @cached_property
     def _indices(self) -> dict[str, int]:
@@ -127,3 +164,44 @@ class Catalog:
         if not 1 <= index <= len(self):
             raise IndexError(f"item index {index} is outside 1..{len(self)}")
         return index - 1
+
+
+def short_fingerprint(fingerprint: str) -> str:
+    """The beginning of a fingerprint, for messages: enough to tell two apart."""
+    return fingerprint[:14] if ":" in fingerprint[:5] else fingerprint[:12]
+
+
+def differing_versions(found: str, expected: str) -> str:
+    """For the end of a message about two fingerprints that differ: nothing, or that their versions
+    differ, too, so that they say nothing about the catalogs."""
+    one, other = _version(found), _version(expected)
+    if one == other:
+        return ""
+    return (
+        f"; the two are of versions {one or 'unknown'} and {other or 'unknown'} and cannot be "
+        "compared: use one version of LUMOS on all machines"
+    )
+
+
+def _version(fingerprint: str) -> int | None:
+    if not re.fullmatch(FINGERPRINT_PATTERN, fingerprint):
+        return None
+    version, colon, _ = fingerprint.partition(":")
+    return int(version) if colon else 1
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _first_cleaning(title: str) -> str:
+    """A title as the first version cleaned it, by the Unicode tables of this Python."""
+    return " ".join("".join(c if c.isprintable() else " " for c in title).split())
+
+
+def _quoting(title: str) -> str:
+    return (
+        f"found title {title[:60]!r}, quoted as in CSV, expected plain text: a catalog has no "
+        "quoting; write it without (pandas: quoting=csv.QUOTE_NONE), or let 'lumos prepare' write "
+        "it from items.tsv"
+    )

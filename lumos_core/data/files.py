@@ -73,16 +73,6 @@ def check_file(path: Path) -> Path:
     return path
 
 
-def clean_title(text: str) -> str:
-    """The text on one line: every run of white space or control characters becomes one space.
-
-    Tabs and line breaks would break the TSV files that LUMOS writes; NUL and its like, prompts.
-    """
-    if not text.isprintable():  # rare: titles by the ten thousand are read for every message
-        text = "".join(c if c.isprintable() else " " for c in text)
-    return " ".join(text.split())
-
-
 def _open(path: Path) -> BinaryIO:
     check_file(path)
     with path.open("rb") as stream:

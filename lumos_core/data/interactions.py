@@ -6,15 +6,20 @@ from pathlib import Path
 
 import polars as pl
 
-from lumos_core.data.files import CONTROL, clean_title
+from lumos_core.data.files import CONTROL
 from lumos_core.data.tables import Table, column_names, first_true, read_table
+from lumos_core.data.titles import no_titles, usable_titles
 from lumos_core.errors import DataError
 
 # In the order of preference; compared without case, underscores, hyphens and RecBole's types.
 USER_NAMES = ("user_id", "user", "uid", "customer_id", "customer", "reviewerID", "session_id")
 ITEM_NAMES = ("item_id", "item", "iid", "parent_asin", "asin", "product_id", "movie_id", "news_id")
 TIME_NAMES = ("timestamp", "position", "time", "unixReviewTime", "unix_time", "unixtime", "order")
-TITLE_NAMES = ("title", "item_title", "name", "item_name", "product_title", "movie_title")
+TITLE_NAMES = (
+    "title", "item_title", "name", "item_name", "product_title", "product_name", "movie_title",
+    "movie_name", "book_title", "news_title", "game_title", "app_title", "app_name", "track_name",
+    "song_title", "artist_name", "headline",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,24 @@ class Columns:
     item: str = ""
     time: str = ""
     title: str = ""
+    items_id: str = ""  # in the list of items, where it is not called as in the log
+
+
+@dataclass(frozen=True)
+class ItemList:
+    """Items as a file lists them.
+
+    Attributes:
+        table: ``item_id`` (unique), ``title`` ("" where there is none).
+        warnings: what the user should know about the titles, a sentence each.
+    """
+
+    table: Table
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        return self.table.frame
 
 
 def read_interactions(path: Path, columns: Columns | None = None) -> Table:
@@ -51,13 +74,12 @@ def read_interactions(path: Path, columns: Columns | None = None) -> Table:
     return _with_times(_with_ids(_with_ids(table, "user_id"), "item_id"))
 
 
-def read_items(path: Path, columns: Columns | None = None) -> Table:
+def read_items(path: Path, columns: Columns | None = None) -> ItemList:
     """Read a list of items.
 
     Returns:
-        A table with ``item_id`` and ``title`` (String; cleaned, empty where there is none), rows
-        in file order, ids unique. Without a column of a usual title name, the only other column
-        is the title.
+        Rows in file order, ids unique. Titles come from the column that is named, from one of a
+        usual name, or from the only other column, as long as it holds text; else there are none.
 
     Raises:
         DataError: naming file and line: missing column, empty or duplicate id, or anything
@@ -65,16 +87,37 @@ def read_items(path: Path, columns: Columns | None = None) -> Table:
     """
     wanted = columns or Columns()
     found = column_names(path)
-    named = wanted.item if wanted.item in found else ""  # may be the name in the log alone
-    item = _choose(path, found, named, ITEM_NAMES, "item")
-    others = [name for name in found if name != item]
-    titles = others if len(others) == 1 and not wanted.title else TITLE_NAMES
-    title = _choose(path, found, wanted.title, titles, "title")
-    table = _with_ids(read_table(path, {"item_id": item, "title": title}), "item_id")
-    cleaned = [clean_title(str(t)) if t is not None else "" for t in table.frame["title"]]
-    table = table.with_frame(table.frame.with_columns(pl.Series("title", cleaned, pl.String)))
+    item = _items_id(path, found, wanted)
+    title = _title(path, found, wanted.title, item)
+    if title is None:
+        table = _with_ids(read_table(path, {"item_id": item}), "item_id")
+        table = table.with_frame(table.frame.with_columns(title=pl.lit("")))
+        warnings: tuple[str, ...] = (_untitled(path, found),)
+    else:
+        table = _with_ids(read_table(path, {"item_id": item, "title": title}), "item_id")
+        _check_lines(table)
+        table, warnings = _with_titles(table, title, chosen=bool(wanted.title))
     check_unique_items(table)
-    return table
+    return ItemList(table, warnings)
+
+
+def read_log_titles(path: Path, columns: Columns) -> pl.DataFrame:
+    """Titles that stand in the log itself, in the column ``columns.title``.
+
+    Returns:
+        ``item_id`` (unique), ``title``: the first usable one of the item's rows; items without
+        one are left out.
+
+    Raises:
+        DataError: as :func:`read_items`.
+    """
+    found = column_names(path)
+    item = _choose(path, found, columns.item, ITEM_NAMES, "item")
+    title = _choose(path, found, columns.title, (), "title")
+    table = _with_ids(read_table(path, {"item_id": item, "title": title}), "item_id")
+    table, _ = _with_titles(table, title, chosen=True)
+    titled = table.frame.filter(pl.col("title") != "")
+    return titled.unique("item_id", keep="first", maintain_order=True)
 
 
 def check_unique_items(items: Table) -> None:
@@ -124,6 +167,81 @@ def _choose(path: Path, found: Sequence[str], given: str, names: Sequence[str], 
         f"expected {' or '.join(map(repr, names))}; rename the column or name it with "
         f"--{what}-column"
     )
+
+
+def _items_id(path: Path, found: Sequence[str], wanted: Columns) -> str:
+    """The column with ids in a list of items, whose names need not be those of the log."""
+    if wanted.items_id:
+        return _choose(path, found, wanted.items_id, (), "items-id")
+    if wanted.item in found:
+        return wanted.item
+    keys = {_key(name): name for name in reversed(found)}
+    for key in (*map(_key, ITEM_NAMES), "id"):
+        if key in keys:
+            return keys[key]
+    ids = [name for key, name in keys.items() if key.endswith("id")]
+    if len(ids) == 1:
+        return ids[0]
+    raise DataError(
+        f"{path}: line 1: missing column: no item column among {', '.join(map(repr, found))}, "
+        f"expected {' or '.join(map(repr, ITEM_NAMES))}; rename the column, or name it with "
+        "--items-id-column (--item-column is the one of the log)"
+    )
+
+
+def _title(path: Path, found: Sequence[str], given: str, item: str) -> str | None:
+    if given:
+        return _choose(path, found, given, (), "title")
+    keys = {_key(name): name for name in reversed(found) if name != item}
+    named = (keys[key] for key in map(_key, TITLE_NAMES) if key in keys)
+    others = [name for name in found if name != item]
+    return next(named, others[0] if len(others) == 1 else None)
+
+
+def _check_lines(table: Table) -> None:
+    """Refuse titles in quotation marks that go on in the next line, where lines are rows."""
+    if table.format != "tsv":
+        return
+    opened = table.frame["title"].str.starts_with('"') & (
+        table.frame["title"].str.count_matches('"', literal=True) % 2 == 1
+    )
+    rest = table.frame["title"].is_null() & table.frame["item_id"].str.contains('"', literal=True)
+    broken = opened.fill_null(False) & rest.shift(-1, fill_value=False)
+    if broken.any():
+        row = first_true(broken)
+        raise DataError(
+            f"{table.place(row)}: found title {table.frame['title'][row]!r}, a quoted field that "
+            "goes on in the next line, expected a row a line: TSV is read without quoting; write "
+            "it without line breaks, or as CSV"
+        )
+
+
+def _with_titles(table: Table, column: str, chosen: bool) -> tuple[Table, tuple[str, ...]]:
+    """The table with usable titles only, and what there is to say about them."""
+    raw = table.frame["title"]
+    if raw.dtype.is_nested():
+        raise DataError(
+            f"{table.path}: column {column!r} has type {raw.dtype}, expected text; name another "
+            "one with --title-column"
+        )
+    raw = raw.cast(pl.String, strict=False)
+    warnings: tuple[str, ...] = ()
+    if not chosen and no_titles(raw):
+        raw = pl.Series("title", [""] * len(raw), dtype=pl.String)
+        warnings = (_untitled(table.path, [column], "holds numbers, no titles"),)
+    elif not chosen and _key(column) not in map(_key, TITLE_NAMES):
+        warnings = (
+            f"{table.path}: titles are taken from the only other column, {column!r}; name another "
+            "one with --title-column",
+        )
+    titles = pl.Series("title", usable_titles(raw), dtype=pl.String)
+    return table.with_frame(table.frame.with_columns(titles)), warnings
+
+
+def _untitled(path: Path, found: Sequence[str], problem: str = "") -> str:
+    names = ", ".join(map(repr, found))
+    what = f"column {names} {problem}" if problem else f"no title column among {names}"
+    return f"{path}: {what}: item ids stand in for titles; name the column with --title-column"
 
 
 def _key(name: str) -> str:

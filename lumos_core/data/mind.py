@@ -4,39 +4,58 @@ Every impression of a user repeats the user's click history, which is in order b
 times; the place in the history is the time here. Columns: https://github.com/msnews/msnews.github.io
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
-from lumos_core.data.files import clean_title
-from lumos_core.data.interactions import check_unique_items
+from lumos_core.data.interactions import Columns, check_unique_items
+from lumos_core.data.items import is_catalog, refuse, refuse_columns, with_catalog
 from lumos_core.data.raw import RawLog
 from lumos_core.data.tables import Table, first_true, read_headerless
+from lumos_core.data.titles import usable_titles
 from lumos_core.errors import DataError
 
 BEHAVIORS = "behaviors.tsv"
 NEWS = "news.tsv"
+DOMAIN = "news"
+_NO_HEADER = "MIND's files have no header, and their columns are known"
 _BEHAVIORS_COLUMNS = ("impression", "user_id", "time", "history", "shown")
 _NEWS_COLUMNS = ("item_id", "category", "subcategory", "title", "abstract", "url", "e1", "e2")
 _TIME_FORMAT = "%m/%d/%Y %I:%M:%S %p"
 
 
-def load_mind(source: Path, items: Path | None, impression_clicks: bool) -> RawLog:
+def load_mind(
+    source: Path, items: Path | None, columns: Columns, impression_clicks: bool
+) -> RawLog:
     """Import click histories.
 
     Args:
         source: a folder with ``behaviors.tsv`` and ``news.tsv``, or the former.
-        items: ``news.tsv``, if it is not beside the behaviours.
+        items: ``news.tsv``, if it is not beside the behaviours; or a run's catalog.
+        columns: none may be named: the files have no header.
         impression_clicks: append what was clicked in the impressions, in the order of their time.
             Most of it is news that nobody has in a history.
 
     Raises:
         DataError: naming file and line of what is missing or malformed.
     """
+    for option, value in (
+        ("--user-column", columns.user),
+        ("--item-column", columns.item),
+        ("--time-column", columns.time),
+    ):
+        refuse(option, value, _NO_HEADER)
+    refuse_columns(columns, _NO_HEADER)
     folder = source if source.is_dir() else source.parent
+    behaviors = folder / BEHAVIORS if source.is_dir() else source
+    name = folder.resolve().name
+    if items is not None and is_catalog(items):
+        log = read_behaviors(behaviors, impression_clicks)
+        return replace(with_catalog(name, log, items, columns), domain=DOMAIN)
     news = read_news(items or folder / NEWS)
-    log = read_behaviors(folder / BEHAVIORS if source.is_dir() else source, impression_clicks)
-    return RawLog(folder.resolve().name, log, news.frame, str(news.path), complete=False)
+    log = read_behaviors(behaviors, impression_clicks)
+    return RawLog(name, log, news.frame, str(news.path), complete=False, domain=DOMAIN)
 
 
 def read_news(path: Path) -> Table:
@@ -48,7 +67,7 @@ def read_news(path: Path) -> Table:
     table = read_headerless(path, _NEWS_COLUMNS)
     _require(table, "item_id", len(_NEWS_COLUMNS))
     _require(table, "url", len(_NEWS_COLUMNS))
-    titles = [clean_title(title or "") for title in table.frame["title"]]
+    titles = usable_titles(table.frame["title"])
     frame = table.frame.select("item_id", pl.Series("title", titles, pl.String))
     items = table.with_frame(frame)
     check_unique_items(items)

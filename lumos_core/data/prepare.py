@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from lumos_core.data.catalog import Catalog
-from lumos_core.data.files import clean_title
+from lumos_core.data.domains import Domain
 from lumos_core.data.filtering import Dedup, codes, core_mask, drop_duplicates
 from lumos_core.data.interactions import Columns, check_known_items
 from lumos_core.data.node_data import chronological
@@ -18,6 +18,7 @@ from lumos_core.data.prepared import check_target, write_prepared
 from lumos_core.data.raw import RawLog
 from lumos_core.data.sequences import MIN_HISTORY
 from lumos_core.data.sources import SourceFormat, load_source
+from lumos_core.data.titles import clean_title, unquoted
 from lumos_core.errors import DataError
 
 UnknownItems = Literal["auto", "error", "drop", "keep"]
@@ -51,6 +52,7 @@ class PreparedDataset:
     node_users: tuple[int, ...]
     node_interactions: tuple[int, ...]
     fingerprint: str  # of the catalog
+    domain: Domain | None
     dropped: Dropped
     warnings: tuple[str, ...]
 
@@ -76,6 +78,7 @@ def prepare(
     keep_all_items: bool = False,
     impression_clicks: bool = False,
     name: str = "",
+    domain: Domain | None = None,
     force: bool = False,
 ) -> PreparedDataset:
     """Turn a data set into a catalog and one data folder per node.
@@ -88,13 +91,17 @@ def prepare(
             interactions; 0 filters no items. Users with fewer than 3 are always left out.
         dedup: see :func:`drop_duplicates`.
         unknown_items: what to do with interactions whose item is not in the list of items; "keep"
-            takes the id as title; "auto" is "error" for tables and RecBole, "keep" otherwise.
-        keep_all_items: keep items in the catalog that nobody has in a history.
+            takes the id as title; "auto" is "drop" if ``items`` is a run's catalog, "error" for
+            other tables and RecBole, "keep" for Amazon and MIND.
+        keep_all_items: keep items in the catalog that nobody has in a history; a run's catalog is
+            always taken whole.
         name: name of the data set; default: of the source.
+        domain: what the items are; default: what the importer knows about them, if anything.
         force: replace another prepared folder.
 
     Raises:
-        DataError: naming file and line; then nothing has been written.
+        DataError: naming file and line, or the option that could have no effect; then nothing has
+            been written.
     """
     if k_core < 0:
         raise DataError(f"k-core = {k_core}, expected 0 (off) or more")
@@ -108,7 +115,7 @@ def prepare(
         columns=columns,
         impression_clicks=impression_clicks,
     )
-    known, unknown = _resolve_unknown(log, unknown_items)
+    known, unknown, told = _resolve_unknown(log, unknown_items)
     unique = drop_duplicates(known, dedup)
     kept = chronological(_core(unique, k_core))
     if kept.is_empty():
@@ -116,11 +123,12 @@ def prepare(
             f"{log.interactions.path}: none of {len(known)} interactions is left by k-core = "
             f"{k_core} and at least {MIN_HISTORY} per user; lower --k-core or give more data"
         )
-    catalog, untitled = _catalog(log, kept, keep_all_items)
+    catalog, untitled, unlisted = _catalog(log, kept, keep_all_items or log.fixed)
     parts = _distribute(kept, nodes, seed, partition)
     lengths = kept["user_id"].rle().struct.field("len").to_numpy()
     facts: dict[str, Any] = {
         "name": name or log.name,
+        "domain": domain or log.domain or None,
         "seed": seed,
         "nodes": nodes,
         "partition": partition,
@@ -151,20 +159,59 @@ def prepare(
         node_interactions=tuple(len(part) for part in parts),
         fingerprint=catalog.fingerprint,
         dropped=_dropped(log, known, unique, kept, unknown, catalog),
-        warnings=(*log.warnings, *_title_warnings(log, untitled, len(catalog))),
+        domain=facts["domain"],
+        warnings=(*log.warnings, *told, *_title_warnings(log, untitled, unlisted, len(catalog))),
     )
 
 
-def _resolve_unknown(log: RawLog, choice: UnknownItems) -> tuple[pl.DataFrame, int]:
-    """The interactions to go on with, and how many were dropped for their unknown item."""
+def _resolve_unknown(
+    log: RawLog, choice: UnknownItems
+) -> tuple[pl.DataFrame, int, tuple[str, ...]]:
+    """The interactions to go on with, how many were dropped for their unknown item, and what the
+    user should know about that."""
     frame = log.interactions.frame
     ids = log.items["item_id"]
-    if choice == "error" or (choice == "auto" and log.complete):
-        check_known_items(log.interactions, ids, log.items_source)
-    if choice != "drop":
-        return frame, 0
+    if choice != "auto" and not log.listed:
+        raise DataError(
+            f"--unknown-items {choice}: would have no effect, for there is no list of items; leave "
+            "it out, or name the list with --items"
+        )
+    if choice == "keep" and log.fixed:
+        raise DataError(
+            f"--unknown-items keep: would add items to the run's catalog {log.items_source}, which "
+            "no other node has; leave it out, or give the file another name than catalog.tsv"
+        )
     known = frame.filter(pl.col("item_id").is_in(ids.implode()))
-    return known, len(frame) - len(known)
+    _check_related(log, known)
+    if choice == "error" or (choice == "auto" and log.complete and not log.fixed):
+        check_known_items(log.interactions, ids, log.items_source)
+    if choice != "drop" and not log.fixed:
+        return frame, 0, ()
+    dropped = len(frame) - len(known)
+    return known, dropped, _drop_warnings(log, dropped if choice == "auto" else 0)
+
+
+def _check_related(log: RawLog, known: pl.DataFrame) -> None:
+    """Refuse a list of items that lists none of the log's: its ids are of another kind."""
+    if known.is_empty() and len(log.interactions.frame):
+        theirs, ours = log.items["item_id"], log.interactions.frame["item_id"]
+        example = f", such as {theirs[0]!r}," if len(theirs) else ""
+        raise DataError(
+            f"{log.interactions.path}: none of its items, such as {ours[0]!r}, is among the "
+            f"{len(theirs)}{example} of {log.items_source}; name the columns that belong together "
+            "with --item-column (log) and --items-id-column (items), or another list with --items"
+        )
+
+
+def _drop_warnings(log: RawLog, dropped: int) -> tuple[str, ...]:
+    if not dropped:
+        return ()
+    ids = log.interactions.frame["item_id"]
+    unknown = ids.filter(~ids.is_in(log.items["item_id"].implode()))
+    return (
+        f"{dropped} interactions with {unknown.n_unique()} items that {log.items_source} lacks, "
+        f"such as {unknown[0]!r}, are left out",
+    )
 
 
 def _core(interactions: pl.DataFrame, k: int) -> pl.DataFrame:
@@ -172,16 +219,18 @@ def _core(interactions: pl.DataFrame, k: int) -> pl.DataFrame:
     return interactions.filter(core_mask(users, items, max(k, MIN_HISTORY), k))
 
 
-def _catalog(log: RawLog, kept: pl.DataFrame, keep_all: bool) -> tuple[Catalog, int]:
-    """The catalog in the order of the list of items, and how many titles are really ids."""
+def _catalog(log: RawLog, kept: pl.DataFrame, keep_all: bool) -> tuple[Catalog, int, int]:
+    """The catalog in the order of the list of items, how many titles are really ids, and how many
+    items are not in the list."""
     used = kept["item_id"].unique()
     unlisted = used.filter(~used.is_in(log.items["item_id"].implode())).sort()
     listed = log.items if keep_all else log.items.filter(pl.col("item_id").is_in(used.implode()))
     ids = [*listed["item_id"], *unlisted]
     titles = [*listed["title"], *("" for _ in unlisted)]
     untitled = sum(not title for title in titles)
-    filled = (title or clean_title(item) for item, title in zip(ids, titles, strict=True))
-    return Catalog(tuple(ids), tuple(filled)), untitled
+    stand_ins = (unquoted(clean_title(item)) for item in ids)
+    filled = (title or own for title, own in zip(titles, stand_ins, strict=True))
+    return Catalog(tuple(ids), tuple(filled)), untitled, len(unlisted)
 
 
 def _distribute(kept: pl.DataFrame, nodes: int, seed: int, scheme: Partition) -> list[pl.DataFrame]:
@@ -211,7 +260,13 @@ def _dropped(
     )
 
 
-def _title_warnings(log: RawLog, untitled: int, items: int) -> Sequence[str]:
-    if not untitled or log.warnings:  # without any list of items, that has been said already
+def _title_warnings(log: RawLog, untitled: int, unlisted: int, items: int) -> Sequence[str]:
+    if not untitled or (log.warnings and untitled == items):  # that none has, has been said already
         return ()
-    return (f"{untitled} of {items} items have no title in {log.items_source}; their ids stand in",)
+    text = f"{untitled} of {items} items have no title in {log.items_source}; their ids stand in"
+    if unlisted:
+        text += (
+            f", which tell the language model nothing; --unknown-items drop leaves out the "
+            f"{unlisted} that are not listed there"
+        )
+    return (text,)

@@ -7,9 +7,11 @@
     node-0/ …       catalog.tsv (the same), interactions.tsv (chronological per user), node.json
 """
 
+import errno
 import filecmp
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +21,7 @@ from uuid import uuid4
 import polars as pl
 
 from lumos_core.data.catalog import Catalog
+from lumos_core.data.domains import NOUNS
 from lumos_core.data.files import check_file
 from lumos_core.data.folder import CATALOG_FILE
 from lumos_core.data.node_data import read_node
@@ -29,6 +32,7 @@ from lumos_core.files import write_atomically
 DATASET_FILE = "dataset.json"
 NODE_FILE = "node.json"
 INTERACTIONS_FILE = "interactions.tsv"
+_OURS = ".lumos-prepare-"
 
 
 def load_prepared(folder: Path) -> tuple[Catalog, list[Sequences]]:
@@ -88,6 +92,10 @@ def read_dataset_json(folder: Path) -> dict[str, Any]:
         raise DataError(f"{folder}: no such folder; 'lumos prepare' makes one")
     if not path.is_file():
         raise DataError(f"{folder}: no {DATASET_FILE}, so not a folder that 'lumos prepare' wrote")
+    return _read_json(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(check_file(path).read_bytes())
     except ValueError as error:
@@ -123,7 +131,7 @@ def write_prepared(
     def write(folder: Path) -> None:
         catalog.write(folder / CATALOG_FILE)
         for n, interactions in enumerate(node_interactions):
-            _write_node(folder / f"node-{n}", n, catalog, interactions)
+            _write_node(folder / f"node-{n}", n, catalog, interactions, facts.get("domain"))
         _write_json(folder / DATASET_FILE, facts)
 
     check_target(out)
@@ -138,19 +146,43 @@ def check_target(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: found a file, expected a new folder; choose another --out")
-    if out.is_dir() and any(out.iterdir()) and not (out / DATASET_FILE).is_file():
+    if out.is_dir() and _content(out) and not (out / DATASET_FILE).is_file():
         raise DataError(
             f"{out}: the folder is not empty and no prepared data; choose another --out"
         )
 
 
-def _write_node(folder: Path, n: int, catalog: Catalog, interactions: pl.DataFrame) -> None:
+def prepared_noun(folder: Path) -> str | None:
+    """How a prompt speaks of a history of these data (``llm-noun``), if their domain is known.
+
+    Args:
+        folder: a prepared folder, or the folder of one node.
+
+    Raises:
+        DataError: the file that says it is damaged.
+    """
+    for path in (folder / DATASET_FILE, folder / NODE_FILE):
+        if path.is_file():
+            domain = _read_json(path).get("domain")
+            if domain is not None and domain not in NOUNS:
+                raise DataError(
+                    f"{path}: key 'domain': found {domain!r}, expected one of {', '.join(NOUNS)}; "
+                    "prepare the data again with --domain"
+                )
+            return NOUNS[domain] if domain else None
+    return None
+
+
+def _write_node(
+    folder: Path, n: int, catalog: Catalog, interactions: pl.DataFrame, domain: str | None
+) -> None:
     catalog.write(folder / CATALOG_FILE)
     interactions.write_csv(folder / INTERACTIONS_FILE, separator="\t", quote_style="never")
     facts = {
         "node": n,
         "users": interactions["user_id"].n_unique(),
         "interactions": len(interactions),
+        "domain": domain,
         "catalog-fingerprint": catalog.fingerprint,
     }
     _write_json(folder / NODE_FILE, facts)
@@ -163,36 +195,108 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _replace_folder(out: Path, write: Callable[[Path], None], force: bool) -> bool:
     out = out.resolve()
-    fresh = out.with_name(f".{out.name}.{uuid4().hex}")
-    retired = out.with_name(f".{out.name}.{uuid4().hex}")
+    fresh = _workplace(out) / f"{_OURS}{uuid4().hex}"
     try:
         fresh.mkdir(parents=True)
         write(fresh)
-        if _holds(out, fresh):
+        if _same_tables(out, fresh):
+            _renew_facts(out, fresh)
             return True
-        if out.is_dir() and any(out.iterdir()):
-            if not force:
-                raise DataError(
-                    f"{out}: holds other prepared data; choose another --out, or replace it, with "
-                    "what its nodes keep there, by --force"
-                )
-            out.rename(retired)
-        fresh.rename(out)
-        shutil.rmtree(retired, ignore_errors=True)
+        old = _content(out) if out.is_dir() else []
+        if old and not force:
+            raise DataError(
+                f"{out}: holds other prepared data; choose another --out, or replace it, with "
+                "what its nodes keep there, by --force"
+            )
+        _put(fresh, out, bool(old))
         return False
     except OSError as error:
-        raise DataError(f"{out}: cannot write the prepared data ({error.strerror})") from error
+        reason = error.strerror or str(error)
+        raise DataError(f"{out}: cannot write the prepared data ({reason})") from error
     finally:
-        if retired.is_dir() and not out.exists():
-            retired.rename(out)
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _holds(out: Path, fresh: Path) -> bool:
-    """Whether ``out`` has every file of ``fresh``; a node's own state may lie beside them."""
-    files = [path.relative_to(fresh) for path in fresh.rglob("*") if path.is_file()]
-    same = (
-        (out / path).is_file() and filecmp.cmp(out / path, fresh / path, shallow=False)
-        for path in files
+def _workplace(out: Path) -> Path:
+    """Where the new folder is made: beside the old one, whose place it then takes in one step; but
+    within it where it is a mount point, or nothing can be written beside it."""
+    if out.is_dir() and (out.is_mount() or not os.access(out.parent, os.W_OK | os.X_OK)):
+        return out
+    return out.parent
+
+
+def _put(fresh: Path, out: Path, replaces: bool) -> None:
+    """The new folder in the place of the old one, which stays whole if that fails."""
+    if fresh.parent == out:
+        _exchange(fresh, out)
+        return
+    retired = fresh.with_name(f"{_OURS}{uuid4().hex}")
+    try:
+        if replaces:
+            out.rename(retired)
+        fresh.rename(out)
+    except OSError as error:
+        if retired.is_dir() and not out.exists():
+            retired.rename(out)
+        if error.errno not in (errno.EBUSY, errno.EXDEV):
+            raise
+        _exchange(fresh, out)  # a mount point that does not look like one: a folder bound to it
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _exchange(fresh: Path, out: Path) -> None:
+    """The content of the new folder in the place of the old one's, where ``out`` itself cannot be
+    replaced. What says that the data are complete is moved last."""
+    retired = out / f"{_OURS}{uuid4().hex}"
+    retired.mkdir()
+    moved: list[Path] = []
+    try:
+        for path in _content(out):
+            path.rename(retired / path.name)
+        for path in sorted(fresh.iterdir(), key=lambda path: path.name == DATASET_FILE):
+            moved.append(out / path.name)
+            shutil.move(path, moved[-1])  # by copying, if it comes from another file system
+    except BaseException:
+        for path in moved:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        for path in list(retired.iterdir()):
+            path.rename(out / path.name)
+        retired.rmdir()
+        raise
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _content(folder: Path) -> list[Path]:
+    """What a folder holds, without what is left of attempts that were killed, and without what a
+    new file system brings along."""
+    return [
+        path
+        for path in folder.iterdir()
+        if path.name != "lost+found" and not path.name.startswith(_OURS)
+    ]
+
+
+def _same_tables(out: Path, fresh: Path) -> bool:
+    """Whether ``out`` has the catalog and the interactions of ``fresh``, and no other node's; a
+    node's own state may lie beside them."""
+    theirs, ours = (
+        {
+            path.relative_to(folder)
+            for name in (CATALOG_FILE, INTERACTIONS_FILE)
+            for path in (folder / name, *folder.glob(f"node-*/{name}"))
+            if path.is_file()
+        }
+        for folder in (out, fresh)
     )
-    return all(same)
+    return theirs == ours and all(
+        filecmp.cmp(out / path, fresh / path, shallow=False) for path in ours
+    )
+
+
+def _renew_facts(out: Path, fresh: Path) -> None:
+    """What is said about the tables may be of an older version, or have changed by itself."""
+    for path in fresh.rglob("*.json"):
+        place = out / path.relative_to(fresh)
+        content = path.read_bytes()
+        if not place.is_file() or place.read_bytes() != content:
+            write_atomically(place, content)

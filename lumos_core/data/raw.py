@@ -19,6 +19,10 @@ class RawLog:
         complete: whether an item of the log that ``items`` lacks is an error in the data (a table
             with its list of items) or usual (Amazon and MIND publish logs with unlisted items).
         warnings: what the user should know, a sentence each.
+        listed: whether there is a list of items; if not, ``items`` are those of the log.
+        fixed: whether ``items`` are a run's catalog, to be taken whole and in its order, without
+            another item.
+        domain: what the items are (see :mod:`lumos_core.data.domains`), "" if that is not known.
     """
 
     name: str
@@ -27,6 +31,9 @@ class RawLog:
     items_source: str
     complete: bool = True
     warnings: tuple[str, ...] = ()
+    listed: bool = True
+    fixed: bool = False
+    domain: str = ""
 
 
 def items_of_log(interactions: Table) -> pl.DataFrame:

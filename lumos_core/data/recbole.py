@@ -7,7 +7,8 @@ Tab-separated, with typed headers such as ``user_id:token`` and ``timestamp:floa
 from pathlib import Path
 
 from lumos_core.data.interactions import Columns, read_interactions, read_items
-from lumos_core.data.raw import RawLog, items_of_log
+from lumos_core.data.items import is_catalog, with_catalog, without_list
+from lumos_core.data.raw import RawLog
 from lumos_core.data.tables import column_names
 from lumos_core.errors import DataError
 
@@ -17,7 +18,9 @@ def load_recbole(source: Path, items: Path | None, columns: Columns) -> RawLog:
 
     Args:
         source: the ``.inter`` file, or a folder with exactly one.
-        items: the ``.item`` file, if it is not beside the other under the same name.
+        items: the ``.item`` file, if it is not beside the other under the same name; or a table,
+            or a run's catalog.
+        columns: names of columns, where they are unusual.
 
     Raises:
         DataError: naming file and line of what is missing or malformed.
@@ -27,10 +30,13 @@ def load_recbole(source: Path, items: Path | None, columns: Columns) -> RawLog:
     _check_types(inter)
     log = read_interactions(inter, columns)
     if items is None and not item.exists():
-        warning = f"no {item.name} beside {inter.name}: item ids stand in for titles"
-        return RawLog(inter.stem, log, items_of_log(log), str(inter), warnings=(warning,))
-    _check_types(item)
-    return RawLog(inter.stem, log, read_items(item, columns).frame, str(item))
+        return without_list(inter.stem, log, columns, f"no {item.name} beside {inter.name}")
+    if is_catalog(item):
+        return with_catalog(inter.stem, log, item, columns)
+    if item.suffix == ".item":
+        _check_types(item)
+    listed = read_items(item, columns)
+    return RawLog(inter.stem, log, listed.frame, str(item), warnings=listed.warnings)
 
 
 def _inter_file(folder: Path) -> Path:

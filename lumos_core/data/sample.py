@@ -4,8 +4,12 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lumos_core.data.domains import Domain
+
 if TYPE_CHECKING:
     from lumos_core.data.catalog import Catalog
+
+SAMPLE_DOMAIN: Domain = "products"
 
 
 def bundled_sample() -> Path:

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Literal
 
 from lumos_core.data.amazon import SUFFIXES as AMAZON_SUFFIXES
-from lumos_core.data.amazon import load_amazon
+from lumos_core.data.amazon import are_reviews, load_amazon
 from lumos_core.data.folder import CATALOG_FILE, FORMATS, find_table
 from lumos_core.data.interactions import Columns, read_interactions, read_items
+from lumos_core.data.items import is_catalog, with_catalog, without_list
 from lumos_core.data.mind import BEHAVIORS, load_mind
-from lumos_core.data.raw import RawLog, items_of_log
+from lumos_core.data.raw import RawLog
 from lumos_core.data.recbole import load_recbole
-from lumos_core.data.tables import column_names, table_format
 from lumos_core.errors import DataError
 
 SourceFormat = Literal["auto", "table", "amazon", "mind", "recbole"]
@@ -30,19 +30,27 @@ def load_source(
 
     Args:
         source: a folder or the file with the interactions.
-        items: the file with items and titles, if it is not found beside the interactions.
+        items: the file with items and titles, if it is not found beside the interactions; a run's
+            catalog with every format.
         columns: names of columns, where they are unusual.
         impression_clicks: MIND: append clicks in impressions to the histories.
 
     Raises:
-        DataError: naming file and line of what is missing or malformed.
+        DataError: naming file and line of what is missing or malformed; or an option that would
+            have no effect.
     """
     if not source.exists():
         raise DataError(f"{source}: no such file or folder; check the path")
     names = columns or Columns()
-    match source_format if source_format != "auto" else detect_format(source):
+    found = source_format if source_format != "auto" else detect_format(source, items)
+    if impression_clicks and found != "mind":
+        raise DataError(
+            f"--impression-clicks: would have no effect, for only MIND's logs have impressions, "
+            f"and {source} is read as {found}; leave it out"
+        )
+    match found:
         case "mind":
-            return load_mind(source, items, impression_clicks)
+            return load_mind(source, items, names, impression_clicks)
         case "recbole":
             return load_recbole(source, items, names)
         case "amazon":
@@ -51,14 +59,17 @@ def load_source(
             return _load_table(source, items, names)
 
 
-def detect_format(source: Path) -> SourceFormat:
+def detect_format(source: Path, items: Path | None = None) -> SourceFormat:
     """The format of a folder or file, by names of files and keys of the first record.
+
+    Args:
+        items: the list of items that goes with it, if that is named.
 
     Raises:
         DataError: if nothing known is found.
     """
     if source.is_file():
-        return _format_of_file(source)
+        return _format_of_file(source, items)
     names = sorted(path.name for path in source.iterdir() if path.is_file())
     if BEHAVIORS in names:
         return "mind"
@@ -76,16 +87,12 @@ def detect_format(source: Path) -> SourceFormat:
     )
 
 
-def _format_of_file(path: Path) -> SourceFormat:
+def _format_of_file(path: Path, items: Path | None) -> SourceFormat:
     if path.name == BEHAVIORS:
         return "mind"
     if path.suffix == ".inter":
         return "recbole"
-    if table_format(path) == "jsonl":
-        keys = set(column_names(path))
-        if keys >= {"reviewerID", "asin"} or keys >= {"user_id", "parent_asin"}:
-            return "amazon"
-    return "table"
+    return "amazon" if are_reviews(path, items) else "table"
 
 
 def _load_table(source: Path, items: Path | None, columns: Columns) -> RawLog:
@@ -95,9 +102,12 @@ def _load_table(source: Path, items: Path | None, columns: Columns) -> RawLog:
     name = folder.resolve().name if source.is_dir() else source.name.partition(".")[0]
     table = read_interactions(log, columns)
     if item_file is None:
-        warning = f"no list of items (items.tsv) beside {log.name}: item ids stand in for titles"
-        return RawLog(name, table, items_of_log(table), str(log), warnings=(warning,))
-    return RawLog(name, table, read_items(item_file, columns).frame, str(item_file))
+        missing = f"no list of items (items.tsv) beside {log.name}"
+        return without_list(name, table, columns, missing)
+    if items is not None and is_catalog(items):
+        return with_catalog(name, table, items, columns)
+    listed = read_items(item_file, columns)
+    return RawLog(name, table, listed.frame, str(item_file), warnings=listed.warnings)
 
 
 def _items_file(folder: Path) -> Path | None:

@@ -37,11 +37,11 @@ def run_demo(
         FederationError: a step failed.
     """
     from lumos_core.data.prepare import prepare
-    from lumos_core.data.sample import bundled_sample
+    from lumos_core.data.sample import SAMPLE_DOMAIN, bundled_sample
 
     folder.mkdir(parents=True)
     console.print(f"# the bundled sample, prepared for {nodes} nodes in {folder / 'data'}")
-    prepare(bundled_sample(), folder / "data", nodes=nodes, seed=0)
+    prepare(bundled_sample(), folder / "data", nodes=nodes, seed=0, domain=SAMPLE_DOMAIN)
     [port] = flower.free_ports(1)
     demo = _Demo(folder, console)
     demo.run("deploy", "init", "deployment", "--host", "127.0.0.1", "--nodes", str(nodes),

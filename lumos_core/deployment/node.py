@@ -62,6 +62,7 @@ def check(bundle: NodeBundle) -> Iterator[str]:
             bundle's authority.
         DataError: naming file and line, the data are not as they should be.
     """
+    from lumos_core.data.catalog import short_fingerprint
     from lumos_core.data.node_data import read_node
 
     authority = credentials.check_certificate(bundle.ca)
@@ -71,7 +72,7 @@ def check(bundle: NodeBundle) -> Iterator[str]:
     catalog, sequences = read_node(Path(bundle.config.data))
     yield escape(
         f"{bundle.config.name}: {len(sequences)} users, {len(catalog)} items, "
-        f"catalog {catalog.fingerprint[:12]}"
+        f"catalog {short_fingerprint(catalog.fingerprint)}"
     )
     _writable(state_folder(bundle))
     if (days := credentials.days_left(authority)) < EXPIRES_SOON_DAYS:

@@ -10,8 +10,8 @@ from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data import Catalog, Sequences
 from lumos_core.data.folder import CATALOG_FILE
 from lumos_core.data.prepare import prepare
-from lumos_core.data.prepared import load_prepared, node_folders
-from lumos_core.data.sample import bundled_sample
+from lumos_core.data.prepared import load_prepared, node_folders, prepared_noun
+from lumos_core.data.sample import SAMPLE_DOMAIN, bundled_sample
 from lumos_core.deployment import fast_polling
 from lumos_core.deployment.run_folder import CONFIG, check_catalog, check_same_run, read_config
 from lumos_core.devices import check_device
@@ -83,12 +83,12 @@ def plan_local(
                 f"--nodes {nodes}: {data} is prepared for {count} nodes; leave --nodes out or "
                 f"prepare the data again with --nodes {nodes}"
             )
-    config = for_nodes(flat, count)
+    config = for_nodes({**_told_by(data), **flat}, count)
     run_dir = run_dir or _new_run_dir(config)
     if data is None:
         # beside the runs, not in this one: the next run finds the views that this one stores
         data = run_dir.parent / f"bundled-{count}-nodes-seed-{config.seed}"
-        prepare(bundled_sample(), data, nodes=count, seed=config.seed)
+        prepare(bundled_sample(), data, nodes=count, seed=config.seed, domain=SAMPLE_DOMAIN)
     config = config.replace(catalog=str(data / CATALOG_FILE))
     if resume:
         check_same_run(run_dir, config)  # before baselines are started beside it
@@ -128,7 +128,7 @@ def server_config(flat: Mapping[str, Any], nodes: int, catalog: Path, run_dir: P
     Args:
         flat: keys of the run that were given.
         nodes: how many are registered.
-        catalog: file of the public catalog.
+        catalog: file of the public catalog; prepared data around it say what the items are.
         run_dir: of the run, which may have begun with more or fewer nodes.
 
     Raises:
@@ -136,10 +136,12 @@ def server_config(flat: Mapping[str, Any], nodes: int, catalog: Path, run_dir: P
     """
     fast_polling.poll_seconds()
     public = Catalog.read(catalog)
-    flat = {"start-timeout": START_TIMEOUT, **flat, "catalog": str(catalog.resolve())}
+    told: dict[str, Any] = {"start-timeout": START_TIMEOUT, **_told_by(catalog.parent)}
     if (saved := read_config(run_dir)) is not None:
         check_catalog(run_dir, public, catalog)
-        flat = {**_needed_before(saved, nodes, given="min-replies" in flat), **flat}
+        told |= _needed_before(saved, nodes, given="min-replies" in flat)
+        told["llm-noun"] = saved.llm_noun
+    flat = {**told, **flat, "catalog": str(catalog.resolve())}
     config = for_nodes(flat, nodes)
     check_tracker(config)
     return config
@@ -177,6 +179,12 @@ def _needed_before(saved: RunConfig, nodes: int, given: bool) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------- both
+def _told_by(folder: Path | None) -> dict[str, Any]:
+    """Keys of a run that follow from prepared data, unless they are given."""
+    noun = prepared_noun(folder) if folder else None
+    return {"llm-noun": noun} if noun else {}
+
+
 def for_nodes(flat: Mapping[str, Any], count: int) -> RunConfig:
     """The configuration for a known number of nodes: unless told otherwise, wait for all of them.
 

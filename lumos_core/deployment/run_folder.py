@@ -10,7 +10,7 @@ from typing import Any
 
 from lumos_core.checkpoint import LATEST, load_checkpoint
 from lumos_core.config import RunConfig
-from lumos_core.data.catalog import Catalog
+from lumos_core.data.catalog import Catalog, differing_versions, short_fingerprint
 from lumos_core.errors import ConfigError
 from lumos_core.files import write_json
 from lumos_core.resume import first_difference
@@ -71,11 +71,12 @@ def check_catalog(run_dir: Path, catalog: Catalog, path: Path) -> None:
     if not (run_dir / LATEST).exists():
         return
     theirs = load_checkpoint(run_dir / LATEST).progress.catalog
-    ours = catalog.fingerprint
-    if ours != theirs:
+    if not catalog.is_known_as(theirs):
+        ours = catalog.fingerprint
         raise ConfigError(
-            f"{path}: has fingerprint {ours[:12]}…, but the run in {run_dir} was begun with "
-            f"{theirs[:12]}…; go on with the catalog.tsv that it was begun with"
+            f"{path}: has fingerprint {short_fingerprint(ours)}…, but the run in {run_dir} was "
+            f"begun with {short_fingerprint(theirs)}…; go on with the catalog.tsv that it was "
+            f"begun with{differing_versions(theirs, ours)}"
         )
 
 

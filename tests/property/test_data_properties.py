@@ -15,18 +15,25 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lumos_core.data import Catalog, LeaveOneOut, Sequences, partition_users
-from lumos_core.data.files import clean_title, text_blocks
+from lumos_core.data.files import text_blocks
 from lumos_core.data.filtering import core_mask, drop_duplicates
 from lumos_core.data.interactions import read_interactions
 from lumos_core.data.node_data import read_node
 from lumos_core.data.partition import Partition
 from lumos_core.data.prepare import prepare
 from lumos_core.data.prepared import load_prepared
+from lumos_core.data.titles import clean_title, unquoted, usable_title
 from lumos_core.errors import DataError
+
+KEPT = "\u200b\u200c\u200d\u200e\u200f\u202a\u202e\u2066\u2069\xad\u180e\ufeff\ufe0f\u061c"
+SPACES = (
+    "".join(map(chr, [*range(0x21), *range(0x7F, 0xA1), *range(0x2000, 0x200B)]))
+    + "\u1680\u2028\u2029\u202f\u205f\u3000"
+)
 
 text = st.text(min_size=1, max_size=12)
 ids = text.map(lambda s: clean_title(s).strip()).filter(bool)
-titles = text.map(clean_title).filter(bool)
+titles = text.map(clean_title).map(unquoted).filter(bool)
 histories = st.lists(st.lists(st.integers(1, 50), min_size=3, max_size=12), max_size=12)
 schemes = st.sampled_from(get_args(Partition))
 pairs = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=80)
@@ -76,13 +83,25 @@ def test_equal_fingerprints_mean_equal_catalogs(a: Catalog, b: Catalog) -> None:
     assert (a.fingerprint == b.fingerprint) == (a == b)
 
 
-@given(st.text())
-def test_cleaning_titles_is_idempotent_and_keeps_words(title: str) -> None:
+@given(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from(SPACES + KEPT)))
+def test_cleaning_titles_is_idempotent_and_keeps_all_but_a_fixed_set(title: str) -> None:
     cleaned = clean_title(title)
     assert clean_title(cleaned) == cleaned
-    assert not set(cleaned) & set("\t\n\r\x00\x85\u2028")
-    printable = [c for c in title if c.isprintable() and c != " "]
-    assert [c for c in cleaned if c != " "] == printable
+    spaced = "".join(" " if c in SPACES else c for c in title)
+    assert cleaned == " ".join(word for word in spaced.split(" ") if word)
+    assert [c for c in cleaned if c != " "] == [c for c in title if c not in SPACES]
+
+
+@given(st.text(st.sampled_from("\ud800\udfff a\u200d")))
+def test_cleaned_titles_can_be_written(title: str) -> None:
+    assert clean_title(title).encode().decode().count("\ufffd") == sum(c >= "\ud800" for c in title)
+
+
+@given(st.text(st.sampled_from(' "ab&;<>=lt\t')) | st.text())
+def test_a_usable_title_is_one_that_a_catalog_takes(text: str) -> None:
+    title = usable_title(text)
+    assert title == clean_title(title)
+    assert not title or Catalog(("1",), (title,)).titles == (title,)
 
 
 @given(st.text(), st.integers(1, 40))

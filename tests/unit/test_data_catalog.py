@@ -1,8 +1,15 @@
+import hashlib
+import re
 from pathlib import Path
 
 import pytest
 
 from lumos_core.data import Catalog
+from lumos_core.data.catalog import (
+    FINGERPRINT_PATTERN,
+    differing_versions,
+    short_fingerprint,
+)
 from lumos_core.errors import DataError
 
 SMALL = Catalog(("007", "7", "x y"), ("Tea", 'A "quoted" title', "Ünïcode"))
@@ -43,6 +50,38 @@ def test_fingerprint_sees_order_ids_and_titles() -> None:
     assert len({c.fingerprint for c in [SMALL, *others]}) == 4
 
 
+def test_fingerprint_has_a_version_and_never_changes_by_itself() -> None:
+    """Not with Python, not with Unicode: this text is compared between machines."""
+    assert SMALL.fingerprint == "2:357b7270f62bc4cda6ecb0bebc17b4571c7402faea61e1d719ae36796ad29e0f"
+    assert re.fullmatch(FINGERPRINT_PATTERN, SMALL.fingerprint)
+
+
+def test_fingerprints_of_the_first_version_are_recognised() -> None:
+    """Files of models and runs that older versions wrote are of these items all the same."""
+    assert SMALL.is_known_as(SMALL.fingerprint)
+    assert SMALL.is_known_as("5119c3c6c027f8dd0cc73d3d7066d4b413dca2eced9cd6088925cc35d6cc88b7")
+    joined = Catalog(("a", "b"), ("می\u200cخواهم", "B"))
+    old = Catalog(("a", "b"), ("می خواهم", "B"))  # what the first version made of it
+    for text in ("a\tمی خواهم\nb\tB\n", "a\tمی\u200cخواهم\nb\tB\n"):
+        assert joined.is_known_as(hashlib.sha256(text.encode()).hexdigest())
+    assert joined.fingerprint != old.fingerprint
+    assert not joined.is_known_as(old.fingerprint)
+    turned = Catalog(("b", "a"), ("B", "می\u200cخواهم"))
+    assert not turned.is_known_as(hashlib.sha256("a\tمی خواهم\nb\tB\n".encode()).hexdigest())
+    assert not SMALL.is_known_as("3:" + SMALL.fingerprint[2:])
+
+
+def test_messages_tell_other_versions_from_other_catalogs() -> None:
+    assert short_fingerprint("2:" + "ab" * 32) == "2:abababababab"
+    assert short_fingerprint("ab" * 32) == "abababababab"
+    assert differing_versions("2:" + "0" * 64, "2:" + "1" * 64) == ""
+    assert differing_versions("0" * 64, "1" * 64) == ""
+    assert "of versions 1 and 2 and cannot be compared" in differing_versions(
+        "0" * 64, "2:" + "0" * 64
+    )
+    assert "of versions unknown and 2" in differing_versions("None", "2:" + "0" * 64)
+
+
 def test_windows_line_ends_and_byte_order_mark_are_the_same_catalog(tmp_path: Path) -> None:
     path = tmp_path / "catalog.tsv"
     path.write_bytes(b"\xef\xbb\xbfitem_id\ttitle\r\n007\tTea\r\n7\tA  cup\r\n")
@@ -60,6 +99,7 @@ def test_windows_line_ends_and_byte_order_mark_are_the_same_catalog(tmp_path: Pa
         ("item_id\ttitle\n\ta\n", "line 2: empty item_id"),
         ("item_id\ttitle\n1\ta\n2\tb\n1\tc\n", "line 4: duplicate item id '1', first on line 2"),
         ("", "the file is empty"),
+        ('item_id\ttitle\n1\t"12"" plate"\n', 'line 2: found title \'"12"" plate"\', quoted as'),
     ],
 )
 def test_malformed_file_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
@@ -79,6 +119,7 @@ def test_malformed_file_is_named_with_its_line(tmp_path: Path, text: str, messag
         (("1\t",), ("a",), "item id"),
         (("1",), ("a\nb",), "expected text on one line"),
         (("1",), ("",), "title ''"),
+        (("1",), ('"12"" plate"',), "quoted as in CSV"),
     ],
 )
 def test_impossible_catalogs(ids: tuple[str, ...], titles: tuple[str, ...], message: str) -> None:

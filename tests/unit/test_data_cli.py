@@ -33,11 +33,12 @@ def test_an_owner_of_data_prepares_a_node_with_the_catalog_of_the_run(
     (tmp_path / "log.tsv").write_text(log)
     monkeypatch.chdir(tmp_path)
     command = shlex.split(PREPARE_NODE.replace("LOG", "log.tsv"))[1:]
-    refused = CliRunner().invoke(app, command)
+    refused = CliRunner().invoke(app, [*command, "--unknown-items", "error"])
     assert "unknown item 'z'" in str(refused.exception)
     assert "--unknown-items drop" in str(refused.exception)
-    result = CliRunner().invoke(app, [*command, "--unknown-items", "drop"])
+    result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
+    assert "1 interactions with 1 items that catalog.tsv lacks, such as 'z'" in result.stderr
     own, users = read_node(tmp_path / "mine" / "node-0")
     assert own.fingerprint == catalog.fingerprint
     assert len(users) == 2

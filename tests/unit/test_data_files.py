@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from lumos_core.data.files import clean_title, read_text, text_blocks
+from lumos_core.data.files import read_text, text_blocks
 from lumos_core.errors import DataError
 
 
@@ -74,7 +74,3 @@ def test_missing_empty_and_folder(tmp_path: Path) -> None:
     for name, message in (("nope", "no such file"), ("empty", "is empty"), ("", "found a folder")):
         with pytest.raises(DataError, match=message):
             read_text(tmp_path / name)
-
-
-def test_titles_end_up_on_one_line() -> None:
-    assert clean_title(' a\tb\r\n c\u2028d\x00e  "f" ') == 'a b c d e "f"'

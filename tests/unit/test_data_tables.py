@@ -109,6 +109,11 @@ def test_the_only_other_column_is_the_title(tmp_path: Path) -> None:
     path = tmp_path / "items.tsv"
     path.write_text("item_id\tbrand_category\n1\ta > b\n2\t\n")
     assert read_items(path).frame.rows() == [("1", "a > b"), ("2", "")]
+    assert "from the only other column, 'brand_category'" in read_items(path).warnings[0]
+    path.write_text("item_id\tadded\n1\t2014-01-02\n2\t\n")
+    assert read_items(path).frame.rows() == [("1", ""), ("2", "")]
+    assert "column 'added' holds numbers, no titles" in read_items(path).warnings[0]
+    assert read_items(path, Columns(title="added")).frame["title"].to_list() == ["2014-01-02", ""]
 
 
 HEADER = "user_id\titem_id\ttimestamp\n"
@@ -178,8 +183,12 @@ def test_duplicate_item_names_both_lines(tmp_path: Path) -> None:
 def test_items_without_a_title_column(tmp_path: Path) -> None:
     path = tmp_path / "items.tsv"
     path.write_text("item_id\tprice\tcolour\n1\t2\tred\n")
-    with pytest.raises(DataError, match="no title column among 'item_id', 'price', 'colour'"):
-        read_items(path)
+    untitled = read_items(path)
+    assert untitled.frame.rows() == [("1", "")]
+    (warning,) = untitled.warnings
+    assert "no title column among 'item_id', 'price', 'colour': item ids stand in" in warning
+    with pytest.raises(DataError, match=r"no title column among .* expected 'color'"):
+        read_items(path, Columns(title="color"))
     assert read_items(path, Columns(title="colour")).frame.rows() == [("1", "red")]
 
 

@@ -738,6 +738,18 @@ def test_nodes_that_join_later_take_part(config: Tiny) -> None:
     assert [e["nodes_ok"] for e in _of(result, "round")] == [2, 4, 4]
 
 
+def test_a_fingerprint_of_another_version_is_told_from_another_catalog(
+    config: Tiny, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = config(rounds=2)
+    transport = _transport(cfg)
+    transport.known["cy"].catalog = "2:" + "f" * 64
+    _run(cfg, transport)
+    (message,) = [r.getMessage() for r in caplog.records if "cy" in r.getMessage()]
+    assert "its catalog is '2:ffffffffffff'…" in message
+    assert "of versions 2 and 1 and cannot be compared: use one version of LUMOS" in message
+
+
 @pytest.mark.parametrize("fingerprint", ["catalog", "shape"])
 def test_another_catalog_or_shape_is_refused_by_name(
     config: Tiny, caplog: pytest.LogCaptureFixture, fingerprint: str
@@ -751,6 +763,7 @@ def test_another_catalog_or_shape_is_refused_by_name(
     assert not [i for i in transport.asked if i.node == "cy" and i.kind != "query"]
     (message,) = [r.getMessage() for r in caplog.records if "cy" in r.getMessage()]
     assert f"node cy: refused: its {fingerprint} is 'ffffffffffff'" in message
+    assert "version" not in message
     assert "catalog.tsv" in message
 
 

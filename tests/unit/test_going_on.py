@@ -66,6 +66,17 @@ def _contents(folder: Path) -> dict[Path, bytes]:
     return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+def test_the_server_says_what_the_items_are(
+    deployment: Path, catalog: Path, served: list[RunConfig], tmp_path: Path
+) -> None:
+    assert _run(deployment, catalog, "--domain", "games").exit_code == 0
+    assert served[-1].llm_noun == "games played by a player"
+    assert _run(deployment, catalog).exit_code == 0  # as the run was begun
+    assert served[-1].llm_noun == "games played by a player"
+    twice = _run(deployment, catalog, "--domain", "games", "-c", "llm-noun=poems")
+    assert "given twice, as --domain and with -c" in str(twice.exception)
+
+
 # ---------------------------------------------------------------- more nodes, fewer nodes
 def test_the_same_command_goes_on_with_another_number_of_nodes(
     deployment: Path, catalog: Path, served: list[RunConfig]

@@ -1,5 +1,6 @@
 """Model files: exact, self-describing, refused where they do not fit."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -121,6 +122,23 @@ def test_a_model_of_another_catalog_is_refused(tmp_path, params, card) -> None:
     save_model(tmp_path / "model.safetensors", params, card)
     with pytest.raises(ModelError, match="made for another catalog"):
         load_model(tmp_path, OTHER)
+    later = card.model_copy(update={"catalog": "3:" + "0" * 64})
+    save_model(tmp_path / "model.safetensors", params, later)
+    with pytest.raises(ModelError, match=r"found 2:.*versions 3 and 2"):
+        load_model(tmp_path, OTHER)
+
+
+def test_a_model_of_before_fingerprints_had_versions_is_loaded(
+    tmp_path, params, card, toy_catalog
+) -> None:
+    toy_catalog.write(tmp_path / "catalog.tsv")
+    rows = (tmp_path / "catalog.tsv").read_bytes().partition(b"\n")[2]
+    old = card.model_copy(update={"catalog": hashlib.sha256(rows).hexdigest()})
+    save_model(tmp_path / KEPT_LATEST, params, old)
+    assert kept_model(tmp_path, toy_catalog) == tmp_path / KEPT_LATEST
+    load_model(tmp_path / KEPT_LATEST, toy_catalog)
+    with pytest.raises(ModelError, match=r"versions 1 and 2"):
+        load_model(tmp_path / KEPT_LATEST, OTHER)
 
 
 Change = Callable[[Params, dict[str, Any]], object]

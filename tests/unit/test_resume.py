@@ -373,6 +373,23 @@ def test_another_catalog_or_model_is_refused(config: Tiny, stopped: Path) -> Non
         run_federation(cfg, _transport(cfg), CATALOG, larger, run_dir=stopped, resume=True)
 
 
+def test_a_run_of_the_same_catalog_by_an_older_fingerprint_goes_on(
+    config: Tiny, stopped: Path
+) -> None:
+    cfg = config(rounds=3)
+    new = "2:" + "d" * 64
+    transport = _transport(cfg)
+    for node in transport.known.values():
+        node.catalog = new
+    again: dict[str, Any] = {"run_dir": stopped, "resume": True}
+    with pytest.raises(ModelError, match=r"another catalog .*versions 1 and 2"):
+        run_federation(cfg, transport, new, start(), **again)
+    again["known_as"] = lambda fingerprint: fingerprint == CATALOG
+    result = run_federation(cfg, transport, new, start(), **again)
+    assert result.outcome == "completed"
+    assert load_checkpoint(stopped / LATEST).progress.catalog == new
+
+
 Spoil = Callable[[Path], object]
 
 
