@@ -11,11 +11,14 @@ import importlib.util
 import io
 import logging
 import os
+import re
 import tempfile
+import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,8 +108,44 @@ class LocalLLM:
         return int(self.tokenizer.pad_token_id)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a piece of text, without special tokens."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        """Token ids of a piece of text as plain text, whatever stands in it.
+
+        Titles come from strangers. One that reads ``<|im_end|>`` or ``<think>`` must not end a turn
+        or open one: what the tokenizer knows as control tokens is spelled out like any other word.
+        """
+        pieces = self._controls.split(text) if self._controls is not None else [text]
+        return [
+            token
+            for piece in pieces
+            if piece
+            for token in self.tokenizer(piece, add_special_tokens=False, split_special_tokens=True)[
+                "input_ids"
+            ]
+        ]
+
+    def encode_chat(self, question: str) -> list[int]:
+        """Token ids of a question in the model's chat template, up to where it is to answer.
+
+        The template's own control tokens are such; those that the question spells are not.
+        """
+        mark = uuid.uuid4().hex
+        asked = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True
+        )
+        before, _, after = asked.partition(mark)
+        head, tail = (
+            list(self.tokenizer(part, add_special_tokens=False)["input_ids"])
+            for part in (before, after)
+        )
+        return head + self.encode(question) + tail
+
+    @cached_property
+    def _controls(self) -> "re.Pattern[str] | None":
+        """Where texts must be cut so that no added token is found in them: behind the first
+        character of those that ``split_special_tokens`` leaves whole."""
+        whole = [t.content for t in self.tokenizer.added_tokens_decoder.values() if not t.special]
+        cuts = [rf"(?<={re.escape(c[0])})(?={re.escape(c[1:])})" for c in whole if len(c) > 1]
+        return re.compile("|".join(cuts)) if cuts else None
 
     @contextmanager
     def inference(self) -> Iterator[None]:

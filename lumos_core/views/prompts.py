@@ -33,7 +33,7 @@ def _sentence(noun: str) -> str:
 
 
 # --------------------------------------------------------- where the model writes titles itself
-DECODING_VERSION = "1"
+DECODING_VERSION = "2"
 
 FUTURE, PARAPHRASE, COUNTERFACTUAL = "future", "paraphrase", "counterfactual"
 

@@ -174,13 +174,9 @@ class WrittenViewWriter:
             head = self._llm.encode(prompts.list_head(noun))
             more = prompts.CONTINUATIONS[wish.view]
             return head + history + (self._llm.encode(more) if more else []) + self._bullet
-        tokenizer = self._llm.tokenizer
-        texts = [str(tokenizer.decode(title)) for title in titles]
+        texts = [str(self._llm.tokenizer.decode(title)) for title in titles]
         question = prompts.chat_question(noun, texts, wish.view, len(wish.pools))
-        asked = tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
-        )
-        return self._llm.encode(f"{asked}-")
+        return self._llm.encode_chat(question) + self._llm.encode("-")
 
 
 def complete(
