@@ -49,6 +49,8 @@ def text_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[tuple[in
             if block:
                 _check_utf8(block, path, line, offset)
                 cleaned = block.removeprefix(_UTF8_MARK) if offset == 0 else block
+                if offset == 0 and b"\n" not in cleaned:  # line ends of old Macs
+                    cleaned = cleaned.replace(b"\r", b"\n")
                 yield line, cleaned.replace(b"\r\n", b"\n").replace(b"\r", b" ")
             line += block.count(b"\n")
             offset += len(block)

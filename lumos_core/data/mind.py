@@ -96,7 +96,7 @@ def read_behaviors(path: Path, impression_clicks: bool = False) -> Table:
         clicks.select(
             "user_id", "item_id", pl.int_range(pl.len()).over("user_id").alias("timestamp")
         ),
-        header=False,
+        dialect=table.dialect,
         origin=clicks["record"],
     )
 

@@ -1,23 +1,39 @@
 """Tables in TSV, CSV, JSON lines and Parquet: chosen columns, and the place of every row.
 
 Reading is vectorised (polars); only once something is wrong does a second, slow pass look for the
-line to name.
+line to name. What delimited text needs on top stands in :mod:`lumos_core.data.delimited`.
 """
 
-import csv
-import io
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from lumos_core.data import delimited
+from lumos_core.data.delimited import Dialect
 from lumos_core.data.files import check_file, read_text, text_blocks
 from lumos_core.data.folder import FORMATS, TableFormat
 from lumos_core.errors import DataError
+
+_USUAL = {"tsv": "\t", "csv": ","}
+_JSON_SNIFFED = 10_000  # records whose keys are taken for the columns
+
+
+@dataclass(frozen=True)
+class TextFormat:
+    """What the user says about a delimited text file.
+
+    Attributes:
+        separator: one character; empty to find it out.
+        header: whether the first line names the columns; without, they are "1", "2", ….
+    """
+
+    separator: str = ""
+    header: bool = True
 
 
 @dataclass(frozen=True)
@@ -26,7 +42,10 @@ class Table:
 
     Attributes:
         frame: the rows; columns may be transformed as long as rows stay where they are.
-        header: whether a delimited text file starts with the names of its columns.
+        dialect: of a delimited text file.
+        columns: name in the frame -> name in the file.
+        warnings: what the user should know about how it was read, a sentence each.
+        missing: rows that were left out because they say no user.
         origin: number of the record (from 0) that every row was made of, where that is not simply
             the row's own number.
     """
@@ -34,12 +53,19 @@ class Table:
     path: Path
     format: TableFormat
     frame: pl.DataFrame
-    header: bool = True
+    dialect: Dialect | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    missing: int = 0
     origin: pl.Series | None = None
 
     def with_frame(self, frame: pl.DataFrame) -> "Table":
         """The same rows with other columns."""
         return replace(self, frame=frame)
+
+    def warn(self, *warnings: str) -> "Table":
+        """The same with more to say."""
+        return replace(self, warnings=(*self.warnings, *warnings))
 
     def place(self, row: int) -> str:
         """Where row ``row`` (from 0) of the frame stands: ``FILE: line 7`` (Parquet: row 7)."""
@@ -65,8 +91,12 @@ def table_format(path: Path) -> TableFormat:
     return FORMATS[suffix]
 
 
-def column_names(path: Path) -> list[str]:
-    """Column names of a table (JSON lines: keys of the first record).
+def column_names(path: Path, text_format: TextFormat | None = None) -> list[str]:
+    """Column names of a table (JSON lines: keys of the first 10,000 records).
+
+    Args:
+        path: the table.
+        text_format: what is known about a delimited text file.
 
     Raises:
         DataError: if the file is missing or broken.
@@ -78,22 +108,27 @@ def column_names(path: Path) -> list[str]:
             except pl.exceptions.PolarsError as error:
                 raise _not_parquet(path, error) from None
         case "jsonl":
-            first = next(_json_records(path), None)
-            if first is None:
+            some = itertools.islice(_json_records(path), _JSON_SNIFFED)
+            names = list(dict.fromkeys(key for _, record in some for key in record))
+            if not names:
                 raise DataError(f"{path}: no record, expected one JSON object per line")
-            return list(first[1])
-        case text:
+            return names
+        case kind:
             _, block = next(text_blocks(path, 2**20))
-            header: list[str] = next((record for record in _reader(block, text) if any(record)), [])
-            return [name.strip() for name in header]
+            known = text_format or TextFormat()
+            separator = known.separator or delimited.find_separator(block, _USUAL[kind])
+            return delimited.column_names(path, block, separator, known.header)
 
 
-def read_table(path: Path, columns: Mapping[str, str]) -> Table:
+def read_table(
+    path: Path, columns: Mapping[str, str], text_format: TextFormat | None = None
+) -> Table:
     """Read the chosen columns.
 
     Args:
         path: a TSV, CSV, JSON lines (each also gzipped) or Parquet file.
         columns: new name → name in the file (one of :func:`column_names`).
+        text_format: what is known about a delimited text file.
 
     Returns:
         A table with the new names; text formats give String columns, empty fields null. Blank
@@ -103,15 +138,16 @@ def read_table(path: Path, columns: Mapping[str, str]) -> Table:
         DataError: naming file and line if the file is broken or holds no row.
     """
     kind = table_format(path)
+    dialect = None
     if kind == "parquet":
         frame = _read_parquet(path, columns)
     elif kind == "jsonl":
         frame = _read_json_lines(path, columns)
     else:
-        frame = _read_delimited(path, kind, columns)
+        frame, dialect = _read_delimited(path, kind, columns, text_format or TextFormat())
     if frame.is_empty():
         raise DataError(f"{path}: no data rows, expected at least one")
-    return Table(path, kind, frame)
+    return Table(path, kind, frame, dialect, dict(columns))
 
 
 def first_true(mask: pl.Series) -> int:
@@ -144,57 +180,40 @@ def read_headerless(path: Path, names: Sequence[str]) -> Table:
         DataError: naming file and line if the file is broken, holds no row, or a row has another
             number of fields.
     """
-    text = read_text(path)
-    frame = _parse(path, text, text, "tsv", len(names))
+    dialect = Dialect("\t", "plain", header=False)
+    frame = _parse(path, read_text(path), dialect, len(names))
     frame.columns = list(names)
-    table = Table(path, "tsv", frame, header=False)
+    table = Table(path, "tsv", frame, dialect)
     if frame.is_empty():
         raise DataError(f"{path}: no data rows, expected at least one")
     return table
 
 
-def _read_delimited(path: Path, kind: TableFormat, columns: Mapping[str, str]) -> pl.DataFrame:
+def _read_delimited(
+    path: Path, kind: TableFormat, columns: Mapping[str, str], known: TextFormat
+) -> tuple[pl.DataFrame, Dialect]:
     text = read_text(path)
-    names = column_names(path)
-    frame = _parse(path, text, _after_header(text, kind), kind, len(names))
-    return frame.select(pl.col(str(names.index(old))).alias(new) for new, old in columns.items())
+    separator = known.separator or delimited.find_separator(text, _USUAL[kind])
+    names = delimited.column_names(path, text, separator, known.header)
+    dialect = delimited.find_dialect(path, text, separator, known.header, len(names))
+    frame = _parse(path, text, dialect, len(names))
+    chosen = frame.select(pl.col(str(names.index(old))).alias(new) for new, old in columns.items())
+    return chosen, dialect
 
 
-def _parse(path: Path, text: bytes, body: bytes, kind: TableFormat, width: int) -> pl.DataFrame:
-    """The rows of ``body``, columns named "0", "1", …; ``text`` is the file, to name lines of."""
-    separator = "\t" if kind == "tsv" else ","
-    header = separator.join(map(str, range(width))) + "\n"  # so that a short first row is no norm
-    try:
-        frame = pl.read_csv(
-            header.encode() + body,
-            infer_schema=False,
-            separator=separator,
-            quote_char=None if kind == "tsv" else '"',
-        )
-    except pl.exceptions.PolarsError as error:
-        raise _ragged(path, text, kind, width, error) from None
-    return frame.filter(~pl.all_horizontal(pl.all().fill_null("") == ""))
-
-
-def _after_header(text: bytes, kind: TableFormat) -> bytes:
-    reader = _reader(text[: 2**20], kind)
-    for record in reader:
-        if any(record):
-            break
-    return text.split(b"\n", reader.line_num)[-1] if reader.line_num else b""
-
-
-def _ragged(
-    path: Path, text: bytes, kind: TableFormat, expected: int, error: Exception
-) -> DataError:
-    reader = _reader(text, kind)
-    for record in reader:
-        if len(record) > expected:
-            return DataError(
-                f"{path}: line {reader.line_num}: found {len(record)} fields, expected {expected} "
-                "as in the header; quote or remove the extra separator"
-            )
-    return DataError(f"{path}: not readable as {kind.upper()} ({str(error).splitlines()[0]})")
+def _parse(path: Path, text: bytes, dialect: Dialect, width: int) -> pl.DataFrame:
+    """The rows of a file, columns named "0", "1", …."""
+    frame = delimited.read_frame(text, dialect, width)
+    if frame is not None:
+        return frame
+    line, found = delimited.too_wide(text, dialect, width) or (1, 0)
+    raise DataError(
+        f"{path}: line {line}: found {found} fields, expected {width} as in the header; quote or "
+        "remove the extra separator"
+        if dialect.header
+        else f"{path}: line {line}: found {found} fields, expected {width}; remove the extra "
+        "separator"
+    )
 
 
 def _read_json_lines(path: Path, columns: Mapping[str, str]) -> pl.DataFrame:
@@ -240,15 +259,6 @@ def _json_lines(path: Path) -> Iterator[int]:
 
 
 def _record_lines(table: Table) -> Iterator[int]:
-    reader = _reader(read_text(table.path), table.format)
-    lines = (reader.line_num for record in reader if any(record))
-    return itertools.islice(lines, int(table.header), None)
-
-
-def _reader(text: bytes, kind: TableFormat) -> Any:
-    """A csv reader over decoded text; TSV has no quoting, so that titles may hold quotes."""
-    csv.field_size_limit(2**31 - 1)
-    lines = io.StringIO(text.decode(errors="ignore"), newline="\n")
-    if kind == "tsv":
-        return csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None)
-    return csv.reader(lines)
+    assert table.dialect is not None
+    found = delimited.records(read_text(table.path).decode(errors="ignore"), table.dialect)
+    return itertools.islice((line for line, _ in found), int(table.dialect.header), None)

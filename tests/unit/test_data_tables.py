@@ -136,7 +136,7 @@ HEADER = "user_id\titem_id\ttimestamp\n"
         ("a.tsv", "\n", "line 1: missing column"),
         ("a.csv", 'user,item,time\n"a\nb",i,1\n', "line 3: found 'a\\\\nb': user_id holds a tab"),
         ("a.csv", 'user,item,time\n"a",i,1\na,i,x\n', "line 3: found 'x': time"),
-        ("a.csv", 'user,item,time\n"a,i,1\na,i,2\n', "not readable as CSV"),
+        ("a.csv", 'user,item,time\n"a,i,1\na,i,2\n', "line 2: .*quotes do not explain it"),
         ("a.jsonl", '{"user":"a","item":"b","time":1}\n\n{"user":\n', "line 3: not JSON"),
         ("a.jsonl", '{"user":"a","item":"b","time":1}\n\n{"user":"a"}\n', "line 3: found nothing"),
         ("a.jsonl", '[{"user":"a"}]\n', "line 1: found a JSON list"),

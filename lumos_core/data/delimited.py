@@ -1,0 +1,347 @@
+"""Delimited text as people deliver it: which separator, which quoting, and every row of it.
+
+There is no one CSV. Spreadsheets double quotes inside quoted fields, database dumps put backslashes
+before them, hand-made exports write them as they come, and TSV mostly has no quoting at all. Read
+under the wrong rule, a quote swallows the rows up to the next one without a word. So a file is
+read under a rule only if that rule explains *all* of it:
+
+=============  =====================================================================================
+plain          no quoting: every line is a row, quotes are characters like any other
+standard       RFC 4180: fields in quotes, quotes inside doubled; a field may hold line breaks
+backslash      a row a line; quotes inside quoted fields stand behind a backslash (MySQL)
+loose          a row a line; a quoted field ends where a quote meets a separator or the end of line
+=============  =====================================================================================
+
+Where two rules explain a file but disagree about its rows, or none does, the line is named.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from lumos_core.errors import DataError
+
+Quoting = Literal["plain", "standard", "backslash", "loose"]
+Record = tuple[int, list[str]]
+"""The number of a record's last line, counted from 1, and its fields."""
+
+SEPARATORS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
+_SNIFFED_LINES = 50
+_HEAD_BYTES = 2**20
+_NAMES = {value: name for name, value in SEPARATORS.items()}
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How the fields of a file are told apart.
+
+    Attributes:
+        separator: one character; a space stands for any run of spaces.
+        quoting: see the module.
+        header: whether the first record names the columns; without, they are called "1", "2", ….
+    """
+
+    separator: str
+    quoting: Quoting = "plain"
+    header: bool = True
+
+
+def separator_of(text: str) -> str:
+    """The character behind a name of :data:`SEPARATORS`, or the one character itself.
+
+    Raises:
+        DataError: it is neither.
+    """
+    found = SEPARATORS.get(text, text.replace("\\t", "\t"))
+    if len(found) != 1 or found in '"\n\r':
+        names = ", ".join(SEPARATORS)
+        raise DataError(f"--separator {text!r}: expected one character, or one of {names}")
+    return found
+
+
+def find_separator(text: bytes, usual: str) -> str:
+    """The separator of a file: the usual one of its suffix, unless the file says otherwise.
+
+    Args:
+        text: the file, or its beginning.
+        usual: what its suffix stands for.
+    """
+    head = text[:_HEAD_BYTES].decode(errors="ignore").split("\n")
+    lines = [line for line in head if line.strip()][:_SNIFFED_LINES]
+    if not lines or usual in lines[0]:
+        return usual
+    for candidate in (s for s in "\t,;|" if s != usual):
+        counts = {line.count(candidate) for line in lines}
+        if len(counts) == 1 and counts != {0}:
+            return candidate
+    quoted_counts = [lines[0].count(c) for c in "\t;,|"]
+    if any(quoted_counts):  # differing numbers: text in quotes may hold it
+        return "\t;,|"[quoted_counts.index(max(quoted_counts))]
+    words = {len(line.split()) for line in lines}
+    return " " if len(words) == 1 and words != {1} else usual
+
+
+def column_names(path: Path, text: bytes, separator: str, header: bool) -> list[str]:
+    """Names in the first record, or "1", "2", … where it is a row.
+
+    Args:
+        path: for messages.
+        text: the file, or its beginning.
+        separator, header: see :class:`Dialect`.
+    """
+    decoded = text[:_HEAD_BYTES].decode(errors="ignore")
+    first = next((line for line in decoded.split("\n") if line.strip()), "")
+    quotings: tuple[Quoting, ...] = ("standard", "plain")
+    for quoting in quotings:
+        found = _one_line(first, Dialect(separator, quoting))
+        if found is not None:
+            names = [name.strip() for name in found]
+            return names if header else [str(n) for n in range(1, len(names) + 1)]
+    raise DataError(f"{path}: line 1: cannot be split into fields: {first[:80]!r}")
+
+
+def find_dialect(path: Path, text: bytes, separator: str, header: bool, width: int) -> Dialect:
+    """The rule under which a file can be read without losing a row.
+
+    Args:
+        path: for messages.
+        text: the whole file.
+        separator, header: see :class:`Dialect`.
+        width: fields in a row.
+
+    Raises:
+        DataError: naming the line that no rule explains, or that two explain differently.
+    """
+    if b'"' not in text:
+        return Dialect(separator, "plain", header)
+    decoded = text.decode()
+    plain, standard = Dialect(separator, "plain", header), Dialect(separator, "standard", header)
+    if separator == " ":
+        return plain
+    problem = _problem(records(decoded, standard), width)
+    spanning = None if problem else _first_spanning(decoded, standard)
+    by_line = bool(spanning) and _fits(decoded, plain, width)
+    if separator == "\t":
+        # mostly without quoting, and then titles may hold quotes
+        if not problem and not (spanning and by_line) and _as_written(decoded, standard):
+            return standard
+        return plain
+    if not problem and not spanning:
+        return standard
+    others = (Dialect(separator, "backslash", header), Dialect(separator, "loose", header))
+    fitting = next((other for other in others if _fits(decoded, other, width)), None)
+    if not problem:
+        if fitting is None:
+            return standard
+        raise DataError(
+            f"{path}: line {spanning}: a quote opens a field that goes on in the next line, but "
+            "each line is a whole row by itself too; double the quotes inside fields "
+            '("12"" plate"), or write the file without line breaks in fields'
+        )
+    if fitting is not None:
+        return fitting
+    line, what = _first_misfit(decoded, separator, header, width) or problem
+    raise DataError(
+        f"{path}: line {line}: {what}, and quotes do not explain it: quote fields that hold the "
+        'separator, and double the quotes inside them ("12"" plate")'
+    )
+
+
+def read_frame(text: bytes, dialect: Dialect, width: int) -> pl.DataFrame | None:
+    """All rows that are not blank, as String columns "0", "1", …, empty fields null.
+
+    Returns:
+        None if a row has more fields than ``width``.
+    """
+    body = text
+    if dialect.header:
+        line = next(records(text.decode(), dialect), (0, []))[0]
+        body = text.split(b"\n", line)[-1] if line and text.count(b"\n") >= line else b""
+    if dialect.quoting in ("plain", "standard") and dialect.separator != " ":
+        return _by_polars(body, dialect, width)
+    rows = [fields for _, fields in records(body.decode(), dialect)]
+    if any(len(fields) > width for fields in rows):
+        return None
+    columns = zip(*(fields + [""] * (width - len(fields)) for fields in rows), strict=True)
+    filled = {str(n): [field or None for field in column] for n, column in enumerate(columns)}
+    return pl.DataFrame(filled, schema={str(n): pl.String for n in range(width)})
+
+
+def records(text: str, dialect: Dialect) -> Iterator[Record]:
+    """Every record that is not blank, the header included; slow but sure.
+
+    Raises:
+        csv.Error: under ``standard``, text that does not keep to it.
+        ValueError: under the other rules, a line that they do not explain.
+    """
+    if dialect.quoting == "standard":
+        csv.field_size_limit(2**31 - 1)
+        reader = csv.reader(
+            io.StringIO(text, newline="\n"), delimiter=dialect.separator, strict=True
+        )
+        for fields in reader:
+            if any(fields):
+                yield reader.line_num, fields
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip() or not line.strip(dialect.separator):
+            continue
+        found = _one_line(line, dialect)
+        if found is None:
+            raise ValueError(f"{number}")
+        yield number, found
+
+
+def too_wide(text: bytes, dialect: Dialect, width: int) -> tuple[int, int] | None:
+    """Line and number of fields of the first record with too many."""
+    for line, fields in records(text.decode(errors="ignore"), dialect):
+        if len(fields) > width:
+            return line, len(fields)
+    return None
+
+
+def looks_like_data(names: Sequence[str]) -> bool:
+    """Whether a first record is more likely a row than names of columns: it holds a number."""
+    return any(re.fullmatch(r"[-+]?\d+(\.\d+)?|\d{4}-\d\d-\d\d.*", name) for name in names)
+
+
+def named(separator: str) -> str:
+    """What a separator is called."""
+    return _NAMES.get(separator, repr(separator))
+
+
+# ---------------------------------------------------------------- one line
+def _one_line(line: str, dialect: Dialect) -> list[str] | None:
+    """The fields of a line that is a row by itself; None if the rule does not explain it."""
+    separator = dialect.separator
+    if separator == " ":
+        return line.split()
+    if dialect.quoting == "plain" or '"' not in line:
+        return line.split(separator)
+    if dialect.quoting == "standard":
+        try:
+            return next(csv.reader([line], delimiter=separator, strict=True))
+        except csv.Error:
+            return None
+    find = _closing_backslash if dialect.quoting == "backslash" else _closing_loose
+    fields: list[str] = []
+    start = 0
+    while True:
+        end = find(line, start, separator) if line.startswith('"', start) else None
+        if end is None:  # no quoted field: quotes in it are characters like any other
+            end = line.find(separator, start)
+            field = line[start:] if end < 0 else line[start:end]
+            if field.startswith('"') and field.count('"') == 1:
+                return None  # opened and never closed: it may have held separators
+            end = len(line) if end < 0 else end
+        else:
+            field = _unescaped(line[start + 1 : end - 1], dialect.quoting)
+        fields.append(field)
+        if end >= len(line):
+            return fields
+        start = end + 1
+
+
+def _closing_loose(line: str, start: int, separator: str) -> int | None:
+    """Where a quoted field ends: behind the first quote that a separator or nothing follows."""
+    at = line.find('"', start + 1)
+    while at >= 0:
+        if at + 1 == len(line) or line[at + 1] == separator:
+            return at + 1
+        at = line.find('"', at + 1)
+    return None
+
+
+def _closing_backslash(line: str, start: int, separator: str) -> int | None:
+    """The same; a quote behind a backslash, and a doubled one, does not count."""
+    at = start + 1
+    while at < len(line):
+        if line[at] == "\\":
+            at += 2
+        elif line[at] != '"':
+            at += 1
+        elif line.startswith('"', at + 1):
+            at += 2
+        else:
+            whole = at + 1 == len(line) or line[at + 1] == separator
+            return at + 1 if whole else None
+    return None
+
+
+def _unescaped(field: str, quoting: Quoting) -> str:
+    if quoting == "backslash":
+        return re.sub(r'\\([\\"])|""', lambda m: m.group(1) or '"', field)
+    return field.replace('""', '"')
+
+
+# ---------------------------------------------------------------- whole files
+def _by_polars(body: bytes, dialect: Dialect, width: int) -> pl.DataFrame | None:
+    header = dialect.separator.join(map(str, range(width))) + "\n"  # a short first row is no norm
+    try:
+        frame = pl.read_csv(
+            header.encode() + body,
+            infer_schema=False,
+            separator=dialect.separator,
+            quote_char='"' if dialect.quoting == "standard" else None,
+        )
+    except pl.exceptions.PolarsError:
+        return None
+    return frame.filter(~pl.all_horizontal(pl.all().fill_null("") == ""))
+
+
+def _problem(found: Iterator[Record], width: int) -> tuple[int, str] | None:
+    """The first record that is no row, and why."""
+    last = 0
+    try:
+        for line, fields in found:
+            last = line
+            if len(fields) > width:
+                return line, f"found {len(fields)} fields, expected {width} as in the header"
+    except (csv.Error, ValueError) as error:
+        return last + 1, f"a quote stands where none can stand ({error})"
+    return None
+
+
+def _fits(text: str, dialect: Dialect, width: int) -> bool:
+    """Whether every line is a whole row under a rule that reads line by line."""
+    try:
+        return all(len(fields) == width for _, fields in records(text, dialect))
+    except ValueError:
+        return False
+
+
+def _first_misfit(text: str, separator: str, header: bool, width: int) -> tuple[int, str] | None:
+    try:
+        for line, fields in records(text, Dialect(separator, "loose", header)):
+            if len(fields) != width:
+                return line, f"found {len(fields)} fields, expected {width} as in the header"
+    except ValueError as error:
+        return int(str(error)), "a quote is opened and not closed"
+    return None
+
+
+def _first_spanning(text: str, dialect: Dialect) -> int | None:
+    """Line on which a field with a line break ends, if there is one."""
+    for line, fields in records(text, dialect):
+        if any("\n" in field for field in fields):
+            return line
+    return None
+
+
+def _as_written(text: str, dialect: Dialect) -> bool:
+    """Whether a writer that quotes what has to be quoted, or everything, would have written it."""
+    rows = [fields for _, fields in records(text, dialect)]
+    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL):
+        out = io.StringIO(newline="\n")
+        csv.writer(
+            out, delimiter=dialect.separator, quoting=quoting, lineterminator="\n"
+        ).writerows(rows)
+        if out.getvalue().rstrip("\n") == text.rstrip("\n"):
+            return True
+    return False
