@@ -127,14 +127,16 @@ def find_dialect(path: Path, text: bytes, separator: str, header: bool, width: i
     problem = _problem(records(decoded, standard), width)
     spanning = None if problem else _first_spanning(decoded, standard)
     by_line = bool(spanning) and _fits(decoded, plain, width)
+    others = (Dialect(separator, "backslash", header), Dialect(separator, "loose", header))
     if separator == "\t":
         # mostly without quoting, and then titles may hold quotes
         if not problem and not (spanning and by_line) and _as_written(decoded, standard):
             return standard
+        if all(f[:1] == f[-1:] == '"' for _, row in records(decoded, plain) for f in row):
+            return next((other for other in others if _fits(decoded, other, width)), plain)
         return plain
     if not problem and not spanning:
         return standard
-    others = (Dialect(separator, "backslash", header), Dialect(separator, "loose", header))
     fitting = next((other for other in others if _fits(decoded, other, width)), None)
     if not problem:
         if fitting is None:

@@ -6,15 +6,27 @@ from pathlib import Path
 
 import polars as pl
 
-from lumos_core.data.files import CONTROL
-from lumos_core.data.tables import Table, column_names, first_true, read_table
+from lumos_core.data.delimited import looks_like_data
+from lumos_core.data.ids import with_ids, without_missing_users
+from lumos_core.data.tables import (
+    Table,
+    TextFormat,
+    column_names,
+    first_true,
+    read_table,
+    table_format,
+)
+from lumos_core.data.times import with_times
 from lumos_core.data.titles import no_titles, usable_titles
 from lumos_core.errors import DataError
 
 # In the order of preference; compared without case, underscores, hyphens and RecBole's types.
 USER_NAMES = ("user_id", "user", "uid", "customer_id", "customer", "reviewerID", "session_id")
 ITEM_NAMES = ("item_id", "item", "iid", "parent_asin", "asin", "product_id", "movie_id", "news_id")
-TIME_NAMES = ("timestamp", "position", "time", "unixReviewTime", "unix_time", "unixtime", "order")
+TIME_NAMES = (
+    "timestamp", "time", "unixReviewTime", "unix_time", "unixtime", "datetime", "date_time", "date",
+    "event_time", "created_at", "position", "order",
+)  # fmt: skip
 TITLE_NAMES = (
     "title", "item_title", "name", "item_name", "product_title", "product_name", "movie_title",
     "movie_name", "book_title", "news_title", "game_title", "app_title", "app_name", "track_name",
@@ -24,13 +36,30 @@ TITLE_NAMES = (
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of columns in the user's files; empty means: find it by its usual names."""
+    """How the user's files are to be read.
+
+    Attributes:
+        user, item, time, title: names of columns; empty: found by their usual names.
+        items_id: column with ids in the list of items, where it is not called as in the log.
+        separator: of the log, if it is delimited text; empty: found out.
+        header: whether the log's first line names the columns; else they are "1", "2", ….
+        file_order: the log has no times: histories are in the order of its rows.
+        drop_missing: leave rows out that say no user.
+    """
 
     user: str = ""
     item: str = ""
     time: str = ""
     title: str = ""
-    items_id: str = ""  # in the list of items, where it is not called as in the log
+    items_id: str = ""
+    separator: str = ""
+    header: bool = True
+    file_order: bool = False
+    drop_missing: bool = False
+
+    @property
+    def text_format(self) -> TextFormat:
+        return TextFormat(self.separator, self.header)
 
 
 @dataclass(frozen=True)
@@ -62,16 +91,28 @@ def read_interactions(path: Path, columns: Columns | None = None) -> Table:
             line, time that is not a number, or anything :func:`read_table` finds.
     """
     wanted = columns or Columns()
-    found = column_names(path)
-    table = read_table(
-        path,
-        {
-            "user_id": _choose(path, found, wanted.user, USER_NAMES, "user"),
-            "item_id": _choose(path, found, wanted.item, ITEM_NAMES, "item"),
-            "timestamp": _choose(path, found, wanted.time, TIME_NAMES, "time"),
-        },
-    )
-    return _with_times(_with_ids(_with_ids(table, "user_id"), "item_id"))
+    found = column_names(path, wanted.text_format)
+    _check_header(path, found, wanted)
+    chosen = {
+        "user_id": _choose(path, found, wanted.user, USER_NAMES, "user"),
+        "item_id": _choose(path, found, wanted.item, ITEM_NAMES, "item"),
+    }
+    if wanted.file_order:
+        if wanted.time:
+            raise DataError(
+                f"--order file: takes the order of the rows, so --time-column {wanted.time!r} "
+                "would have no effect; leave one of them out"
+            )
+    else:
+        chosen["timestamp"] = _time(path, found, wanted)
+    table = read_table(path, chosen, wanted.text_format)
+    if wanted.file_order:
+        rows = pl.int_range(len(table.frame), eager=True, dtype=pl.Int64)
+        table = table.with_frame(table.frame.with_columns(rows.alias("timestamp")))
+    table = without_missing_users(table, wanted.drop_missing)
+    if table.frame.is_empty():
+        raise DataError(f"{path}: no row says a user, expected at least one")
+    return with_times(with_ids(with_ids(table, "user_id"), "item_id"))
 
 
 def read_items(path: Path, columns: Columns | None = None) -> ItemList:
@@ -90,12 +131,11 @@ def read_items(path: Path, columns: Columns | None = None) -> ItemList:
     item = _items_id(path, found, wanted)
     title = _title(path, found, wanted.title, item)
     if title is None:
-        table = _with_ids(read_table(path, {"item_id": item}), "item_id")
+        table = with_ids(read_table(path, {"item_id": item}), "item_id")
         table = table.with_frame(table.frame.with_columns(title=pl.lit("")))
         warnings: tuple[str, ...] = (_untitled(path, found),)
     else:
-        table = _with_ids(read_table(path, {"item_id": item, "title": title}), "item_id")
-        _check_lines(table)
+        table = with_ids(read_table(path, {"item_id": item, "title": title}), "item_id")
         table, warnings = _with_titles(table, title, chosen=bool(wanted.title))
     check_unique_items(table)
     return ItemList(table, warnings)
@@ -111,10 +151,11 @@ def read_log_titles(path: Path, columns: Columns) -> pl.DataFrame:
     Raises:
         DataError: as :func:`read_items`.
     """
-    found = column_names(path)
+    found = column_names(path, columns.text_format)
     item = _choose(path, found, columns.item, ITEM_NAMES, "item")
     title = _choose(path, found, columns.title, (), "title")
-    table = _with_ids(read_table(path, {"item_id": item, "title": title}), "item_id")
+    chosen = {"item_id": item, "title": title}
+    table = with_ids(read_table(path, chosen, columns.text_format), "item_id")
     table, _ = _with_titles(table, title, chosen=True)
     titled = table.frame.filter(pl.col("title") != "")
     return titled.unique("item_id", keep="first", maintain_order=True)
@@ -151,6 +192,28 @@ def check_known_items(interactions: Table, item_ids: pl.Series, source: str) -> 
             f"({unknown.sum()} such rows), expected an item of {source}; add the item there, or "
             "remove the rows, as 'lumos prepare … --unknown-items drop' does"
         )
+
+
+def _check_header(path: Path, found: Sequence[str], wanted: Columns) -> None:
+    """Say it if the first line is a row rather than names of columns."""
+    text = table_format(path) in ("tsv", "csv")
+    named = {wanted.user, wanted.item, wanted.time} & set(found)
+    if text and wanted.header and not named and looks_like_data(found):
+        order = "" if len(found) > 2 else " --order file"
+        raise DataError(
+            f"{path}: line 1: found {', '.join(map(repr, found[:6]))}, which is a row and no "
+            "header; name the columns by their numbers: --no-header --user-column 1 "
+            f"--item-column 2{order or ' --time-column 3'}"
+        )
+
+
+def _time(path: Path, found: Sequence[str], wanted: Columns) -> str:
+    try:
+        return _choose(path, found, wanted.time, TIME_NAMES, "time")
+    except DataError as error:
+        raise DataError(
+            f"{error}, or, if rows are in the order of time, give --order file"
+        ) from None
 
 
 def _choose(path: Path, found: Sequence[str], given: str, names: Sequence[str], what: str) -> str:
@@ -198,24 +261,6 @@ def _title(path: Path, found: Sequence[str], given: str, item: str) -> str | Non
     return next(named, others[0] if len(others) == 1 else None)
 
 
-def _check_lines(table: Table) -> None:
-    """Refuse titles in quotation marks that go on in the next line, where lines are rows."""
-    if table.format != "tsv":
-        return
-    opened = table.frame["title"].str.starts_with('"') & (
-        table.frame["title"].str.count_matches('"', literal=True) % 2 == 1
-    )
-    rest = table.frame["title"].is_null() & table.frame["item_id"].str.contains('"', literal=True)
-    broken = opened.fill_null(False) & rest.shift(-1, fill_value=False)
-    if broken.any():
-        row = first_true(broken)
-        raise DataError(
-            f"{table.place(row)}: found title {table.frame['title'][row]!r}, a quoted field that "
-            "goes on in the next line, expected a row a line: TSV is read without quoting; write "
-            "it without line breaks, or as CSV"
-        )
-
-
 def _with_titles(table: Table, column: str, chosen: bool) -> tuple[Table, tuple[str, ...]]:
     """The table with usable titles only, and what there is to say about them."""
     raw = table.frame["title"]
@@ -247,54 +292,3 @@ def _untitled(path: Path, found: Sequence[str], problem: str = "") -> str:
 def _key(name: str) -> str:
     plain, _, _ = name.partition(":")  # RecBole: "user_id:token"
     return plain.lower().replace("_", "").replace("-", "").replace(" ", "")
-
-
-def _with_ids(table: Table, column: str) -> Table:
-    raw = table.frame[column]
-    if not (raw.dtype.is_integer() or raw.dtype in (pl.String, pl.Categorical, pl.Enum)):
-        raise DataError(
-            f"{table.path}: column {column} has type {raw.dtype}, expected text or whole numbers; "
-            "convert it to text"
-        )
-    ids = raw.cast(pl.String).str.strip_chars()
-    _refuse(table, ids.is_null() | (ids == ""), f"{column} is empty, expected an id", raw)
-    _refuse(
-        table,
-        ids.str.contains(CONTROL.pattern),
-        f"{column} holds a tab, line break or control character, expected an id on one line",
-        raw,
-    )
-    return table.with_frame(table.frame.with_columns(ids.alias(column)))
-
-
-def _with_times(table: Table) -> Table:
-    raw = table.frame["timestamp"]
-    if raw.dtype == pl.String:
-        raw = raw.str.strip_chars()
-    elif raw.dtype.is_temporal():
-        raw = raw.cast(pl.Datetime("us")).dt.timestamp("us") / 1_000_000
-    elif not raw.dtype.is_numeric():
-        raise DataError(
-            f"{table.path}: the time column has type {raw.dtype}, expected numbers (Unix time or "
-            "a position)"
-        )
-    whole = raw.cast(pl.Int64, strict=False)
-    real = raw.cast(pl.Float64, strict=False)
-    _refuse(
-        table,
-        real.is_null() | ~(real.abs() < 2.0**63),
-        "time is not a number, expected Unix time or a position in the history; convert it",
-        table.frame["timestamp"],
-    )
-    if (real != real.round()).any():
-        times = real
-    else:  # "1e9" and "5.0" are whole, but only the detour over floats can read them
-        times = whole if raw.dtype.is_integer() else whole.fill_null(real.cast(pl.Int64))
-    return table.with_frame(table.frame.with_columns(times.alias("timestamp")))
-
-
-def _refuse(table: Table, bad: pl.Series, problem: str, raw: pl.Series) -> None:
-    if bad.any():
-        row = first_true(bad)
-        found = "nothing" if raw[row] is None else repr(raw[row])
-        raise DataError(f"{table.place(row)}: found {found}: {problem}")

@@ -80,15 +80,18 @@ def test_all_rows_come_out_or_a_line_is_named(
             table = read_table(path, {name: name for name in HEADER}, known)
         except DataError as error:
             event(f"refused: {style}")
-            assert re.search(r"log\.(csv|tsv): (line \d+|no data rows)", str(error)), error
-            return
+            refused = str(error)
+        else:
+            refused = ""
+    if refused:
+        assert re.search(r"log\.(csv|tsv): (line \d+|no data rows)", refused)
+        return
     event(f"read: {style}")
     users = table.frame["user_id"].to_list()
     assert [u and u.strip() for u in users] == [row[0] for row in found], "a row is gone or merged"
     assert [i and i.strip() for i in table.frame["item_id"]] == [row[1] for row in found]
-    if style in ("minimal", "all") and (
-        separator != "\t" or '"' not in "".join(map("".join, found))
-    ):
+    quotes = any('"' in field for row in found for field in row)
+    if style in ("minimal", "all") and not (quotes and separator == "\t"):
         assert [n or "" for n in table.frame["note"]] == [row[2] for row in found]
 
 
@@ -104,6 +107,8 @@ def test_line_breaks_in_fields_are_kept_or_named(
         try:
             table = read_table(path, {n: n for n in HEADER}, TextFormat(separator))
         except DataError as error:
-            assert re.search(r"line \d+", str(error))
-            return
-    assert table.frame.rows() == nasty
+            table, refused = None, str(error)
+    if table is None:
+        assert re.search(r"line \d+", refused)
+    else:
+        assert table.frame.rows() == nasty

@@ -1,0 +1,105 @@
+"""Ids as people store them: text, whole numbers, and what tables of numbers make of these."""
+
+from dataclasses import replace
+
+import polars as pl
+
+from lumos_core.data.files import CONTROL
+from lumos_core.data.tables import Table, first_true
+from lumos_core.errors import DataError
+
+MISSING_USERS = ("nan", "none", "null", "na", "n/a", "<na>")
+"""What programs write for a user who is not known; compared without case."""
+_WHOLE = r"^\d+(\.0+)?$"
+_SCIENTIFIC = r"^\d(\.\d+)?[eE]\+\d+$"
+_EXACT = 2.0**53  # whole numbers above it are not all floats
+
+
+def with_ids(table: Table, column: str) -> Table:
+    """The table with text in a column of ids.
+
+    Ids of whole numbers that became floats on the way ("1.0") are whole numbers again.
+
+    Raises:
+        DataError: naming file and line: an id is empty, does not lie on one line, or is a number
+            whose last digits are gone.
+    """
+    raw = table.frame[column]
+    ids = _text(table, column, raw).str.strip_chars()
+    _refuse(table, ids.is_null() | (ids == ""), f"{column} is empty, expected an id", raw)
+    _refuse(
+        table,
+        ids.str.contains(CONTROL.pattern),
+        f"{column} holds a tab, line break or control character, expected an id on one line",
+        raw,
+    )
+    _refuse(
+        table,
+        ids.str.contains(_SCIENTIFIC),
+        f"{column} is a number as spreadsheets shorten it, so that different ids fall together; "
+        "export the column as text",
+        raw,
+    )
+    floats = ids.str.contains(r"\.0+$")
+    if floats.any() and ids.str.contains(_WHOLE).all():
+        table = table.warn(
+            f"{table.path}: ids of {column} such as {ids[first_true(floats)]!r} are read as whole "
+            "numbers, without the fraction"
+        )
+        ids = ids.str.replace(r"\.0+$", "")
+    return table.with_frame(table.frame.with_columns(ids.alias(column)))
+
+
+def without_missing_users(table: Table, drop: bool) -> Table:
+    """The rows that say a user.
+
+    Args:
+        table: with a column ``user_id`` of any type that ids have.
+        drop: leave the others out and count them in ``missing``; refuse them otherwise.
+
+    Raises:
+        DataError: naming the first row that says none.
+    """
+    raw = table.frame["user_id"]
+    text = _text(table, "user_id", raw).str.strip_chars().str.to_lowercase()
+    missing = text.is_null() | (text == "") | text.is_in(MISSING_USERS)
+    if not missing.any():
+        return table
+    if not drop:
+        count = int(missing.sum())
+        _refuse(
+            table,
+            missing,
+            f"user_id is missing ({count} such rows), expected an id; add it, or leave these rows "
+            "out with --drop-missing",
+            raw,
+        )
+    rows = pl.Series(range(len(raw)), dtype=pl.Int64) if table.origin is None else table.origin
+    return replace(
+        table,
+        frame=table.frame.filter(~missing),
+        origin=rows.filter(~missing),
+        missing=table.missing + int(missing.sum()),
+    )
+
+
+def _text(table: Table, column: str, raw: pl.Series) -> pl.Series:
+    if raw.dtype.is_integer() or raw.dtype in (pl.String, pl.Categorical, pl.Enum):
+        return raw.cast(pl.String)
+    if raw.dtype.is_float():
+        odd = raw.is_not_null() & raw.is_not_nan() & ((raw != raw.round()) | (raw.abs() > _EXACT))
+        _refuse(
+            table, odd, f"{column} is a number with a fraction, or too large for one: no id", raw
+        )
+        return raw.fill_nan(None).cast(pl.Int64).cast(pl.String) + pl.Series([".0"])
+    raise DataError(
+        f"{table.path}: column {column} has type {raw.dtype}, expected text or whole numbers; "
+        "convert it to text"
+    )
+
+
+def _refuse(table: Table, bad: pl.Series, problem: str, raw: pl.Series) -> None:
+    if bad.any():
+        row = first_true(bad)
+        found = "nothing" if raw[row] is None else repr(raw[row])
+        raise DataError(f"{table.place(row)}: found {found}: {problem}")

@@ -1,0 +1,161 @@
+"""Times as people store them: numbers of some unit, dates in text, typed columns – as one number.
+
+Only the order within a history counts, so the unit does not matter as long as there is one, but no
+two times may fall together that are apart in the file.
+"""
+
+import re
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+
+import polars as pl
+
+from lumos_core.data.tables import Table, first_true
+from lumos_core.errors import DataError
+
+_UNITS = ((1e8, "seconds"), (1e11, "milliseconds"), (1e14, "microseconds"), (1e17, "nanoseconds"))
+"""From which number on a Unix time after 1973 is in which unit; smaller ones tell nothing."""
+_LARGEST = 2**63
+_WRONG = (
+    "time is not a number, expected Unix time or a position in the history, or a date and time "
+    "such as 2024-01-31T12:00:00Z; convert it"
+)
+
+
+def with_times(table: Table) -> Table:
+    """The table with a number in its column ``timestamp``: Int64, or Float64 if times have a
+    fraction and none is lost by that.
+
+    Raises:
+        DataError: naming lines: something is no time, or there are times in two units.
+    """
+    raw = table.frame["timestamp"]
+    times = _typed(table, raw) if raw.dtype.is_temporal() else _numbers(table, raw)
+    _check_unit(table, times, raw)
+    table = table.with_frame(table.frame.with_columns(times.alias("timestamp")))
+    return _tell_ties(table, raw)
+
+
+def _typed(table: Table, raw: pl.Series) -> pl.Series:
+    if not isinstance(raw.dtype, pl.Date | pl.Datetime):
+        raise DataError(
+            f"{table.path}: the time column has type {raw.dtype}, which is no point in time; "
+            "expected numbers (Unix time or a position), or dates with times"
+        )
+    _refuse(table, raw.is_null(), raw)
+    exact = raw.cast(pl.Datetime("ns"), strict=False)
+    far = exact.is_null() | (exact.dt.epoch("us") != raw.cast(pl.Datetime("us")).dt.epoch("us"))
+    if far.any():  # beyond the years 1678 to 2262, which nanoseconds cannot count
+        return raw.cast(pl.Datetime("us")).dt.epoch("us")
+    return _seconds(exact.dt.epoch("ns"))
+
+
+def _seconds(nanoseconds: pl.Series) -> pl.Series:
+    """Seconds, whole or with a fraction, if no two times fall together by that."""
+    if (nanoseconds % 1_000_000_000 == 0).all():
+        return nanoseconds // 1_000_000_000
+    seconds = nanoseconds / 1e9
+    return seconds if seconds.n_unique() == nanoseconds.n_unique() else nanoseconds
+
+
+def _numbers(table: Table, raw: pl.Series) -> pl.Series:
+    if raw.dtype == pl.String:
+        raw = raw.str.strip_chars()
+    elif isinstance(raw.dtype, pl.Decimal):
+        raw = raw.cast(pl.String)
+    elif not raw.dtype.is_numeric():
+        raise DataError(
+            f"{table.path}: the time column has type {raw.dtype}, expected numbers (Unix time or "
+            "a position), or dates with times"
+        )
+    whole = raw.cast(pl.Int64, strict=False)
+    real = raw.cast(pl.Float64, strict=False)
+    if real.is_null().all() and raw.dtype == pl.String:
+        return _dates(table, raw)
+    _refuse(table, real.is_null() | ~(real.abs() < float(_LARGEST)), table.frame["timestamp"])
+    if raw.dtype.is_integer():
+        return whole
+    if not (real != real.round()).any():  # "1e9" is whole, but only a float can be read from it
+        return whole.fill_null(real.cast(pl.Int64))
+    if raw.dtype == pl.String and real.n_unique() < raw.n_unique():
+        return _exact(raw, real)
+    return real
+
+
+def _exact(raw: pl.Series, real: pl.Series) -> pl.Series:
+    """Decimal fractions that floats cannot tell apart: as whole numbers of a smaller unit, or, if
+    those do not fit either, by their order."""
+    try:
+        values = [Decimal(text) for text in raw]
+    except InvalidOperation:
+        return real
+    digits = max(-int(value.as_tuple().exponent) for value in values)
+    scaled = [int(value.scaleb(max(digits, 0))) for value in values]
+    if max(map(abs, scaled)) < _LARGEST:
+        return pl.Series(raw.name, scaled, dtype=pl.Int64)
+    rank = {value: n for n, value in enumerate(sorted(set(values)))}
+    return pl.Series(raw.name, [rank[value] for value in values], dtype=pl.Int64)
+
+
+def _dates(table: Table, raw: pl.Series) -> pl.Series:
+    """ISO 8601; without an offset they are taken for UTC."""
+    read = {text: _nanoseconds(text) for text in raw.unique() if text is not None}
+    found = pl.Series(raw.name, [read.get(text) for text in raw], dtype=pl.Int64)
+    _refuse(table, found.is_null(), table.frame["timestamp"])
+    return _seconds(found)
+
+
+def _nanoseconds(text: str) -> int | None:
+    plain, fraction = text, ""
+    if match := re.fullmatch(r"(.*:\d\d)\.(\d{1,9})(.*)", text):
+        plain, fraction = match[1] + match[3], match[2]
+    try:
+        when = datetime.fromisoformat(plain)
+    except ValueError:
+        return None
+    seconds = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+    return round(seconds) * 1_000_000_000 + int(fraction.ljust(9, "0") or 0)
+
+
+def _check_unit(table: Table, times: pl.Series, raw: pl.Series) -> None:
+    """Refuse seconds beside milliseconds: sorted as they stand, order would be nonsense."""
+    if raw.dtype.is_temporal() or not raw.len():
+        return
+    size = times.abs().cast(pl.Float64)
+    first: dict[str, int] = {}
+    for (least, unit), (beyond, _) in zip(_UNITS, (*_UNITS[1:], (float("inf"), "")), strict=True):
+        inside = (size >= least) & (size < beyond)
+        if inside.any():
+            first[unit] = first_true(inside)
+    if len(first) > 1:
+        (one, a), (other, b) = list(first.items())[:2]
+        raise DataError(
+            f"{table.place(a)}: found time {raw[a]!r}, which is in {one}, but "
+            f"{table.place(b).removeprefix(f'{table.path}: ')} has {raw[b]!r}, in {other}; "
+            "expected one unit in the file: convert one of them"
+        )
+
+
+def _tell_ties(table: Table, raw: pl.Series) -> Table:
+    """Say it if times have lost their precision on the way."""
+    if raw.dtype == pl.Float32:
+        cause = "the column has type Float32, which cannot tell neighbouring Unix times apart"
+    elif raw.dtype == pl.String and raw.str.contains(r"^[-+]?\d(\.\d+)?[eE][-+]?\d+$").any():
+        cause = "spreadsheets shorten long numbers like this (1.58869E+12)"
+    else:
+        return table
+    tied = table.frame.select("user_id", "timestamp").is_duplicated()
+    if not tied.any():
+        return table
+    share = int(tied.sum()) / len(tied)
+    return table.warn(
+        f"{table.path}: {share:.0%} of the rows share their time with another row of the "
+        f"same user, and keep the order of the file: {cause}; export the times in full"
+    )
+
+
+def _refuse(table: Table, bad: pl.Series, raw: pl.Series) -> None:
+    if bad.any():
+        row = first_true(bad)
+        found = "nothing" if raw[row] is None else repr(raw[row])
+        raise DataError(f"{table.place(row)}: found {found}: {_WRONG}")
