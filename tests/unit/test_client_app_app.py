@@ -88,7 +88,8 @@ def test_users_left_out_are_told_to_the_owner_alone(folder, capfd):
     order = Order(None, 0, None, "")
     content = ask(messages.DESCRIBE, order, node_context(tiny_config(folder), 0)).content
     assert messages.decode_describe(content)["users"] == "6"
-    assert "data: 6 users (1 more left out: fewer than 3 interactions each)" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert "data: 6 users (1 more left out: fewer than 3 interactions each)" in told
 
 
 def test_the_ledger_shows_every_record_but_no_value(folder):
