@@ -271,7 +271,7 @@ def _with_times(table: Table) -> Table:
     raw = table.frame["timestamp"]
     if raw.dtype == pl.String:
         raw = raw.str.strip_chars()
-    elif raw.dtype.is_temporal():
+    elif raw.dtype == pl.Date or raw.dtype == pl.Datetime:
         raw = raw.cast(pl.Datetime("us")).dt.timestamp("us") / 1_000_000
     elif not raw.dtype.is_numeric():
         raise DataError(
