@@ -46,6 +46,9 @@ def describe(message: Message, context: Context) -> Message:
     """The node's name, count of users and fingerprints: what has to match before training."""
 
     def work(node: "Node", order: Order) -> RecordDict:
+        users = node.split.sequences
+        if users.left_out:  # for the owner; the count does not leave this machine
+            log.warning("data: %s", users.users_text)
         return messages.encode_describe(node.describe())
 
     return _answer(message, context, work)

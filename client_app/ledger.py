@@ -17,6 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 
 from client_app.errors import LedgerError
 from client_app.messages import from_record, record_bytes
+from lumos_core.errors import reason_of
 from lumos_core.files import owner_only, private_folder
 
 FILE = "ledger.jsonl"
@@ -39,7 +40,7 @@ def append(folder: Path, reply: Message, round_: int) -> None:
         private_folder(folder)
         _append(folder / FILE, json.dumps(line).encode() + b"\n")
     except OSError as error:
-        raise LedgerError(f"{folder / FILE}: cannot be written: {error.strerror}") from error
+        raise LedgerError(f"{folder / FILE}: cannot be written: {reason_of(error)}") from error
 
 
 def _append(path: Path, line: bytes) -> None:

@@ -142,7 +142,11 @@ def _data(folder: Path, catalog: Path | None) -> Iterator[Finding]:
     except LumosError as error:
         yield Finding("fail", "data", str(error), "mend the file, or run lumos prepare again")
         return
-    yield Finding("ok", "data", f"{len(sequences)} users, {len(own)} items")
+    text = f"{sequences.users_text}, {len(own)} items"
+    if sequences.left_out:
+        yield Finding("warn", "data", text, "nothing needs repair: the other users take part")
+    else:
+        yield Finding("ok", "data", text)
     if not os.access(folder, os.W_OK):
         yield Finding(
             "fail", "state", f"{folder} is not writable", "chown it, or set node key state"

@@ -27,3 +27,9 @@ class RefusalError(ReplyError):
 
 class FederationError(LumosError):
     """A federated run cannot go on (too few nodes, too few valid replies)."""
+
+
+def reason_of(error: OSError) -> str:
+    """Why something failed, in the system's words; an error that a library raised by itself has
+    none, only its own text."""
+    return error.strerror or str(error) or type(error).__name__

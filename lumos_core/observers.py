@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lumos_core.config import RunConfig
-from lumos_core.errors import ConfigError
+from lumos_core.errors import ConfigError, reason_of
 from lumos_core.history import Event, OnEvent
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def prometheus(host: str, port: int, config: RunConfig) -> Iterator[OnEvent]:
         server, thread = start_http_server(port, host, registry)
     except OSError as error:
         raise ConfigError(
-            f"key 'metrics-port': cannot listen on {host}:{port} ({error.strerror}); choose "
+            f"key 'metrics-port': cannot listen on {host}:{port} ({reason_of(error)}); choose "
             "another metrics-port, or metrics-port = 0 for none"
         ) from None
     try:

@@ -19,7 +19,7 @@ from lumos_core.cli.recommend import export_command, recommend_command
 from lumos_core.cli.status import status_command
 from lumos_core.cli.training import train_central_command
 from lumos_core.cli.views import llm_app, views_app
-from lumos_core.errors import LumosError
+from lumos_core.errors import LumosError, reason_of
 
 app = typer.Typer(
     name="lumos",
@@ -67,5 +67,5 @@ def _fail(text: str) -> NoReturn:
 
 def _told(error: OSError) -> str:
     """What the system refused, and for which file."""
-    reason = error.strerror or str(error) or type(error).__name__
+    reason = reason_of(error)
     return reason if error.filename is None else f"{error.filename}: {reason}"

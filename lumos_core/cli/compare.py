@@ -37,7 +37,8 @@ def compare_command(
     from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
 
     from lumos_core.cli.options import check_out, defaults_for, integers, names, with_overrides
-    from lumos_core.experiments.compare import plan, run_jobs
+    from lumos_core.data.pooled import merged_text
+    from lumos_core.experiments.compare import MERGED, plan, run_jobs
     from lumos_core.experiments.jobs import Result
 
     chosen = list(VARIANTS) if variants == "all" else names(variants, "--variants")
@@ -60,6 +61,8 @@ def compare_command(
             )
 
         results = run_jobs(planned, jobs, on_result)
+    if merged := max((result.get(MERGED, 0) for result in results), default=0):
+        console.print(f"[yellow]warning:[/] {merged_text(merged)}", soft_wrap=True)
     order = {name: i for i, name in enumerate(chosen)}
     results.sort(key=lambda r: (order[r["variant"]], r["seed"]))
     _write_reports(results, data.name, out, reference, console)

@@ -114,15 +114,16 @@ def _execute(
 ) -> None:
     from rich.console import Console
 
+    from lumos_core.data.sequences import users_text
     from lumos_core.deployment.baselines import start_baselines, wait_for_baselines
     from lumos_core.deployment.processes import Children, ending_on_signals
     from lumos_core.deployment.progress import RoundLines
     from lumos_core.deployment.report import federated_row, views_of, write_report
 
     console = Console(soft_wrap=True)
-    users = sum(len(s) for s in plan.sequences)
+    users = users_text(sum(len(s) for s in plan.sequences), sum(s.left_out for s in plan.sequences))
     console.print(
-        f"{plan.config.method}: {len(plan.folders)} nodes, {users} users, "
+        f"{plan.config.method}: {len(plan.folders)} nodes, {users}, "
         f"{len(plan.catalog)} items, {plan.config.rounds} rounds; logs in {plan.run_dir / 'logs'}",
         highlight=False,
     )

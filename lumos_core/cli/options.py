@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from lumos_core.config import RunConfig
-from lumos_core.errors import ConfigError
+from lumos_core.errors import ConfigError, reason_of
 
 _NODE_PREFIX = "node."
 Value = TypeVar("Value", str, int)
@@ -163,5 +163,5 @@ def check_out(out: Path) -> None:
             pass
     except OSError as error:
         raise ConfigError(
-            f"--out {out}: not a folder that can be written to ({error.strerror}); choose another"
+            f"--out {out}: not a folder that can be written to ({reason_of(error)}); choose another"
         ) from None

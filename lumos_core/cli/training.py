@@ -33,7 +33,7 @@ def train_central_command(
     from lumos_core.baselines import popularity, train_centralised
     from lumos_core.checkpoint import Checkpoint, Progress, save_checkpoint
     from lumos_core.cli.options import check_out
-    from lumos_core.data import Sequences
+    from lumos_core.data.pooled import merged_text, pool
     from lumos_core.data.prepared import load_prepared
     from lumos_core.devices import check_device
     from lumos_core.experiments.compare import versions
@@ -45,9 +45,12 @@ def train_central_command(
     run = _configured(data, config, semantic_start)
     catalog, nodes = load_prepared(data)
     check_out(out)
-    users = Sequences.concat(nodes)
+    pooled = pool(data, catalog, nodes)
+    users = pooled.users
     console = Console()
-    console.print(f"{data.name}: {len(users)} users, {len(catalog)} items")
+    console.print(f"{data.name}: {users.users_text}, {len(catalog)} items")
+    if pooled.merged:
+        console.print(f"[yellow]warning:[/] {merged_text(pooled.merged)}", soft_wrap=True)
 
     def on_epoch(epoch: dict[str, Any]) -> None:
         console.print(

@@ -164,6 +164,8 @@ def _build_node(run: RunConfig, folder: Path, console: "Console") -> "Progress":
     from lumos_core.views.source import view_source
 
     catalog, sequences = read_node(folder)
+    if sequences.left_out:
+        console.print(f"{folder.name}: {sequences.users_text}", markup=False, highlight=False)
     last = Progress(0, 0, 0, 0.0)
     with _bar(console) as bar:
         task = bar.add_task(folder.name, total=None, note="reading the store")
@@ -234,12 +236,16 @@ def pace(progress: "Progress", users_per_second: float) -> str:
 
 def _find_user(data: Path, user: str) -> tuple[Path, "Catalog", "Sequences", int]:
     from lumos_core.data.node_data import read_node
+    from lumos_core.data.sequences import MIN_HISTORY
 
     for folder in _nodes(data):
         catalog, sequences = read_node(folder)
         if user in sequences.user_ids:
             return folder, catalog, sequences, sequences.user_ids.index(user)
-    raise DataError(f"{data}: no user {user!r}; ids are in the first column of interactions.tsv")
+    raise DataError(
+        f"{data}: no user {user!r}; ids are in the column user_id of interactions.tsv; "
+        f"users with fewer than {MIN_HISTORY} interactions have no views"
+    )
 
 
 def _side_by_side(

@@ -16,6 +16,7 @@ from lumos_core.errors import DataError
 
 BLOCK_BYTES = 16 * 2**20
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # what an id must not hold: it would break TSV rows
+_EMPTY = "the file is empty, expected at least a header and one row"
 _GZIP_MAGIC = b"\x1f\x8b"
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -54,6 +55,8 @@ def text_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[tuple[in
                 yield line, cleaned.replace(b"\r\n", b"\n").replace(b"\r", b" ")
             line += block.count(b"\n")
             offset += len(block)
+            if not chunk and not offset:  # a gzip file of nothing is not empty itself
+                raise DataError(f"{path}: {_EMPTY}")
             if not chunk:
                 return
 
@@ -71,7 +74,7 @@ def check_file(path: Path) -> Path:
     if not os.access(path, os.R_OK):
         raise DataError(f"{path}: no permission to read it; check its owner and mode")
     if path.stat().st_size == 0:
-        raise DataError(f"{path}: the file is empty, expected at least a header and one row")
+        raise DataError(f"{path}: {_EMPTY}")
     return path
 
 

@@ -65,7 +65,8 @@ def _load(path: Path, key: str) -> Sequences | None:
             if str(kept["key"]) != key:
                 return None
             users = kept["user_ids"].tobytes().decode().split("\n")  # an id lies on one line
-            return Sequences(tuple(users), kept["items"], kept["offsets"])
+            left_out = int(kept["left_out"])
+            return Sequences(tuple(users), kept["items"], kept["offsets"], left_out)
     except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile):
         return None  # nothing, or damaged: it is read and kept again
 
@@ -78,6 +79,7 @@ def _save(path: Path, key: str, sequences: Sequences) -> None:
         user_ids=np.frombuffer("\n".join(sequences.user_ids).encode(), dtype=np.uint8),
         items=sequences.items,
         offsets=sequences.offsets,
+        left_out=sequences.left_out,
     )
     private_folder(path.parent)
     with replacing(path, mode=0o600) as temporary:

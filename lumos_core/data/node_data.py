@@ -1,5 +1,6 @@
 """A node data folder: ``catalog.tsv`` and ``interactions.(tsv|csv|jsonl|parquet)``."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from lumos_core.data.catalog import Catalog
 from lumos_core.data.folder import node_files
 from lumos_core.data.interactions import check_known_items, read_interactions
 from lumos_core.data.sequences import MIN_HISTORY, Sequences
-from lumos_core.data.tables import Table, first_true
+from lumos_core.data.tables import Table
 from lumos_core.errors import DataError
 
 
@@ -21,18 +22,20 @@ def read_node(folder: Path, min_history: int = MIN_HISTORY) -> tuple[Catalog, Se
 
     Args:
         folder: the node's data folder.
-        min_history: interactions that each user must have; training needs 3, recommending 1.
+        min_history: interactions that a user must have; training needs 3, recommending 1. Users
+            with fewer are left out and counted (``Sequences.left_out``): they must not keep the
+            others from training.
 
     Raises:
         DataError: naming file and line: a file is missing or malformed, an item is not in the
-            catalog, or a user has fewer than ``min_history`` interactions.
+            catalog, or every user has fewer than ``min_history`` interactions.
     """
     files = node_files(folder)
     catalog = Catalog.read(files.catalog)
     table = read_interactions(files.interactions)
     check_known_items(table, pl.Series(catalog.item_ids), str(files.catalog))
-    _check_lengths(table, min_history)
-    return catalog, to_sequences(table.frame, catalog)
+    long, left_out = _long_enough(table, min_history)
+    return catalog, replace(to_sequences(long, catalog), left_out=left_out)
 
 
 def to_sequences(interactions: pl.DataFrame, catalog: Catalog) -> Sequences:
@@ -59,14 +62,15 @@ def chronological(interactions: pl.DataFrame) -> pl.DataFrame:
     return interactions.sort("user_id", "timestamp", maintain_order=True)
 
 
-def _check_lengths(table: Table, least: int) -> None:
-    counts = table.frame.select(pl.len().over("user_id")).to_series()
-    short = counts < least
-    if short.any():
-        row = first_true(short)
-        users = table.frame.filter(short)["user_id"].n_unique()
+def _long_enough(table: Table, least: int) -> tuple[pl.DataFrame, int]:
+    """The rows of users with at least ``least`` interactions, and the number of other users."""
+    lengths = pl.len().over("user_id")
+    long = table.frame.filter(lengths >= least)
+    users = table.frame["user_id"].n_unique()
+    if long.is_empty():
         raise DataError(
-            f"{table.place(row)}: user {table.frame['user_id'][row]!r} has {counts[row]} "
-            f"interactions, expected at least {least} (training, validation, test); "
-            f"{users} such users; remove them, or let 'lumos prepare' do it"
+            f"{table.path}: found no user with at least {least} interactions (users: {users}, "
+            f"interactions: {len(table.frame)}), expected {least} or more of a user, for training, "
+            "validation and test; give this node longer histories"
         )
+    return long, users - long["user_id"].n_unique()

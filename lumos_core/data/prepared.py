@@ -26,7 +26,7 @@ from lumos_core.data.files import check_file
 from lumos_core.data.folder import CATALOG_FILE
 from lumos_core.data.node_data import read_node
 from lumos_core.data.sequences import Sequences
-from lumos_core.errors import DataError
+from lumos_core.errors import DataError, reason_of
 from lumos_core.files import write_atomically
 
 DATASET_FILE = "dataset.json"
@@ -211,8 +211,7 @@ def _replace_folder(out: Path, write: Callable[[Path], None], force: bool) -> bo
         _put(fresh, out, bool(old))
         return False
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise DataError(f"{out}: cannot write the prepared data ({reason})") from error
+        raise DataError(f"{out}: cannot write the prepared data ({reason_of(error)})") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 

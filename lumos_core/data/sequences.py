@@ -22,11 +22,13 @@ class Sequences:
         user_ids: U texts; they never leave the node.
         items: int32 [sum of lengths], catalog indices (1..N).
         offsets: int64 [U + 1]; user u owns ``items[offsets[u]:offsets[u + 1]]``.
+        left_out: users of the same data who are not here, since their histories are too short.
     """
 
     user_ids: tuple[str, ...]
     items: Items
     offsets: NDArray[np.int64]
+    left_out: int = 0
 
     def __post_init__(self) -> None:
         if self.items.dtype != np.int32 or self.offsets.dtype != np.int64:
@@ -54,6 +56,11 @@ class Sequences:
         """int64 [U]."""
         return np.diff(self.offsets)
 
+    @property
+    def users_text(self) -> str:
+        """What the owner of the data is told: how many users there are, how many left out."""
+        return users_text(len(self), self.left_out)
+
     @classmethod
     def from_lists(
         cls, lists: Sequence[Sequence[int]], user_ids: Sequence[str] | None = None
@@ -72,7 +79,8 @@ class Sequences:
             return cls.from_lists([])
         names = tuple(name for part in parts for name in part.user_ids)
         lengths = np.concatenate([part.lengths for part in parts])
-        return cls(names, np.concatenate([part.items for part in parts]), _offsets(lengths))
+        items = np.concatenate([part.items for part in parts])
+        return cls(names, items, _offsets(lengths), sum(part.left_out for part in parts))
 
     def subset(self, indices: Sequence[int] | NDArray[np.integer]) -> "Sequences":
         """The users at these positions, in this order."""
@@ -130,6 +138,13 @@ class LeaveOneOut:
 
     def _last(self, back: int) -> Targets:
         return self.sequences.items[self.sequences.offsets[1:] - back].astype(np.int64)
+
+
+def users_text(users: int, left_out: int) -> str:
+    """``12 users``, or ``12 users (2 more left out: fewer than 3 interactions each)``."""
+    if not left_out:
+        return f"{users} users"
+    return f"{users} users ({left_out} more left out: fewer than {MIN_HISTORY} interactions each)"
 
 
 def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

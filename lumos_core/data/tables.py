@@ -73,7 +73,10 @@ class Table:
         if self.format == "parquet":
             return f"{self.path}: row {record + 1}"
         lines = _json_lines(self.path) if self.format == "jsonl" else _record_lines(self)
-        return f"{self.path}: line {next(itertools.islice(lines, record, None))}"
+        line = next(itertools.islice(lines, record, None), None)
+        if line is None:
+            raise _changed(self.path)
+        return f"{self.path}: line {line}"
 
 
 def table_format(path: Path) -> TableFormat:
@@ -197,8 +200,15 @@ def _read_delimited(
     names = delimited.column_names(path, text, separator, known.header)
     dialect = delimited.find_dialect(path, text, separator, known.header, len(names))
     frame = _parse(path, text, dialect, len(names))
+    if not set(columns.values()) <= set(names):
+        raise _changed(path)
     chosen = frame.select(pl.col(str(names.index(old))).alias(new) for new, old in columns.items())
     return chosen, dialect
+
+
+def _changed(path: Path) -> DataError:
+    """The file was read more than once, and was not the same each time."""
+    return DataError(f"{path}: the file has changed while it was read; try again when it is whole")
 
 
 def _parse(path: Path, text: bytes, dialect: Dialect, width: int) -> pl.DataFrame:
@@ -225,9 +235,28 @@ def _read_json_lines(path: Path, columns: Mapping[str, str]) -> pl.DataFrame:
         except pl.exceptions.PolarsError as error:
             for _ in _parse_lines(path, line, block):  # names the broken line
                 pass
-            raise DataError(f"{path}: line {line} or after: {error}; expected JSON lines") from None
-    frame = pl.concat(f for f in frames if f is not None)
+            raise _not_json(path, line, block, schema, error) from None
+    found = [frame for frame in frames if frame is not None]
+    if not found:  # there was a record when the names of the columns were read
+        raise _changed(path)
+    frame = pl.concat(found)
     return frame.select(pl.col(old).alias(new) for new, old in columns.items())
+
+
+def _not_json(
+    path: Path, first: int, block: bytes, schema: Mapping[str, Any], error: Exception
+) -> DataError:
+    """Names the line that Python takes for JSON and polars does not: ``NaN``, ``1e400``."""
+    for number, line in enumerate(block.split(b"\n"), start=first):
+        try:
+            if line.strip():
+                pl.read_ndjson(line, schema=schema)
+        except pl.exceptions.PolarsError as problem:
+            return DataError(
+                f"{path}: line {number}: not JSON ({problem}); expected one JSON object per line, "
+                "with finite numbers"
+            )
+    return DataError(f"{path}: line {first} or after: {error}; expected JSON lines")
 
 
 def _json_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from lumos_core.errors import ConfigError
+from lumos_core.errors import ConfigError, reason_of
 
 SECRET_BYTES = 32
 CA_DAYS = 3650
@@ -148,7 +148,7 @@ def read_certificate(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{path}: cannot be read: {reason_of(error)}") from error
     except ValueError:
         raise ConfigError(f"{path}: is not a certificate in PEM format") from None
 
@@ -188,7 +188,7 @@ def check_private_file(path: Path) -> None:
     try:
         mode = path.stat().st_mode & 0o777
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{path}: cannot be read: {reason_of(error)}") from error
     if mode & _OTHERS:
         raise ConfigError(f"{path}: others may use it (mode {mode:04o}); run: chmod 600 {path}")
 
@@ -215,7 +215,7 @@ def _private_key(path: Path) -> ec.EllipticCurvePrivateKey:
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), None)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{path}: cannot be read: {reason_of(error)}") from error
     except ValueError:
         key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey):

@@ -21,7 +21,7 @@ from typing import Any
 
 from lumos_core.config import NODE_NAME, NodeConfig
 from lumos_core.deployment import credentials
-from lumos_core.errors import ConfigError
+from lumos_core.errors import ConfigError, reason_of
 from lumos_core.files import write_json
 
 MANIFEST = "deployment.json"
@@ -130,7 +130,7 @@ class NodeBundle:
             found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(
-                f"{path}: cannot be read: {error.strerror}; expected a folder that "
+                f"{path}: cannot be read: {reason_of(error)}; expected a folder that "
                 "'lumos deploy init' wrote for this node"
             ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -337,7 +337,7 @@ def _read_manifest(path: Path) -> Manifest:
         return Manifest(tuple(found["hosts"]), int(found["port"]), tuple(found["nodes"]))
     except OSError as error:
         raise ConfigError(
-            f"{path}: cannot be read: {error.strerror}; expected the folder 'server' that "
+            f"{path}: cannot be read: {reason_of(error)}; expected the folder 'server' that "
             "'lumos deploy init' wrote"
         ) from error
     except (ValueError, KeyError, TypeError) as error:

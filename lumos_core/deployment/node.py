@@ -22,7 +22,7 @@ from lumos_core.deployment.kit import NodeBundle, split_address
 from lumos_core.deployment.processes import Child, Children, ending_on_signals
 from lumos_core.deployment.supervision import alone, say
 from lumos_core.devices import check_device
-from lumos_core.errors import ConfigError, ModelError
+from lumos_core.errors import ConfigError, ModelError, reason_of
 from lumos_core.files import private_folder
 from lumos_core.views.llm import default_cache
 from lumos_core.views.meter import ViewProgress
@@ -71,7 +71,7 @@ def check(bundle: NodeBundle) -> Iterator[str]:
     _check_llm(bundle.config.llm)
     catalog, sequences = read_node(Path(bundle.config.data))
     yield escape(
-        f"{bundle.config.name}: {len(sequences)} users, {len(catalog)} items, "
+        f"{bundle.config.name}: {sequences.users_text}, {len(catalog)} items, "
         f"catalog {short_fingerprint(catalog.fingerprint)}"
     )
     _writable(state_folder(bundle))
@@ -233,7 +233,7 @@ def _check_server(bundle: NodeBundle) -> Iterator[str]:
             "in node.toml, or --superlink"
         ) from None
     except OSError as error:
-        yield _not_yet(bundle, error.strerror or type(error).__name__)
+        yield _not_yet(bundle, reason_of(error))
 
 
 def _not_yet(bundle: NodeBundle, reason: str) -> str:
@@ -248,6 +248,6 @@ def _writable(state: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise ConfigError(
-            f"{state}: cannot be written: {error.strerror}; the node keeps its views and its "
+            f"{state}: cannot be written: {reason_of(error)}; the node keeps its views and its "
             "ledger there; choose another folder with --state"
         ) from error

@@ -25,7 +25,7 @@ from typing import Self
 import psutil
 
 from lumos_core.deployment import guard
-from lumos_core.errors import FederationError
+from lumos_core.errors import FederationError, reason_of
 
 GRACE_SECONDS = 4.0  # between asking and killing
 _MARK = "LUMOS_PROCESS_GROUP"  # environment variable by which strays are found
@@ -91,7 +91,7 @@ class Children:
                     start_new_session=True,
                 )
             except OSError as error:
-                raise FederationError(f"cannot start {command[0]}: {error.strerror}") from error
+                raise FederationError(f"cannot start {command[0]}: {reason_of(error)}") from error
         child = Child(name, process, log)
         self._children.append(child)
         self._tell_guard(str(process.pid))

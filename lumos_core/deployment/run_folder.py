@@ -11,7 +11,7 @@ from typing import Any
 from lumos_core.checkpoint import LATEST, load_checkpoint
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog, differing_versions, short_fingerprint
-from lumos_core.errors import ConfigError
+from lumos_core.errors import ConfigError, reason_of
 from lumos_core.files import write_json
 from lumos_core.resume import first_difference
 
@@ -33,7 +33,7 @@ def read_config(run_dir: Path) -> RunConfig | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{path}: cannot be read: {reason_of(error)}") from error
     except ValueError as error:
         raise ConfigError(f"{path}: is not JSON ({error}); it is damaged: {_MEND}") from None
     return _checked(path, found)

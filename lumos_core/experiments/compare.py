@@ -15,6 +15,7 @@ from pathlib import Path
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data import Catalog, Sequences
 from lumos_core.data.folder import CATALOG_FILE
+from lumos_core.data.pooled import pool
 from lumos_core.data.prepared import interactions_digest, load_prepared, node_folders
 from lumos_core.errors import ConfigError
 from lumos_core.experiments import variants
@@ -22,6 +23,8 @@ from lumos_core.experiments.jobs import OnResult, Result, read_result, run_missi
 from lumos_core.files import write_json
 
 PACKAGES = ("lumos", "torch", "transformers", "flwr", "numpy")
+MERGED = "merged_users"
+"""Key of results on pooled data: users who have interactions on more than one node."""
 CENTRALISED_MAX_EPOCHS = 150
 CENTRALISED_PATIENCE = 10
 
@@ -119,7 +122,9 @@ def _run(job: Job, catalog: Catalog, nodes: Sequence[Sequences]) -> Result:
     if job.variant == variants.POPULARITY:
         from lumos_core.baselines import popularity
 
-        return {"test": popularity(Sequences.concat(nodes), len(catalog)), "curve": []}
+        pooled = pool(job.data, catalog, nodes)
+        test = popularity(pooled.users, len(catalog))
+        return {"test": test, "curve": [], MERGED: pooled.merged}
     if job.variant in variants.UNFEDERATED:
         return _without_rounds(job, catalog, nodes)
     return _federated(job, catalog, nodes)
@@ -163,7 +168,9 @@ def _without_rounds(job: Job, catalog: Catalog, sequences: Sequence[Sequences]) 
     from lumos_core.initialisation import initial_params
 
     initial = initial_params(job.config, catalog)
-    pooled = list(sequences) if job.variant == variants.LOCAL else [Sequences.concat(sequences)]
+    alone = job.variant == variants.LOCAL
+    together = None if alone else pool(job.data, catalog, sequences)
+    pooled = [together.users] if together else list(sequences)
     curve: list[Result] = []
 
     def on_epoch(epoch: Result) -> None:
@@ -194,6 +201,7 @@ def _without_rounds(job: Job, catalog: Catalog, sequences: Sequence[Sequences]) 
         "validation": over_users("validation"),
         "test": over_users("test"),
         "curve": curve,
+        MERGED: together.merged if together else 0,
     }
 
 

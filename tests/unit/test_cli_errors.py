@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from lumos_core import errors
 from lumos_core.cli import app as cli
+from lumos_core.cli.options import check_out
 from lumos_core.data import Catalog
 from lumos_core.data.prepare import prepare
 from lumos_core.data.sample import bundled_sample
+from lumos_core.errors import ConfigError, DataError, reason_of
 from lumos_core.model import get_params, new_model
 from lumos_core.model_files import KEPT_LATEST, ModelCard, save_model
 
@@ -101,3 +104,36 @@ def test_a_certificate_lasts_no_longer_than_its_authority(tmp_path) -> None:
     assert not (tmp_path / "d").exists()
     result = CliRunner().invoke(cli.app, ["deploy", "init", str(tmp_path / "d"), *options, "3650"])
     assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a.tsv"), "No space left on device"),
+        (OSError("No space left on device (os error 28)"), "No space left on device (os error 28)"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_every_refusal_has_a_reason(error: OSError, reason: str) -> None:
+    assert reason_of(error) == reason
+
+
+def test_a_disk_that_a_library_finds_full_is_named(monkeypatch, data, tmp_path) -> None:
+    def full(*_: object, **__: object) -> None:  # as polars says it: without an errno
+        raise OSError("No space left on device (os error 28)")
+
+    monkeypatch.setattr("polars.DataFrame.write_csv", full)
+    with pytest.raises(DataError, match=r"out: cannot write .* \(No space left on device \(os"):
+        prepare(bundled_sample(), tmp_path / "out", nodes=1)
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    with pytest.raises(ConfigError, match=r"written to \(No space left on device \(os"):
+        check_out(tmp_path / "out")
+
+
+def test_nothing_is_told_without_a_reason() -> None:
+    """``strerror`` alone may be None: only :func:`reason_of` asks for it."""
+    root = Path(errors.__file__).parents[1]
+    sources = [p for name in ("lumos_core", "client_app", "server_app")
+               for p in (root / name).rglob("*.py")]  # fmt: skip
+    asking = [p.name for p in sources if "error.strerror" in p.read_text()]
+    assert asking == ["errors.py"]

@@ -82,6 +82,16 @@ def test_evaluate_and_describe(folder):
     assert facts["catalog"] == Catalog.read(folder / "catalog.tsv").fingerprint
 
 
+def test_users_left_out_are_told_to_the_owner_alone(folder, capfd):
+    with (folder / "node-0" / "interactions.tsv").open("a") as file:
+        file.write("new\ti1\t1\n")
+    order = Order(None, 0, None, "")
+    content = ask(messages.DESCRIBE, order, node_context(tiny_config(folder), 0)).content
+    assert messages.decode_describe(content)["users"] == "6"
+    told = capfd.readouterr().err
+    assert "data: 6 users (1 more left out: fewer than 3 interactions each)" in told
+
+
 def test_the_ledger_shows_every_record_but_no_value(folder):
     config = tiny_config(folder)
     params = params_of(config, folder)

@@ -108,10 +108,18 @@ def test_a_full_disk_costs_time_only(folder, state, monkeypatch, caplog):
     assert "could not be kept (OSError)" in caplog.text
 
 
+def test_the_count_of_users_left_out_is_kept(folder, state, monkeypatch):
+    (folder / "interactions.tsv").write_text(LOG + "x\ta\t1\ny\tb\t1\n")
+    assert read_kept_node(folder, state)[1].left_out == 2
+    monkeypatch.setattr(node_data, "read_node", refuse)
+    _, sequences = read_kept_node(folder, state)
+    assert (sequences.user_ids, sequences.left_out) == (("v w", "ü"), 2)
+
+
 def test_errors_are_those_of_reading(folder, state):
     read_kept_node(folder, state)
-    (folder / "interactions.tsv").write_text(LOG + "x\ta\t1\n")
-    with pytest.raises(DataError, match=r"interactions\.tsv: line 8: user 'x' has 1"):
+    (folder / "interactions.tsv").write_text(LOG + "x\tz\t1\n")
+    with pytest.raises(DataError, match=r"interactions\.tsv: line 8: unknown item 'z'"):
         read_kept_node(folder, state)
     with pytest.raises(DataError, match="no such folder"):
         read_kept_node(folder / "nope", state)

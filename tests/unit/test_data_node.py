@@ -46,13 +46,36 @@ def test_other_formats(tmp_path: Path, suffix: str) -> None:
     ("log", "message"),
     [
         (LOG + "a\t001\t9\n", r"interactions.tsv: line 9: unknown item '001' .*catalog\.tsv"),
-        (LOG + "b\tc\t1\nb\tc\t2\n", "line 9: user 'b' has 2 interactions, expected at least 3"),
         (LOG + "a\tc\t\n", "line 9: found nothing: time is not a number"),
     ],
 )
 def test_malformed_log(tmp_path: Path, log: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_node(folder(tmp_path, log=log))
+
+
+def test_short_users_are_left_out_and_counted(tmp_path: Path) -> None:
+    log = LOG + "b\tc\t1\nb\tc\t2\n0\tc\t1\n"
+    _, sequences = read_node(folder(tmp_path, log=log))
+    assert (sequences.user_ids, sequences.left_out) == (("a", "z"), 2)
+    assert [items.tolist() for items in sequences] == [[2, 3, 1, 2], [2, 3, 1]]
+    _, everybody = read_node(tmp_path, min_history=1)
+    assert (everybody.user_ids, everybody.left_out) == (("0", "a", "b", "z"), 0)
+
+
+def test_what_short_users_hold_is_checked_all_the_same(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"line 9: unknown item '001'"):
+        read_node(folder(tmp_path, log=LOG + "b\t001\t9\n"))
+
+
+def test_a_node_of_short_users_alone(tmp_path: Path) -> None:
+    short = "user_id\titem_id\ttimestamp\nb\tc\t1\nb\tc\t2\na\tc\t1\n"
+    message = (
+        r"interactions\.tsv: found no user with at least 3 interactions \(users: 2, "
+        r"interactions: 3\), expected 3 or more .*; give this node longer histories"
+    )
+    with pytest.raises(DataError, match=message):
+        read_node(folder(tmp_path, log=short))
 
 
 def test_missing_files(tmp_path: Path) -> None:

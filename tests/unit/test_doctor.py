@@ -51,6 +51,15 @@ def test_a_healthy_node(folder, certificates):
     assert levels(found, "catalog") == levels(found, "server") == levels(found, "data") == ["ok"]
 
 
+def test_users_left_out_are_counted_and_no_failure(folder):
+    with (folder / "node-0" / "interactions.tsv").open("a") as file:
+        file.write("new\ti1\t1\n")
+    found = examine(folder / "node-0", None, None, None, [], None)
+    [data] = [f for f in found if f.check == "data"]
+    assert data.level == "warn"
+    assert data.found.startswith("6 users (1 more left out: fewer than 3 interactions each)")
+
+
 def test_another_catalog_and_a_readable_key_fail_with_their_remedy(folder, certificates):
     with (folder / "catalog.tsv").open("a") as file:
         file.write("extra\tan extra thing\n")

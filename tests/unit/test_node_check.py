@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from lumos_core.cli.app import app
 from lumos_core.deployment import kit
 from lumos_core.devices import check_device
-from lumos_core.errors import ConfigError
+from lumos_core.errors import ConfigError, DataError
 
 NOWHERE = "127.0.0.1:1"
 
@@ -62,6 +62,21 @@ def test_a_node_whose_server_is_not_there_yet_is_ready(bundle, data) -> None:
     output = checked(bundle, data)
     assert "cannot be reached yet (Connection refused)" in output
     assert output.endswith("ready\n")
+
+
+def test_short_users_are_counted_and_block_nobody(bundle, data) -> None:
+    assert "a: 6 users, 30 items" in checked(bundle, data)
+    with (data / "interactions.tsv").open("a") as file:
+        file.write("new\ti1\t1\nnewer\ti1\t1\nnewer\ti2\t2\n")
+    output = checked(bundle, data)
+    assert "6 users (2 more left out: fewer than 3 interactions each), 30 items" in output
+    assert output.endswith("ready\n")
+
+
+def test_a_node_of_short_users_alone_is_not_ready(bundle, data) -> None:
+    (data / "interactions.tsv").write_text("user_id\titem_id\ttimestamp\nnew\ti1\t1\n")
+    with pytest.raises(DataError, match="found no user with at least 3 inter"):
+        checked(bundle, data)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,74 @@
+"""The users of all nodes in one place, as centralised training has them: one user, one history."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from lumos_core.data.catalog import Catalog
+from lumos_core.data.folder import node_files
+from lumos_core.data.interactions import read_interactions
+from lumos_core.data.node_data import chronological, to_sequences
+from lumos_core.data.prepared import node_folders
+from lumos_core.data.sequences import MIN_HISTORY, Sequences
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """What :func:`pool` makes of the nodes.
+
+    Attributes:
+        users: all users, those of the first node first.
+        merged: how many of the data's users have interactions on more than one node.
+    """
+
+    users: Sequences
+    merged: int = 0
+
+
+def pool(folder: Path, catalog: Catalog, nodes: Sequence[Sequences]) -> Pooled:
+    """One history a user, also where the user's interactions lie on several nodes.
+
+    Such histories are merged in the order of time; an interaction that several nodes hold (same
+    user, item and time) counts once. A federation does not know of such users: there, each node
+    trains and evaluates on its own part.
+
+    Args:
+        folder: a prepared folder.
+        catalog: its catalog.
+        nodes: the histories of its nodes, as ``load_prepared`` gives them.
+
+    Raises:
+        DataError: naming file and line, if a node's file has changed and is malformed.
+    """
+    apart = Sequences.concat(nodes)
+    if not apart.left_out and len(set(apart.user_ids)) == len(apart):
+        return Pooled(apart)
+    frames = [
+        chronological(read_interactions(node_files(node).interactions).frame).with_columns(node=n)
+        for n, node in enumerate(node_folders(folder))
+    ]
+    rows = pl.concat(frames, how="vertical_relaxed")
+    first = pl.col("node").min().over("user_id", "item_id", "timestamp")
+    users = to_sequences(rows.filter(pl.col("node") == first), catalog)
+    merged = rows.group_by("user_id").agg(pl.col("node").n_unique()).filter(pl.col("node") > 1)
+    return Pooled(_long_enough(users, rows["user_id"].unique(maintain_order=True)), len(merged))
+
+
+def merged_text(users: int) -> str:
+    """The warning that histories were merged."""
+    return (
+        f"users with interactions on more than one node: {users}; in centralised training and "
+        "popularity, each has one history, merged in the order of time; a federation counts them "
+        "on each of their nodes"
+    )
+
+
+def _long_enough(users: Sequences, order: pl.Series) -> Sequences:
+    """The users with enough interactions, in this order."""
+    place = {user: u for u, user in enumerate(users.user_ids)}
+    chosen = np.array([place[user] for user in order], dtype=np.int64)
+    chosen = chosen[users.lengths[chosen] >= MIN_HISTORY]
+    return replace(users.subset(chosen), left_out=len(users) - len(chosen))
