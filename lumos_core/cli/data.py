@@ -79,6 +79,30 @@ def prepare_command(
             "no list."
         ),
     ] = "",
+    separator: Annotated[
+        str,
+        typer.Option(
+            help="What separates the log's fields: tab, comma, semicolon, pipe, space or any one "
+            "character; found out if not given."
+        ),
+    ] = "",
+    header: Annotated[
+        bool,
+        typer.Option(
+            "--header/--no-header",
+            help="Without: the log's first line is a row, and columns are called 1, 2, ….",
+        ),
+    ] = True,
+    order: Annotated[
+        Literal["time", "file"],
+        typer.Option(help="Histories are in the order of the time column, or of the file's rows."),
+    ] = "time",
+    drop_missing: Annotated[
+        bool,
+        typer.Option(
+            "--drop-missing", help="Leave out rows that say no user (empty, nan, None, null, NA)."
+        ),
+    ] = False,
     domain: Annotated[
         Literal["products", "films", "games", "news", "books", "music", "places"] | None,
         typer.Option(
@@ -99,35 +123,49 @@ def prepare_command(
     """
     from rich.console import Console
 
+    from lumos_core.data.delimited import separator_of
     from lumos_core.data.interactions import Columns
-    from lumos_core.data.prepare import prepare
+    from lumos_core.data.prepare import STEPS, prepare
     from lumos_core.data.sample import SAMPLE_DOMAIN, bundled_sample
+    from lumos_core.progress import Progress
 
+    columns = Columns(
+        user_column, item_column, time_column, title_column, items_id_column,
+        separator_of(separator) if separator else "", header, order == "file", drop_missing,
+    )  # fmt: skip
     is_sample = source == "sample" and not Path(source).exists()
-    dataset = prepare(
-        bundled_sample() if is_sample else Path(source),
-        out,
-        nodes=nodes,
-        seed=seed,
-        k_core=k_core,
-        source_format=source_format,
-        items=items,
-        columns=Columns(user_column, item_column, time_column, title_column, items_id_column),
-        dedup=dedup,
-        unknown_items=unknown_items,
-        partition=partition,
-        keep_all_items=keep_all_items,
-        impression_clicks=impression_clicks,
-        name=name,
-        domain=domain or (SAMPLE_DOMAIN if is_sample else None),
-        force=force,
-    )
+    with Progress() as progress:
+        task = progress.task("prepare", total=len(STEPS), note=STEPS[0])
+        dataset = prepare(
+            bundled_sample() if is_sample else Path(source),
+            out,
+            nodes=nodes,
+            seed=seed,
+            k_core=k_core,
+            source_format=source_format,
+            items=items,
+            columns=columns,
+            dedup=dedup,
+            unknown_items=unknown_items,
+            partition=partition,
+            keep_all_items=keep_all_items,
+            impression_clicks=impression_clicks,
+            name=name,
+            domain=domain or (SAMPLE_DOMAIN if is_sample else None),
+            force=force,
+            on_step=lambda done: task.update(done, note=STEPS[done] if done < len(STEPS) else ""),
+        )
     warn = Console(stderr=True, soft_wrap=True, highlight=False)
     for warning in dataset.warnings:
         warn.print("warning:", style="bold yellow", end=" ")
         warn.print(warning, markup=False)
     console = Console(highlight=False)
     console.print(summary_table(dataset))
+    console.print(dataset.rows.sentence(), soft_wrap=True)
+    if dataset.columns:
+        names = {"user_id": "users", "item_id": "items", "timestamp": "times"}
+        taken = ", ".join(f"{names[new]} from {old!r}" for new, old in dataset.columns.items())
+        console.print(f"columns: {taken}", markup=False, soft_wrap=True)
     console.print("catalog fingerprint", style="bold")  # on a line of its own: it must not fold
     console.print(f"  {dataset.fingerprint}", soft_wrap=True)
     state = "already there, unchanged" if dataset.reused else "written"
@@ -152,11 +190,6 @@ def summary_table(dataset: "PreparedDataset") -> "Table":
     table.add_section()
     by_core = f", {dropped.core_users:,} by the {dataset.k_core}-core" if dataset.k_core else ""
     table.add_row("dropped users", f"{dropped.short_users:,} with fewer than 3{by_core}")
-    table.add_row(
-        "dropped interactions",
-        f"{dropped.duplicates:,} duplicates, {dropped.unknown_items:,} with unknown items, "
-        f"{dropped.interactions:,} of dropped users and rare items",
-    )
     table.add_row("dropped items", f"{dropped.items:,} without interactions")
     table.add_section()
     for n, (users, count) in enumerate(

@@ -165,7 +165,8 @@ def read_frame(text: bytes, dialect: Dialect, width: int) -> pl.DataFrame | None
     if dialect.header:
         line = next(records(text.decode(), dialect), (0, []))[0]
         body = text.split(b"\n", line)[-1] if line and text.count(b"\n") >= line else b""
-    if dialect.quoting in ("plain", "standard") and dialect.separator != " ":
+    quick = dialect.quoting == "plain" or not _stray_quotes(body, dialect.separator)
+    if dialect.quoting in ("plain", "standard") and dialect.separator != " " and quick:
         return _by_polars(body, dialect, width)
     rows = [fields for _, fields in records(body.decode(), dialect)]
     if any(len(fields) > width for fields in rows):
@@ -239,8 +240,9 @@ def _one_line(line: str, dialect: Dialect) -> list[str] | None:
         if end is None:  # no quoted field: quotes in it are characters like any other
             end = line.find(separator, start)
             field = line[start:] if end < 0 else line[start:end]
-            if field.startswith('"') and field.count('"') == 1:
-                return None  # opened and never closed: it may have held separators
+            opened = field.startswith('"')
+            if opened and (dialect.quoting == "backslash" or field.count('"') == 1):
+                return None  # and never closed: it may have held separators
             end = len(line) if end < 0 else end
         else:
             field = _unescaped(line[start + 1 : end - 1], dialect.quoting)
@@ -283,6 +285,12 @@ def _unescaped(field: str, quoting: Quoting) -> str:
 
 
 # ---------------------------------------------------------------- whole files
+def _stray_quotes(text: bytes, separator: str) -> bool:
+    """Whether a quote stands in the middle of a field by itself, where parsers differ."""
+    edge = re.escape(separator.encode()) + rb'\n"'
+    return re.search(rb'[^%b]"[^%b]' % (edge, edge), text) is not None
+
+
 def _by_polars(body: bytes, dialect: Dialect, width: int) -> pl.DataFrame | None:
     header = dialect.separator.join(map(str, range(width))) + "\n"  # a short first row is no norm
     try:

@@ -91,6 +91,11 @@ def read_interactions(path: Path, columns: Columns | None = None) -> Table:
             line, time that is not a number, or anything :func:`read_table` finds.
     """
     wanted = columns or Columns()
+    if table_format(path) not in ("tsv", "csv") and wanted.text_format != TextFormat():
+        raise DataError(
+            f"--separator, --no-header: would have no effect, for {path} is no delimited text; "
+            "leave them out"
+        )
     found = column_names(path, wanted.text_format)
     _check_header(path, found, wanted)
     chosen = {

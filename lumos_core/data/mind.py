@@ -44,6 +44,10 @@ def load_mind(
         ("--user-column", columns.user),
         ("--item-column", columns.item),
         ("--time-column", columns.time),
+        ("--separator", columns.separator),
+        ("--no-header", "" if columns.header else "with MIND"),
+        ("--order", "file" if columns.file_order else ""),
+        ("--drop-missing", "with MIND" if columns.drop_missing else ""),
     ):
         refuse(option, value, _NO_HEADER)
     refuse_columns(columns, _NO_HEADER)

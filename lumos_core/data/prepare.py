@@ -1,6 +1,6 @@
 """From a published data set to a prepared folder: clean, filter, distribute, write."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,8 @@ from lumos_core.data.sources import SourceFormat, load_source
 from lumos_core.data.titles import clean_title, unquoted
 from lumos_core.errors import DataError
 
+STEPS = ("reading", "filtering", "sharing out", "writing")
+"""Of :func:`prepare`, in order."""
 UnknownItems = Literal["auto", "error", "drop", "keep"]
 
 
@@ -34,6 +36,37 @@ class Dropped:
     core_users: int = 0  # users who had enough, until the filter took items from them
     interactions: int = 0  # of all these users, and with rare items
     items: int = 0  # items of the list that nobody has (left) in a history
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where the rows of a log went; each is in exactly one of these numbers."""
+
+    read: int
+    kept: int
+    missing_users: int
+    unknown_items: int
+    duplicates: int
+    short_users: int
+    by_core: int
+
+    def dropped(self) -> dict[str, int]:
+        """By reason, those that there are."""
+        reasons = {
+            "without a user": self.missing_users,
+            "with unknown items": self.unknown_items,
+            "duplicates": self.duplicates,
+            f"of users with fewer than {MIN_HISTORY}": self.short_users,
+            "of rare users and items": self.by_core,
+        }
+        return {reason: count for reason, count in reasons.items() if count}
+
+    def sentence(self) -> str:
+        """``23,190 rows = 22,900 kept + 290 dropped (290 duplicates)``."""
+        dropped = self.dropped()
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
+        text = f"{self.read:,} rows = {self.kept:,} kept + {sum(dropped.values()):,} dropped"
+        return f"{text} ({reasons})" if reasons else text
 
 
 @dataclass(frozen=True)
@@ -54,6 +87,8 @@ class PreparedDataset:
     fingerprint: str  # of the catalog
     domain: Domain | None
     dropped: Dropped
+    rows: Rows
+    columns: dict[str, str]  # of the log: what they are -> what they are called there
     warnings: tuple[str, ...]
 
     @property
@@ -80,6 +115,7 @@ def prepare(
     name: str = "",
     domain: Domain | None = None,
     force: bool = False,
+    on_step: Callable[[int], None] = lambda done: None,
 ) -> PreparedDataset:
     """Turn a data set into a catalog and one data folder per node.
 
@@ -98,6 +134,7 @@ def prepare(
         name: name of the data set; default: of the source.
         domain: what the items are; default: what the importer knows about them, if anything.
         force: replace another prepared folder.
+        on_step: called with how many of :data:`STEPS` are done.
 
     Raises:
         DataError: naming file and line, or the option that could have no effect; then nothing has
@@ -115,6 +152,7 @@ def prepare(
         columns=columns,
         impression_clicks=impression_clicks,
     )
+    on_step(1)
     known, unknown, told = _resolve_unknown(log, unknown_items)
     unique = drop_duplicates(known, dedup)
     kept = chronological(_core(unique, k_core))
@@ -123,6 +161,7 @@ def prepare(
             f"{log.interactions.path}: none of {len(known)} interactions is left by k-core = "
             f"{k_core} and at least {MIN_HISTORY} per user; lower --k-core or give more data"
         )
+    on_step(2)
     catalog, untitled, unlisted = _catalog(log, kept, keep_all_items or log.fixed)
     parts = _distribute(kept, nodes, seed, partition)
     lengths = kept["user_id"].rle().struct.field("len").to_numpy()
@@ -139,7 +178,10 @@ def prepare(
         "interactions": len(kept),
         "catalog-fingerprint": catalog.fingerprint,
     }
+    rows = _rows(log, known, unique, kept)
+    on_step(3)
     reused = write_prepared(out, catalog, parts, facts, force=force)
+    on_step(4)
     return PreparedDataset(
         folder=out,
         reused=reused,
@@ -159,8 +201,15 @@ def prepare(
         node_interactions=tuple(len(part) for part in parts),
         fingerprint=catalog.fingerprint,
         dropped=_dropped(log, known, unique, kept, unknown, catalog),
+        rows=rows,
+        columns=dict(log.interactions.columns),
         domain=facts["domain"],
-        warnings=(*log.warnings, *told, *_title_warnings(log, untitled, unlisted, len(catalog))),
+        warnings=(
+            *log.interactions.warnings,
+            *log.warnings,
+            *told,
+            *_title_warnings(log, untitled, unlisted, len(catalog)),
+        ),
     )
 
 
@@ -237,6 +286,23 @@ def _distribute(kept: pl.DataFrame, nodes: int, seed: int, scheme: Partition) ->
     owners = partition_users(kept["user_id"].n_unique(), nodes, seed, scheme)
     owner = owners[codes(kept["user_id"])]
     return [kept.filter(pl.Series(owner == n)) for n in range(nodes)]
+
+
+def _rows(log: RawLog, known: pl.DataFrame, unique: pl.DataFrame, kept: pl.DataFrame) -> Rows:
+    read = len(log.interactions.frame) + log.interactions.missing
+    lengths = unique.select(pl.len().over("user_id")).to_series()
+    short = int((lengths < MIN_HISTORY).sum())
+    rows = Rows(
+        read=read,
+        kept=len(kept),
+        missing_users=log.interactions.missing,
+        unknown_items=len(log.interactions.frame) - len(known),
+        duplicates=len(known) - len(unique),
+        short_users=short,
+        by_core=len(unique) - len(kept) - short,
+    )
+    assert rows.read == rows.kept + sum(rows.dropped().values())
+    return rows
 
 
 def _dropped(
