@@ -126,6 +126,45 @@ def test_the_environment_keeps_flower_quiet_and_local(tmp_path, monkeypatch):
     assert "FLWR_SECRET_SETTING" not in found
 
 
+def test_proxies_that_flower_cannot_speak_to_are_kept_from_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(flower.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
+    monkeypatch.setenv("all_proxy", "socks://127.0.0.1:1/")  # as GNOME has it
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
+    monkeypatch.setenv("HTTP_PROXY", "proxy:3128")
+    found = flower.environment(tmp_path)
+    assert "ALL_PROXY" not in found
+    assert "all_proxy" not in found
+    assert found["https_proxy"] == "http://proxy:3128"
+    assert found["HTTP_PROXY"] == "proxy:3128"
+
+
+def test_socks_is_spoken_where_its_library_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(flower.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setenv("ALL_PROXY", "socks5h://127.0.0.1:1")
+    assert flower.environment(tmp_path)["ALL_PROXY"] == "socks5h://127.0.0.1:1"
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "socks://127.0.0.1:1", "127.0.0.1:1"])
+def test_flower_s_http_client_goes_straight_to_this_machine(tmp_path, monkeypatch, proxy):
+    for name in ("ALL_PROXY", "HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, proxy)
+    code = (
+        "import http.server, threading, httpx\n"
+        "class Answer(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self): self.send_response(204); self.end_headers()\n"
+        "    def log_message(self, *_): pass\n"
+        "server = http.server.HTTPServer(('127.0.0.1', 0), Answer)\n"
+        "threading.Thread(target=server.serve_forever, daemon=True).start()\n"
+        "print(httpx.get(f'http://127.0.0.1:{server.server_port}/').status_code)\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env=flower.environment(tmp_path), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.stdout == "204\n", found.stderr
+
+
 def test_a_missing_program_is_an_error_that_says_what_to_do():
     with pytest.raises(FederationError, match="make setup"):
         flower.executable("flower-no-such-program")
