@@ -73,15 +73,12 @@ def _print(status: "RunStatus") -> None:
 
 def _table(title: str, header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
-    if not rows:
-        return
-    table = Table(*header, title=title, title_justify="left")
-    for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
-    Console().print(table)
+    from lumos_core.cli.screens import results_table
+
+    if rows:
+        cells = ([str(cell) for cell in row] for row in rows)
+        Console().print(results_table(header, cells, title, boxed=True))
 
 
 def _far(prepared: dict[str, Any]) -> tuple[str, str]:

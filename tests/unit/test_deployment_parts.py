@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -320,6 +321,23 @@ def test_a_round_is_shown_with_the_metrics_of_its_own_model():
         ["2", "3.250", "0.5000"],
     ]
     assert lines[2].split()[4:] == ["2.0", "1.5", "kB", "2.5", "kB", "2", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("width", "last"),
+    [(40, "NDCG@20"), (50, "seconds"), (65, "nodes"), (90, "nodes")],
+)
+def test_a_narrow_terminal_has_fewer_columns_and_whole_numbers(width, last):
+    console = Console(width=width, force_terminal=True, file=io.StringIO(), color_system=None)
+    lines = RoundLines(console, 3)
+    for item in (evaluation(0, hr=0.01), event(1), evaluation(1, hr=0.25)):
+        lines(item)
+    lines._pause()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue()).replace("\r", "\n")
+    shown = [line for line in text.splitlines() if "3.250" in line or "NDCG@20" in line]
+    assert shown[0].split()[-1] == last
+    assert all(len(line) <= width for line in shown)
+    assert "0.2500" in shown[1]
 
 
 def test_rounds_without_evaluation_and_failures_are_shown():
