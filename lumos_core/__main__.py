@@ -8,6 +8,7 @@ seen to that.
 import signal
 import sys
 import types
+from contextlib import suppress
 from typing import NoReturn
 
 INTERRUPTED = 130
@@ -29,10 +30,15 @@ class _Interrupts:
         raise KeyboardInterrupt
 
     def _again(self, lost: "sys.UnraisableHookArgs") -> None:
-        if lost.exc_type is KeyboardInterrupt:
-            signal.raise_signal(signal.SIGINT)
-        else:
+        if lost.exc_type is not KeyboardInterrupt:
             sys.__unraisablehook__(lost)
+            return
+        import _thread
+        import threading
+
+        with suppress(RuntimeError):  # the interpreter is ending anyway
+            # not at once: this is a callback, too, from which nothing can be raised
+            threading.Timer(0.01, _thread.interrupt_main).start()
 
 
 def main() -> None:
