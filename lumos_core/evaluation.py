@@ -14,9 +14,6 @@ from lumos_core.data.sequences import Sequences
 from lumos_core.model import SASRec
 
 CUTOFFS = (5, 10, 20)
-SELECTION_METRIC = "ndcg@20"
-"""Models are chosen, and training stopped, by this metric on the validation targets."""
-
 EVALUATION_BATCH = 256
 Scorer = Callable[[np.ndarray], torch.Tensor]
 """int [B] user indices → float [B, N] scores; column j is item j + 1."""

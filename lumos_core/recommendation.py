@@ -4,6 +4,7 @@ The ranking is that of :mod:`lumos_core.evaluation`: scores of the whole catalog
 of a history, what is in the history left out. A *reason* is the item of the history whose embedding
 is nearest (by cosine) to the recommended item's: the model places items close to each other that
 it holds for alike. It explains a recommendation by resemblance; it is not the model's derivation.
+An item that does not resemble the recommended one (cosine 0 or below) is no reason for it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -47,6 +48,7 @@ class Ranked:
         items: int32 [B, K], 1..N, best first; 0 is no item.
         scores: float32 [B, K]; inner products, comparable within a row; -inf where there is none.
         reasons: int32 [B, K, R], distinct items of the history, nearest first; 0 is no item.
+            Only items with a positive cosine are there.
         similarities: float32 [B, K, R], cosine to the recommended item; 0 where there is none.
     """
 
@@ -198,7 +200,7 @@ class Recommender:
         wanted = min(self.reasons, seen.shape[1])
         nearest, places = top_columns(cosines.flatten(0, 1), wanted)
         nearest, places = (t.view(*items.shape, wanted) for t in (nearest, places))
-        found = nearest > -torch.inf
+        found = nearest > 0
         near = seen[:, None].expand(-1, items.shape[1], -1).gather(2, places)
         missing = (0, self.reasons - wanted)
         return (

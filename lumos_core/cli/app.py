@@ -1,7 +1,12 @@
-"""Assembles the ``lumos`` command; every sub-command lives in a module of its own."""
+"""Assembles the ``lumos`` command; every sub-command lives in a module of its own.
 
+All of them are imported before a command line is read. So none imports torch, flwr or transformers
+outside its function: ``lumos --help`` must not wait for them.
+"""
+
+import io
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -44,13 +49,49 @@ app.add_typer(llm_app, name="llm")
 app.add_typer(views_app, name="views")
 
 
+_VERSIONS = ("torch", "flwr", "transformers")
+"""Packages on which results and the protocol depend."""
+
+
+def _show_version(wanted: bool) -> None:
+    """Print versions, by the packages' metadata alone, and end."""
+    if not wanted:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+    from platform import python_version
+
+    from lumos_core import __version__
+
+    typer.echo(f"lumos {__version__}")
+    typer.echo(f"Python {python_version()}")
+    for package in _VERSIONS:
+        try:
+            typer.echo(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            typer.echo(f"{package} not installed")
+    raise typer.Exit
+
+
 @app.callback()
-def _group() -> None:
-    """Makes ``lumos`` a group of commands whatever their number."""
+def _group(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show versions and exit.", callback=_show_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Federated sequential recommendation with local LLM views."""
 
 
 def main() -> None:
-    """Entry point: errors a user can act on are printed without a traceback, exit code 1."""
+    """Entry point: errors a user can act on are printed without a traceback, exit code 1.
+
+    :func:`lumos_core.__main__.main` calls it, and answers for Ctrl-C while this module is loading.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # titles, dashes and bars on an ASCII terminal
     try:
         app()
     except LumosError as error:

@@ -46,12 +46,12 @@ def attack_command(
     Interrupted, it goes on where it was when started again.
     """
     from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
 
     from lumos_core.attacks.report import scenario_label
     from lumos_core.attacks.suite import finished, plan, run_jobs
     from lumos_core.cli.options import check_out, defaults_for, integers, names, with_overrides
     from lumos_core.experiments.jobs import Result
+    from lumos_core.progress import Progress
 
     own = {"seed": "--seeds", "method": "--methods", "rounds": "--clean-rounds, --attack-rounds"}
     base = with_overrides(defaults_for(data), config, own)
@@ -64,12 +64,11 @@ def attack_command(
     if report_only:
         _write_reports(finished(planned), data.name, out, console)
         return
-    columns = (SpinnerColumn(), "[progress.description]{task.description}", MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        task = progress.add_task(f"{data.name}: {len(planned)} runs", total=len(planned))
+    with Progress(console) as progress:
+        task = progress.task(data.name, total=len(planned), unit="runs")
 
         def on_result(result: Result, found: bool) -> None:
-            progress.advance(task)
+            task.advance()
             how = "kept" if found else f"{result['seconds']:.0f} s"
             console.print(
                 f"{result['method']:>20}  {scenario_label(result['scenario']):<40} "

@@ -31,39 +31,44 @@ def compare_command(
 ) -> None:
     """Run methods, ablations and controls under equal conditions; write JSON, table, picture.
 
-    Interrupted, it goes on where it was when started again.
+    Interrupted, it goes on where it was when started again. A folder that holds runs of the same
+    base configuration keeps them in its table; one with another configuration is refused.
     """
     from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
 
     from lumos_core.cli.options import check_out, defaults_for, integers, names, with_overrides
     from lumos_core.data.pooled import merged_text
-    from lumos_core.experiments.compare import MERGED, plan, run_jobs
+    from lumos_core.experiments.compare import MERGED, kept_results, plan, run_jobs
     from lumos_core.experiments.jobs import Result
+    from lumos_core.progress import Progress
 
     chosen = list(VARIANTS) if variants == "all" else names(variants, "--variants")
-    reference = _reference(reference, chosen)
     base = with_overrides(defaults_for(data), config, {"seed": "--seeds", "method": "--variants"})
     planned = plan(data, out, chosen, integers(seeds, "--seeds"), base)
+    kept = kept_results(out, data, base)
+    shown = chosen + [v for v in VARIANTS if v not in chosen and v in {r["variant"] for r in kept}]
+    reference = _reference(reference, shown)
     check_out(out)
     console = Console()
-    columns = (SpinnerColumn(), "[progress.description]{task.description}", MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        task = progress.add_task(f"{data.name}: {len(planned)} runs", total=len(planned))
+    with Progress(console) as progress:
+        task = progress.task(data.name, total=len(planned), unit="runs")
 
         def on_result(result: Result, found: bool) -> None:
-            progress.advance(task)
+            task.advance()
             test = result["test"]
             how = "kept" if found else f"{result['seconds']:.0f} s"
             console.print(
                 f"{result['variant']:>24} seed {result['seed']}  HR@20 {test['hr@20']:.4f}  "
-                f"NDCG@20 {test['ndcg@20']:.4f}  [dim]{how}[/]"
+                f"NDCG@20 {test['ndcg@20']:.4f}  [dim]{how}[/]",
+                soft_wrap=True,
             )
 
         results = run_jobs(planned, jobs, on_result)
     if merged := max((result.get(MERGED, 0) for result in results), default=0):
         console.print(f"[yellow]warning:[/] {merged_text(merged)}", soft_wrap=True)
-    order = {name: i for i, name in enumerate(chosen)}
+    done = {(r["variant"], r["seed"]) for r in results}
+    results += [r for r in kept if (r["variant"], r["seed"]) not in done]
+    order = {name: i for i, name in enumerate(shown)}
     results.sort(key=lambda r: (order[r["variant"]], r["seed"]))
     _write_reports(results, data.name, out, reference, console)
 
@@ -76,7 +81,7 @@ def _reference(chosen: str | None, names: list[str]) -> str:
         return REFERENCE if REFERENCE in names else names[0]
     if chosen not in names:
         raise ConfigError(
-            f"--reference {chosen!r}: expected one of the variants that are run: "
+            f"--reference {chosen!r}: expected one of the variants in the table: "
             f"{', '.join(names)}; name one of them, or add it to --variants"
         )
     return chosen

@@ -189,17 +189,11 @@ def view_line(before: "ViewCount", after: "ViewCount") -> str:
 
 
 def _print_results(console: "Console", run_dir: Path, report: Path, rows: "list[Row]") -> None:
-    from rich.table import Table
-
+    from lumos_core.cli.screens import results_table
     from lumos_core.deployment.report import cells
 
     head, *body = cells(rows)
-    table = Table(*head)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for line in body:
-        table.add_row(*line)
-    console.print(table)
+    console.print(results_table(head, body, boxed=True))
     places = {
         "model": run_dir / "checkpoint" / "best.safetensors",
         "history": run_dir / "history.jsonl",

@@ -109,17 +109,16 @@ def _read(data: Path) -> "tuple[Catalog, Sequences]":
 
 def _export_all(recommender: "Recommender", users: "Sequences", out: Path) -> None:
     from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
+    from lumos_core.progress import Progress
     from lumos_core.recommendation import export_parquet
 
     if out.is_dir():
         raise DataError(f"{out}: found a folder, expected the name of a Parquet file")
     console = Console(soft_wrap=True, highlight=False)
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("users", total=len(users))
-        export_parquet(recommender, users, out, lambda n: bar.advance(task, n))
+    with Progress(console) as progress:
+        task = progress.task("recommendations", total=len(users), unit="users")
+        export_parquet(recommender, users, out, task.advance)
     console.print(f"written: {out}", markup=False)
 
 
@@ -159,17 +158,20 @@ def _show(
     from rich.markup import escape
     from rich.table import Table
 
+    from lumos_core.cli.screens import NO_VALUE
+
     console = Console(highlight=False)
     console.print(f"{_origin(card)}  [dim]{escape(str(path))}[/]", soft_wrap=True)
     recent = [catalog.title(i) for i in history[-_SHOWN_HISTORY:].tolist()]
     more = f"… {len(history) - len(recent)} earlier, " if len(history) > len(recent) else ""
     console.print(f"history: {more}{escape(' · '.join(recent))}", soft_wrap=True)
     table = Table("", "item", "title", "score", "because of", title=escape(f"For {user}"))
-    table.columns[0].justify = table.columns[3].justify = "right"
+    for number in (table.columns[0], table.columns[3]):
+        number.justify, number.no_wrap = "right", True
     for r in found:
         reasons = (f"{escape(reason.title)} ({reason.similarity:.2f})" for reason in r.reasons)
         row = (str(r.rank), escape(r.item_id), escape(r.title), f"{r.score:.2f}")
-        table.add_row(*row, "\n".join(reasons))
+        table.add_row(*row, "\n".join(reasons) or NO_VALUE)
     console.print(table)
     if not found:
         console.print("nothing left: every item of the catalog is in the history (--include-seen)")

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lumos_core.progress import duration
-from lumos_core.status import RunStatus, status_of
+
+if TYPE_CHECKING:
+    from lumos_core.status import RunStatus
 
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN_DIR")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")]
@@ -18,6 +20,8 @@ def status_command(run_dir: RunFolder, as_json: AsJson = False) -> None:
 
     Exits 0 for a run that is alive or completed, 1 for one that failed, stopped or cannot be read.
     """
+    from lumos_core.status import status_of
+
     status = status_of(run_dir)
     if as_json:
         typer.echo(json.dumps(status.to_dict(), indent=2))
@@ -26,7 +30,7 @@ def status_command(run_dir: RunFolder, as_json: AsJson = False) -> None:
     raise typer.Exit(0 if status.state in ("running", "completed") else 1)
 
 
-def _print(status: RunStatus) -> None:
+def _print(status: "RunStatus") -> None:
     from rich.console import Console
 
     console = Console(soft_wrap=True)
@@ -69,15 +73,12 @@ def _print(status: RunStatus) -> None:
 
 def _table(title: str, header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
-    if not rows:
-        return
-    table = Table(*header, title=title, title_justify="left")
-    for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
-    Console().print(table)
+    from lumos_core.cli.screens import results_table
+
+    if rows:
+        cells = ([str(cell) for cell in row] for row in rows)
+        Console().print(results_table(header, cells, title, boxed=True))
 
 
 def _far(prepared: dict[str, Any]) -> tuple[str, str]:

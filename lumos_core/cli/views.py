@@ -1,4 +1,4 @@
-"""``lumos llm check``, ``lumos views build`` and ``lumos views show``."""
+"""``lumos llm check`` and ``lumos views``: build, show, list."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -7,19 +7,21 @@ import typer
 
 from lumos_core.cli.options import ConfigOption, defaults_for, with_overrides
 from lumos_core.config import NodeConfig, RunConfig
-from lumos_core.errors import DataError
+from lumos_core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import Console
-    from rich.progress import Progress as Bar
     from rich.table import Table
 
     from lumos_core.data import Catalog, Sequences
-    from lumos_core.views.build import Progress
+    from lumos_core.progress import Progress, Task
+    from lumos_core.views.build import Progress as Built
     from lumos_core.views.pieces import OnStage, StageProgress
+    from lumos_core.views.store import WriterCount
     from lumos_core.views.types import UserViews
+    from lumos_core.views.writers import Writer
 
 _STAGES = {
     "titles": "titles read, once for all",
@@ -56,14 +58,15 @@ def check_command(
     from rich.console import Console
     from rich.markup import escape
 
+    from lumos_core.progress import Progress
     from lumos_core.views.check import check_llm
 
     run = _configured(config, llm, quantization, None)
     console = Console()
-    with _bar(console) as bar:
-        task = bar.add_task("model", total=1, note="loading, then an example")
-        report = check_llm(run, _stages(bar))
-        bar.update(task, completed=1, note=f"loaded in {report.load_seconds:.1f} s")
+    with Progress(console) as progress:
+        task = progress.task("model", note="loading, then an example")
+        report = check_llm(run, _stages(progress))
+        task.update(1, total=1, note=f"loaded in {report.load_seconds:.1f} s")
     quantised = "" if run.llm_quantization == "none" else f", {run.llm_quantization} weights"
     for name, value in {
         "model": f"[bold]{escape(run.llm)}[/], {report.parameters / 1e6:,.0f} M parameters",
@@ -109,6 +112,13 @@ def build_command(
 def show_command(
     data: DataFolder,
     user: Annotated[str, typer.Option(help="Id of the user.")],
+    writer: Annotated[
+        str,
+        typer.Option(
+            help="Stored views of this writer: the fingerprint, or its beginning, that "
+            "'lumos views list' shows. Nothing is written then."
+        ),
+    ] = "",
     llm: LLMOption = None,
     quantization: QuantizationOption = None,
     config: ConfigOption = None,
@@ -117,17 +127,104 @@ def show_command(
     from rich.console import Console
 
     from lumos_core.data import LeaveOneOut
-    from lumos_core.views.source import view_source
 
-    run = _configured(config, llm, quantization, data)
+    if writer and (llm or quantization or config):
+        raise ConfigError("--writer names all that views depend on; leave --llm, -c out beside it")
     folder, catalog, sequences, position = _find_user(data, user)
     train = LeaveOneOut(sequences).train().subset([position])
     console = Console()
-    with _bar(console) as bar:  # stays empty unless the catalog has to be prepared
-        views = view_source(run, _node(folder), catalog, on_stage=_stages(bar))(train)
-    table = _side_by_side(f"User {user} ({folder})", catalog, train[0].tolist(), views[0])
+    if writer:
+        by, views = _stored_views(folder, writer, user, train[0].tolist())
+    else:
+        run = _configured(config, llm, quantization, data)
+        by, views = _views_of(run, folder, catalog, train, console)
+    table = _side_by_side(f"User {user} ({folder})", catalog, train[0].tolist(), views)
     table.caption = "history: without the last two items, which are held out for evaluation"
     console.print(table)
+    console.print(f"written by {by.short}  {by}", markup=False, highlight=False, soft_wrap=True)
+
+
+@views_app.command("list")
+def list_command(data: DataFolder) -> None:
+    """Who wrote the views that are stored, node by node, and how many."""
+    from rich.console import Console
+
+    from lumos_core.cli.screens import results_table
+
+    rows: list[list[str]] = []
+    for folder in _nodes(data):
+        counts = _writers(folder)
+        if counts:
+            rows.append([folder.name])
+        for writer, views in counts:
+            shown = (
+                ["not known (an older LUMOS)", str(views), "", ""]
+                if writer is None
+                else [str(writer), str(views), writer.version, writer.short]
+            )
+            rows.append(shown)
+    console = Console()
+    if not rows:
+        console.print("no views are stored; 'lumos views build' writes them", highlight=False)
+        return
+    console.print(results_table(("writer", "histories", "LUMOS", "fingerprint"), rows))
+
+
+def _views_of(
+    run: RunConfig, folder: Path, catalog: "Catalog", history: "Sequences", console: "Console"
+) -> "tuple[Writer, UserViews]":
+    """One history's views by the configured writer, written if they are missing."""
+    from lumos_core.progress import Progress
+    from lumos_core.views.factory import view_factory
+    from lumos_core.views.source import view_source
+    from lumos_core.views.writers import writer_of
+
+    node = _node(folder)
+    with Progress(console) as progress:  # stays empty unless the catalog has to be prepared
+        views = view_source(run, node, catalog, on_stage=_stages(progress))(history)
+    return writer_of(run, node, view_factory(run, node, catalog)[0]), views[0]
+
+
+def _stored_views(
+    folder: Path, chosen: str, user: str, history: list[int]
+) -> "tuple[Writer, UserViews]":
+    """One history's views by a writer that the store knows."""
+    from lumos_core.views.store import ViewStore, view_key
+
+    known = [writer for writer, _ in _writers(folder) if writer is not None]
+    found = [writer for writer in known if writer.fingerprint.startswith(chosen.lower())]
+    if len(found) != 1:
+        names = ", ".join(f"{writer.short} ({writer})" for writer in known) or "none"
+        raise DataError(
+            f"--writer {chosen}: {len(found)} writers in {_store(folder)} have a fingerprint that "
+            f"begins so, expected one; known are: {names}"
+        )
+    (writer,) = found
+    key = view_key(writer.fingerprint, history)
+    with ViewStore(_store(folder)) as store:
+        views = store.get_many([key]).get(key)
+    if views is None:
+        raise DataError(
+            f"--writer {chosen}: no views of user {user!r} by {writer}; without --writer they are "
+            "written by the configured writer"
+        )
+    return writer, views
+
+
+def _writers(folder: Path) -> "list[WriterCount]":
+    """Of a node's store, which is not made if it is missing."""
+    from lumos_core.views.store import ViewStore
+
+    if not _store(folder).is_file():
+        return []
+    with ViewStore(_store(folder)) as store:
+        return store.writers()
+
+
+def _store(folder: Path) -> Path:
+    from lumos_core.views.source import STORE
+
+    return NodeConfig(data=str(folder)).state_folder / STORE
 
 
 def _configured(
@@ -156,82 +253,54 @@ def _nodes(data: Path) -> list[Path]:
     return node_folders(data) if (data / "dataset.json").is_file() else [data]
 
 
-def _build_node(run: RunConfig, folder: Path, console: "Console") -> "Progress":
-    """Build one node's views under a progress bar; returns how it ended."""
+def _build_node(run: RunConfig, folder: Path, console: "Console") -> "Built":
+    """Build one node's views in sight; returns how it ended."""
     from lumos_core.data import LeaveOneOut
     from lumos_core.data.node_data import read_node
-    from lumos_core.views.build import Progress
+    from lumos_core.progress import Progress
+    from lumos_core.views.build import Progress as Built
     from lumos_core.views.source import view_source
 
-    catalog, sequences = read_node(folder)
-    if sequences.left_out:
-        console.print(f"{folder.name}: {sequences.users_text}", markup=False, highlight=False)
-    last = Progress(0, 0, 0, 0.0)
-    with _bar(console) as bar:
-        task = bar.add_task(folder.name, total=None, note="reading the store")
-        began = 0.0  # when the first batch was done: loading must not spoil the estimate
-        first = 0
+    last = Built(0, 0, 0, 0.0)
+    with Progress(console) as progress:
+        task = progress.task(folder.name, unit="users", note="reading the data")
+        catalog, sequences = read_node(folder)
+        if sequences.left_out:
+            console.print(f"{folder.name}: {sequences.users_text}", markup=False, highlight=False)
 
-        def show(progress: "Progress") -> None:
-            nonlocal last, began, first
-            if progress.generated and not began:
-                began, first = progress.seconds, progress.generated
-            last = progress
-            speed = 0.0
-            if progress.generated > first:
-                speed = (progress.generated - first) / (progress.seconds - began)
-            bar.update(
-                task,
-                total=progress.total,
-                completed=progress.stored + progress.generated,
-                note=pace(progress, speed),
-            )
+        def show(built: "Built") -> None:
+            nonlocal last
+            last = built
+            done = built.stored + built.generated
+            task.update(done, total=built.total, note=note_on(built))
 
-        source = view_source(run, _node(folder), catalog, on_progress=show, on_stage=_stages(bar))
+        source = view_source(
+            run, _node(folder), catalog, on_progress=show, on_stage=_stages(progress)
+        )
         source(LeaveOneOut(sequences).train())
     return last
 
 
-def _bar(console: "Console") -> "Bar":
-    """A progress bar a task, each with a note."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
+def _stages(progress: "Progress") -> "OnStage":
+    """Shows the catalog's preparation, a task a stage, the first time it is needed."""
+    tasks: dict[str, Task] = {}
 
-    return Bar(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-    )
-
-
-def _stages(bar: "Bar") -> "OnStage":
-    """Shows the catalog's preparation, a line a stage, the first time it is needed."""
-    tasks: dict[str, Any] = {}
-
-    def show(progress: "StageProgress") -> None:
-        note = _STAGES.get(progress.stage)
+    def show(stage: "StageProgress") -> None:
+        note = _STAGES.get(stage.stage)
         if note is None:
             return
-        if progress.stage not in tasks:
-            tasks[progress.stage] = bar.add_task("catalog", total=progress.total, note=note)
-        bar.update(tasks[progress.stage], completed=progress.done)
+        if stage.stage not in tasks:
+            tasks[stage.stage] = progress.task("catalog", stage.total, "items", note)
+        tasks[stage.stage].update(stage.done)
 
     return show
 
 
-def pace(progress: "Progress", users_per_second: float) -> str:
-    """What stands beside the progress bar."""
-    if not progress.missing:
-        return f"{progress.generated} written, {progress.stored} stored"
-    if not progress.generated:
-        return "loading the model"
-    if not users_per_second:
-        return ""
-    left = progress.missing / users_per_second
-    return f"{users_per_second:.1f} users/s, {left / 60:.0f} min {left % 60:02.0f} s left"
+def note_on(built: "Built") -> str:
+    """What is going on, beside the numbers."""
+    if not built.missing:
+        return f"{built.generated} written, {built.stored} stored"
+    return "" if built.generated else "preparing the model"
 
 
 def _find_user(data: Path, user: str) -> tuple[Path, "Catalog", "Sequences", int]:

@@ -48,7 +48,8 @@ def environment(home: Path, **extra: str) -> dict[str, str]:
             the same folder at the same time.
         extra: further variables.
     """
-    own = {k: v for k, v in os.environ.items() if not k.startswith(("FLWR_", "RAY_"))}
+    foreign = {k: v for k, v in os.environ.items() if not k.startswith(("FLWR_", "RAY_"))}
+    own = {k: v for k, v in foreign.items() if not _is_unusable_proxy(k, v)}
     here = str(Path(sys.executable).parent)  # Flower starts its own helpers by name
     local = ",".join(
         filter(None, (own.get("NO_PROXY"), own.get("no_proxy"), LOOPBACK, "localhost"))
@@ -62,6 +63,19 @@ def environment(home: Path, **extra: str) -> dict[str, str]:
         "no_proxy": local,
         **extra,
     }
+
+
+def _is_unusable_proxy(name: str, value: str) -> bool:
+    """Whether a variable names a proxy of a kind that Flower's HTTP client (httpx) does not speak.
+
+    It refuses to start then, even if all that it has to reach is this machine.
+    """
+    if not name.lower().endswith("_proxy") or name.lower() == "no_proxy":
+        return False
+    scheme = value.partition("://")[0].lower() if "://" in value else "http"
+    if scheme in ("socks5", "socks5h"):
+        return importlib.util.find_spec("socksio") is None
+    return scheme not in ("http", "https")
 
 
 def executable(name: str) -> str:

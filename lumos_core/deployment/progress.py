@@ -4,7 +4,7 @@ The metrics of a round's model are measured while the next round trains, so a ro
 when they are there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -15,10 +15,13 @@ from rich.status import Status
 from lumos_core.history import Event
 from lumos_core.progress import PERCENT, Progress, Task, duration
 
-_HEADER = (
-    f"{'round':>6} {'loss':>8} {'HR@20':>8} {'NDCG@20':>8} {'seconds':>8} "
-    f"{'up':>10} {'down':>10}  nodes"
-)
+_WIDTHS = {
+    "round": 6, "loss": 8, "HR@20": 8, "NDCG@20": 8, "seconds": 8, "up": 10, "down": 10,
+    "nodes": 14,
+}  # fmt: skip
+"""Of the columns of a round, in their order."""
+_DROPPED = ("up", "down", "nodes", "seconds")
+"""What a narrow terminal goes without, first to last: a number that is broken is another number."""
 
 
 class ViewLines:
@@ -83,6 +86,8 @@ class RoundLines:
 
     def __init__(self, console: Console, rounds: int) -> None:
         self._console, self._rounds = console, rounds
+        width = console.width if console.is_terminal else None
+        self._shown = columns_for(width)
         self._waiting: Event | None = None  # a round whose metrics are not there yet
         self._status: Status | None = None
         self._header_shown = False
@@ -160,9 +165,12 @@ class RoundLines:
 
     def _print(self, round_: Event, metrics: Event) -> None:
         if not self._header_shown:
-            self._console.print(_HEADER, style="bold", highlight=False)
+            header = _aligned({name: name for name in self._shown})
+            self._console.print(header, style="bold", highlight=False)
             self._header_shown = True
-        self._console.print(_line(round_, metrics), highlight=False)
+        cells = _cells(round_, metrics)
+        line = _aligned({name: cells[name] for name in self._shown if name in cells})
+        self._console.print(line, highlight=False)
         for failure in round_.get("failed", []):
             reason = f"{failure['node']}: {failure['reason']}"
             self._console.print(f"       [yellow]{escape(reason)}[/]", highlight=False)
@@ -170,22 +178,43 @@ class RoundLines:
             self._console.print(f"       [red]round failed: {escape(round_['reason'])}[/]")
 
 
-def _line(round_: Event, metrics: Event) -> str:
-    line = (
-        f"{round_['round']:>6} {_number(round_.get('loss'), 3):>8} "
-        f"{_number(metrics.get('hr@20'), 4):>8} {_number(metrics.get('ndcg@20'), 4):>8}"
+def columns_for(width: int | None) -> list[str]:
+    """The columns of a round that a terminal has room for; all where width is None."""
+    shown = list(_WIDTHS)
+    for name in _DROPPED:
+        if width is not None and sum(_WIDTHS[n] + 1 for n in shown) > width:
+            shown.remove(name)
+    return shown
+
+
+def _aligned(cells: Mapping[str, str]) -> str:
+    return " ".join(
+        f" {text}" if name == "nodes" else f"{text:>{_WIDTHS[name]}}"
+        for name, text in cells.items()
     )
+
+
+def _cells(round_: Event, metrics: Event) -> dict[str, str]:
+    """A round's line; the untrained model's ends with its metrics."""
+    cells = {
+        "round": str(round_["round"]),
+        "loss": _number(round_.get("loss"), 3),
+        "HR@20": _number(metrics.get("hr@20"), 4),
+        "NDCG@20": _number(metrics.get("ndcg@20"), 4),
+    }
     if "seconds" not in round_:
-        return line
+        return cells
     nodes = f"{round_['nodes_ok']} ok"
     if round_["failed"]:
         nodes += f", {len(round_['failed'])} failed"
     if round_.get("epsilon") is not None:
         nodes += f"  ε {round_['epsilon']:.3g}"
-    return (
-        f"{line} {round_['seconds']:>8.1f} {decimal(round_['bytes_up']):>10} "
-        f"{decimal(round_['bytes_down']):>10}  {nodes}"
-    )
+    return cells | {
+        "seconds": f"{round_['seconds']:.1f}",
+        "up": decimal(round_["bytes_up"]),
+        "down": decimal(round_["bytes_down"]),
+        "nodes": nodes,
+    }
 
 
 def _number(value: float | None, digits: int) -> str:

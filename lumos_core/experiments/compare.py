@@ -2,9 +2,11 @@
 
 Every finished run is a JSON file of its own, named by variant and seed and holding the complete
 configuration; a run whose file is there with the same configuration is not repeated, so an
-interrupted comparison goes on where it was.
+interrupted comparison goes on where it was. All files of a folder have the same base configuration
+and data: they are rows of one table.
 """
 
+import json
 import platform
 import time
 from collections.abc import Iterable, Sequence
@@ -60,6 +62,65 @@ def plan(
         for seed in seeds
         for name in names
     ]
+
+
+def kept_results(out: Path, data: Path, base: RunConfig) -> list[Result]:
+    """All finished runs of a folder, also of variants and seeds that are not asked for now.
+
+    Args:
+        out: folder of a comparison; may be new.
+        data: prepared folder.
+        base: the configuration that variants change and seeds complete.
+
+    Raises:
+        ConfigError: a run has another base configuration, or is of other data; they must not
+            stand in one table.
+        DataError: ``data`` is not a prepared folder.
+    """
+    paths = sorted((out / "runs").glob("*.json"))
+    facts = data_facts(data) if paths else {}
+    results = []
+    for path in paths:
+        found = _read(path)
+        if found is None:
+            continue  # not a whole result: run again if it is asked for
+        for key, value in facts.items():
+            if found.get(key) != value:
+                raise ConfigError(
+                    f"--out {out}: {path.name} is of other data than {data} (another {key}); "
+                    "choose another --out"
+                )
+        _check_base(out, path, found, base)
+        results.append(found)
+    return results
+
+
+def _read(path: Path) -> Result | None:
+    """A result file, None if it is not one of a variant that there is."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except ValueError:
+        return None
+    if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+        return None
+    return found if found.get("variant") in variants.VARIANTS and "test" in found else None
+
+
+def _check_base(out: Path, path: Path, found: Result, base: RunConfig) -> None:
+    config = base.replace(seed=found["config"].get("seed", 0))
+    wanted = variants.variant_config(found["variant"], config).without_paths()
+    kept: Result = found["config"]
+    for key in [*wanted, *(k for k in kept if k not in wanted)]:
+        if kept.get(key) != wanted.get(key):
+            raise ConfigError(
+                f"--out {out}: {path.name} was run with {_setting(key, kept)}, this comparison "
+                f"has {_setting(key, wanted)}; both cannot stand in one table. Choose another "
+                f"--out, or give the same -c {key}=…"
+            )
+
+
+def _setting(key: str, config: Result) -> str:
+    return f"{key} = {config[key]!r}" if key in config else f"no key '{key}' (another LUMOS)"
 
 
 def run_jobs(jobs: Sequence[Job], processes: int, on_result: OnResult) -> list[Result]:

@@ -23,7 +23,7 @@ def read_result(path: Path, wanted: Result) -> Result | None:
         wanted: keys that the result must have, with their values.
     """
     try:
-        found: Result = json.loads(path.read_text())
+        found: Result = json.loads(path.read_text("utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         return None
     return found if all(found.get(key) == value for key, value in wanted.items()) else None

@@ -14,6 +14,7 @@ from lumos_core.views.factory import view_factory
 from lumos_core.views.pieces import OnStage
 from lumos_core.views.store import ViewStore, view_key
 from lumos_core.views.types import UserViews
+from lumos_core.views.writers import writer_of
 
 STORE = "views.sqlite"
 
@@ -97,7 +98,7 @@ def view_source(
 
     def source(histories: Sequences) -> Views:
         lists = [histories[u].tolist() for u in range(len(histories))]
-        with ViewStore(folder / STORE) as store:
+        with ViewStore(folder / STORE, writer_of(config, node, fingerprint)) as store:
             views = build_views(
                 lists,
                 factory,

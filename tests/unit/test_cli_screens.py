@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
 from lumos_core.cli.attack import _screen_rows
@@ -56,3 +57,27 @@ def test_attacks_are_shown_method_by_method_as_means_over_seeds():
 def test_a_missing_value_is_a_dash():
     assert number(None, ".3f") == "–"
     assert number(0.25, ".3f") == "0.250"
+
+
+@pytest.mark.parametrize("boxed", [False, True])
+@pytest.mark.parametrize("width", [20, 40, 59, 80, 200])
+def test_no_number_is_cut_at_any_width(width: int, boxed: bool) -> None:
+    headers = ("test", "HR@10", "HR@20", "NDCG@20", "HR@20 of centralised")
+    rows = [["federated lumos", "0.1234", "0.2345", "0.0987", "95%"], ["all", *["0.5000"] * 4]]
+    console = Console(file=io.StringIO(), width=width)
+    console.print(results_table(headers, rows, "the results", boxed=boxed))
+    text = console.file.getvalue()
+    for value in [cell for row in rows for cell in row[1:]]:
+        assert value in text
+    assert "…" not in text
+    if width >= 40:
+        assert max(map(len, text.splitlines())) <= width
+
+
+def test_a_narrow_table_is_lines_of_names_and_values() -> None:
+    console = Console(file=io.StringIO(), width=24)
+    rows = [["nodes"], ["3", "0.1234", "", "2"]]
+    console.print(results_table(("round", "HR@20", "x", "failures"), rows))
+    assert [line.rstrip() for line in console.file.getvalue().splitlines()] == [
+        "nodes", "round 3", "  HR@20 0.1234", "  failures 2",
+    ]  # fmt: skip

@@ -132,3 +132,77 @@ def test_the_picture_is_drawn(data: Path, tmp_path: Path) -> None:
     results = [compare.run_job(job) for job in jobs]
     report.plot_curves(results, tmp_path / "curves.png", "test")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def compared(data: Path, out: Path, variants: str, *more: str) -> str:
+    arguments = ["compare", str(data), "--out", str(out), "--variants", variants, "--seeds", "0"]
+    quick = ("semantic-start=none", "dim=8", "local-epochs=1", "rounds=1")
+    settings = [text for key in quick for text in ("-c", key)]
+    result = CliRunner().invoke(app, [*arguments, *settings, *more], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return (out / "table.md").read_text()
+
+
+def keep(job: compare.Job, **changes: object) -> None:
+    result = {
+        "variant": job.variant, "seed": job.config.seed, **compare.data_facts(job.data),
+        "config": {**job.config.without_paths(), **changes}, "seconds": 1.0,
+        "test": {"hr@20": 0.5, "ndcg@20": 0.25}, "curve": [],
+    }  # fmt: skip
+    job.path.parent.mkdir(parents=True, exist_ok=True)
+    job.path.write_text(json.dumps(result))
+
+
+def test_a_folder_keeps_all_its_variants_in_the_table(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    config = SMALL.replace(semantic_start="none", views=RunConfig().views)
+    for job in compare.plan(data, out, ["confedsrs", "fedavg"], [0, 7], config):
+        keep(job)
+    table = compared(data, out, "popularity")
+    assert [line.split("|")[1:3] for line in table.splitlines()[2:]] == [
+        [" popularity ", " 1 "], [" fedavg ", " 2 "], [" confedsrs ", " 2 "],
+    ]  # fmt: skip
+    assert "HR@20 vs confedsrs" in table
+    assert "HR@20 vs fedavg" in compared(data, out, "popularity", "--reference", "fedavg")
+    results = json.loads((out / "results.json").read_text())
+    assert len({(r["variant"], r["seed"]) for r in results}) == len(results) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"rounds": 2}, r"fedavg-seed0.json was run with rounds = 2, .* has rounds = 1;"),
+        ({"new-key": 1}, r"new-key = 1, this comparison has no key 'new-key'"),
+    ],
+)
+def test_another_base_configuration_is_refused_by_name(
+    data: Path, tmp_path: Path, changes: dict[str, object], named: str
+) -> None:
+    (job,) = compare.plan(data, tmp_path, ["fedavg"], [0], SMALL)
+    keep(job, **changes)
+    with pytest.raises(ConfigError, match=named):
+        compare.kept_results(tmp_path, data, SMALL)
+    keep(job)
+    assert len(compare.kept_results(tmp_path, data, SMALL)) == 1
+
+
+def test_a_seed_and_what_a_variant_sets_are_not_another_base(data: Path, tmp_path: Path) -> None:
+    for job in compare.plan(data, tmp_path, list(variants.VARIANTS), [0, 5], SMALL):
+        keep(job)
+    found = compare.kept_results(tmp_path, data, SMALL)
+    assert len(found) == 2 * len(variants.VARIANTS)
+
+
+def test_other_data_is_refused(data: Path, tmp_path: Path) -> None:
+    (job,) = compare.plan(data, tmp_path, ["fedavg"], [0], SMALL)
+    keep(job)
+    prepare(data.parent, tmp_path / "other", nodes=2, seed=1, k_core=0)
+    with pytest.raises(ConfigError, match=r"is of other data than .*interactions"):
+        compare.kept_results(tmp_path, tmp_path / "other", SMALL)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"variant": "x", "config": {}, "test": 1}'])
+def test_what_is_no_result_is_not_in_the_table(data: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "fedavg-seed0.json").write_text(text)
+    assert compare.kept_results(tmp_path, data, SMALL) == []

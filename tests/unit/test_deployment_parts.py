@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -124,6 +125,45 @@ def test_the_environment_keeps_flower_quiet_and_local(tmp_path, monkeypatch):
     assert found["NO_PROXY"] == "example.org,127.0.0.1,localhost"
     assert found["EXTRA"] == "1"
     assert "FLWR_SECRET_SETTING" not in found
+
+
+def test_proxies_that_flower_cannot_speak_to_are_kept_from_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(flower.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
+    monkeypatch.setenv("all_proxy", "socks://127.0.0.1:1/")  # as GNOME has it
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
+    monkeypatch.setenv("HTTP_PROXY", "proxy:3128")
+    found = flower.environment(tmp_path)
+    assert "ALL_PROXY" not in found
+    assert "all_proxy" not in found
+    assert found["https_proxy"] == "http://proxy:3128"
+    assert found["HTTP_PROXY"] == "proxy:3128"
+
+
+def test_socks_is_spoken_where_its_library_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(flower.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setenv("ALL_PROXY", "socks5h://127.0.0.1:1")
+    assert flower.environment(tmp_path)["ALL_PROXY"] == "socks5h://127.0.0.1:1"
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "socks://127.0.0.1:1", "127.0.0.1:1"])
+def test_flower_s_http_client_goes_straight_to_this_machine(tmp_path, monkeypatch, proxy):
+    for name in ("ALL_PROXY", "HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, proxy)
+    code = (
+        "import http.server, threading, httpx\n"
+        "class Answer(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self): self.send_response(204); self.end_headers()\n"
+        "    def log_message(self, *_): pass\n"
+        "server = http.server.HTTPServer(('127.0.0.1', 0), Answer)\n"
+        "threading.Thread(target=server.serve_forever, daemon=True).start()\n"
+        "print(httpx.get(f'http://127.0.0.1:{server.server_port}/').status_code)\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env=flower.environment(tmp_path), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.stdout == "204\n", found.stderr
 
 
 def test_a_missing_program_is_an_error_that_says_what_to_do():
@@ -281,6 +321,23 @@ def test_a_round_is_shown_with_the_metrics_of_its_own_model():
         ["2", "3.250", "0.5000"],
     ]
     assert lines[2].split()[4:] == ["2.0", "1.5", "kB", "2.5", "kB", "2", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("width", "last"),
+    [(40, "NDCG@20"), (50, "seconds"), (65, "nodes"), (90, "nodes")],
+)
+def test_a_narrow_terminal_has_fewer_columns_and_whole_numbers(width, last):
+    console = Console(width=width, force_terminal=True, file=io.StringIO(), color_system=None)
+    lines = RoundLines(console, 3)
+    for item in (evaluation(0, hr=0.01), event(1), evaluation(1, hr=0.25)):
+        lines(item)
+    lines._pause()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue()).replace("\r", "\n")
+    shown = [line for line in text.splitlines() if "3.250" in line or "NDCG@20" in line]
+    assert shown[0].split()[-1] == last
+    assert all(len(line) <= width for line in shown)
+    assert "0.2500" in shown[1]
 
 
 def test_rounds_without_evaluation_and_failures_are_shown():

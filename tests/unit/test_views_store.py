@@ -3,17 +3,20 @@
 import multiprocessing
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lumos_core.errors import DataError
-from lumos_core.views.store import ViewStore, view_key
+from lumos_core.views.store import ViewStore, WriterCount, view_key
 from lumos_core.views.types import UserViews
+from lumos_core.views.writers import Writer
 
 VIEWS = UserViews((4, 5), (7, 8, 9), (1, 1, 2))
 
@@ -102,6 +105,7 @@ import sys
 from pathlib import Path
 from lumos_core.views.store import ViewStore
 from lumos_core.views.types import UserViews
+from lumos_core.views.writers import Writer
 store = ViewStore(Path(sys.argv[1]))
 for i in range(10**9):
     rows = {i.to_bytes(4, "big") + bytes([j]): UserViews((i,), (j,), (1,)) for j in range(20)}
@@ -127,3 +131,81 @@ def test_kill_in_the_middle_loses_nothing_that_was_stored(tmp_path: Path) -> Non
         assert len(store) % 20 == 0  # … and no part of one that was not
         store.put_many({b"after": VIEWS})
         assert store.get_many([b"after"]) == {b"after": VIEWS}
+
+
+# ---------------------------------------------------------------- writers
+SCORE = Writer("f" * 64, "llm", "smollm2", "score", "films seen", "0.1.0")
+TFIDF = Writer("0" * 64, "tfidf", version="0.1.0")
+
+
+def old_store(path: Path, views: dict[bytes, UserViews]) -> None:
+    """A store as it was before it noted writers."""
+    with sqlite3.connect(path) as db:
+        db.execute(
+            "CREATE TABLE views (key BLOB PRIMARY KEY, future BLOB NOT NULL, "
+            "paraphrase BLOB NOT NULL, counterfactual BLOB NOT NULL) WITHOUT ROWID"
+        )
+        rows = [(k, *(np.asarray(v, "<i4").tobytes() for v in three)) for k, three in views.items()]
+        db.executemany("INSERT INTO views VALUES (?, ?, ?, ?)", rows)
+    db.close()
+
+
+def test_a_store_tells_whose_views_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "views.sqlite"
+    for writer, keys in ((SCORE, b"ab"), (TFIDF, b"c"), (SCORE, b"de"), (None, b"f")):
+        with ViewStore(path, writer) as store:
+            store.put_many({bytes([key]): VIEWS for key in keys})
+    with ViewStore(path) as store:
+        assert store.writers() == [
+            WriterCount(None, 1), WriterCount(SCORE, 4), WriterCount(TFIDF, 1),
+        ]  # fmt: skip
+        assert len(store) == 6
+
+
+def test_an_old_store_loses_nothing_and_learns_its_writer(tmp_path: Path) -> None:
+    path = tmp_path / "views.sqlite"
+    views = {bytes([i, i]): UserViews((i,), (i + 1,), (i + 2,)) for i in range(200)}
+    old_store(path, views)
+    with ViewStore(path) as store:
+        assert store.get_many(views) == views
+        assert store.writers() == [WriterCount(None, 200)]
+    with ViewStore(path, SCORE) as store:  # asked for by these keys: so it has written them
+        some = list(views)[:150]
+        assert store.get_many(some) == {key: views[key] for key in some}
+        assert store.writers() == [WriterCount(None, 50), WriterCount(SCORE, 150)]
+    with ViewStore(path, TFIDF) as store:
+        store.put_many({b"new": VIEWS, next(iter(views)): VIEWS})
+        assert store.get_many(views) == views
+        assert sum(count.views for count in store.writers()) == 201
+
+
+def test_a_transaction_that_fails_leaves_no_writer_behind(tmp_path: Path) -> None:
+    with ViewStore(tmp_path / "views.sqlite", SCORE) as store:
+        with pytest.raises(DataError):
+            store.put_many({b"a": VIEWS, (1,): VIEWS})  # type: ignore[dict-item]
+        assert store.writers() == []
+        store.put_many({b"a": VIEWS})
+        assert store.writers() == [WriterCount(SCORE, 1)]
+
+
+def _open_and_put(path: Path, writer: Writer, barrier: Barrier) -> None:
+    barrier.wait()
+    with ViewStore(path, writer) as store:
+        store.put_many({writer.fingerprint[:4].encode(): VIEWS})
+
+
+def test_two_processes_migrate_one_store(tmp_path: Path) -> None:
+    path = tmp_path / "views.sqlite"
+    old_store(path, {b"old": VIEWS})
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(2)
+    others = [
+        context.Process(target=_open_and_put, args=(path, w, barrier)) for w in (SCORE, TFIDF)
+    ]
+    for other in others:
+        other.start()
+    for other in others:
+        other.join()
+    assert [other.exitcode for other in others] == [0, 0]
+    with ViewStore(path) as store:
+        assert {count.writer for count in store.writers()} == {None, SCORE, TFIDF}

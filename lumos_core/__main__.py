@@ -1,0 +1,75 @@
+"""``lumos``, also as ``python -m lumos_core``.
+
+Loading the libraries of a command may take seconds, in which Ctrl-C is one line as at any other
+time, not the traceback of whatever was loading. So nothing is imported here before :func:`main` has
+seen to that.
+"""
+
+import signal
+import sys
+import types
+from contextlib import suppress
+from typing import NoReturn
+
+INTERRUPTED = 130
+"""Exit code of what Ctrl-C ended: 128 and the signal's number, as shells have it."""
+
+
+class _Interrupts:
+    """Raises KeyboardInterrupt as Python does, and remembers it: a library that is interrupted
+    while it loads may turn it into an ImportError, or lose it in a callback."""
+
+    def __init__(self) -> None:
+        self.seen = False
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not: ignored, by nohup
+            signal.signal(signal.SIGINT, self._raise)
+            sys.unraisablehook = self._again
+
+    def _raise(self, number: int, frame: types.FrameType | None) -> None:
+        self.seen = True
+        raise KeyboardInterrupt
+
+    def _again(self, lost: "sys.UnraisableHookArgs") -> None:
+        if lost.exc_type is not KeyboardInterrupt:
+            sys.__unraisablehook__(lost)
+            return
+        import _thread
+        import threading
+
+        with suppress(RuntimeError):  # the interpreter is ending anyway
+            # not at once: this is a callback, too, from which nothing can be raised
+            threading.Timer(0.01, _thread.interrupt_main).start()
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C at any time is one line, and exit code 130."""
+    interrupts = _Interrupts()
+    try:
+        from lumos_core.cli.app import main as run
+
+        run()
+    except SystemExit as end:
+        if _is_silent(end):
+            _interrupted()
+        raise
+    except BaseException as error:
+        if interrupts.seen or isinstance(error, KeyboardInterrupt):
+            _interrupted()
+        raise
+
+
+def _is_silent(end: SystemExit) -> bool:
+    """Whether typer turned an interrupt into an exit code; commands that do so by themselves have
+    said what it means."""
+    cause = getattr(end.__context__, "__cause__", None)
+    return end.code == INTERRUPTED and isinstance(cause, KeyboardInterrupt)
+
+
+def _interrupted() -> NoReturn:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one finds everything ended
+    print("interrupted", file=sys.stderr)
+    raise SystemExit(INTERRUPTED) from None
+
+
+if __name__ == "__main__":
+    main()

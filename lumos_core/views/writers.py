@@ -1,0 +1,63 @@
+"""Who wrote views: a note that a store keeps beside each writer's fingerprint.
+
+The fingerprint decides what is found and what is written anew, but says nothing to a person. The
+note says the rest, for ``lumos views list`` and ``lumos views show``.
+"""
+
+from typing import NamedTuple
+
+from lumos_core import __version__
+from lumos_core.config import NodeConfig, RunConfig
+
+SHORT = 16
+"""Hexadecimal digits of a fingerprint that are shown, and are enough to choose a writer by."""
+
+
+class Writer(NamedTuple):
+    """A view writer as a store knows it."""
+
+    fingerprint: str
+    """SHA-256 hex of all that views depend on except the history."""
+    name: str
+    """llm, tfidf or random."""
+    model: str = ""
+    """As the configuration names it; empty where there is none, as all that follow."""
+    mode: str = ""
+    """How the model is asked: score, trie or free."""
+    noun: str = ""
+    """What a history is, in the domain's words."""
+    version: str = ""
+    """Of LUMOS, by which it wrote first."""
+
+    @property
+    def short(self) -> str:
+        """The fingerprint as it is shown."""
+        return self.fingerprint[:SHORT]
+
+    def __str__(self) -> str:
+        told = (self.name, self.model, self.mode, self.noun and f"“{self.noun}”")
+        return " · ".join(part for part in told if part)
+
+
+def writer_of(config: RunConfig, node: NodeConfig, fingerprint: str) -> Writer:
+    """The note on the writer that a configuration asks for.
+
+    Args:
+        config: ``views``, ``llm``, …; "shuffled" views are the LLM's.
+        node: its LLM choice wins over the run's.
+        fingerprint: that of the configured writer.
+
+    Raises:
+        ModelError: the model cannot be found.
+    """
+    if config.views in ("tfidf", "random"):
+        return Writer(fingerprint, config.views, version=__version__)
+    from lumos_core.views.llm import llm_config
+    from lumos_core.views.modes import choose_mode
+
+    choice = llm_config(config, node)
+    quantised = "" if choice.quantization == "none" else f" ({choice.quantization})"
+    mode = choose_mode(config, choice)
+    return Writer(
+        fingerprint, "llm", f"{choice.llm}{quantised}", mode, config.llm_noun, __version__
+    )

@@ -1,0 +1,76 @@
+"""``lumos views``: what is said while views are written, and whose views there are."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lumos_core.cli.app import app
+from lumos_core.data.prepare import prepare
+from lumos_core.errors import ConfigError, DataError
+
+TFIDF, RANDOM = ("-c", "views=tfidf"), ("-c", "views=random")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Twelve users, ten items, two nodes."""
+    rows = [f"u{u}\ti{(u * 3 + t * (1 + u % 3)) % 10}\t{t}" for u in range(12) for t in range(6)]
+    (tmp_path / "interactions.tsv").write_text("user_id\titem_id\ttimestamp\n" + "\n".join(rows))
+    titles = [f"i{i}\tthing number {i} of {'paper' if i % 2 else 'tin'}" for i in range(10)]
+    (tmp_path / "items.tsv").write_text("item_id\ttitle\n" + "\n".join(titles))
+    prepare(tmp_path, tmp_path / "out", nodes=2, seed=0, k_core=0)
+    return tmp_path / "out"
+
+
+def lumos(*arguments: object) -> str:
+    result = CliRunner().invoke(app, ["views", *map(str, arguments)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_a_build_into_a_file_says_how_far_it_is(data: Path) -> None:
+    lines = lumos("build", data, *TFIDF).splitlines()
+    assert lines[0].startswith("node-0: reading the data")
+    assert any(line.startswith("node-1: 100 %") for line in lines)
+    assert lines[-1].endswith("views written, 0 were there already")
+
+
+def test_the_writers_of_a_store_can_be_told_apart(data: Path) -> None:
+    assert "no views are stored" in lumos("list", data)
+    assert not (data / "node-0" / "state").exists()
+    lumos("build", data, *TFIDF)
+    lumos("build", data / "node-1", *RANDOM)
+    rows = [line.split() for line in lumos("list", data).splitlines()[1:]]
+    assert [row[0] for row in rows] == ["node-0", "tfidf", "node-1", "tfidf", "random"]
+    assert len({row[-1] for row in rows}) == 2 + 2  # two fingerprints, two headings
+    assert rows[1][-1] == rows[3][-1] != rows[4][-1]
+
+
+def test_one_writer_s_views_can_be_chosen(data: Path) -> None:
+    lumos("build", data, *TFIDF)
+    lumos("build", data, *RANDOM)
+    user = (data / "node-0" / "interactions.tsv").read_text().splitlines()[1].split("\t")[0]
+    fingerprints = {
+        row.split()[0]: row.split()[-1] for row in lumos("list", data / "node-0").splitlines()[2:]
+    }
+    for name, options in (("tfidf", TFIDF), ("random", RANDOM)):
+        chosen = lumos("show", data, "--user", user, "--writer", fingerprints[name])
+        assert chosen == lumos("show", data, "--user", user, *options)
+        assert f"written by {fingerprints[name]}  {name}" in chosen
+    with pytest.raises(DataError, match=r"0 writers in .* known are: .*tfidf"):
+        lumos("show", data, "--user", user, "--writer", "nonsense")
+    with pytest.raises(ConfigError, match="--writer"):
+        lumos("show", data, "--user", user, "--writer", fingerprints["tfidf"], *RANDOM)
+
+
+def test_views_of_an_older_lumos_are_told_and_claimed_by_their_writer(data: Path) -> None:
+    lumos("build", data, *TFIDF)
+    with sqlite3.connect(data / "node-0" / "state" / "views.sqlite") as db:
+        db.execute("ALTER TABLE views DROP COLUMN writer")
+        db.execute("DROP TABLE writers")
+    db.close()
+    assert "not known (an older LUMOS)" in lumos("list", data / "node-0")
+    assert "0 views written" in lumos("build", data / "node-0", *TFIDF)
+    assert "not known" not in lumos("list", data / "node-0")
