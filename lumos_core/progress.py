@@ -19,6 +19,8 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from lumos_core import interrupts
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import ProgressColumn, TaskID
@@ -192,7 +194,8 @@ class _Bars:
         self._ids: dict[Task, TaskID] = {}
 
     def __enter__(self) -> Self:
-        self._bars.start()
+        with interrupts.held():
+            self._bars.start()  # a thread
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -233,7 +236,8 @@ class _Lines:
         self._thread = threading.Thread(target=self._tick, name="progress", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        with interrupts.held():
+            self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -5,15 +5,18 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any, TypeVar
+
+from lumos_core import interrupts
 
 Result = dict[str, Any]
 OnResult = Callable[[Result, bool], None]
 """Called with each result and whether it was found rather than run."""
 Job = TypeVar("Job")
+_LOOK_SECONDS = 0.5  # between two looks for an interrupt
 
 
 def read_result(path: Path, wanted: Result) -> Result | None:
@@ -34,20 +37,27 @@ def run_missing(
 ) -> list[Result]:
     """Do jobs, ``processes`` at a time, one thread each; results in the order they come.
 
-    Ctrl-C loses the runs in progress only.
+    Ctrl-C loses the runs in progress only. It is the parent's: workers do not see it, wherever
+    they are in their start, and are ended at once, since a result is written whole or not at all.
     """
     results: list[Result] = []
     if not jobs:
         return results
     context = get_context("spawn")  # fork and torch's thread pools do not go together
     with ProcessPoolExecutor(processes, context, initializer=_start_worker) as pool:
-        futures = [pool.submit(work, job) for job in jobs]
         try:
-            for future in as_completed(futures):
-                results.append(future.result())
-                on_result(results[-1], False)
+            with interrupts.held():  # workers start here, and inherit it
+                waiting = {pool.submit(work, job) for job in jobs}
+            while waiting:
+                # not for ever: polars has signals start a wait for a lock again, Ctrl-C unseen
+                done, waiting = wait(waiting, _LOOK_SECONDS, FIRST_COMPLETED)
+                for future in done:
+                    results.append(future.result())
+                    on_result(results[-1], False)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in active_children():
+                worker.terminate()
             raise
     return results
 

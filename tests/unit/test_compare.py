@@ -2,6 +2,11 @@
 
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -206,3 +211,35 @@ def test_what_is_no_result_is_not_in_the_table(data: Path, tmp_path: Path, text:
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "fedavg-seed0.json").write_text(text)
     assert compare.kept_results(tmp_path, data, SMALL) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process groups")
+@pytest.mark.parametrize("seconds", [1.5, 6.0])
+def test_ctrl_c_ends_the_workers_too_and_is_one_line(
+    data: Path, tmp_path: Path, seconds: float
+) -> None:
+    """As a terminal sends it: to the command and to its workers, while they load or train."""
+    endless = ("semantic-start=none", "rounds=1000000")
+    settings = [text for key in endless for text in ("-c", key)]
+    command = ["compare", str(data), "--out", str(tmp_path), "--variants", "fedavg", *settings]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lumos_core", *command, "--jobs", "2"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, "interrupted\n")
+    until = time.monotonic() + 10
+    while _is_alive(process.pid) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not _is_alive(process.pid)
+
+
+def _is_alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
