@@ -102,6 +102,8 @@ class _Metrics:
         self._quality = gauge("quality", "Last evaluation: hr@20, ndcg@20, …", ("metric", "split"))
         self._up = counter("bytes_up", "Payload received from nodes.")
         self._down = counter("bytes_down", "Payload sent to nodes.")
+        self._views = gauge("views_percent", "Of a node's views, before round 1.", ("node",))
+        self._lacking = gauge("nodes_lacking_views", "Nodes of the last round without all views.")
         self._replies = counter("train_replies", "Train replies.", ("result",))
         self._failed = counter("failed_rounds", "Rounds with too few valid replies.")
         for result in ("valid", "invalid"):
@@ -114,6 +116,8 @@ class _Metrics:
             for name, value in quality_of(event).items():
                 self._quality.labels(name, event["split"]).set(value)
             return
+        if event["event"] == "views" and "percent" in event:
+            self._views.labels(event["node"]).set(100 if event["done"] else event["percent"])
         if event["event"] not in ("round", "failed-round"):
             return
         self._seconds.set(event["seconds"])
@@ -123,6 +127,7 @@ class _Metrics:
             self._failed.inc()
             return
         self._round.set(event["round"])
+        self._lacking.set(event.get("views_lacking", 0))
         if event.get("loss") is not None:
             self._loss.set(event["loss"])
 
@@ -201,6 +206,8 @@ def scalars_of(event: Event) -> dict[str, float]:
     """The numbers of an event that are worth a curve."""
     if event["event"] == "evaluation":
         return {f"{event['split']}/{name}": value for name, value in quality_of(event).items()}
+    if event["event"] not in ("round", "failed-round"):
+        return {}
     names = ("loss", "contrastive", "seconds", "bytes_up", "bytes_down", "nodes_ok", "users")
     found = {f"train/{name}": float(event[name]) for name in names if event.get(name) is not None}
     return {**found, "train/nodes_failed": float(len(event.get("failed", [])))}

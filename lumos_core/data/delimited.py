@@ -17,6 +17,7 @@ Where two rules explain a file but disagree about its rows, or none does, the li
 
 import csv
 import io
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -120,35 +121,26 @@ def find_dialect(path: Path, text: bytes, separator: str, header: bool, width: i
     """
     if b'"' not in text:
         return Dialect(separator, "plain", header)
-    decoded = text.decode()
-    plain, standard = Dialect(separator, "plain", header), Dialect(separator, "standard", header)
     if separator == " ":
-        return plain
+        return Dialect(separator, "plain", header)
+    decoded = text.decode()
+    standard = Dialect(separator, "standard", header)
     problem = _problem(records(decoded, standard), width)
-    spanning = None if problem else _first_spanning(decoded, standard)
-    by_line = bool(spanning) and _fits(decoded, plain, width)
-    others = (Dialect(separator, "backslash", header), Dialect(separator, "loose", header))
-    if separator == "\t":
-        # mostly without quoting, and then titles may hold quotes
-        if not problem and not (spanning and by_line) and _as_written(decoded, standard):
-            return standard
-        if all(f[:1] == f[-1:] == '"' for _, row in records(decoded, plain) for f in row):
-            return next((other for other in others if _fits(decoded, other, width)), plain)
-        return plain
-    if not problem and not spanning:
+    if not problem and (separator != "\t" or _as_written(decoded, standard)):
+        if line := _doubtful(decoded, standard, width):
+            raise DataError(
+                f"{path}: line {line}: quotes can be read in two ways, which differ in the number "
+                'of rows; double the quotes inside fields ("12"" plate"), and write the file '
+                "without line breaks in fields"
+            )
         return standard
-    fitting = next((other for other in others if _fits(decoded, other, width)), None)
-    if not problem:
-        if fitting is None:
-            return standard
-        raise DataError(
-            f"{path}: line {spanning}: a quote opens a field that goes on in the next line, but "
-            "each line is a whole row by itself too; double the quotes inside fields "
-            '("12"" plate"), or write the file without line breaks in fields'
-        )
-    if fitting is not None:
-        return fitting
-    line, what = _first_misfit(decoded, separator, header, width) or problem
+    misfit = problem
+    for quoting in _by_line(decoded, separator, header):
+        dialect = Dialect(separator, quoting, header)
+        misfit = _first_misfit(decoded, dialect, width)
+        if misfit is None:
+            return dialect
+    line, what = misfit or (1, "the rows cannot be told apart")
     raise DataError(
         f"{path}: line {line}: {what}, and quotes do not explain it: quote fields that hold the "
         'separator, and double the quotes inside them ("12"" plate")'
@@ -318,17 +310,22 @@ def _problem(found: Iterator[Record], width: int) -> tuple[int, str] | None:
     return None
 
 
-def _fits(text: str, dialect: Dialect, width: int) -> bool:
-    """Whether every line is a whole row under a rule that reads line by line."""
-    try:
-        return all(len(fields) == width for _, fields in records(text, dialect))
-    except ValueError:
-        return False
+def _by_line(text: str, separator: str, header: bool) -> tuple[Quoting, ...]:
+    """Rules that read line by line and may explain a file. TSV is mostly without quoting, and then
+    titles may hold quotes; where all of a column is in quotes, they are no part of it."""
+    if separator != "\t":
+        return ("backslash", "loose")
+    plain = (fields for _, fields in records(text, Dialect(separator, "plain", header)))
+    body = list(itertools.islice(plain, int(header), None))
+    columns = itertools.zip_longest(*body, fillvalue="")
+    wrapped = any(all(len(f) > 1 and f[0] == f[-1] == '"' for f in column) for column in columns)
+    return ("backslash", "loose") if wrapped else ("plain",)
 
 
-def _first_misfit(text: str, separator: str, header: bool, width: int) -> tuple[int, str] | None:
+def _first_misfit(text: str, dialect: Dialect, width: int) -> tuple[int, str] | None:
+    """The first line that is not a whole row under a rule that reads line by line."""
     try:
-        for line, fields in records(text, Dialect(separator, "loose", header)):
+        for line, fields in records(text, dialect):
             if len(fields) != width:
                 return line, f"found {len(fields)} fields, expected {width} as in the header"
     except ValueError as error:
@@ -336,22 +333,70 @@ def _first_misfit(text: str, separator: str, header: bool, width: int) -> tuple[
     return None
 
 
-def _first_spanning(text: str, dialect: Dialect) -> int | None:
-    """Line on which a field with a line break ends, if there is one."""
+def _doubtful(text: str, dialect: Dialect, width: int) -> int | None:
+    """The first line where the standard rule, though it explains all, is likely not the one.
+
+    That is a record over several lines most of which look like rows, or another number of rows if a
+    backslash stands for what it mostly stands for before a quote.
+    """
+    lines = text.split("\n")
+    before = 0
     for line, fields in records(text, dialect):
-        if any("\n" in field for field in fields):
-            return line
-    return None
+        whole = [part.count(dialect.separator) == width - 1 for part in lines[before:line]]
+        spans = any("\n" in field for field in fields)
+        if spans and width > 1 and 2 * sum(whole) > len(whole):
+            return before + 1
+        before = line
+    if '\\"' not in text:
+        return None
+    escaped = csv.reader(
+        io.StringIO(text, newline="\n"),
+        delimiter=dialect.separator, doublequote=False, escapechar="\\", strict=True,
+    )  # fmt: skip
+    try:
+        other = [(escaped.line_num, len(fields)) for fields in escaped if any(fields)]
+    except csv.Error:
+        return None
+    ours = [line for line, _ in records(text, dialect)]
+    if len(other) == len(ours) or any(count != width for _, count in other):
+        return None
+    pairs = zip(ours, other, strict=False)
+    return next((line for line, (end, _) in pairs if line != end), ours[-1])
 
 
 def _as_written(text: str, dialect: Dialect) -> bool:
-    """Whether a writer that quotes what has to be quoted, or everything, would have written it."""
-    rows = [fields for _, fields in records(text, dialect)]
-    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL):
-        out = io.StringIO(newline="\n")
-        csv.writer(
-            out, delimiter=dialect.separator, quoting=quoting, lineterminator="\n"
-        ).writerows(rows)
-        if out.getvalue().rstrip("\n") == text.rstrip("\n"):
-            return True
-    return False
+    """Whether a writer would have written the rows like this: one that quotes what has to be
+    quoted, or that and whole columns."""
+    found = list(records(text, dialect))
+    start = found[0][0] if dialect.header else 0
+    body = "\n".join(text.split("\n")[start:]).rstrip("\n")
+    rows = [fields for _, fields in found[int(dialect.header) :]]
+    if not rows:
+        return True
+    wholes = ([False] * len(rows[0]), _quoted_columns(body, rows[0]))
+    return any(
+        "\n".join(_written(row, whole, dialect.separator) for row in rows) == body
+        for whole in wholes
+    )
+
+
+def _quoted_columns(body: str, first: Sequence[str]) -> list[bool]:
+    """Which fields of the first row stand in quotes."""
+    quoted, start = [], 0
+    for field in first:
+        quoted.append(body.startswith('"', start))
+        start += len(_in_quotes(field) if quoted[-1] else field) + 1
+    return quoted
+
+
+def _written(row: Sequence[str], whole: Sequence[bool], separator: str) -> str:
+    """A row whose columns are quoted wholly or where they must be."""
+    padded = (*whole, *[False] * (len(row) - len(whole)))
+    return separator.join(
+        _in_quotes(field) if quote or any(c in field for c in (separator, '"', "\n")) else field
+        for field, quote in zip(row, padded, strict=False)
+    )
+
+
+def _in_quotes(field: str) -> str:
+    return '"' + field.replace('"', '""') + '"'

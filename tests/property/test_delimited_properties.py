@@ -19,6 +19,10 @@ nasty_field = st.text("ab\"\\' ,;\t|1", min_size=1, max_size=6).filter(lambda s:
 rows = st.lists(
     st.tuples(plain_field, plain_field, st.one_of(plain_field, nasty_field)), min_size=1, max_size=8
 )
+broken_field = st.text('ab"\\,;\n', min_size=1, max_size=6).filter(lambda s: s.strip())
+broken_rows = st.lists(
+    st.tuples(plain_field, plain_field, broken_field, broken_field), min_size=1, max_size=6
+)
 
 
 def backslash(field: str, separator: str) -> str:
@@ -36,9 +40,10 @@ def raw(field: str, separator: str) -> str:
 
 
 def written(
-    found: list[tuple[str, ...]], style: str, separator: str, end: str, closed: bool, mark: bool
-) -> bytes:
-    table = [HEADER, *map(list, found)]
+    found: list[tuple[str, ...]], style: str, separator: str, end: str, closed: bool, mark: bool,
+    header: list[str] = HEADER,
+) -> bytes:  # fmt: skip
+    table = [header, *map(list, found)]
     if style in ("minimal", "all"):
         out = io.StringIO(newline="")
         quoting = csv.QUOTE_ALL if style == "all" else csv.QUOTE_MINIMAL
@@ -112,3 +117,35 @@ def test_line_breaks_in_fields_are_kept_or_named(
         assert re.search(r"line \d+", refused)
     else:
         assert table.frame.rows() == nasty
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    found=broken_rows,
+    style=st.sampled_from(["minimal", "all", "backslash"]),
+    separator=st.sampled_from([",", ";", "\t"]),
+    suffix=st.sampled_from([".csv", ".tsv"]),
+    bare_header=st.booleans(),
+)
+def test_quotes_and_line_breaks_in_several_columns(
+    found: list[tuple[str, ...]], style: str, separator: str, suffix: str, bare_header: bool
+) -> None:
+    """The number of rows is right, or a line is named, whatever stands in the fields."""
+    header = [*HEADER, "more"]
+    text = written(found, style, separator, "\n", True, False, header)
+    if bare_header:
+        first = written([], style, separator, "\n", True, False, header)
+        text = (separator.join(header) + "\n").encode() + text[len(first) :]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"log{suffix}"
+        path.write_bytes(text)
+        try:
+            table, refused = read_table(path, {n: n for n in header}, TextFormat(separator)), ""
+        except DataError as error:
+            table, refused = None, str(error)
+    if table is None:
+        assert re.search(r"line \d+", refused)
+    else:
+        assert table.frame["user_id"].to_list() == [row[0] for row in found]
+        if style != "backslash":
+            assert table.frame.rows() == found
