@@ -20,13 +20,13 @@ class _Interrupts:
     while it loads may turn it into an ImportError, or lose it in a callback."""
 
     def __init__(self) -> None:
-        self.seen = False
+        self.seen = self.lost = False
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not: ignored, by nohup
             signal.signal(signal.SIGINT, self._raise)
             sys.unraisablehook = self._again
 
     def _raise(self, number: int, frame: types.FrameType | None) -> None:
-        self.seen = True
+        self.seen, self.lost = True, False
         raise KeyboardInterrupt
 
     def _again(self, lost: "sys.UnraisableHookArgs") -> None:
@@ -36,9 +36,12 @@ class _Interrupts:
         import _thread
         import threading
 
+        self.lost = True
+        # not at once: this is a callback, too, from which nothing can be raised
+        again = threading.Timer(0.01, _thread.interrupt_main)
+        again.daemon = True
         with suppress(RuntimeError):  # the interpreter is ending anyway
-            # not at once: this is a callback, too, from which nothing can be raised
-            threading.Timer(0.01, _thread.interrupt_main).start()
+            again.start()
 
 
 def main() -> None:
@@ -49,7 +52,7 @@ def main() -> None:
 
         run()
     except SystemExit as end:
-        if _is_silent(end):
+        if interrupts.lost or _is_silent(end):
             _interrupted()
         raise
     except BaseException as error:
