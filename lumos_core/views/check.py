@@ -86,16 +86,17 @@ def check_llm(config: RunConfig, on_stage: OnStage | None = None) -> ModelReport
 
 def tokens_per_second(llm: LocalLLM) -> float:
     """Speed of packed scoring, after one warming-up request."""
-    tokens = llm.encode(" cup and saucer set with roses") or [llm.pad_id]
+    words = llm.encode(" cup and saucer set with roses in a box of tin") or [llm.pad_id]
 
-    def text(length: int) -> list[int]:
-        return (tokens * length)[:length]
+    def text(length: int, first: int = 0) -> list[int]:
+        return [words[(first + i) % len(words)] for i in range(length)]
 
-    request = Request(text(_PROMPT), [text(_CANDIDATE)] * _CANDIDATES)
-    log_likelihoods(llm, [request])
-    start = time.perf_counter()
-    log_likelihoods(llm, [request] * _REQUESTS)
-    return _REQUESTS * request.length / (time.perf_counter() - start)
+    candidates = [text(_CANDIDATE, first) for first in range(_CANDIDATES)]
+    requests = [Request(text(_PROMPT, first), candidates) for first in range(_REQUESTS)]
+    log_likelihoods(llm, requests[:1])
+    before, start = llm.read.tokens, time.perf_counter()
+    log_likelihoods(llm, requests)
+    return (llm.read.tokens - before) / (time.perf_counter() - start)
 
 
 def example() -> tuple[Catalog, list[int]]:

@@ -2,10 +2,16 @@
 
 log p(title | history) alone prefers short, common titles; the title's likelihood without a history
 is taken off (pointwise mutual information). All candidates of a history are scored in one forward
-pass over [history | c1 | c2 | …] in which no candidate sees another.
+pass in which no candidate sees another, and no token is read twice:
+
+- candidates that begin alike share the beginning (a tree of tokens behind the history);
+- the last token of a candidate is only looked up in the prediction before it, never read;
+- what all histories of a batch begin with is read once (a key-value cache);
+- rows of the batch hold several histories, as many as fit, so that little of them is padding.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,9 +20,12 @@ import numpy.typing as npt
 from lumos_core.views.llm import LocalLLM
 
 Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
 
 _TOKENS_PER_BATCH = 4096  # padding included; more gains nothing on a CPU and costs memory
 _TOKENS_PER_BATCH_CUDA = 16_384  # a GPU wants more at a time: 1 GB of states in an 8 B model
+_ROW = 256  # tokens of a row at least: several histories beside each other leave little padding
+_SHARED = 64  # tokens at most that are read once for all: less than any model's sliding window
 _LOGITS_ROWS = 64  # positions whose vocabulary-wide logits are held at a time: fits the cache
 _LOGITS_ROWS_CUDA = 512  # 0.25 GB in float32 for a vocabulary of 128,000
 
@@ -29,7 +38,8 @@ class Request(NamedTuple):
 
     @property
     def length(self) -> int:
-        return len(self.context) + sum(map(len, self.candidates))
+        """Tokens that are read if nothing is shared with other requests."""
+        return len(_Tree.of(self, 0).tokens)
 
 
 def log_likelihoods(llm: LocalLLM, requests: Sequence[Request]) -> list[Floats]:
@@ -50,46 +60,48 @@ def log_likelihoods(llm: LocalLLM, requests: Sequence[Request]) -> list[Floats]:
 def batches_of(llm: LocalLLM, requests: Sequence[Request]) -> list[list[int]]:
     """Positions of requests, neighbours in length together, as many as fit the token limit."""
     limit = _TOKENS_PER_BATCH_CUDA if llm.on_cuda else _TOKENS_PER_BATCH
+    lengths = [request.length for request in requests]
     batches: list[list[int]] = []
-    for r in sorted(range(len(requests)), key=lambda r: requests[r].length):
-        if batches and (len(batches[-1]) + 1) * requests[r].length <= limit:
+    tokens = 0
+    for r in sorted(range(len(requests)), key=lengths.__getitem__):
+        tokens += lengths[r]
+        if batches and tokens <= limit:
             batches[-1].append(r)
         else:
             batches.append([r])
+            tokens = lengths[r]
     return batches
-
-
-class _Layout(NamedTuple):
-    """Where everything is in the padded batch; torch tensors."""
-
-    ids: Any  # int64 [B, T]
-    positions: Any  # int64 [B, T]: candidates all start right behind the context
-    segments: Any  # int64 [B, T]: 0 context, 1… candidates, -1 padding
-    reads: Any  # int64 [S, 2]: row and column of the state that predicts a scored token
-    targets: Any  # int64 [S]: that token
-    owners: Any  # int64 [S]: number of its candidate in the batch
 
 
 def score_batch(llm: LocalLLM, requests: Sequence[Request]) -> list[Floats]:
     """:func:`log_likelihoods` of one batch, in one forward pass."""
     import torch
 
-    layout = _lay_out(requests, llm.pad_id)
-    llm.read.add(sum(request.length for request in requests), layout.ids.numel())
-    mask = _attention_mask(layout.segments, llm.model.dtype)
+    shared = _shared_beginning([request.context for request in requests])
+    trees = [_Tree.of(request, len(shared)) for request in requests]
+    layout = _lay_out(trees, len(shared), llm.pad_id)
+    read = sum(len(tree.tokens) for tree in trees)
+    llm.read.add(len(shared) + read, len(shared) + layout.ids.numel())
+    rows = len(layout.ids)
+    mask = torch.zeros(layout.seen.shape, dtype=llm.model.dtype)
+    mask = mask.masked_fill_(~layout.seen, torch.finfo(llm.model.dtype).min)[:, None]
     with llm.inference():
+        cache = None
+        if shared:
+            begin = torch.tensor([shared], device=llm.device)
+            cache = llm.model.base_model(input_ids=begin, use_cache=True).past_key_values
+            cache.batch_repeat_interleave(rows)
         states = llm.model.base_model(
             input_ids=layout.ids.to(llm.device),
             attention_mask=mask.to(llm.device),
             position_ids=layout.positions.to(llm.device),
-            use_cache=False,
+            past_key_values=cache,
+            use_cache=bool(shared),
         ).last_hidden_state
-        reads = layout.reads.to(llm.device)
-        logs = token_log_likelihoods(
-            llm, states[reads[:, 0], reads[:, 1]], layout.targets.to(llm.device)
-        )
+        states = states.flatten(0, 1)[layout.reads.to(llm.device)]
+        logs = token_log_likelihoods(llm, states, layout.targets.to(llm.device))
     counts = [len(request.candidates) for request in requests]
-    sums = torch.zeros(sum(counts)).index_add_(0, layout.owners, logs.cpu())
+    sums = torch.zeros(sum(counts)).index_add_(0, layout.owners, logs.cpu()[layout.edges])
     return [part.numpy() for part in torch.split(sums, counts)]
 
 
@@ -106,49 +118,124 @@ def token_log_likelihoods(llm: LocalLLM, states: Any, targets: Any) -> Any:
         highest = logits.amax(dim=1, keepdim=True)
         # in place: twice as fast as logsumexp
         parts.append(chosen - highest[:, 0] - logits.sub_(highest).exp_().sum(dim=1).log())
-    return torch.cat(parts)
+    return torch.cat(parts) if parts else torch.zeros(0)
 
 
-def _lay_out(requests: Sequence[Request], pad: int) -> _Layout:
+def _shared_beginning(contexts: Sequence[list[int]]) -> list[int]:
+    """What all contexts begin with; never a whole context, whose end predicts its candidates."""
+    first, last = min(contexts), max(contexts)
+    length = 0
+    longest = min(_SHARED, *(len(context) - 1 for context in contexts))
+    while length < longest and first[length] == last[length]:
+        length += 1
+    return first[:length]
+
+
+@dataclass
+class _Tree:
+    """The tokens of one request that have to be read: its context, then the candidates' tree."""
+
+    tokens: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)  # a token before; -1: none in this tree
+    depths: list[int] = field(default_factory=list)  # the token's position in its text
+    edges: dict[tuple[int, int], int] = field(default_factory=dict)
+    """(token read, token behind it) -> number: what has to be predicted, each once."""
+    paths: list[list[int]] = field(default_factory=list)
+    """Per candidate the edges along it."""
+
+    @classmethod
+    def of(cls, request: Request, skip: int) -> "_Tree":
+        """The tree behind the first ``skip`` tokens of the context, which are read elsewhere."""
+        tree = cls()
+        end = -1
+        for token in request.context[skip:]:
+            end = tree._add(token, end, skip)
+        children: dict[tuple[int, int], int] = {}
+        for candidate in request.candidates:
+            node, path = end, []
+            for place, token in enumerate(candidate):
+                step = (node, token)
+                path.append(tree.edges.setdefault(step, len(tree.edges)))
+                if place < len(candidate) - 1:
+                    if step not in children:
+                        children[step] = tree._add(token, node, skip)
+                    node = children[step]
+            tree.paths.append(path)
+        return tree
+
+    def _add(self, token: int, parent: int, skip: int) -> int:
+        self.tokens.append(token)
+        self.parents.append(parent)
+        self.depths.append(skip if parent < 0 else self.depths[parent] + 1)
+        return len(self.tokens) - 1
+
+    def seen(self) -> npt.NDArray[np.bool_]:
+        """[T, T]: which tokens of the tree each one sees, itself and all on the way to it."""
+        seen = np.eye(len(self.tokens), dtype=bool)
+        for token, parent in enumerate(self.parents):
+            if parent >= 0:
+                seen[token] |= seen[parent]
+        return seen
+
+
+class _Layout(NamedTuple):
+    """Where everything is in the padded batch; torch tensors."""
+
+    ids: Any  # int64 [B, T]
+    positions: Any  # int64 [B, T]
+    seen: Any  # bool [B, T, P + T]: what each token sees, the P tokens of the beginning first
+    reads: Any  # int64 [S]: of B x T, the state that predicts a token
+    targets: Any  # int64 [S]: that token
+    edges: Any  # int64 [L]: numbers in reads, along all candidates
+    owners: Any  # int64 [L]: number of the candidate in the batch
+
+
+def _lay_out(trees: Sequence[_Tree], shared: int, pad: int) -> _Layout:
     import torch
 
-    longest = max(request.length for request in requests)
-    ids = np.full((len(requests), longest), pad)
+    places, rows, width = _fit([len(tree.tokens) for tree in trees])
+    ids = np.full((rows, width), pad)
     positions = np.zeros_like(ids)
-    segments = np.full_like(ids, -1)
-    reads: list[tuple[int, int]] = []
+    seen = np.zeros((rows, width, shared + width), dtype=bool)
+    seen[:, :, :shared] = True
+    seen[:, np.arange(width), shared + np.arange(width)] = True  # padding: seeing nothing is NaN
+    reads: list[int] = []
     targets: list[int] = []
+    edges: list[int] = []
     owners: list[int] = []
     candidate = 0
-    for row, (context, candidates) in enumerate(requests):
-        column = len(context)
-        ids[row, :column], positions[row, :column] = context, np.arange(column)
-        segments[row, :column] = 0
-        for segment, tokens in enumerate(candidates, start=1):
-            span = slice(column, column + len(tokens))
-            ids[row, span] = tokens
-            positions[row, span] = len(context) + np.arange(len(tokens))
-            segments[row, span] = segment
-            reads += [(row, len(context) - 1), *((row, column + i) for i in range(len(tokens) - 1))]
-            targets += tokens
-            owners += [candidate] * len(tokens)
+    for tree, (row, column) in zip(trees, places, strict=True):
+        span = slice(column, column + len(tree.tokens))
+        ids[row, span], positions[row, span] = tree.tokens, tree.depths
+        seen[row, span, shared + span.start : shared + span.stop] = tree.seen()
+        for path in tree.paths:
+            edges += [len(reads) + edge for edge in path]
+            owners += [candidate] * len(path)
             candidate += 1
-            column += len(tokens)
-    return _Layout(*map(torch.as_tensor, (ids, positions, segments, reads, targets, owners)))
+        reads += [row * width + column + node for node, _ in tree.edges]
+        targets += [token for _, token in tree.edges]
+    arrays = (ids, positions, seen, *(_ints(x) for x in (reads, targets, edges, owners)))
+    return _Layout(*map(torch.as_tensor, arrays))
 
 
-def _attention_mask(segments: Any, dtype: Any) -> Any:
-    """[B, 1, T, T], 0 where a token may look, the smallest number where not.
+def _fit(lengths: Sequence[int]) -> tuple[list[tuple[int, int]], int, int]:
+    """Rows in which pieces lie beside each other: the longest first, each where it leaves least.
 
-    A token sees what is before it in its own segment, and the context. Padding sees itself only: a
-    row that sees nothing would be NaN.
+    Returns:
+        per piece its row and first column; the number of rows, and how wide they are.
     """
-    import torch
+    limit = max(_ROW, *lengths)
+    used: list[int] = []
+    places = [(0, 0)] * len(lengths)
+    for piece in sorted(range(len(lengths)), key=lambda piece: -lengths[piece]):
+        open_ = [row for row, width in enumerate(used) if width + lengths[piece] <= limit]
+        if not open_:
+            used.append(0)
+        row = max(open_, key=lambda row: used[row], default=len(used) - 1)
+        places[piece] = (row, used[row])
+        used[row] += lengths[piece]
+    return places, len(used), max(used)
 
-    length = segments.shape[1]
-    own = segments[:, :, None] == segments[:, None, :]
-    context = segments[:, None, :] == 0
-    real = segments[:, :, None] >= 0
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    seen = ((own | context) & causal & real) | torch.eye(length, dtype=torch.bool)
-    return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+
+def _ints(values: list[int]) -> Ints:
+    return np.asarray(values, dtype=np.int64)

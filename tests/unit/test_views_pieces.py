@@ -38,7 +38,7 @@ def llm(folder: Path) -> LocalLLM:
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "_TOKENS_PER_BATCH", 600)
+    monkeypatch.setattr(scoring, "_TOKENS_PER_BATCH", 300)
     monkeypatch.setattr(embeddings, "_BATCH", 8)
 
 

@@ -80,6 +80,37 @@ def test_a_request_without_candidates_has_no_scores(llm: LocalLLM) -> None:
     assert [len(row) for row in scores] == [0, 1]
 
 
+def tokens_read(llm: LocalLLM, requests: list[Request]) -> tuple[int, int]:
+    """Real ones and padding."""
+    tokens, padding = llm.read.tokens, llm.read.padding
+    log_likelihoods(llm, requests)
+    return llm.read.tokens - tokens, llm.read.padding - padding
+
+
+def test_no_token_is_read_twice(llm: LocalLLM) -> None:
+    assert tokens_read(llm, [Request([1, 2, 3], [[4]])]) == (3, 0), "the last is only predicted"
+    alike = [[4, 5, 6], [4, 5, 7], [4, 5], [8, 5, 6]]
+    assert tokens_read(llm, [Request([1, 2, 3], alike)]) == (3 + 2 + 2, 0)
+    begin = list(range(10, 30))
+    both = [Request([*begin, 1, 2], [[4, 5]]), Request([*begin, 3], [[4, 5]])]
+    assert tokens_read(llm, both) == (20 + 3 + 2, 0)
+    same = [Request([1, 2, 3], [[4, 5]])] * 2  # the end of a context is read for each
+    assert tokens_read(llm, same) == (2 + 2 * 2, 0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=60))
+def test_pieces_lie_beside_each_other_with_little_between(lengths: list[int]) -> None:
+    places, rows, width = scoring._fit(lengths)
+    taken = np.zeros((rows, width), dtype=int)
+    for (row, column), length in zip(places, lengths, strict=True):
+        assert column + length <= width
+        taken[row, column : column + length] += 1
+    assert taken.max() == 1
+    assert width <= max(256, *lengths)
+    assert rows == 1 or taken.sum() > rows * width / 2
+
+
 def test_priors_are_means_over_the_same_histories_for_all(llm: LocalLLM) -> None:
     catalog = catalog_of(WORDS * 5)  # more than a pack
     prompt = ListPrompt(llm, "Things:", title_tokens(llm, catalog))
