@@ -26,7 +26,7 @@ from lumos_core.transport import Instruction, Reply, Talk, Transport
 
 log = logging.getLogger(__name__)
 
-PIECE_SECONDS = 30.0  # of work on views for one message: so often does the server hear of progress
+PIECE_SECONDS = 60.0  # of work on views for one message: so often does the server hear of progress
 ANSWER_SECONDS = 120.0  # beyond a piece: starting a process, loading the model, one batch of users
 LOOK_SECONDS = 1.0  # between two looks for nodes that have joined
 AGAIN_SECONDS = 15.0  # until a node that was away is asked again, twice as long each time
