@@ -188,6 +188,18 @@ class TestAscii:
         assert python("-m", "lumos_core", "run", "--help", **environment).returncode == 0
 
 
+def test_ctrl_c_in_an_exec_of_text_is_an_exit_code_too(tmp_path: Path) -> None:
+    """CPython would end by the signal, without the code."""
+    (tmp_path / "interrupted.py").write_text(
+        "import signal, lumos_core.cli.app as app, lumos_core.__main__ as start\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "app.main = lambda: exec('signal.raise_signal(signal.SIGINT)')\n"
+        "start.main()\n"
+    )
+    found = python("-m", "interrupted", PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    assert (found.returncode, found.stderr) == (130, "interrupted\n")
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGINT"), reason="no signals")
 def test_a_real_ctrl_c_in_the_first_second(tmp_path: Path) -> None:
     """Whenever it comes: one line, or the command's own end."""
