@@ -69,7 +69,8 @@ def test_lumos_is_lumos_on_a_machine_that_has_never_seen_it(data, tmp_path):
                 assert set(record["names"]) == PREPARATION_METRICS
 
 
-def test_a_run_without_views_says_so_in_five_places(data, tmp_path):
+def test_a_run_without_views_says_so_in_five_places(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")  # of the table
     run_dir = tmp_path / "run"
     options = ["-c", "node.view-seconds=0", "-c", "view-timeout=0", "-c", "views=tfidf"]
     with start([*command("run", data, run_dir, 2, method="lumos"), *options], tmp_path) as cli:

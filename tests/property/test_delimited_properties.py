@@ -26,7 +26,7 @@ broken_rows = st.lists(
 
 
 def backslash(field: str, separator: str) -> str:
-    if not any(c in field for c in (separator, '"', "\\")):
+    if not any(c in field for c in (separator, '"', "\\", "\n")):
         return field
     return '"' + field.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
