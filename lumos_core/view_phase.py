@@ -26,6 +26,7 @@ from lumos_core.transport import Instruction, Reply, Talk, Transport
 
 log = logging.getLogger(__name__)
 
+FIRST_SECONDS = 15.0  # of a node's first piece: then it knows how long it will take
 PIECE_SECONDS = 60.0  # of work on views for one message: so often does the server hear of progress
 ANSWER_SECONDS = 120.0  # beyond a piece: starting a process, loading the model, one batch of users
 LOOK_SECONDS = 1.0  # between two looks for nodes that have joined
@@ -39,6 +40,13 @@ class _NodeState:
     until: float = 0.0  # when an answer is overdue; 0 while nothing is asked
     ask_again: float = 0.0
     times_away: int = 0
+    known: bool = False  # it has been asked before
+    answered: bool = False
+
+    @property
+    def piece(self) -> float:
+        """Seconds of its next piece of work."""
+        return PIECE_SECONDS if self.answered else FIRST_SECONDS
 
 
 @dataclass
@@ -49,7 +57,8 @@ class ViewPhase:
         config: of the run.
         transport: the way to the nodes.
         members: who may take part.
-        history: gets an event ``views`` for every answer, and ``views-ready`` at the end.
+        history: gets an event ``views`` when a node is first asked and for every answer, and
+            ``views-ready`` at the end.
     """
 
     config: RunConfig
@@ -93,18 +102,21 @@ class ViewPhase:
             if self._is_idle(self._nodes.setdefault(name, _NodeState()), now)
         ]
         for name in idle:
-            self._nodes[name].until = now + PIECE_SECONDS + ANSWER_SECONDS
+            node = self._nodes[name]
+            node.until = now + node.piece + ANSWER_SECONDS
+            if not node.known:
+                node.known = True
+                self._note(name, complete=False, done=False, percent=0, seconds_left=0.0)
         self._ask(talk, idle)
 
     @staticmethod
     def _is_idle(node: _NodeState, now: float) -> bool:
         return not node.done and not node.until and now >= node.ask_again
 
-    @staticmethod
-    def _ask(talk: Talk, names: Iterable[str]) -> None:
-        pieces = [Instruction(name, "prepare", seconds=PIECE_SECONDS) for name in names]
+    def _ask(self, talk: Talk, names: Iterable[str]) -> None:
+        pieces = [Instruction(n, "prepare", seconds=self._nodes[n].piece) for n in names]
         if pieces:
-            talk.send(pieces, PIECE_SECONDS + ANSWER_SECONDS)
+            talk.send(pieces, max(piece.seconds for piece in pieces) + ANSWER_SECONDS)
 
     def _take(self, reply: Reply) -> None:
         node = self._nodes.get(reply.node)
@@ -120,7 +132,7 @@ class ViewPhase:
             self._away(reply.node, node, str(error))
             return
         told = reply.metrics
-        node.until, node.times_away, node.waited_for = 0.0, 0, True
+        node.until, node.times_away, node.waited_for, node.answered = 0.0, 0, True, True
         node.done = bool(told["done"])
         self._note(
             reply.node,

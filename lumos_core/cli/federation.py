@@ -133,7 +133,7 @@ def _execute(
             beside = None
             if baselines:
                 beside = start_baselines(children, plan.config, plan.data, plan.run_dir)
-            with RoundLines(console, plan.config.rounds).live() as lines:
+            with RoundLines(console, plan.config.rounds, local=True).live() as lines:
                 summary = federate(lines)
             if summary["outcome"] != "completed":
                 raise FederationError(

@@ -32,30 +32,29 @@ class ViewLines:
 
     Args:
         console: where to.
+        local: nodes run on this computer.
     """
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, local: bool) -> None:
+        self._console, self._local = console, local
         self._progress: Progress | None = None
         self._tasks: dict[str, Task] = {}
-        self._local = False
 
     def local(self, done: int, total: int, note: str) -> None:
         """Take what the nodes of this computer have written for their owners."""
-        self._local = True
         if done < total or self._tasks:
-            task = self._task("views", total, "users")
+            task = self._task("views", total, "users", note)
             task.update(done, total=total, note="" if done == total else note)
 
     def told(self, event: Event) -> None:
         """Take an event ``views`` of the history."""
-        if self._local:
-            return
         name = f"views of {event['node']}"
         if "failed" in event:
             reason = event["failed"][0]["reason"]
             text = f"{event['node']}: no views for now: {reason}; it joins later"
             self._console.print(f"[yellow]{escape(text)}[/]", highlight=False)
+        elif self._local:
+            return
         elif not event["done"] or name in self._tasks:
             left = event["seconds_left"]
             note = f"about {duration(left)} left" if left and not event["done"] else ""
@@ -68,11 +67,11 @@ class ViewLines:
             self._progress.__exit__(None, None, None)
         self._progress, self._tasks = None, {}
 
-    def _task(self, name: str, total: int, unit: str) -> Task:
+    def _task(self, name: str, total: int, unit: str, note: str = "") -> Task:
         if self._progress is None:
             self._progress = Progress(self._console).__enter__()
         if name not in self._tasks:
-            self._tasks[name] = self._progress.task(name, total, unit)
+            self._tasks[name] = self._progress.task(name, total, unit, note)
         return self._tasks[name]
 
 
@@ -82,16 +81,17 @@ class RoundLines:
     Args:
         console: where to.
         rounds: how many there will be.
+        local: nodes run on this computer, so that how far they are is known to the user.
     """
 
-    def __init__(self, console: Console, rounds: int) -> None:
+    def __init__(self, console: Console, rounds: int, local: bool = False) -> None:
         self._console, self._rounds = console, rounds
         width = console.width if console.is_terminal else None
         self._shown = columns_for(width)
         self._waiting: Event | None = None  # a round whose metrics are not there yet
         self._status: Status | None = None
         self._header_shown = False
-        self._views = ViewLines(console)
+        self._views = ViewLines(console, local)
 
     def __call__(self, event: Event) -> None:
         """Take one event of ``history.jsonl`` or of the supervisor."""
