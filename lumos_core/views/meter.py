@@ -23,7 +23,7 @@ FILE = "views-progress.json"
 STEP = 5  # per cent: what the server is told is no exact count
 STAGE_TOKENS = {"titles": 15, "priors": 15, "substitutes": 55}
 """Tokens an item that the stages of the catalog read."""
-USER_TOKENS = 100
+USER_TOKENS = 70
 """Tokens that the views of a user read."""
 _WRITE_SECONDS = 1.0
 _LOG_SECONDS = 10.0

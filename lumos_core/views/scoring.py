@@ -24,7 +24,8 @@ Ints = npt.NDArray[np.int64]
 
 _TOKENS_PER_BATCH = 4096  # padding included; more gains nothing on a CPU and costs memory
 _TOKENS_PER_BATCH_CUDA = 16_384  # a GPU wants more at a time: 1 GB of states in an 8 B model
-_ROW = 256  # tokens of a row at least: several histories beside each other leave little padding
+_ROW = 256  # tokens of a row at most, or two of the longest pieces: attention grows with its width
+_ROW_STEP = 4  # tokens: between the widths that are tried for the least padding
 _SHARED = 64  # tokens at most that are read once for all: less than any model's sliding window
 _LOGITS_ROWS = 64  # positions whose vocabulary-wide logits are held at a time: fits the cache
 _LOGITS_ROWS_CUDA = 512  # 0.25 GB in float32 for a vocabulary of 128,000
@@ -219,12 +220,18 @@ def _lay_out(trees: Sequence[_Tree], shared: int, pad: int) -> _Layout:
 
 
 def _fit(lengths: Sequence[int]) -> tuple[list[tuple[int, int]], int, int]:
-    """Rows in which pieces lie beside each other: the longest first, each where it leaves least.
+    """Rows in which pieces lie beside each other, as wide as leaves least padding.
 
     Returns:
         per piece its row and first column; the number of rows, and how wide they are.
     """
-    limit = max(_ROW, *lengths)
+    longest = max(lengths)
+    widths = range(longest, max(_ROW, 2 * longest) + 1, _ROW_STEP)
+    return min((_fill(lengths, width) for width in widths), key=lambda fit: fit[1] * fit[2])
+
+
+def _fill(lengths: Sequence[int], limit: int) -> tuple[list[tuple[int, int]], int, int]:
+    """:func:`_fit` in rows of at most ``limit``: the longest first, each where it leaves least."""
     used: list[int] = []
     places = [(0, 0)] * len(lengths)
     for piece in sorted(range(len(lengths)), key=lambda piece: -lengths[piece]):

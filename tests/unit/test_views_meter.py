@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lumos_core.views.build import Progress
+from lumos_core.views import meter as meters
 from lumos_core.views.meter import FILE, Meter, ViewProgress
 from lumos_core.views.pieces import StageProgress
 
@@ -18,6 +19,11 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+@pytest.fixture(autouse=True)
+def hundred_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meters, "USER_TOKENS", 100)
 
 
 @pytest.fixture

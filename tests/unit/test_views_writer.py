@@ -107,8 +107,15 @@ def test_pieces_lie_beside_each_other_with_little_between(lengths: list[int]) ->
         assert column + length <= width
         taken[row, column : column + length] += 1
     assert taken.max() == 1
-    assert width <= max(256, *lengths)
+    assert width <= max(256, 2 * max(lengths))
     assert rows == 1 or taken.sum() > rows * width / 2
+
+
+def test_rows_of_likely_lengths_are_nearly_full() -> None:
+    for mean in (60, 90, 150):
+        lengths = np.random.default_rng(mean).normal(mean, mean / 8, 32).astype(int).tolist()
+        _, rows, width = scoring._fit(lengths)
+        assert sum(lengths) > 0.95 * rows * width
 
 
 def test_priors_are_means_over_the_same_histories_for_all(llm: LocalLLM) -> None:
