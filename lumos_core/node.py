@@ -87,6 +87,8 @@ class Node:
         from lumos_core.views.source import view_source
 
         catalog, sequences = read_kept_node(Path(node.data), node.state_folder)
+        if meter is not None:
+            meter.expect(len(catalog), config.llm_judges)
         views: ViewSource = no_views
         if config.has_views:
             views = view_source(

@@ -98,12 +98,19 @@ class Meter:
         before = ViewProgress.read(state)
         self._before = before if before is not None and before.run == run else ViewProgress(run=run)
         self._plan = dict(stages)
+        self._catalog = 0
         self._stages: dict[str, StageProgress] = {}
         self._users = Progress(0, 0, 0, 0.0)
         self._seen = (0.0, self._begun)  # work done and time, at the last report
         self._at_work = False  # the last report was about work, not about loading the model
         self._pace = (0.0, 0.0)  # work and seconds of what was done, not found
         self._last_write = self._last_log = -float("inf")
+
+    def expect(self, items: int, judges: str) -> None:
+        """Say how large the catalog is, and what the model is asked about it (``llm-judges``)."""
+        self._catalog = items
+        if judges != "all":
+            self._plan.pop("substitutes", None)
 
     @property
     def spent(self) -> float:
@@ -174,7 +181,7 @@ class Meter:
         return finished, whole
 
     def _items(self) -> int:
-        return max((s.total for s in self._stages.values()), default=self._before.items)
+        return self._catalog if self._stages else self._before.items
 
     def _percent(self, finished: float, whole: float) -> float:
         """Never less than an earlier process of this run has said."""

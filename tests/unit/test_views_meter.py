@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lumos_core.views.build import Progress
 from lumos_core.views import meter as meters
+from lumos_core.views.build import Progress
 from lumos_core.views.meter import FILE, Meter, ViewProgress
 from lumos_core.views.pieces import StageProgress
 
@@ -41,6 +41,7 @@ def test_work_is_shared_out_by_tokens(
 ) -> None:
     """50 items at 10 and 30 tokens, 20 users at 100: 4,000 tokens."""
     found = meter()
+    found.expect(50, "all")
     found.on_users(Progress(0, 0, 20, 0.0))
     first = ViewProgress.read(tmp_path)
     assert first is not None
@@ -104,3 +105,15 @@ def test_a_disk_that_is_full_does_not_end_the_work(
 
     monkeypatch.setattr("lumos_core.views.meter.write_atomically", full)
     Meter(tmp_path, "r", STAGES, clock).on_users(Progress(0, 1, 2, 0.0))
+
+
+def test_requests_of_a_stage_are_not_items(meter: Callable[..., Meter], clock: Clock) -> None:
+    """Priors come in packs; substitutes only where the model judges them."""
+    found = Meter(Path("/nonexistent"), "r", {"priors": 30, "substitutes": 50}, clock)
+    found.expect(1000, "future")
+    found.on_users(Progress(0, 0, 100, 0.0))
+    found.on_stage(StageProgress("priors", 0, 40))
+    clock.now += 10
+    found.on_stage(StageProgress("priors", 20, 40))
+    assert found.now().percent == pytest.approx(100 * 15_000 / 40_000)
+    assert found.now().seconds_left == pytest.approx(10 / 15_000 * 25_000)
