@@ -5,7 +5,7 @@ from dataclasses import replace
 import polars as pl
 
 from lumos_core.data.files import CONTROL
-from lumos_core.data.tables import Table, first_true
+from lumos_core.data.tables import Table, first_true, refuse_rows
 from lumos_core.errors import DataError
 
 MISSING_USERS = ("nan", "none", "null", "na", "n/a", "<na>")
@@ -26,14 +26,14 @@ def with_ids(table: Table, column: str) -> Table:
     """
     raw = table.frame[column]
     ids = _text(table, column, raw).str.strip_chars()
-    _refuse(table, ids.is_null() | (ids == ""), f"{column} is empty, expected an id", raw)
-    _refuse(
+    refuse_rows(table, ids.is_null() | (ids == ""), f"{column} is empty, expected an id", raw)
+    refuse_rows(
         table,
         ids.str.contains(CONTROL.pattern),
         f"{column} holds a tab, line break or control character, expected an id on one line",
         raw,
     )
-    _refuse(
+    refuse_rows(
         table,
         ids.str.contains(_SCIENTIFIC),
         f"{column} is a number as spreadsheets shorten it, so that different ids fall together; "
@@ -67,7 +67,7 @@ def without_missing_users(table: Table, drop: bool) -> Table:
         return table
     if not drop:
         count = int(missing.sum())
-        _refuse(
+        refuse_rows(
             table,
             missing,
             f"user_id is missing ({count} such rows), expected an id; add it, or leave these rows "
@@ -88,7 +88,7 @@ def _text(table: Table, column: str, raw: pl.Series) -> pl.Series:
         return raw.cast(pl.String)
     if raw.dtype.is_float():
         odd = raw.is_not_null() & raw.is_not_nan() & ((raw != raw.round()) | (raw.abs() > _EXACT))
-        _refuse(
+        refuse_rows(
             table, odd, f"{column} is a number with a fraction, or too large for one: no id", raw
         )
         return raw.fill_nan(None).cast(pl.Int64).cast(pl.String) + pl.Series([".0"])
@@ -96,10 +96,3 @@ def _text(table: Table, column: str, raw: pl.Series) -> pl.Series:
         f"{table.path}: column {column} has type {raw.dtype}, expected text or whole numbers; "
         "convert it to text"
     )
-
-
-def _refuse(table: Table, bad: pl.Series, problem: str, raw: pl.Series) -> None:
-    if bad.any():
-        row = first_true(bad)
-        found = "nothing" if raw[row] is None else repr(raw[row])
-        raise DataError(f"{table.place(row)}: found {found}: {problem}")

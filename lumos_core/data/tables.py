@@ -160,6 +160,23 @@ def first_true(mask: pl.Series) -> int:
     return row
 
 
+def refuse_rows(table: Table, bad: pl.Series, problem: str, raw: pl.Series) -> None:
+    """Refuse a table in which a row is bad.
+
+    Args:
+        bad: a flag a row.
+        problem: what is wrong, what was expected, what to do.
+        raw: the values as they stand in the file.
+
+    Raises:
+        DataError: naming the first bad row and what was found there.
+    """
+    if bad.any():
+        row = first_true(bad)
+        found = "nothing" if raw[row] is None else repr(raw[row])
+        raise DataError(f"{table.place(row)}: found {found}: {problem}")
+
+
 def _read_parquet(path: Path, columns: Mapping[str, str]) -> pl.DataFrame:
     try:
         frame = pl.read_parquet(check_file(path), columns=list(set(columns.values())))

@@ -10,7 +10,7 @@ from decimal import Decimal, InvalidOperation
 
 import polars as pl
 
-from lumos_core.data.tables import Table, first_true
+from lumos_core.data.tables import Table, first_true, refuse_rows
 from lumos_core.errors import DataError
 
 _UNITS = ((1e8, "seconds"), (1e11, "milliseconds"), (1e14, "microseconds"), (1e17, "nanoseconds"))
@@ -42,7 +42,7 @@ def _typed(table: Table, raw: pl.Series) -> pl.Series:
             f"{table.path}: the time column has type {raw.dtype}, which is no point in time; "
             "expected numbers (Unix time or a position), or dates with times"
         )
-    _refuse(table, raw.is_null(), raw)
+    refuse_rows(table, raw.is_null(), _WRONG, raw)
     exact = raw.cast(pl.Datetime("ns"), strict=False)
     far = exact.is_null() | (exact.dt.epoch("us") != raw.cast(pl.Datetime("us")).dt.epoch("us"))
     if far.any():  # beyond the years 1678 to 2262, which nanoseconds cannot count
@@ -72,7 +72,8 @@ def _numbers(table: Table, raw: pl.Series) -> pl.Series:
     real = raw.cast(pl.Float64, strict=False)
     if real.is_null().all() and raw.dtype == pl.String:
         return _dates(table, raw)
-    _refuse(table, real.is_null() | ~(real.abs() < float(_LARGEST)), table.frame["timestamp"])
+    wrong = real.is_null() | ~(real.abs() < float(_LARGEST))
+    refuse_rows(table, wrong, _WRONG, table.frame["timestamp"])
     if raw.dtype.is_integer():
         return whole
     if not (real != real.round()).any():  # "1e9" is whole, but only a float can be read from it
@@ -101,7 +102,7 @@ def _dates(table: Table, raw: pl.Series) -> pl.Series:
     """ISO 8601; without an offset they are taken for UTC."""
     read = {text: _nanoseconds(text) for text in raw.unique() if text is not None}
     found = pl.Series(raw.name, [read.get(text) for text in raw], dtype=pl.Int64)
-    _refuse(table, found.is_null(), table.frame["timestamp"])
+    refuse_rows(table, found.is_null(), _WRONG, table.frame["timestamp"])
     return _seconds(found)
 
 
@@ -152,10 +153,3 @@ def _tell_ties(table: Table, raw: pl.Series) -> Table:
         f"{table.path}: {share:.0%} of the rows share their time with another row of the "
         f"same user, and keep the order of the file: {cause}; export the times in full"
     )
-
-
-def _refuse(table: Table, bad: pl.Series, raw: pl.Series) -> None:
-    if bad.any():
-        row = first_true(bad)
-        found = "nothing" if raw[row] is None else repr(raw[row])
-        raise DataError(f"{table.place(row)}: found {found}: {_WRONG}")
