@@ -35,7 +35,6 @@ Record = tuple[int, list[str]]
 SEPARATORS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
 _SNIFFED_LINES = 50
 _HEAD_BYTES = 2**20
-_NAMES = {value: name for name, value in SEPARATORS.items()}
 
 
 @dataclass(frozen=True)
@@ -204,11 +203,6 @@ def too_wide(text: bytes, dialect: Dialect, width: int) -> tuple[int, int] | Non
 def looks_like_data(names: Sequence[str]) -> bool:
     """Whether a first record is more likely a row than names of columns: it holds a number."""
     return any(re.fullmatch(r"[-+]?\d+(\.\d+)?|\d{4}-\d\d-\d\d.*", name) for name in names)
-
-
-def named(separator: str) -> str:
-    """What a separator is called."""
-    return _NAMES.get(separator, repr(separator))
 
 
 # ---------------------------------------------------------------- one line
