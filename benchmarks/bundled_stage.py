@@ -17,7 +17,7 @@ from lumos_core.data.catalog import Catalog
 from lumos_core.data.folder import CATALOG_FILE
 from lumos_core.data.prepare import prepare
 from lumos_core.data.sample import bundled_sample
-from lumos_core.progress import Progress
+from lumos_core.terminal.progress import Progress
 from lumos_core.views.embeddings import embeddings_path, title_embeddings
 from lumos_core.views.llm import LLMConfig, LocalLLM, load_llm
 from lumos_core.views.pieces import StageProgress, Work

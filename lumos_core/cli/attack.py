@@ -51,7 +51,7 @@ def attack_command(
     from lumos_core.attacks.suite import finished, plan, run_jobs
     from lumos_core.cli.options import check_out, defaults_for, integers, names, with_overrides
     from lumos_core.experiments.jobs import Result
-    from lumos_core.progress import Progress
+    from lumos_core.terminal.progress import Progress
 
     own = {"seed": "--seeds", "method": "--methods", "rounds": "--clean-rounds, --attack-rounds"}
     base = with_overrides(defaults_for(data), config, own)

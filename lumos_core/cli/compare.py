@@ -40,7 +40,7 @@ def compare_command(
     from lumos_core.data.pooled import merged_text
     from lumos_core.experiments.compare import MERGED, kept_results, plan, run_jobs
     from lumos_core.experiments.jobs import Result
-    from lumos_core.progress import Progress
+    from lumos_core.terminal.progress import Progress
 
     chosen = list(VARIANTS) if variants == "all" else names(variants, "--variants")
     base = with_overrides(defaults_for(data), config, {"seed": "--seeds", "method": "--variants"})

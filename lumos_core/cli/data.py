@@ -127,7 +127,7 @@ def prepare_command(
     from lumos_core.data.interactions import Columns
     from lumos_core.data.prepare import STEPS, prepare
     from lumos_core.data.sample import SAMPLE_DOMAIN, bundled_sample
-    from lumos_core.progress import Progress
+    from lumos_core.terminal.progress import Progress
 
     columns = Columns(
         user_column, item_column, time_column, title_column, items_id_column,

@@ -110,8 +110,8 @@ def _read(data: Path) -> "tuple[Catalog, Sequences]":
 def _export_all(recommender: "Recommender", users: "Sequences", out: Path) -> None:
     from rich.console import Console
 
-    from lumos_core.progress import Progress
     from lumos_core.recommendation import export_parquet
+    from lumos_core.terminal.progress import Progress
 
     if out.is_dir():
         raise DataError(f"{out}: found a folder, expected the name of a Parquet file")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lumos_core.progress import duration
+from lumos_core.terminal.progress import duration
 
 if TYPE_CHECKING:
     from lumos_core.status import RunStatus

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from lumos_core.data import Catalog, Sequences
-    from lumos_core.progress import Progress, Task
+    from lumos_core.terminal.progress import Progress, Task
     from lumos_core.views.build import Progress as Built
     from lumos_core.views.pieces import OnStage, StageProgress
     from lumos_core.views.store import WriterCount
@@ -58,7 +58,7 @@ def check_command(
     from rich.console import Console
     from rich.markup import escape
 
-    from lumos_core.progress import Progress
+    from lumos_core.terminal.progress import Progress
     from lumos_core.views.check import check_llm
 
     run = _configured(config, llm, quantization, None)
@@ -174,7 +174,7 @@ def _views_of(
     run: RunConfig, folder: Path, catalog: "Catalog", history: "Sequences", console: "Console"
 ) -> "tuple[Writer, UserViews]":
     """One history's views by the configured writer, written if they are missing."""
-    from lumos_core.progress import Progress
+    from lumos_core.terminal.progress import Progress
     from lumos_core.views.factory import view_factory
     from lumos_core.views.source import view_source
     from lumos_core.views.writers import writer_of
@@ -257,7 +257,7 @@ def _build_node(run: RunConfig, folder: Path, console: "Console") -> "Built":
     """Build one node's views in sight; returns how it ended."""
     from lumos_core.data import LeaveOneOut
     from lumos_core.data.node_data import read_node
-    from lumos_core.progress import Progress
+    from lumos_core.terminal.progress import Progress
     from lumos_core.views.build import Progress as Built
     from lumos_core.views.source import view_source
 

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.status import Status
 
 from lumos_core.history import Event
-from lumos_core.progress import PERCENT, Progress, Task, duration
+from lumos_core.terminal.progress import PERCENT, Progress, Task, duration
 
 _WIDTHS = {
     "round": 6, "loss": 8, "HR@20": 8, "NDCG@20": 8, "seconds": 8, "up": 10, "down": 10,

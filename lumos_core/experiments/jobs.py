@@ -10,7 +10,7 @@ from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lumos_core import interrupts
+from lumos_core.terminal import interrupts
 
 Result = dict[str, Any]
 OnResult = Callable[[Result, bool], None]

@@ -55,9 +55,7 @@ def test_a_train_reply_is_one_delta_and_one_record_of_numbers():
 
 
 def test_evaluate_and_describe_replies():
-    assert messages.decode_metrics(messages.encode_metrics({"eval-users": 4})) == {
-        "eval-users": 4
-    }
+    assert messages.decode_metrics(messages.encode_metrics({"eval-users": 4})) == {"eval-users": 4}
     facts = {"name": "node-1", "users": "12"}
     assert messages.decode_describe(messages.encode_describe(facts)) == facts
 

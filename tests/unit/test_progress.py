@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from lumos_core.progress import STILL_SECONDS, Progress, Task, duration
+from lumos_core.terminal.progress import STILL_SECONDS, Progress, Task, duration
 
 
 class Clock:

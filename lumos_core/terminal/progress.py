@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from lumos_core import interrupts
+from lumos_core.terminal import interrupts
 
 if TYPE_CHECKING:
     from rich.console import Console
