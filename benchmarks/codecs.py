@@ -15,7 +15,7 @@ from typing import Any
 from lumos_core.config import RunConfig, Scalar
 from lumos_core.experiments.compare import Job, run_jobs
 from lumos_core.experiments.jobs import Result
-from lumos_core.files import write_atomically, write_json
+from lumos_core.safe_files import write_atomically, write_json
 
 # Plain FedAvg: clipping reacts to what a codec leaves out, and would blur the comparison.
 BASE: dict[str, Scalar] = {

@@ -17,7 +17,7 @@ from typing import Any
 from lumos_core.config import RunConfig, Scalar
 from lumos_core.experiments.compare import Job, run_jobs, versions
 from lumos_core.experiments.jobs import Result
-from lumos_core.files import write_atomically, write_json
+from lumos_core.safe_files import write_atomically, write_json
 
 BASE: dict[str, Scalar] = {
     "method": "fedavg",

@@ -29,9 +29,9 @@ from lumos_core.data import Catalog, LeaveOneOut, Sequences
 from lumos_core.data.prepare import prepare
 from lumos_core.data.prepared import load_prepared
 from lumos_core.data.sample import bundled_sample
-from lumos_core.files import write_json
 from lumos_core.initialisation import initial_params
 from lumos_core.model import Params, new_model, set_params
+from lumos_core.safe_files import write_json
 from lumos_core.training import Trainer, TrainingSet
 
 

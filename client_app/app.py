@@ -26,7 +26,7 @@ from lumos_core.config import SIMULATION_DATA, NodeConfig, RunConfig
 from lumos_core.data.catalog import differing_versions, short_fingerprint
 from lumos_core.data.folder import PREPARE_NODE
 from lumos_core.errors import ConfigError, ReplyError
-from lumos_core.files import owner_only, private_folder
+from lumos_core.safe_files import owner_only, private_folder
 
 if TYPE_CHECKING:
     from lumos_core.model import Params

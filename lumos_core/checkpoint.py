@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from lumos_core.errors import ModelError
-from lumos_core.files import write_atomically
 from lumos_core.model import Params
+from lumos_core.safe_files import write_atomically
 from lumos_core.server_optimizer import State
 
 LATEST, BEST = "checkpoint/latest.safetensors", "checkpoint/best.safetensors"

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from lumos_core.errors import DataError, ModelError
-from lumos_core.files import write_json
 from lumos_core.history import SUMMARY
 from lumos_core.model_files import (
     CONFIG_FILE,
@@ -15,6 +14,7 @@ from lumos_core.model_files import (
     read_model,
     save_model,
 )
+from lumos_core.safe_files import write_json
 
 
 def export_model(run_dir: Path, out: Path, *, force: bool = False) -> ModelCard:

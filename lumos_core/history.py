@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lumos_core.errors import DataError
-from lumos_core.files import write_atomically
+from lumos_core.safe_files import write_atomically
 
 HISTORY = "history.jsonl"
 """Its name in a run folder."""

@@ -30,8 +30,8 @@ from lumos_core.data.catalog import (
     short_fingerprint,
 )
 from lumos_core.errors import ConfigError, ModelError
-from lumos_core.files import write_atomically
 from lumos_core.model import ITEM_TABLE, ModelShape, Params, SASRec, set_params
+from lumos_core.safe_files import write_atomically
 
 if TYPE_CHECKING:
     import torch

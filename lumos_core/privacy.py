@@ -34,10 +34,10 @@ from numpy.typing import NDArray
 
 from lumos_core import deltas
 from lumos_core.config import RunConfig
-from lumos_core.files import private_folder
 from lumos_core.history import Event
 from lumos_core.model import Params
 from lumos_core.resume import fixed
+from lumos_core.safe_files import private_folder
 
 ORDERS = (
     *(1.02, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4),

@@ -21,9 +21,9 @@ from lumos_core.batching import pad
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import Sequences
 from lumos_core.errors import DataError
-from lumos_core.files import replacing
 from lumos_core.model import SASRec
 from lumos_core.model_files import load_model
+from lumos_core.safe_files import replacing
 
 if TYPE_CHECKING:
     import polars as pl

@@ -9,8 +9,8 @@ now done again. So nothing is ever added twice, however often a round is repeate
 from pathlib import Path
 
 from lumos_core.errors import DataError
-from lumos_core.files import private_folder, write_atomically
 from lumos_core.model import Params
+from lumos_core.safe_files import private_folder, write_atomically
 
 KEPT = 2
 """The debt a round began with and the one it left: enough to repeat that round."""

@@ -20,9 +20,9 @@ from lumos_core import logs
 from lumos_core.config import NODE_NAMES, RunConfig
 from lumos_core.deployment import fast_polling
 from lumos_core.errors import ConfigError, FederationError, LumosError
-from lumos_core.files import write_json
 from lumos_core.history import SUMMARY
 from lumos_core.run_lock import only_server
+from lumos_core.safe_files import write_json
 
 if TYPE_CHECKING:
     from lumos_core.secure_aggregation.primitives import Primitives

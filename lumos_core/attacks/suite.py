@@ -11,7 +11,7 @@ from lumos_core.attacks.scenario import Scenario
 from lumos_core.config import RunConfig
 from lumos_core.experiments.compare import data_facts, versions
 from lumos_core.experiments.jobs import OnResult, Result, read_result, run_missing
-from lumos_core.files import write_json
+from lumos_core.safe_files import write_json
 
 
 @dataclass(frozen=True)

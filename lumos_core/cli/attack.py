@@ -100,7 +100,7 @@ def _write_reports(results: list[dict[str, Any]], name: str, out: Path, console:
     from lumos_core.attacks.report import markdown_table, plot_heat_map
     from lumos_core.cli.screens import results_table
     from lumos_core.errors import DataError
-    from lumos_core.files import write_atomically, write_json
+    from lumos_core.safe_files import write_atomically, write_json
 
     if not results:
         raise DataError(f"{out}: holds no finished run of this suite; run it without --report-only")

@@ -43,7 +43,7 @@ def audit_command(
     from lumos_core.experiments.audit import audits, table
     from lumos_core.experiments.compare import versions
     from lumos_core.experiments.leakage import TOP
-    from lumos_core.files import write_atomically, write_json
+    from lumos_core.safe_files import write_atomically, write_json
 
     names = list(SETTINGS) if settings == "all" else [s.strip() for s in settings.split(";")]
     sizes = integers(users, "--users")

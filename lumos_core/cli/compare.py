@@ -92,7 +92,7 @@ def _write_reports(
 ) -> None:
     from lumos_core.cli.screens import results_table
     from lumos_core.experiments.report import markdown_table, plot_curves, table_rows
-    from lumos_core.files import write_atomically, write_json
+    from lumos_core.safe_files import write_atomically, write_json
 
     write_json(out / "results.json", results)
     write_atomically(out / "table.md", markdown_table(results, reference).encode())

@@ -37,9 +37,9 @@ def train_central_command(
     from lumos_core.data.prepared import load_prepared
     from lumos_core.devices import check_device
     from lumos_core.experiments.compare import versions
-    from lumos_core.files import write_json
     from lumos_core.initialisation import initial_params
     from lumos_core.model import ModelShape
+    from lumos_core.safe_files import write_json
 
     check_device(device)
     run = _configured(data, config, semantic_start)

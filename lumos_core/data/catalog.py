@@ -16,7 +16,7 @@ from pathlib import Path
 from lumos_core.data.files import CONTROL, read_text
 from lumos_core.data.titles import clean_title, is_quoted
 from lumos_core.errors import DataError
-from lumos_core.files import write_atomically
+from lumos_core.safe_files import write_atomically
 
 HEADER = "item_id\ttitle"
 FINGERPRINT_VERSION = 2

@@ -18,7 +18,7 @@ from lumos_core.data.catalog import Catalog
 from lumos_core.data.files import check_file
 from lumos_core.data.folder import NodeFiles, node_files
 from lumos_core.data.sequences import MIN_HISTORY, Sequences
-from lumos_core.files import private_folder, replacing
+from lumos_core.safe_files import private_folder, replacing
 
 KEPT = "histories.npz"
 

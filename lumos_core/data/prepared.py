@@ -27,7 +27,7 @@ from lumos_core.data.folder import CATALOG_FILE
 from lumos_core.data.node_data import read_node
 from lumos_core.data.sequences import Sequences
 from lumos_core.errors import DataError, reason_of
-from lumos_core.files import write_atomically
+from lumos_core.safe_files import write_atomically
 
 DATASET_FILE = "dataset.json"
 NODE_FILE = "node.json"

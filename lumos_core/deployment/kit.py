@@ -22,7 +22,7 @@ from typing import Any
 from lumos_core.config import NODE_NAME, NodeConfig
 from lumos_core.deployment import credentials
 from lumos_core.errors import ConfigError, reason_of
-from lumos_core.files import write_json
+from lumos_core.safe_files import write_json
 
 MANIFEST = "deployment.json"
 FORMAT = 1

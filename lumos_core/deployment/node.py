@@ -23,7 +23,7 @@ from lumos_core.deployment.processes import Child, Children, ending_on_signals
 from lumos_core.deployment.supervision import alone, say
 from lumos_core.devices import check_device
 from lumos_core.errors import ConfigError, ModelError, reason_of
-from lumos_core.files import private_folder
+from lumos_core.safe_files import private_folder
 from lumos_core.views.llm import default_cache
 from lumos_core.views.meter import ViewProgress
 from lumos_core.views.shipped import seed_cache

@@ -16,7 +16,7 @@ from pathlib import Path
 from lumos_core.deployment import flower
 from lumos_core.deployment.kit import ServerKit
 from lumos_core.errors import FederationError
-from lumos_core.files import write_json
+from lumos_core.safe_files import write_json
 
 REGISTER_SECONDS = 120.0
 

@@ -12,8 +12,8 @@ from lumos_core.checkpoint import LATEST, load_checkpoint
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog, differing_versions, short_fingerprint
 from lumos_core.errors import ConfigError, reason_of
-from lumos_core.files import write_json
 from lumos_core.resume import first_difference
+from lumos_core.safe_files import write_json
 
 CONFIG = "config.json"
 _ALWAYS = ("method", "seed", "rounds", "catalog", "min-nodes", "min-replies")

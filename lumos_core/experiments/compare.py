@@ -22,7 +22,7 @@ from lumos_core.data.prepared import interactions_digest, load_prepared, node_fo
 from lumos_core.errors import ConfigError
 from lumos_core.experiments import variants
 from lumos_core.experiments.jobs import OnResult, Result, read_result, run_missing
-from lumos_core.files import write_json
+from lumos_core.safe_files import write_json
 
 PACKAGES = ("lumos", "torch", "transformers", "flwr", "numpy")
 MERGED = "merged_users"

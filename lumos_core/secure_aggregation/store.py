@@ -9,7 +9,7 @@ from typing import Protocol
 
 from filelock import FileLock
 
-from lumos_core.files import private_folder, replacing
+from lumos_core.safe_files import private_folder, replacing
 from lumos_core.secure_aggregation.session import Session
 
 FOLDER = "secagg"

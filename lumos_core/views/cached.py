@@ -1,14 +1,14 @@
 """Arrays that are computed once per machine: safetensors files in the cache folder."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
+from lumos_core.safe_files import exclusive
 from lumos_core.views.pieces import (
     Arrays,
     BudgetSpentError,
@@ -51,16 +51,3 @@ def cached_arrays(
         except Timeout:  # another process is at it
             raise BudgetSpentError from None
     return found
-
-
-@contextmanager
-def exclusive(target: Path, seconds: float | None = None) -> Iterator[None]:
-    """Hold the lock file beside ``target``: one process computes, the others wait and read.
-
-    Raises:
-        filelock.Timeout: somebody else held it for all of ``seconds`` (None: wait for ever).
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    timeout = -1 if seconds is None else seconds
-    with FileLock(target.with_name(f".{target.name}.lock"), timeout=timeout):
-        yield

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.errors import ModelError
-from lumos_core.views.cached import exclusive
+from lumos_core.safe_files import exclusive
 
 Quantization = Literal["none", "8bit", "4bit"]
 

@@ -12,7 +12,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lumos_core.files import write_atomically
+from lumos_core.safe_files import write_atomically
 from lumos_core.terminal.progress import duration
 from lumos_core.views.build import Progress
 from lumos_core.views.pieces import StageProgress

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lumos_core.files import write_atomically
+from lumos_core.safe_files import write_atomically
 
 Arrays = dict[str, npt.NDArray[Any]]
 _ROWS = "rows"  # in the file of a piece: what it is about

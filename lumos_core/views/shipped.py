@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lumos_core.data.sample import bundled_sample
-from lumos_core.files import write_atomically
+from lumos_core.safe_files import write_atomically
 from lumos_core.views.pieces import write_arrays
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from lumos_core.errors import DataError
-from lumos_core.files import owner_only, private_folder
+from lumos_core.safe_files import owner_only, private_folder
 from lumos_core.views.types import UserViews
 from lumos_core.views.writers import Writer
 

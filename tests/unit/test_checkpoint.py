@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from lumos_core import files
+from lumos_core import safe_files
 from lumos_core.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
 from lumos_core.config import RunConfig
 from lumos_core.errors import ModelError
@@ -66,7 +66,7 @@ def test_a_crash_while_writing_leaves_the_checkpoint_before(
 
     for step in ("fsync", "replace"):
         with monkeypatch.context() as patch:
-            patch.setattr(files.os, step, crash)
+            patch.setattr(safe_files.os, step, crash)
             with pytest.raises(KeyboardInterrupt):
                 save_checkpoint(path, _checkpoint(4))
         _assert_equal(load_checkpoint(path), _checkpoint(3))

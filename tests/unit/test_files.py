@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lumos_core import files
-from lumos_core.files import private_folder, write_atomically, write_json
+from lumos_core import safe_files
+from lumos_core.safe_files import private_folder, write_atomically, write_json
 
 
 class SimulatedCrashError(BaseException):
@@ -28,7 +28,7 @@ def test_a_crash_at_any_step_leaves_the_old_file(
     def crash(*args: object, **kwargs: object) -> None:
         raise SimulatedCrashError
 
-    monkeypatch.setattr(files.os, step, crash)
+    monkeypatch.setattr(safe_files.os, step, crash)
     with pytest.raises(SimulatedCrashError):
         write_atomically(path, b"new content, much longer than the old one")
     monkeypatch.undo()
@@ -47,7 +47,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         file.close()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fdopen", full)
+    monkeypatch.setattr(safe_files.os, "fdopen", full)
     with pytest.raises(OSError, match="No space"):
         write_atomically(path, b"partly written")
     assert path.read_bytes() == b"old"
@@ -73,7 +73,7 @@ def test_the_new_file_is_on_disk_before_it_takes_the_name(
             calls.append(_name)
             return _real(*args)  # type: ignore[operator]
 
-        monkeypatch.setattr(files.os, name, noted)
+        monkeypatch.setattr(safe_files.os, name, noted)
     write_atomically(tmp_path / "file", b"x")
     assert calls[:2] == ["fsync", "replace"]
 
@@ -125,7 +125,7 @@ def test_the_folder_of_somebody_else_is_left_alone(
 ) -> None:
     tmp_path.chmod(0o755)
     somebody = os.geteuid() + 1
-    monkeypatch.setattr(files.os, "geteuid", lambda: somebody)
+    monkeypatch.setattr(safe_files.os, "geteuid", lambda: somebody)
     private_folder(tmp_path)
     assert mode(tmp_path) == 0o755
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from federation_fakes import CATALOG, FakeNode, FakeTransport, start
 
-from lumos_core import checkpoint, federation, files, membership
+from lumos_core import checkpoint, federation, membership, safe_files
 from lumos_core.checkpoint import BEST, LATEST, Checkpoint, load_checkpoint, save_checkpoint
 from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError, DataError, LumosError, ModelError
@@ -103,14 +103,14 @@ def _killers() -> dict[str, Callable[[pytest.MonkeyPatch, Iterator[int], int], d
         return {}
 
     def before_write(patch: pytest.MonkeyPatch, counter: Iterator[int], n: int) -> dict[str, Any]:
-        real = files.os.replace
+        real = safe_files.os.replace
 
         def die(*args: Any) -> None:
             if next(counter) == n:
                 raise Killed
             real(*args)
 
-        patch.setattr(files.os, "replace", die)
+        patch.setattr(safe_files.os, "replace", die)
         return {}
 
     def after_write(patch: pytest.MonkeyPatch, counter: Iterator[int], n: int) -> dict[str, Any]:

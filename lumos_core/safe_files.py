@@ -1,4 +1,4 @@
-"""Writing files: whole or not at all, and where nobody else can read them."""
+"""Files that are written whole or not at all, by one process at a time, where nobody else reads."""
 
 import json
 import os
@@ -61,3 +61,18 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, readable by people."""
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+@contextmanager
+def exclusive(target: Path, seconds: float | None = None) -> Iterator[None]:
+    """Hold the lock file beside ``target``: one process computes, the others wait and read.
+
+    Raises:
+        filelock.Timeout: somebody else held it for all of ``seconds`` (None: wait for ever).
+    """
+    from filelock import FileLock
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    timeout = -1 if seconds is None else seconds
+    with FileLock(target.with_name(f".{target.name}.lock"), timeout=timeout):
+        yield
