@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
-from lumos_core.data.folder import CATALOG_FILE
+from lumos_core.data.layout import CATALOG_FILE
 from lumos_core.data.prepare import prepare
 from lumos_core.data.sample import bundled_sample
 from lumos_core.terminal.progress import Progress

@@ -116,7 +116,7 @@ def main() -> None:
         print(result["variant"], result["seed"], f"{result['test']['hr@20']:.4f}", flush=True)
 
     results = run_jobs(jobs, args.jobs, say)
-    from lumos_core.data.prepared import load_prepared
+    from lumos_core.data.prepared_folder import load_prepared
 
     catalog, nodes = load_prepared(args.data)
     rows = summarise(results, len(catalog))

@@ -20,7 +20,7 @@ import torch
 
 from lumos_core.data import Catalog, LeaveOneOut
 from lumos_core.data.prepare import prepare
-from lumos_core.data.prepared import load_prepared
+from lumos_core.data.prepared_folder import load_prepared
 from lumos_core.data.sequences import Sequences
 from lumos_core.views.candidates import TitleSpace, exclude
 from lumos_core.views.controls import tfidf_vectors

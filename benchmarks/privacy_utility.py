@@ -53,7 +53,7 @@ def jobs(data: Path, out: Path, seeds: Sequence[int], rounds: int, delta: float)
 def untrained(folder: Path, seed: int) -> float:
     """Test HR@20 of the model that a seed's runs start from."""
     from lumos_core.data import LeaveOneOut, Sequences
-    from lumos_core.data.prepared import load_prepared
+    from lumos_core.data.prepared_folder import load_prepared
     from lumos_core.evaluation import evaluate, means
     from lumos_core.initialisation import initial_params
     from lumos_core.model import new_model, set_params

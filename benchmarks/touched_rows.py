@@ -20,7 +20,7 @@ from lumos_core.cli.options import with_overrides
 from lumos_core.config import RunConfig
 from lumos_core.data import Sequences
 from lumos_core.data.partition import partition_users
-from lumos_core.data.prepared import load_prepared
+from lumos_core.data.prepared_folder import load_prepared
 from lumos_core.initialisation import initial_params
 from lumos_core.model import ITEM_TABLE
 from lumos_core.node import Node

@@ -27,7 +27,7 @@ from lumos_core.cli.options import with_overrides
 from lumos_core.config import RunConfig
 from lumos_core.data import Catalog, LeaveOneOut, Sequences
 from lumos_core.data.prepare import prepare
-from lumos_core.data.prepared import load_prepared
+from lumos_core.data.prepared_folder import load_prepared
 from lumos_core.data.sample import bundled_sample
 from lumos_core.initialisation import initial_params
 from lumos_core.model import Params, new_model, set_params

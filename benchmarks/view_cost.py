@@ -32,7 +32,7 @@ from typing import Any
 from lumos_core.config import RunConfig
 from lumos_core.data import Catalog
 from lumos_core.data.prepare import prepare
-from lumos_core.data.prepared import load_prepared
+from lumos_core.data.prepared_folder import load_prepared
 from lumos_core.data.sample import bundled_sample
 from lumos_core.data.sequences import LeaveOneOut
 from lumos_core.safe_files import write_json

@@ -24,7 +24,7 @@ from client_app.messages import Order
 from lumos_core import logs
 from lumos_core.config import SIMULATION_DATA, NodeConfig, RunConfig
 from lumos_core.data.catalog import differing_versions, short_fingerprint
-from lumos_core.data.folder import PREPARE_NODE
+from lumos_core.data.layout import PREPARE_NODE
 from lumos_core.errors import ConfigError, ReplyError
 from lumos_core.safe_files import owner_only, private_folder
 

@@ -134,8 +134,8 @@ def _disk(folder: Path) -> Finding:
 def _data(folder: Path, catalog: Path | None) -> Iterator[Finding]:
     from lumos_core.data import Catalog
     from lumos_core.data.catalog import short_fingerprint
-    from lumos_core.data.folder import PREPARE_NODE
-    from lumos_core.data.node_data import read_node
+    from lumos_core.data.layout import PREPARE_NODE
+    from lumos_core.data.node_folder import read_node
 
     try:
         own, sequences = read_node(folder)

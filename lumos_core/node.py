@@ -83,7 +83,7 @@ class Node:
         Raises:
             DataError: the folder or its files are not as they should be.
         """
-        from lumos_core.data.kept import read_kept_node
+        from lumos_core.data.node_cache import read_kept_node
         from lumos_core.views.source import view_source
 
         catalog, sequences = read_kept_node(Path(node.data), node.state_folder)

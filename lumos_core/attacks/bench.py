@@ -22,7 +22,7 @@ from lumos_core.checkpoint import Checkpoint, Progress, load_checkpoint, save_ch
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data import Catalog, Sequences
 from lumos_core.data.partition import partition_users
-from lumos_core.data.prepared import load_prepared, node_folders
+from lumos_core.data.prepared_folder import load_prepared, node_folders
 from lumos_core.errors import ModelError
 from lumos_core.federation import Federation
 from lumos_core.history import History

@@ -123,9 +123,9 @@ def prepare_command(
     """
     from rich.console import Console
 
-    from lumos_core.data.delimited import separator_of
     from lumos_core.data.interactions import Columns
     from lumos_core.data.prepare import STEPS, prepare
+    from lumos_core.data.reading.delimited import separator_of
     from lumos_core.data.sample import SAMPLE_DOMAIN, bundled_sample
     from lumos_core.terminal.progress import Progress
 

@@ -112,7 +112,7 @@ def defaults_for(data: Path, **fields: Any) -> RunConfig:
     Raises:
         DataError: what the folder says of its domain is damaged.
     """
-    from lumos_core.data.prepared import prepared_noun
+    from lumos_core.data.prepared_folder import prepared_noun
 
     noun = prepared_noun(data)
     config = RunConfig(**fields)

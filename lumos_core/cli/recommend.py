@@ -95,8 +95,8 @@ def export_command(
 
 def _read(data: Path) -> "tuple[Catalog, Sequences]":
     """Users with one interaction or two cannot be trained on, but can be recommended to."""
-    from lumos_core.data.node_data import read_node
-    from lumos_core.data.prepared import DATASET_FILE, node_folders
+    from lumos_core.data.node_folder import read_node
+    from lumos_core.data.prepared_folder import DATASET_FILE, node_folders
 
     if (data / DATASET_FILE).is_file():
         folders = node_folders(data)

@@ -34,7 +34,7 @@ def train_central_command(
     from lumos_core.checkpoint import Checkpoint, Progress, save_checkpoint
     from lumos_core.cli.options import check_out
     from lumos_core.data.pooled import merged_text, pool
-    from lumos_core.data.prepared import load_prepared
+    from lumos_core.data.prepared_folder import load_prepared
     from lumos_core.devices import check_device
     from lumos_core.experiments.compare import versions
     from lumos_core.initialisation import initial_params

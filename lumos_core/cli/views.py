@@ -248,7 +248,7 @@ def _node(folder: Path) -> NodeConfig:
 
 def _nodes(data: Path) -> list[Path]:
     """The node folders of a prepared folder; a node folder is its own."""
-    from lumos_core.data.prepared import node_folders
+    from lumos_core.data.prepared_folder import node_folders
 
     return node_folders(data) if (data / "dataset.json").is_file() else [data]
 
@@ -256,7 +256,7 @@ def _nodes(data: Path) -> list[Path]:
 def _build_node(run: RunConfig, folder: Path, console: "Console") -> "Built":
     """Build one node's views in sight; returns how it ended."""
     from lumos_core.data import LeaveOneOut
-    from lumos_core.data.node_data import read_node
+    from lumos_core.data.node_folder import read_node
     from lumos_core.terminal.progress import Progress
     from lumos_core.views.build import Progress as Built
     from lumos_core.views.source import view_source
@@ -304,7 +304,7 @@ def note_on(built: "Built") -> str:
 
 
 def _find_user(data: Path, user: str) -> tuple[Path, "Catalog", "Sequences", int]:
-    from lumos_core.data.node_data import read_node
+    from lumos_core.data.node_folder import read_node
     from lumos_core.data.sequences import MIN_HISTORY
 
     for folder in _nodes(data):

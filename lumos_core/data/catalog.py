@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from lumos_core.data.files import CONTROL, read_text
-from lumos_core.data.titles import clean_title, is_quoted
+from lumos_core.data.reading.text_files import CONTROL, read_text
+from lumos_core.data.reading.title_text import clean_title, is_quoted
 from lumos_core.errors import DataError
 from lumos_core.safe_files import write_atomically
 
@@ -30,7 +30,7 @@ class Catalog:
     """Item ids and titles in index order: row 1 is index 1, index 0 is padding.
 
     Ids are text, always (leading zeros count). Ids and titles are non-empty and lie on one line;
-    titles are as :func:`~lumos_core.data.titles.clean_title` leaves them and without the quoting of
+    titles are as :func:`~lumos_core.data.reading.title_text.clean_title` leaves them and without the quoting of
     CSV, which ``catalog.tsv`` does not have.
 
     Raises:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import polars as pl
 
-from lumos_core.data.delimited import looks_like_data
-from lumos_core.data.ids import with_ids, without_missing_users
-from lumos_core.data.tables import (
+from lumos_core.data.reading.delimited import looks_like_data
+from lumos_core.data.reading.ids import with_ids, without_missing_users
+from lumos_core.data.reading.table_files import (
     Table,
     TextFormat,
     column_names,
@@ -16,8 +16,8 @@ from lumos_core.data.tables import (
     read_table,
     table_format,
 )
-from lumos_core.data.times import with_times
-from lumos_core.data.titles import no_titles, usable_titles
+from lumos_core.data.reading.times import with_times
+from lumos_core.data.reading.title_text import no_titles, usable_titles
 from lumos_core.errors import DataError
 
 # In the order of preference; compared without case, underscores, hyphens and RecBole's types.

@@ -8,10 +8,10 @@ import numpy as np
 import polars as pl
 
 from lumos_core.data.catalog import Catalog
-from lumos_core.data.folder import node_files
 from lumos_core.data.interactions import read_interactions
-from lumos_core.data.node_data import chronological, to_sequences
-from lumos_core.data.prepared import node_folders
+from lumos_core.data.layout import node_files
+from lumos_core.data.node_folder import chronological, to_sequences
+from lumos_core.data.prepared_folder import node_folders
 from lumos_core.data.sequences import MIN_HISTORY, Sequences
 
 

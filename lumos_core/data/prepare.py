@@ -11,14 +11,14 @@ import polars as pl
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.domains import Domain
 from lumos_core.data.filtering import Dedup, codes, core_mask, drop_duplicates
+from lumos_core.data.importers.detect import SourceFormat, load_source
+from lumos_core.data.importers.raw_log import RawLog
 from lumos_core.data.interactions import Columns, check_known_items
-from lumos_core.data.node_data import chronological
+from lumos_core.data.node_folder import chronological
 from lumos_core.data.partition import Partition, partition_users
-from lumos_core.data.prepared import check_target, write_prepared
-from lumos_core.data.raw import RawLog
+from lumos_core.data.prepared_folder import check_target, write_prepared
+from lumos_core.data.reading.title_text import clean_title, unquoted
 from lumos_core.data.sequences import MIN_HISTORY
-from lumos_core.data.sources import SourceFormat, load_source
-from lumos_core.data.titles import clean_title, unquoted
 from lumos_core.errors import DataError
 
 STEPS = ("reading", "filtering", "sharing out", "writing")

@@ -63,7 +63,7 @@ def check(bundle: NodeBundle) -> Iterator[str]:
         DataError: naming file and line, the data are not as they should be.
     """
     from lumos_core.data.catalog import short_fingerprint
-    from lumos_core.data.node_data import read_node
+    from lumos_core.data.node_folder import read_node
 
     authority = credentials.check_certificate(bundle.ca)
     credentials.check_node_key(bundle.key)

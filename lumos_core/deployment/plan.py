@@ -8,9 +8,9 @@ from typing import Any
 
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data import Catalog, Sequences
-from lumos_core.data.folder import CATALOG_FILE
+from lumos_core.data.layout import CATALOG_FILE
 from lumos_core.data.prepare import prepare
-from lumos_core.data.prepared import load_prepared, node_folders, prepared_noun
+from lumos_core.data.prepared_folder import load_prepared, node_folders, prepared_noun
 from lumos_core.data.sample import SAMPLE_DOMAIN, bundled_sample
 from lumos_core.deployment import fast_polling
 from lumos_core.deployment.run_folder import CONFIG, check_catalog, check_same_run, read_config

@@ -6,7 +6,7 @@ from typing import Any
 
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data import LeaveOneOut
-from lumos_core.data.prepared import load_prepared, node_folders
+from lumos_core.data.prepared_folder import load_prepared, node_folders
 from lumos_core.data.sequences import Sequences
 from lumos_core.errors import ConfigError, DataError
 from lumos_core.experiments.exposures import SETTINGS

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data import Catalog, Sequences
-from lumos_core.data.folder import CATALOG_FILE
+from lumos_core.data.layout import CATALOG_FILE
 from lumos_core.data.pooled import pool
-from lumos_core.data.prepared import interactions_digest, load_prepared, node_folders
+from lumos_core.data.prepared_folder import interactions_digest, load_prepared, node_folders
 from lumos_core.errors import ConfigError
 from lumos_core.experiments import variants
 from lumos_core.experiments.jobs import OnResult, Result, read_result, run_missing

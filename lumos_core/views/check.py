@@ -11,7 +11,7 @@ import numpy as np
 from lumos_core.config import RunConfig
 from lumos_core.data import Catalog
 from lumos_core.data.prepare import prepare
-from lumos_core.data.prepared import load_prepared
+from lumos_core.data.prepared_folder import load_prepared
 from lumos_core.data.sample import bundled_sample
 from lumos_core.views.llm import LocalLLM, llm_config, load_llm
 from lumos_core.views.modes import Mode, choose_mode, make_writer, view_settings

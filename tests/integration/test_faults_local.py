@@ -28,7 +28,7 @@ from deployment_support import (
 
 from lumos_core.checkpoint import BEST, LATEST, load_checkpoint
 from lumos_core.config import RunConfig
-from lumos_core.data.prepared import load_prepared
+from lumos_core.data.prepared_folder import load_prepared
 from lumos_core.data.sequences import LeaveOneOut
 from lumos_core.federation import run_federation
 from lumos_core.history import read_history

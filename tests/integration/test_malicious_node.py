@@ -8,7 +8,7 @@ from deployment_support import deploying, leftovers, start, wrapped_app, write_p
 
 from lumos_core.checkpoint import LATEST, load_checkpoint
 from lumos_core.config import RunConfig
-from lumos_core.data.prepared import load_prepared
+from lumos_core.data.prepared_folder import load_prepared
 from lumos_core.federation import run_federation
 from lumos_core.history import read_history
 from lumos_core.in_process import InProcessTransport

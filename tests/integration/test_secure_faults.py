@@ -20,7 +20,7 @@ from deployment_support import (
 
 from lumos_core.checkpoint import LATEST, load_checkpoint
 from lumos_core.config import RunConfig
-from lumos_core.data.prepared import load_prepared
+from lumos_core.data.prepared_folder import load_prepared
 from lumos_core.history import read_history
 from lumos_core.initialisation import initial_params
 from lumos_core.model import Params

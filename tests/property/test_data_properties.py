@@ -15,15 +15,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lumos_core.data import Catalog, LeaveOneOut, Sequences, partition_users
-from lumos_core.data.files import text_blocks
 from lumos_core.data.filtering import core_mask, drop_duplicates
-from lumos_core.data.ids import MISSING_USERS
 from lumos_core.data.interactions import read_interactions
-from lumos_core.data.node_data import read_node
+from lumos_core.data.node_folder import read_node
 from lumos_core.data.partition import Partition
 from lumos_core.data.prepare import prepare
-from lumos_core.data.prepared import load_prepared
-from lumos_core.data.titles import clean_title, unquoted, usable_title
+from lumos_core.data.prepared_folder import load_prepared
+from lumos_core.data.reading.ids import MISSING_USERS
+from lumos_core.data.reading.text_files import text_blocks
+from lumos_core.data.reading.title_text import clean_title, unquoted, usable_title
 from lumos_core.errors import DataError
 
 KEPT = "\u200b\u200c\u200d\u200e\u200f\u202a\u202e\u2066\u2069\xad\u180e\ufeff\ufe0f\u061c"

@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from lumos_core.data.tables import TextFormat, column_names, read_table
+from lumos_core.data.reading.table_files import TextFormat, column_names, read_table
 from lumos_core.errors import DataError
 
 WIDTH = 3

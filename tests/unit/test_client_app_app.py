@@ -12,7 +12,7 @@ from client_app import messages
 from client_app.app import app, node_config
 from client_app.messages import Order
 from lumos_core.data import Catalog
-from lumos_core.data.folder import PREPARE_NODE
+from lumos_core.data.layout import PREPARE_NODE
 from lumos_core.model import get_params, new_model
 from lumos_core.replies import EVALUATION_METRICS, TRAIN_METRICS
 

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from lumos_core.cli.app import app, main
 from lumos_core.data import Catalog
-from lumos_core.data.folder import PREPARE_NODE
-from lumos_core.data.node_data import read_node
+from lumos_core.data.layout import PREPARE_NODE
+from lumos_core.data.node_folder import read_node
 
 
 def test_prepare_prints_what_it_made(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from lumos_core.data.files import read_text, text_blocks
+from lumos_core.data.reading.text_files import read_text, text_blocks
 from lumos_core.errors import DataError
 
 

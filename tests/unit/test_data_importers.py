@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lumos_core.data.sources import detect_format, load_source
+from lumos_core.data.importers.detect import detect_format, load_source
 from lumos_core.errors import DataError
 
 Records = list[dict[str, object]]

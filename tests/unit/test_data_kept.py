@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from lumos_core.data import kept, node_data
-from lumos_core.data.kept import KEPT, read_kept_node
+from lumos_core.data import node_cache, node_folder
+from lumos_core.data.node_cache import KEPT, read_kept_node
 from lumos_core.errors import DataError
 
 LOG = "user_id\titem_id\ttimestamp\nü\ta\t1\nü\tb\t2\nü\ta\t3\nv w\tb\t1\nv w\tb\t2\nv w\ta\t3\n"
@@ -41,16 +41,16 @@ def refuse(*_):
 
 
 def test_read_once_and_then_kept(folder, state, monkeypatch):
-    expected = node_data.read_node(folder)
+    expected = node_folder.read_node(folder)
     same(read_kept_node(folder, state), expected)
     assert (state / KEPT).stat().st_mode & 0o777 == 0o600
-    monkeypatch.setattr(node_data, "read_node", refuse)
+    monkeypatch.setattr(node_folder, "read_node", refuse)
     same(read_kept_node(folder, state), expected)
 
 
 def test_what_was_kept_needs_no_polars(folder, state):
     code = (
-        "import sys; from pathlib import Path; from lumos_core.data.kept import read_kept_node;"
+        "import sys; from pathlib import Path; from lumos_core.data.node_cache import read_kept_node;"
         f"read_kept_node(Path({str(folder)!r}), Path({str(state)!r}));"
         "print('polars' in sys.modules)"
     )
@@ -69,7 +69,7 @@ def test_changed_data_are_read_again(folder, state, changed):
     else:
         (folder / "interactions.tsv.gz").write_bytes(gzip.compress(LOG.encode()))
         log.unlink()
-    same(read_kept_node(folder, state), node_data.read_node(folder))
+    same(read_kept_node(folder, state), node_folder.read_node(folder))
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04", b"\x80\x04K\x01."])
@@ -77,7 +77,7 @@ def test_a_damaged_file_is_read_again_and_replaced(folder, state, damage, monkey
     expected = read_kept_node(folder, state)
     (state / KEPT).write_bytes(damage)
     same(read_kept_node(folder, state), expected)
-    monkeypatch.setattr(node_data, "read_node", refuse)
+    monkeypatch.setattr(node_folder, "read_node", refuse)
     same(read_kept_node(folder, state), expected)
 
 
@@ -93,8 +93,8 @@ def test_a_flipped_bit_is_noticed(folder, state):
 
 def test_another_version_reads_again(folder, state, monkeypatch):
     read_kept_node(folder, state)
-    monkeypatch.setattr(kept, "__version__", "0.0.0")
-    monkeypatch.setattr(node_data, "read_node", refuse)
+    monkeypatch.setattr(node_cache, "__version__", "0.0.0")
+    monkeypatch.setattr(node_folder, "read_node", refuse)
     with pytest.raises(AssertionError, match="tables were read"):
         read_kept_node(folder, state)
 
@@ -103,15 +103,15 @@ def test_a_full_disk_costs_time_only(folder, state, monkeypatch, caplog):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(kept, "replacing", full)
-    same(read_kept_node(folder, state), node_data.read_node(folder))
+    monkeypatch.setattr(node_cache, "replacing", full)
+    same(read_kept_node(folder, state), node_folder.read_node(folder))
     assert "could not be kept (OSError)" in caplog.text
 
 
 def test_the_count_of_users_left_out_is_kept(folder, state, monkeypatch):
     (folder / "interactions.tsv").write_text(LOG + "x\ta\t1\ny\tb\t1\n")
     assert read_kept_node(folder, state)[1].left_out == 2
-    monkeypatch.setattr(node_data, "read_node", refuse)
+    monkeypatch.setattr(node_folder, "read_node", refuse)
     _, sequences = read_kept_node(folder, state)
     assert (sequences.user_ids, sequences.left_out) == (("v w", "ü"), 2)
 

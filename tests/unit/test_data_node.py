@@ -4,7 +4,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from lumos_core.data.node_data import read_node
+from lumos_core.data.node_folder import read_node
 from lumos_core.errors import DataError
 
 CATALOG = "item_id\ttitle\nc\tCup\n01\tOne\n1\tUno\n"

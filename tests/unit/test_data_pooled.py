@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from lumos_core.cli.app import app
 from lumos_core.config import RunConfig
 from lumos_core.data.pooled import Pooled, pool
-from lumos_core.data.prepared import load_prepared
+from lumos_core.data.prepared_folder import load_prepared
 from lumos_core.data.sequences import Sequences
 from lumos_core.experiments import compare
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lumos_core.data import prepared
-from lumos_core.data.node_data import read_node
+from lumos_core.data import prepared_folder
+from lumos_core.data.node_folder import read_node
 from lumos_core.data.prepare import prepare
-from lumos_core.data.prepared import load_prepared, node_folders
+from lumos_core.data.prepared_folder import load_prepared, node_folders
 from lumos_core.data.sample import bundled_sample
 from lumos_core.errors import DataError
 
@@ -159,7 +159,7 @@ def test_a_failure_on_the_way_leaves_nothing_new(
         (folder / "half").mkdir(parents=True)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(prepared, "_write_node", full_disk)
+    monkeypatch.setattr(prepared_folder, "_write_node", full_disk)
     with pytest.raises(DataError, match=r"cannot write .*No space left on device"):
         prepare(source, out, nodes=2, k_core=0, force=force)
     assert contents(tmp_path) == before

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lumos_core.data.prepare import prepare
-from lumos_core.data.prepared import load_prepared
+from lumos_core.data.prepared_folder import load_prepared
 
 DATA = Path(os.environ.get("LUMOS_DATA") or Path(__file__).parents[3] / "shared" / "data")
 

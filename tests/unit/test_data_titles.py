@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from lumos_core.data.titles import (
+from lumos_core.data.reading.title_text import (
     clean_title,
     is_quoted,
     no_titles,

@@ -8,7 +8,7 @@ from flower_in_process import write_nodes
 from typer.testing import CliRunner
 
 from lumos_core.cli.app import app
-from lumos_core.data.folder import PREPARE_NODE
+from lumos_core.data.layout import PREPARE_NODE
 from lumos_core.deployment import kit
 from lumos_core.deployment.credentials import (
     check_private_file,

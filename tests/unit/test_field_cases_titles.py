@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from lumos_core.cli.app import app
 from lumos_core.data import Catalog
-from lumos_core.data.folder import PREPARE_NODE
-from lumos_core.data.node_data import read_node
+from lumos_core.data.layout import PREPARE_NODE
+from lumos_core.data.node_folder import read_node
 from lumos_core.errors import DataError
 
 CASES = Path(__file__).parents[1] / "data" / "cases"
@@ -426,7 +426,7 @@ def test_commands_take_the_noun_from_the_data(
 
 
 def test_a_damaged_domain_is_named(news: Path) -> None:
-    from lumos_core.data.prepared import prepared_noun
+    from lumos_core.data.prepared_folder import prepared_noun
 
     path = news / "dataset.json"
     path.write_text(path.read_text().replace('"news",\n  "seed"', '"shoes",\n  "seed"'))

@@ -10,7 +10,7 @@ import pytest
 from lumos_core.config import RunConfig
 from lumos_core.data import Catalog, Sequences
 from lumos_core.data.prepare import prepare
-from lumos_core.data.prepared import load_prepared
+from lumos_core.data.prepared_folder import load_prepared
 from lumos_core.data.sample import bundled_sample
 from lumos_core.federation import FederationResult, run_federation
 from lumos_core.history import Event

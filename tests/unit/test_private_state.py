@@ -15,7 +15,7 @@ from client_app.kept import keep
 from client_app.messages import Order
 from lumos_core.config import NodeConfig
 from lumos_core.data import Catalog
-from lumos_core.data.kept import read_kept_node
+from lumos_core.data.node_cache import read_kept_node
 from lumos_core.deployment.node import _writable
 from lumos_core.errors import DataError
 from lumos_core.model import get_params, new_model

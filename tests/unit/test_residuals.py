@@ -10,7 +10,7 @@ from lumos_core import deltas
 from lumos_core.codecs import ROWS
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
-from lumos_core.data.kept import KEPT
+from lumos_core.data.node_cache import KEPT
 from lumos_core.data.sequences import Sequences
 from lumos_core.errors import DataError
 from lumos_core.federation import run_federation

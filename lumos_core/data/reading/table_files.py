@@ -1,7 +1,7 @@
 """Tables in TSV, CSV, JSON lines and Parquet: chosen columns, and the place of every row.
 
 Reading is vectorised (polars); only once something is wrong does a second, slow pass look for the
-line to name. What delimited text needs on top stands in :mod:`lumos_core.data.delimited`.
+line to name. What delimited text needs on top stands in :mod:`lumos_core.data.reading.delimited`.
 """
 
 import itertools
@@ -13,10 +13,10 @@ from typing import Any
 
 import polars as pl
 
-from lumos_core.data import delimited
-from lumos_core.data.delimited import Dialect
-from lumos_core.data.files import check_file, read_text, text_blocks
-from lumos_core.data.folder import FORMATS, TableFormat
+from lumos_core.data.layout import FORMATS, TableFormat
+from lumos_core.data.reading import delimited
+from lumos_core.data.reading.delimited import Dialect
+from lumos_core.data.reading.text_files import check_file, read_text, text_blocks
 from lumos_core.errors import DataError
 
 _USUAL = {"tsv": "\t", "csv": ","}

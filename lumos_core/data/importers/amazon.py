@@ -13,12 +13,12 @@ from pathlib import Path
 
 import polars as pl
 
-from lumos_core.data.files import text_blocks
+from lumos_core.data.importers.item_list import is_catalog, refuse_columns, with_catalog
+from lumos_core.data.importers.raw_log import RawLog, items_of_log
 from lumos_core.data.interactions import Columns, read_interactions
-from lumos_core.data.items import is_catalog, refuse_columns, with_catalog
-from lumos_core.data.raw import RawLog, items_of_log
-from lumos_core.data.tables import column_names, read_table, table_format
-from lumos_core.data.titles import usable_title
+from lumos_core.data.reading.table_files import column_names, read_table, table_format
+from lumos_core.data.reading.text_files import text_blocks
+from lumos_core.data.reading.title_text import usable_title
 from lumos_core.errors import DataError
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")

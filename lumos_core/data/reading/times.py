@@ -10,7 +10,7 @@ from decimal import Decimal, InvalidOperation
 
 import polars as pl
 
-from lumos_core.data.tables import Table, first_true, refuse_rows
+from lumos_core.data.reading.table_files import Table, first_true, refuse_rows
 from lumos_core.errors import DataError
 
 _UNITS = ((1e8, "seconds"), (1e11, "milliseconds"), (1e14, "microseconds"), (1e17, "nanoseconds"))

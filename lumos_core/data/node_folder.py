@@ -7,10 +7,10 @@ import numpy as np
 import polars as pl
 
 from lumos_core.data.catalog import Catalog
-from lumos_core.data.folder import node_files
 from lumos_core.data.interactions import check_known_items, read_interactions
+from lumos_core.data.layout import node_files
+from lumos_core.data.reading.table_files import Table
 from lumos_core.data.sequences import MIN_HISTORY, Sequences
-from lumos_core.data.tables import Table
 from lumos_core.errors import DataError
 
 

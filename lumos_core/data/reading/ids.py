@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import polars as pl
 
-from lumos_core.data.files import CONTROL
-from lumos_core.data.tables import Table, first_true, refuse_rows
+from lumos_core.data.reading.table_files import Table, first_true, refuse_rows
+from lumos_core.data.reading.text_files import CONTROL
 from lumos_core.errors import DataError
 
 MISSING_USERS = ("nan", "none", "null", "na", "n/a", "<na>")

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Literal
 
-from lumos_core.data.amazon import SUFFIXES as AMAZON_SUFFIXES
-from lumos_core.data.amazon import are_reviews, load_amazon
-from lumos_core.data.folder import CATALOG_FILE, FORMATS, find_table
+from lumos_core.data.importers.amazon import SUFFIXES as AMAZON_SUFFIXES
+from lumos_core.data.importers.amazon import are_reviews, load_amazon
+from lumos_core.data.importers.item_list import is_catalog, with_catalog, without_list
+from lumos_core.data.importers.mind import BEHAVIORS, load_mind
+from lumos_core.data.importers.raw_log import RawLog
+from lumos_core.data.importers.recbole import load_recbole
 from lumos_core.data.interactions import Columns, read_interactions, read_items
-from lumos_core.data.items import is_catalog, with_catalog, without_list
-from lumos_core.data.mind import BEHAVIORS, load_mind
-from lumos_core.data.raw import RawLog
-from lumos_core.data.recbole import load_recbole
+from lumos_core.data.layout import CATALOG_FILE, FORMATS, find_table
 from lumos_core.errors import DataError
 
 SourceFormat = Literal["auto", "table", "amazon", "mind", "recbole"]

@@ -6,10 +6,10 @@ from pathlib import Path
 import polars as pl
 
 from lumos_core.data.catalog import HEADER, Catalog
-from lumos_core.data.folder import CATALOG_FILE
+from lumos_core.data.importers.raw_log import RawLog, items_of_log
 from lumos_core.data.interactions import TITLE_NAMES, Columns, read_log_titles
-from lumos_core.data.raw import RawLog, items_of_log
-from lumos_core.data.tables import Table, column_names
+from lumos_core.data.layout import CATALOG_FILE
+from lumos_core.data.reading.table_files import Table, column_names
 from lumos_core.errors import DataError
 
 

@@ -22,9 +22,9 @@ import polars as pl
 
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.domains import NOUNS
-from lumos_core.data.files import check_file
-from lumos_core.data.folder import CATALOG_FILE
-from lumos_core.data.node_data import read_node
+from lumos_core.data.layout import CATALOG_FILE
+from lumos_core.data.node_folder import read_node
+from lumos_core.data.reading.text_files import check_file
 from lumos_core.data.sequences import Sequences
 from lumos_core.errors import DataError, reason_of
 from lumos_core.safe_files import write_atomically

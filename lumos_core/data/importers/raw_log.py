@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from lumos_core.data.tables import Table
+from lumos_core.data.reading.table_files import Table
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import numpy as np
 
 from lumos_core import __version__
 from lumos_core.data.catalog import Catalog
-from lumos_core.data.files import check_file
-from lumos_core.data.folder import NodeFiles, node_files
+from lumos_core.data.layout import NodeFiles, node_files
+from lumos_core.data.reading.text_files import check_file
 from lumos_core.data.sequences import MIN_HISTORY, Sequences
 from lumos_core.safe_files import private_folder, replacing
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def read_kept_node(folder: Path, state: Path) -> tuple[Catalog, Sequences]:
-    """As :func:`~lumos_core.data.node_data.read_node`, from the state folder if nothing changed.
+    """As :func:`~lumos_core.data.node_folder.read_node`, from the state folder if nothing changed.
 
     Args:
         folder: the node's data folder.
@@ -40,7 +40,7 @@ def read_kept_node(folder: Path, state: Path) -> tuple[Catalog, Sequences]:
     sequences = _load(state / KEPT, key)
     if sequences is not None:
         return Catalog.read(files.catalog), sequences
-    from lumos_core.data.node_data import read_node
+    from lumos_core.data.node_folder import read_node
 
     catalog, sequences = read_node(folder)
     try:

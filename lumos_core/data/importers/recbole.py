@@ -6,10 +6,10 @@ Tab-separated, with typed headers such as ``user_id:token`` and ``timestamp:floa
 
 from pathlib import Path
 
+from lumos_core.data.importers.item_list import is_catalog, with_catalog, without_list
+from lumos_core.data.importers.raw_log import RawLog
 from lumos_core.data.interactions import Columns, read_interactions, read_items
-from lumos_core.data.items import is_catalog, with_catalog, without_list
-from lumos_core.data.raw import RawLog
-from lumos_core.data.tables import column_names
+from lumos_core.data.reading.table_files import column_names
 from lumos_core.errors import DataError
 
 
