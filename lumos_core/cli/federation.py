@@ -116,9 +116,9 @@ def _execute(
 
     from lumos_core.data.sequences import users_text
     from lumos_core.deployment.baselines import start_baselines, wait_for_baselines
-    from lumos_core.deployment.processes import Children, ending_on_signals
     from lumos_core.deployment.progress import RoundLines
     from lumos_core.deployment.report import federated_row, views_of, write_report
+    from lumos_core.processes.children import Children, ending_on_signals
 
     console = Console(soft_wrap=True)
     users = users_text(sum(len(s) for s in plan.sequences), sum(s.left_out for s in plan.sequences))

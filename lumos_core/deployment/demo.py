@@ -15,8 +15,8 @@ from pathlib import Path
 from rich.console import Console
 
 from lumos_core.deployment import flower
-from lumos_core.deployment.processes import Child, Children, ending_on_signals
 from lumos_core.errors import FederationError
+from lumos_core.processes.children import Child, Children, ending_on_signals
 
 _LUMOS = [sys.executable, "-c", "from lumos_core.cli.app import main; main()"]
 

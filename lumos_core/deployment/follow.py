@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lumos_core.deployment.flower import LOOPBACK
-from lumos_core.deployment.processes import Child
 from lumos_core.errors import DataError, FederationError
 from lumos_core.history import SUMMARY, Event
+from lumos_core.processes.children import Child
 
 _DAMAGED = "it is damaged: remove it, and the same command goes on with the run"
 HEALTH_SECONDS = 90.0  # a cold start on a busy machine takes 20

@@ -19,10 +19,10 @@ from rich.markup import escape
 from lumos_core.deployment import credentials, flower, preloaded
 from lumos_core.deployment.backoff import Backoff
 from lumos_core.deployment.kit import NodeBundle, split_address
-from lumos_core.deployment.processes import Child, Children, ending_on_signals
 from lumos_core.deployment.supervision import alone, say
 from lumos_core.devices import check_device
 from lumos_core.errors import ConfigError, ModelError, reason_of
+from lumos_core.processes.children import Child, Children, ending_on_signals
 from lumos_core.safe_files import private_folder
 from lumos_core.views.llm import default_cache
 from lumos_core.views.meter import ViewProgress

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lumos_core.deployment import preloaded_server, preloaded_stub
-from lumos_core.deployment.processes import Children
 from lumos_core.errors import FederationError
+from lumos_core.processes.children import Children
 
 log = logging.getLogger(__name__)
 

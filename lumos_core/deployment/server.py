@@ -36,13 +36,13 @@ from lumos_core.deployment.follow import (
     wait_healthy,
 )
 from lumos_core.deployment.kit import ServerKit
-from lumos_core.deployment.processes import Child, Children, ending_on_signals
 from lumos_core.deployment.progress import RoundLines
 from lumos_core.deployment.registry import Registry
 from lumos_core.deployment.run_folder import check_same_run, write_config
 from lumos_core.deployment.supervision import alone, say
 from lumos_core.errors import FederationError
 from lumos_core.history import HISTORY, SUMMARY, Event, OnEvent
+from lumos_core.processes.children import Child, Children, ending_on_signals
 from lumos_core.views.llm import default_cache
 from lumos_core.views.shipped import seed_cache
 

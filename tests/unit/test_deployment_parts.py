@@ -20,10 +20,10 @@ from lumos_core.config import RunConfig
 from lumos_core.deployment import flower
 from lumos_core.deployment.local import LocalNode, deploy
 from lumos_core.deployment.plan import for_nodes
-from lumos_core.deployment.processes import Children, ending_on_signals
 from lumos_core.deployment.progress import RoundLines
 from lumos_core.deployment.report import CENTRALISED, Row, cells, write_report
 from lumos_core.errors import ConfigError, FederationError
+from lumos_core.processes.children import Children, ending_on_signals
 
 
 # ---------------------------------------------------------------- settings
@@ -247,7 +247,7 @@ def test_all_die_with_a_parent_that_is_killed_outright(tmp_path):
     code = f"""
 import os, sys, time
 from pathlib import Path
-from lumos_core.deployment.processes import Children
+from lumos_core.processes.children import Children
 children = Children(Path({str(tmp_path)!r}))
 child = children.start("x", [sys.executable, "-c", {FAMILY!r}], environment=os.environ, cwd="/")
 while "ready" not in child.last_lines():

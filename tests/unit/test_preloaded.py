@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lumos_core.deployment import flower, preloaded, preloaded_stub
-from lumos_core.deployment.processes import Children
+from lumos_core.processes.children import Children
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux only")
 

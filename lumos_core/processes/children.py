@@ -2,7 +2,7 @@
 
 Two nets: an orderly :meth:`Children.stop` (end of the ``with`` block, also on Ctrl-C, ``kill`` and
 a closed terminal, see :func:`ending_on_signals`), which also finds processes that left their
-parents; and, for a parent that was killed outright, a guard (:mod:`lumos_core.deployment.guard`).
+parents; and, for a parent that was killed outright, a guard (:mod:`lumos_core.processes.guard`).
 Flower watches the processes below ours as well, but takes up to 20 seconds to end them.
 """
 
@@ -24,8 +24,8 @@ from typing import Self
 
 import psutil
 
-from lumos_core.deployment import guard
 from lumos_core.errors import FederationError, reason_of
+from lumos_core.processes import guard
 
 GRACE_SECONDS = 4.0  # between asking and killing
 _MARK = "LUMOS_PROCESS_GROUP"  # environment variable by which strays are found
