@@ -18,11 +18,12 @@ from lumos_core.data.layout import CATALOG_FILE
 from lumos_core.data.prepare import prepare
 from lumos_core.data.sample import bundled_sample
 from lumos_core.terminal.progress import Progress
-from lumos_core.views.embeddings import embeddings_path, title_embeddings
-from lumos_core.views.llm import LLMConfig, LocalLLM, load_llm
-from lumos_core.views.pieces import StageProgress, Work
-from lumos_core.views.shipped import STAGE, write_shipped
-from lumos_core.views.tables import catalog_tables, priors_path
+from lumos_core.views.llm.find import LLMConfig
+from lumos_core.views.llm.load import LocalLLM, load_llm
+from lumos_core.views.titles.embeddings import embeddings_path, title_embeddings
+from lumos_core.views.titles.judgements import catalog_tables, priors_path
+from lumos_core.views.titles.resumable import StageProgress, Work
+from lumos_core.views.titles.shipped import STAGE, write_shipped
 
 
 def bundled_catalog() -> Catalog:

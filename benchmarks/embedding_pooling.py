@@ -22,11 +22,12 @@ from lumos_core.data import Catalog, LeaveOneOut
 from lumos_core.data.prepare import prepare
 from lumos_core.data.prepared_folder import load_prepared
 from lumos_core.data.sequences import Sequences
-from lumos_core.views.candidates import TitleSpace, exclude
-from lumos_core.views.controls import tfidf_vectors
-from lumos_core.views.embeddings import Floats, combine, half_whiten, read_titles, unit
-from lumos_core.views.llm import LLMConfig, load_llm
-from lumos_core.views.tables import title_space
+from lumos_core.views.llm.find import LLMConfig
+from lumos_core.views.llm.load import load_llm
+from lumos_core.views.titles.embeddings import Floats, combine, half_whiten, read_titles, unit
+from lumos_core.views.titles.judgements import title_space
+from lumos_core.views.titles.space import TitleSpace, exclude
+from lumos_core.views.titles.tfidf import tfidf_vectors
 
 RECENT, HALF_LIFE, NEGATIVES, WINDOW = 5, 2.0, 20, 25
 

@@ -25,8 +25,9 @@ from lumos_core.experiments.compare import versions
 from lumos_core.federation import run_federation
 from lumos_core.in_process import InProcessTransport
 from lumos_core.initialisation import initial_params
-from lumos_core.node import Node, Views, ViewSource
+from lumos_core.node import Node
 from lumos_core.safe_files import write_atomically, write_json
+from lumos_core.views.view import Views, ViewSource
 
 METHODS = ("lumos", "fedavg")
 BOUNDS = (

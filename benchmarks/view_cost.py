@@ -36,14 +36,15 @@ from lumos_core.data.prepared_folder import load_prepared
 from lumos_core.data.sample import bundled_sample
 from lumos_core.data.sequences import LeaveOneOut
 from lumos_core.safe_files import write_json
-from lumos_core.views import scoring
 from lumos_core.views.build import build_views
-from lumos_core.views.llm import DTYPE, LLMConfig, LocalLLM, load_llm
-from lumos_core.views.shipped import seed_cache
-from lumos_core.views.store import ViewStore
-from lumos_core.views.tables import catalog_tables
-from lumos_core.views.types import UserViews
-from lumos_core.views.writer import LLMViewWriter, ViewSettings
+from lumos_core.views.llm import likelihood
+from lumos_core.views.llm.find import LLMConfig
+from lumos_core.views.llm.load import DTYPE, LocalLLM, load_llm
+from lumos_core.views.titles.judgements import catalog_tables
+from lumos_core.views.titles.shipped import seed_cache
+from lumos_core.views.view import UserViews
+from lumos_core.views.view_store import ViewStore
+from lumos_core.views.writers.by_likelihood import LLMViewWriter, ViewSettings
 
 NODES = 3
 KINDS = ("bfloat16", "float32")
@@ -78,18 +79,18 @@ class Meter:
 @contextmanager
 def metered(llm: LocalLLM) -> Iterator[Meter]:
     """A meter that sees the requests for likelihoods pass."""
-    meter, score = Meter(llm), scoring.score_batch
+    meter, score = Meter(llm), likelihood.score_batch
 
-    def counting(llm: LocalLLM, requests: Sequence[scoring.Request]) -> Any:
+    def counting(llm: LocalLLM, requests: Sequence[likelihood.Request]) -> Any:
         for context, candidates in requests:
             meter.spelled_out += len(context) + sum(map(len, candidates))
         return score(llm, requests)
 
-    scoring.score_batch = counting
+    likelihood.score_batch = counting
     try:
         yield meter
     finally:
-        scoring.score_batch = score
+        likelihood.score_batch = score
 
 
 def users_of_nodes() -> tuple[Catalog, list[Histories]]:

@@ -29,11 +29,11 @@ from scipy.sparse import csr_array
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data import Catalog, LeaveOneOut
 from lumos_core.data.sequences import Sequences
-from lumos_core.views.candidates import Floats
-from lumos_core.views.controls import tfidf_vectors
-from lumos_core.views.factory import view_factory
-from lumos_core.views.pieces import Work
-from lumos_core.views.types import UserViews, ViewWriter
+from lumos_core.views.titles.resumable import Work
+from lumos_core.views.titles.space import Floats
+from lumos_core.views.titles.tfidf import tfidf_vectors
+from lumos_core.views.view import UserViews, ViewWriter
+from lumos_core.views.writers.choose import view_factory
 
 BATCH = 32
 NOUNS = {"mind_small_5k": "news articles read by a reader"}

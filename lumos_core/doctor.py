@@ -170,7 +170,7 @@ def _llm(llm: str) -> Iterator[Finding]:
     """Files there, and memory for them as they lie on the disk (a GGUF grows when unpacked)."""
     import psutil
 
-    from lumos_core.views.llm import find_model
+    from lumos_core.views.llm.find import find_model
 
     try:
         source = find_model(llm)

@@ -19,7 +19,7 @@ def initial_params(config: RunConfig, catalog: Catalog) -> Params:
     """Parameters of round 0, the same on every machine with the same catalog and LLM."""
     params = get_params(new_model(config, len(catalog)))
     if config.semantic_start != "none":
-        from lumos_core.views.factory import semantic_vectors
+        from lumos_core.views.titles.vectors import semantic_vectors
 
         place_titles(params, semantic_vectors(config, catalog), config.semantic_scale)
     return params

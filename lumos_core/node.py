@@ -1,7 +1,6 @@
 """One node: its users' histories, its views, its training. No network in here."""
 
 import hashlib
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,19 +16,10 @@ from lumos_core.replies import Metrics
 from lumos_core.residuals import Residuals
 from lumos_core.resume import run_key
 from lumos_core.training import Trainer, TrainingSet, TrainSums
-from lumos_core.views.types import UserViews
+from lumos_core.views.view import ViewSource, no_views
 
 if TYPE_CHECKING:
     from lumos_core.views.meter import Meter
-
-Views = Mapping[int, UserViews]
-ViewSource = Callable[[Sequences], Views]
-"""Training histories → the views that exist (user's position → views); may write missing ones."""
-
-
-def no_views(histories: Sequences) -> Views:
-    """The view source of methods that need none."""
-    return {}
 
 
 class Node:

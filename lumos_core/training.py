@@ -15,7 +15,7 @@ from lumos_core.config import RunConfig
 from lumos_core.data.sequences import Sequences
 from lumos_core.model import SASRec, last_position
 from lumos_core.views.perturbation import perturb
-from lumos_core.views.types import UserViews
+from lumos_core.views.view import UserViews
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,9 @@ from lumos_core.history import History
 from lumos_core.in_process import InProcessTransport
 from lumos_core.initialisation import initial_params
 from lumos_core.model import ModelShape, Params, SASRec, set_params
-from lumos_core.node import Node, Views, ViewSource, no_views
+from lumos_core.node import Node
 from lumos_core.resume import Stand
-from lumos_core.views.types import UserViews
+from lumos_core.views.view import UserViews, Views, ViewSource, no_views
 
 Result = dict[str, Any]
 NEVER = 10**6

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from lumos_core.data import Catalog
     from lumos_core.deployment.plan import LocalPlan
-    from lumos_core.views.types import UserViews
+    from lumos_core.views.view import UserViews
 
 USERS = 3
 _SHOWN = 4  # items of a row

@@ -78,7 +78,7 @@ def check_command(
 
 def _place(llm: str) -> str:
     """A file or folder as it is called from everywhere: the node's processes start elsewhere."""
-    from lumos_core.views.llm import BUNDLED
+    from lumos_core.views.llm.find import BUNDLED
 
     path = Path(llm).expanduser()
     return str(path.resolve()) if llm != BUNDLED and path.exists() else llm

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from lumos_core.data import Catalog, Sequences
     from lumos_core.terminal.progress import Progress, Task
     from lumos_core.views.build import Progress as Built
-    from lumos_core.views.pieces import OnStage, StageProgress
-    from lumos_core.views.store import WriterCount
-    from lumos_core.views.types import UserViews
-    from lumos_core.views.writers import Writer
+    from lumos_core.views.provenance import Writer
+    from lumos_core.views.titles.resumable import OnStage, StageProgress
+    from lumos_core.views.view import UserViews
+    from lumos_core.views.view_store import WriterCount
 
 _STAGES = {
     "titles": "titles read, once for all",
     "priors": "titles weighed by themselves",
     "substitutes": "items compared with their likes",
 }
-"""What is said about the stages of :mod:`lumos_core.views.tables`."""
+"""What is said about the stages of :mod:`lumos_core.views.titles.judgements`."""
 
 llm_app = typer.Typer(help="The local language model.", no_args_is_help=True)
 views_app = typer.Typer(help="The views it writes of histories.", no_args_is_help=True)
@@ -59,7 +59,7 @@ def check_command(
     from rich.markup import escape
 
     from lumos_core.terminal.progress import Progress
-    from lumos_core.views.check import check_llm
+    from lumos_core.views.llm_check import check_llm
 
     run = _configured(config, llm, quantization, None)
     console = Console()
@@ -175,9 +175,9 @@ def _views_of(
 ) -> "tuple[Writer, UserViews]":
     """One history's views by the configured writer, written if they are missing."""
     from lumos_core.terminal.progress import Progress
-    from lumos_core.views.factory import view_factory
+    from lumos_core.views.provenance import writer_of
     from lumos_core.views.source import view_source
-    from lumos_core.views.writers import writer_of
+    from lumos_core.views.writers.choose import view_factory
 
     node = _node(folder)
     with Progress(console) as progress:  # stays empty unless the catalog has to be prepared
@@ -189,7 +189,7 @@ def _stored_views(
     folder: Path, chosen: str, user: str, history: list[int]
 ) -> "tuple[Writer, UserViews]":
     """One history's views by a writer that the store knows."""
-    from lumos_core.views.store import ViewStore, view_key
+    from lumos_core.views.view_store import ViewStore, view_key
 
     known = [writer for writer, _ in _writers(folder) if writer is not None]
     found = [writer for writer in known if writer.fingerprint.startswith(chosen.lower())]
@@ -213,7 +213,7 @@ def _stored_views(
 
 def _writers(folder: Path) -> "list[WriterCount]":
     """Of a node's store, which is not made if it is missing."""
-    from lumos_core.views.store import ViewStore
+    from lumos_core.views.view_store import ViewStore
 
     if not _store(folder).is_file():
         return []
@@ -241,7 +241,7 @@ def _configured(
 
 def _node(folder: Path) -> NodeConfig:
     """A node that uses the cores that are idle now."""
-    from lumos_core.views.llm import idle_threads
+    from lumos_core.views.llm.load import idle_threads
 
     return NodeConfig(data=str(folder), threads=idle_threads())
 

@@ -27,9 +27,9 @@ from lumos_core.deployment.run_folder import check_same_run, write_config
 from lumos_core.errors import FederationError
 from lumos_core.history import HISTORY, SUMMARY, Event, OnEvent
 from lumos_core.processes.children import Child, Children, ending_on_signals
-from lumos_core.views.llm import default_cache
+from lumos_core.views.llm.find import default_cache
 from lumos_core.views.meter import ViewProgress
-from lumos_core.views.shipped import seed_cache
+from lumos_core.views.titles.shipped import seed_cache
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from lumos_core.devices import check_device
 from lumos_core.errors import ConfigError, ModelError, reason_of
 from lumos_core.processes.children import Child, Children, ending_on_signals
 from lumos_core.safe_files import private_folder
-from lumos_core.views.llm import default_cache
+from lumos_core.views.llm.find import default_cache
 from lumos_core.views.meter import ViewProgress
-from lumos_core.views.shipped import seed_cache
+from lumos_core.views.titles.shipped import seed_cache
 
 CONNECT_SECONDS = 5.0
 STOP_SECONDS = 15.0  # a SuperNode says good-bye to the server, else its key is refused for a minute
@@ -189,7 +189,7 @@ def _check_llm(llm: str) -> None:
     """Find the node's own model, without loading it; the run's is not known here."""
     if not llm:
         return
-    from lumos_core.views.llm import BUNDLED, find_model
+    from lumos_core.views.llm.find import BUNDLED, find_model
 
     place = Path(llm).expanduser()
     if llm != BUNDLED and place.exists() and not place.is_absolute():

@@ -43,8 +43,8 @@ from lumos_core.deployment.supervision import alone, say
 from lumos_core.errors import FederationError
 from lumos_core.history import HISTORY, SUMMARY, Event, OnEvent
 from lumos_core.processes.children import Child, Children, ending_on_signals
-from lumos_core.views.llm import default_cache
-from lumos_core.views.shipped import seed_cache
+from lumos_core.views.llm.find import default_cache
+from lumos_core.views.titles.shipped import seed_cache
 
 STOP_SECONDS = 8.0
 _SERVER_APP = "flwr-serverapp"

@@ -12,7 +12,7 @@ from lumos_core.errors import ConfigError, DataError
 from lumos_core.experiments.exposures import SETTINGS
 from lumos_core.experiments.leakage import TOP, Row, World, audit
 from lumos_core.model import Params
-from lumos_core.views.types import UserViews
+from lumos_core.views.view import UserViews
 
 
 def audits(

@@ -195,8 +195,9 @@ def _federated(job: Job, catalog: Catalog, sequences: Sequence[Sequences]) -> Re
     from lumos_core.federation import run_federation
     from lumos_core.in_process import InProcessTransport
     from lumos_core.initialisation import initial_params
-    from lumos_core.node import Node, ViewSource, no_views
+    from lumos_core.node import Node
     from lumos_core.views.source import view_source
+    from lumos_core.views.view import ViewSource, no_views
 
     config = job.config.replace(min_nodes=len(sequences), min_replies=1)
 

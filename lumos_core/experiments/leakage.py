@@ -29,9 +29,9 @@ from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import Sequences
 from lumos_core.model import ITEM_TABLE, Params
-from lumos_core.node import Node, Views, ViewSource, no_views
+from lumos_core.node import Node
 from lumos_core.replies import Metrics
-from lumos_core.views.types import UserViews
+from lumos_core.views.view import UserViews, Views, ViewSource, no_views
 
 Floats = NDArray[np.float64]
 Row = dict[str, Any]

@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from lumos_core.views.pieces import BudgetSpentError, OnStage, Work
-from lumos_core.views.store import ViewStore, view_key
-from lumos_core.views.types import UserViews, ViewWriter
+from lumos_core.views.titles.resumable import BudgetSpentError, OnStage, Work
+from lumos_core.views.view import UserViews, ViewWriter
+from lumos_core.views.view_store import ViewStore, view_key
 
 _BATCH = 32  # histories written and stored at a time; also what a kill can lose
 

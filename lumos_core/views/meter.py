@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lumos_core.safe_files import write_atomically
 from lumos_core.terminal.progress import duration
 from lumos_core.views.build import Progress
-from lumos_core.views.pieces import StageProgress
+from lumos_core.views.titles.resumable import StageProgress
 
 log = logging.getLogger(__name__)
 

@@ -8,13 +8,12 @@ import numpy as np
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import LeaveOneOut, Sequences
-from lumos_core.node import Views, ViewSource
 from lumos_core.views.build import OnProgress, build_views
-from lumos_core.views.factory import view_factory
-from lumos_core.views.pieces import OnStage
-from lumos_core.views.store import ViewStore, view_key
-from lumos_core.views.types import UserViews
-from lumos_core.views.writers import writer_of
+from lumos_core.views.provenance import writer_of
+from lumos_core.views.titles.resumable import OnStage
+from lumos_core.views.view import UserViews, Views, ViewSource
+from lumos_core.views.view_store import ViewStore, view_key
+from lumos_core.views.writers.choose import view_factory
 
 STORE = "views.sqlite"
 

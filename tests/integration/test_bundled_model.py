@@ -10,11 +10,12 @@ import pytest
 
 from lumos_core.data.catalog import Catalog
 from lumos_core.errors import ModelError
-from lumos_core.views.llm import LLMConfig, LocalLLM, find_model, load_llm
-from lumos_core.views.prompts import list_head
-from lumos_core.views.scoring import Request, log_likelihoods
-from lumos_core.views.tables import CatalogTables, ListPrompt, catalog_tables
-from lumos_core.views.writer import LLMViewWriter, ViewSettings
+from lumos_core.views.llm.find import LLMConfig, find_model
+from lumos_core.views.llm.likelihood import Request, log_likelihoods
+from lumos_core.views.llm.load import LocalLLM, load_llm
+from lumos_core.views.llm.prompts import list_head
+from lumos_core.views.titles.judgements import CatalogTables, ListPrompt, catalog_tables
+from lumos_core.views.writers.by_likelihood import LLMViewWriter, ViewSettings
 
 pytestmark = pytest.mark.integration
 

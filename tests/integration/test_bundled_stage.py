@@ -11,19 +11,24 @@ from safetensors.numpy import load_file
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sample import bundled_sample, is_bundled
-from lumos_core.views import prompts
-from lumos_core.views.embeddings import embeddings_path, read_titles, stored_or_new_embeddings
-from lumos_core.views.llm import LLMConfig, LocalLLM, load_llm, model_fingerprint
-from lumos_core.views.pieces import StageProgress, Work
-from lumos_core.views.shipped import DIGEST, STAGE, seed_cache
-from lumos_core.views.tables import (
+from lumos_core.views.llm import prompts
+from lumos_core.views.llm.find import LLMConfig, model_fingerprint
+from lumos_core.views.llm.load import LocalLLM, load_llm
+from lumos_core.views.titles.embeddings import (
+    embeddings_path,
+    read_titles,
+    stored_or_new_embeddings,
+)
+from lumos_core.views.titles.judgements import (
     CatalogTables,
     ListPrompt,
     catalog_tables,
     priors_path,
     title_tokens,
 )
-from lumos_core.views.writer import LLMViewWriter, ViewSettings
+from lumos_core.views.titles.resumable import StageProgress, Work
+from lumos_core.views.titles.shipped import DIGEST, STAGE, seed_cache
+from lumos_core.views.writers.by_likelihood import LLMViewWriter, ViewSettings
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from bundled_stage import bundled_catalog
@@ -67,7 +72,7 @@ def test_no_model_is_needed_for_the_start(
     def refuse(*_: object) -> LocalLLM:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("lumos_core.views.embeddings.load_llm", refuse)
+    monkeypatch.setattr("lumos_core.views.titles.embeddings.load_llm", refuse)
     vectors = stored_or_new_embeddings(LLMConfig(cache_dir=cache), catalog)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-3)
@@ -85,14 +90,14 @@ def test_a_damaged_file_is_not_used(tmp_path: Path) -> None:
 
 
 def test_a_part_of_the_priors_computed_again_is_the_same(catalog: Catalog, llm: LocalLLM) -> None:
-    from lumos_core.views import tables
-    from lumos_core.views.scoring import log_likelihoods
+    from lumos_core.views.llm.likelihood import log_likelihoods
+    from lumos_core.views.titles import judgements
 
     shipped = load_file(bundled_sample() / STAGE)["prior"]
     items = np.random.default_rng(1).choice(len(catalog), 16, replace=False) + 1
     prompt = ListPrompt(llm, prompts.list_head(RunConfig().llm_noun), title_tokens(llm, catalog))
     contexts = np.random.default_rng(0).integers(
-        1, len(catalog) + 1, (tables._CONTEXTS, tables._CONTEXT_ITEMS)
+        1, len(catalog) + 1, (judgements._CONTEXTS, judgements._CONTEXT_ITEMS)
     )
     again = np.mean(
         log_likelihoods(llm, [prompt.request(c, items.tolist()) for c in contexts.tolist()]), axis=0

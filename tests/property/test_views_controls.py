@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lumos_core.views.controls import RandomViewWriter, TfidfViewWriter
-from lumos_core.views.types import UserViews, ViewWriter
+from lumos_core.views.view import UserViews, ViewWriter
+from lumos_core.views.writers.controls import RandomViewWriter, TfidfViewWriter
 
 titles = st.lists(st.text(max_size=12), min_size=1, max_size=12)
 

@@ -261,7 +261,7 @@ spec = ExecutionSpec(
 SubprocessExecutor().launch(spec)
 """
 SERVER_APP = """#!{python} -P
-from lumos_core.views.llm import BUNDLED, default_cache, find_model
+from lumos_core.views.llm.find import BUNDLED, default_cache, find_model
 
 print(find_model(BUNDLED).location)
 print(default_cache())

@@ -16,8 +16,8 @@ from lumos_core.federation import FederationResult, run_federation
 from lumos_core.history import Event
 from lumos_core.in_process import InProcessTransport
 from lumos_core.initialisation import initial_params
-from lumos_core.node import Node, ViewSource, no_views
-from lumos_core.views.types import UserViews
+from lumos_core.node import Node
+from lumos_core.views.view import UserViews, ViewSource, no_views
 
 Tiny = Callable[..., RunConfig]
 Users = Callable[..., Sequences]

@@ -26,7 +26,7 @@ from lumos_core.experiments.leakage import (
     under_mask,
 )
 from lumos_core.initialisation import initial_params
-from lumos_core.views.types import UserViews
+from lumos_core.views.view import UserViews
 
 Tiny = Callable[..., RunConfig]
 ITEMS = 200

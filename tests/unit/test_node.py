@@ -23,7 +23,7 @@ from lumos_core.replies import (
     check_evaluation,
     check_train,
 )
-from lumos_core.views.types import UserViews
+from lumos_core.views.view import UserViews
 
 Tiny = Callable[..., RunConfig]
 Users = Callable[..., Sequences]

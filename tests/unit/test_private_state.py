@@ -23,7 +23,7 @@ from lumos_core.node import Node
 from lumos_core.privacy import node_key
 from lumos_core.residuals import Residuals
 from lumos_core.secure_aggregation.store import FileStore
-from lumos_core.views.store import ViewStore
+from lumos_core.views.view_store import ViewStore
 
 pytestmark = pytest.mark.usefixtures("usual_umask")
 

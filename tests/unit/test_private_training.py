@@ -14,7 +14,7 @@ from lumos_core.model import SASRec, new_model
 from lumos_core.privacy import Entropy, private_steps
 from lumos_core.private_training import PrivateTrainer
 from lumos_core.training import Trainer, TrainingSet, TrainSums
-from lumos_core.views.types import UserViews
+from lumos_core.views.view import UserViews
 
 Tiny = Callable[..., RunConfig]
 Users = Callable[..., Sequences]

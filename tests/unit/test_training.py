@@ -14,7 +14,7 @@ from lumos_core.config import RunConfig
 from lumos_core.data.sequences import LeaveOneOut, Sequences
 from lumos_core.model import Params, get_params, new_model, set_params
 from lumos_core.training import Padded, Trainer, TrainingSet, TrainSums
-from lumos_core.views.types import UserViews
+from lumos_core.views.view import UserViews
 
 Tiny = Callable[..., RunConfig]
 Users = Callable[..., Sequences]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from lumos_core.views.build import Progress, build_views
-from lumos_core.views.pieces import Work
-from lumos_core.views.store import ViewStore
-from lumos_core.views.types import UserViews, ViewWriter
+from lumos_core.views.titles.resumable import Work
+from lumos_core.views.view import UserViews, ViewWriter
+from lumos_core.views.view_store import ViewStore
 
 
 class CountingWriter:
@@ -95,7 +95,7 @@ def test_writer_must_be_the_announced_one(store: ViewStore) -> None:
 
 def test_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys, lumos_core.views.build, lumos_core.views.store, lumos_core.views.controls\n"
+        "import sys, lumos_core.views.build, lumos_core.views.view_store, lumos_core.views.writers.controls\n"
         "print([m for m in ('transformers', 'sklearn', 'torch') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

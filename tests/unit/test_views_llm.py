@@ -14,17 +14,10 @@ from tiny_llm import save_tiny_llm
 
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.errors import ModelError
-from lumos_core.views.cached import cached_arrays
-from lumos_core.views.llm import (
-    LLMConfig,
-    find_model,
-    idle_threads,
-    llm_config,
-    load_llm,
-    model_fingerprint,
-    preferred_dtype,
-)
-from lumos_core.views.pieces import Pieces
+from lumos_core.views.llm.find import LLMConfig, find_model, llm_config, model_fingerprint
+from lumos_core.views.llm.load import idle_threads, load_llm, preferred_dtype
+from lumos_core.views.titles.cache import cached_arrays
+from lumos_core.views.titles.resumable import Pieces
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +122,7 @@ def test_finding_and_fingerprinting_import_nothing_heavy(folder: Path) -> None:
         "import sys\n"
         "from lumos_core.config import NodeConfig, RunConfig\n"
         "from lumos_core.data.catalog import Catalog\n"
-        "from lumos_core.views.factory import view_factory\n"
+        "from lumos_core.views.writers.choose import view_factory\n"
         f"config = RunConfig(llm={str(folder)!r})\n"
         "view_factory(config, NodeConfig(data='x'), Catalog(('a',), ('b',)))\n"
         "print([m for m in ('transformers', 'torch', 'sklearn', 'scipy') if m in sys.modules])"

@@ -8,7 +8,7 @@ import pytest
 from lumos_core.views import meter as meters
 from lumos_core.views.build import Progress
 from lumos_core.views.meter import FILE, Meter, ViewProgress
-from lumos_core.views.pieces import StageProgress
+from lumos_core.views.titles.resumable import StageProgress
 
 STAGES = {"titles": 10, "priors": 30}
 

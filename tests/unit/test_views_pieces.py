@@ -10,15 +10,28 @@ from tiny_llm import save_tiny_llm
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import Sequences
-from lumos_core.views import embeddings, scoring, tables
-from lumos_core.views.cached import cached_arrays
-from lumos_core.views.candidates import TitleSpace
-from lumos_core.views.llm import LLMConfig, LocalLLM, load_llm
-from lumos_core.views.pieces import Arrays, BudgetSpentError, Pieces, StageProgress, Work
-from lumos_core.views.scoring import log_likelihoods
+from lumos_core.views.llm import likelihood
+from lumos_core.views.llm.find import LLMConfig
+from lumos_core.views.llm.likelihood import log_likelihoods
+from lumos_core.views.llm.load import LocalLLM, load_llm
 from lumos_core.views.source import view_source
-from lumos_core.views.tables import CatalogTables, ListPrompt, catalog_tables, title_tokens
-from lumos_core.views.writer import ViewSettings, writer_fingerprint
+from lumos_core.views.titles import embeddings, judgements
+from lumos_core.views.titles.cache import cached_arrays
+from lumos_core.views.titles.judgements import (
+    CatalogTables,
+    ListPrompt,
+    catalog_tables,
+    title_tokens,
+)
+from lumos_core.views.titles.resumable import (
+    Arrays,
+    BudgetSpentError,
+    Pieces,
+    StageProgress,
+    Work,
+)
+from lumos_core.views.titles.space import TitleSpace
+from lumos_core.views.writers.by_likelihood import ViewSettings, writer_fingerprint
 
 NOUN = "things"
 NOUNS = ("pen", "desk", "lamp", "hose", "inks", "cup", "mug", "jar")
@@ -38,7 +51,7 @@ def llm(folder: Path) -> LocalLLM:
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "_TOKENS_PER_BATCH", 300)
+    monkeypatch.setattr(likelihood, "_TOKENS_PER_BATCH", 300)
     monkeypatch.setattr(embeddings, "_BATCH", 8)
 
 
@@ -78,14 +91,14 @@ def test_tables_do_not_depend_on_interruptions(llm: LocalLLM, tmp_path: Path) ->
 def test_tables_are_those_of_the_plain_functions(llm: LocalLLM, tmp_path: Path) -> None:
     made = catalog_tables(llm, CATALOG, NOUN, tmp_path, judges="all")
     meaning = embeddings.combine(embeddings.read_titles(llm, CATALOG.titles))
-    vectors = tables.title_space(meaning, CATALOG)
-    prompt = ListPrompt(llm, tables.prompts.list_head(NOUN), title_tokens(llm, CATALOG))
+    vectors = judgements.title_space(meaning, CATALOG)
+    prompt = ListPrompt(llm, judgements.prompts.list_head(NOUN), title_tokens(llm, CATALOG))
     requests = [prompt.request([1, 2], [3, 4, 5]), prompt.request([7], [9])]
-    scored = tables._scored(llm, requests, "any", None)
+    scored = judgements._scored(llm, requests, "any", None)
     for one, other in zip(scored, log_likelihoods(llm, requests), strict=True):
         np.testing.assert_array_equal(one, other)
-    prior = tables.priors(llm, prompt, len(CATALOG))
-    table = tables.substitute_table(llm, prompt, TitleSpace(vectors), prior)
+    prior = judgements.priors(llm, prompt, len(CATALOG))
+    table = judgements.substitute_table(llm, prompt, TitleSpace(vectors), prior)
     same(made, CatalogTables(made.titles, TitleSpace(vectors), prior, table))
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from lumos_core.errors import DataError
-from lumos_core.views.store import ViewStore, WriterCount, view_key
-from lumos_core.views.types import UserViews
-from lumos_core.views.writers import Writer
+from lumos_core.views.provenance import Writer
+from lumos_core.views.view import UserViews
+from lumos_core.views.view_store import ViewStore, WriterCount, view_key
 
 VIEWS = UserViews((4, 5), (7, 8, 9), (1, 1, 2))
 
@@ -103,9 +103,9 @@ def test_processes_may_create_a_store_in_the_same_moment(tmp_path: Path) -> None
 _ENDLESS = """
 import sys
 from pathlib import Path
-from lumos_core.views.store import ViewStore
-from lumos_core.views.types import UserViews
-from lumos_core.views.writers import Writer
+from lumos_core.views.view_store import ViewStore
+from lumos_core.views.view import UserViews
+from lumos_core.views.provenance import Writer
 store = ViewStore(Path(sys.argv[1]))
 for i in range(10**9):
     rows = {i.to_bytes(4, "big") + bytes([j]): UserViews((i,), (j,), (1,)) for j in range(20)}

@@ -11,23 +11,25 @@ from tiny_llm import save_tiny_llm
 
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
-from lumos_core.views import embeddings, scoring
 from lumos_core.views.build import build_views
-from lumos_core.views.factory import semantic_vectors, view_factory
-from lumos_core.views.llm import LLMConfig, LocalLLM, load_llm
-from lumos_core.views.modes import make_writer
-from lumos_core.views.pieces import Work
-from lumos_core.views.scoring import Request, log_likelihoods
-from lumos_core.views.store import ViewStore
-from lumos_core.views.tables import ListPrompt, catalog_tables, priors, title_tokens
-from lumos_core.views.types import ViewWriter
-from lumos_core.views.writer import (
+from lumos_core.views.llm import likelihood
+from lumos_core.views.llm.find import LLMConfig
+from lumos_core.views.llm.likelihood import Request, log_likelihoods
+from lumos_core.views.llm.load import LocalLLM, load_llm
+from lumos_core.views.titles import embeddings
+from lumos_core.views.titles.judgements import ListPrompt, catalog_tables, priors, title_tokens
+from lumos_core.views.titles.resumable import Work
+from lumos_core.views.titles.vectors import semantic_vectors
+from lumos_core.views.view import ViewWriter
+from lumos_core.views.view_store import ViewStore
+from lumos_core.views.writers.by_likelihood import (
     LLMViewWriter,
     ViewSettings,
     choose_counterfactual,
     choose_future,
     writer_fingerprint,
 )
+from lumos_core.views.writers.choose import make_writer, view_factory
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,7 @@ request = st.builds(Request, piece, st.lists(piece, min_size=1, max_size=5))
 def test_packed_scores_are_the_plain_ones(
     llm: LocalLLM, monkeypatch: pytest.MonkeyPatch, requests: list[Request], limit: int
 ) -> None:
-    monkeypatch.setattr(scoring, "_TOKENS_PER_BATCH", limit)  # any split into batches
+    monkeypatch.setattr(likelihood, "_TOKENS_PER_BATCH", limit)  # any split into batches
     for one, scores in zip(requests, log_likelihoods(llm, requests), strict=True):
         expected = [plainly(llm, one.context, candidate) for candidate in one.candidates]
         np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
@@ -101,7 +103,7 @@ def test_no_token_is_read_twice(llm: LocalLLM) -> None:
 @settings(max_examples=40, deadline=None)
 @given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=60))
 def test_pieces_lie_beside_each_other_with_little_between(lengths: list[int]) -> None:
-    places, rows, width = scoring._fit(lengths)
+    places, rows, width = likelihood._fit(lengths)
     taken = np.zeros((rows, width), dtype=int)
     for (row, column), length in zip(places, lengths, strict=True):
         assert column + length <= width
@@ -114,7 +116,7 @@ def test_pieces_lie_beside_each_other_with_little_between(lengths: list[int]) ->
 def test_rows_of_likely_lengths_are_nearly_full() -> None:
     for mean in (60, 90, 150):
         lengths = np.random.default_rng(mean).normal(mean, mean / 8, 32).astype(int).tolist()
-        _, rows, width = scoring._fit(lengths)
+        _, rows, width = likelihood._fit(lengths)
         assert sum(lengths) > 0.95 * rows * width
 
 

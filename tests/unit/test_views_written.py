@@ -10,19 +10,20 @@ from tiny_llm import save_tiny_llm
 
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
-from lumos_core.views import modes, prompts
 from lumos_core.views.build import build_views
-from lumos_core.views.candidates import TitleSpace
-from lumos_core.views.controls import tfidf_embeddings
-from lumos_core.views.decoding import generate, write_titles
-from lumos_core.views.factory import view_factory
-from lumos_core.views.grounding import Grounder, normalise, parse_lines
-from lumos_core.views.llm import LLMConfig, LocalLLM, load_llm
-from lumos_core.views.size import model_size
-from lumos_core.views.store import ViewStore
-from lumos_core.views.trie import TitleTrie, Walk
-from lumos_core.views.writer import ViewSettings, writer_fingerprint
-from lumos_core.views.written import WrittenViewWriter, complete, written_fingerprint
+from lumos_core.views.llm import prompts
+from lumos_core.views.llm.decoding import generate, write_titles
+from lumos_core.views.llm.find import LLMConfig, model_size
+from lumos_core.views.llm.load import LocalLLM, load_llm
+from lumos_core.views.llm.title_trie import TitleTrie, Walk
+from lumos_core.views.titles.space import TitleSpace
+from lumos_core.views.titles.tfidf import tfidf_embeddings
+from lumos_core.views.view_store import ViewStore
+from lumos_core.views.writers import choose
+from lumos_core.views.writers.by_decoding import WrittenViewWriter, complete, written_fingerprint
+from lumos_core.views.writers.by_likelihood import ViewSettings, writer_fingerprint
+from lumos_core.views.writers.choose import view_factory
+from lumos_core.views.writers.grounding import Grounder, normalise, parse_lines
 
 SEPARATOR, STOP = [8, 9], 0
 TITLES = [[1, 2], [1, 2, 3], [4], [1, 2], [1, 5]]  # items 1 and 4 are written alike
@@ -258,7 +259,7 @@ def test_what_a_model_writes_freely_is_grounded(
         assert len(prompts) == 3
         return [" Old Lamp\n- a spaceship\n- garden gnomes\n", " big pens\n", " stone frog\n"]
 
-    monkeypatch.setattr("lumos_core.views.written.write_freely", say)
+    monkeypatch.setattr("lumos_core.views.writers.by_decoding.write_freely", say)
     (views,) = writer.write([[1, 2]])
     lamp, gnome, frog, pen = 8, 16, 17, 11
     assert views.future[0] == lamp
@@ -287,11 +288,11 @@ def test_a_large_model_is_asked_in_its_chat_template(
 def test_auto_decides_by_size(folder: Path, monkeypatch: pytest.MonkeyPatch, llm: LocalLLM) -> None:
     choice = LLMConfig(str(folder))
     assert model_size(choice) == llm.parameters
-    assert modes.choose_mode(RunConfig(), choice) == "score"
-    monkeypatch.setattr(modes, "SMALL", llm.parameters - 1)
-    assert modes.choose_mode(RunConfig(), choice) == "trie"
-    assert modes.choose_mode(RunConfig(llm_mode="free"), choice) == "free"
-    assert modes.choose_mode(RunConfig(llm_mode="score"), choice) == "score"
+    assert choose.choose_mode(RunConfig(), choice) == "score"
+    monkeypatch.setattr(choose, "SMALL", llm.parameters - 1)
+    assert choose.choose_mode(RunConfig(), choice) == "trie"
+    assert choose.choose_mode(RunConfig(llm_mode="free"), choice) == "free"
+    assert choose.choose_mode(RunConfig(llm_mode="score"), choice) == "score"
 
 
 def test_modes_have_fingerprints_of_their_own() -> None:

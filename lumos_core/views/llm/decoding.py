@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from lumos_core.views.llm import LocalLLM
-from lumos_core.views.trie import Walk
+from lumos_core.views.llm.load import LocalLLM
+from lumos_core.views.llm.title_trie import Walk
 
 _ROWS, _ROWS_CUDA = 32, 128  # lists written at a time
 

@@ -15,12 +15,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
-from lumos_core.views import tables
-from lumos_core.views.candidates import (
+from lumos_core.views.llm.likelihood import log_likelihoods
+from lumos_core.views.llm.load import LocalLLM
+from lumos_core.views.llm.prompts import list_head
+from lumos_core.views.titles import judgements
+from lumos_core.views.titles.judgements import CatalogTables, Judges, ListPrompt
+from lumos_core.views.titles.space import (
     Floats,
     best_new,
     draw_far,
@@ -28,14 +30,7 @@ from lumos_core.views.candidates import (
     stable_rng,
     substitutes,
 )
-from lumos_core.views.controls import fingerprint
-from lumos_core.views.embeddings import stored_or_new_embeddings
-from lumos_core.views.llm import LocalLLM, llm_config
-from lumos_core.views.prompts import list_head
-from lumos_core.views.scoring import log_likelihoods
-from lumos_core.views.shipped import seed_cache
-from lumos_core.views.tables import CatalogTables, Judges, ListPrompt
-from lumos_core.views.types import UserViews
+from lumos_core.views.view import UserViews, writer_digest
 
 _VERSION = "3"
 HALF_LIFE = 2.0  # of an item's weight in the history, in items: what comes next is about now
@@ -118,7 +113,7 @@ class LLMViewWriter:
         scores = log_likelihoods(self._llm, requests)
         prior = self._tables.prior
         return [
-            score - tables.PRIOR_WEIGHT * prior[np.asarray(items, dtype=np.int64) - 1]
+            score - judgements.PRIOR_WEIGHT * prior[np.asarray(items, dtype=np.int64) - 1]
             for score, items in zip(scores, candidates, strict=True)
         ]
 
@@ -133,7 +128,7 @@ def choose_future(pool: list[int], near: Floats, pmi: Floats, count: int) -> tup
     """
     if not pool:
         return ()
-    scores = tables.judged(near[np.asarray(pool) - 1], pmi)
+    scores = judgements.judged(near[np.asarray(pool) - 1], pmi)
     return tuple(pool[i] for i in np.argsort(-scores, kind="stable")[:count])
 
 
@@ -148,18 +143,5 @@ def choose_counterfactual(far: list[int], pmi: Floats, length: int) -> tuple[int
 
 def writer_fingerprint(model: str, catalog: Catalog, settings: ViewSettings) -> str:
     """SHA-256 hex of all that views depend on except the history."""
-    parts = (_VERSION, tables.fingerprint(), model, catalog.fingerprint, *settings)
-    return fingerprint("llm", *parts)
-
-
-def llm_title_vectors(config: RunConfig, catalog: Catalog) -> npt.NDArray[np.float32]:
-    """[N, H] float32: what titles mean to the run's model, rows of length 1.
-
-    A node's own choice of model does not count here: all sides must start alike.
-
-    Raises:
-        ModelError: the model cannot be found or loaded.
-    """
-    choice = llm_config(config)
-    seed_cache(choice.cache)
-    return stored_or_new_embeddings(choice, catalog)
+    parts = (_VERSION, judgements.versions(), model, catalog.fingerprint, *settings)
+    return writer_digest("llm", *parts)

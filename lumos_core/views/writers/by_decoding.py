@@ -14,8 +14,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from lumos_core.data.catalog import Catalog
-from lumos_core.views import prompts, tables
-from lumos_core.views.candidates import (
+from lumos_core.views.llm import prompts
+from lumos_core.views.llm.decoding import stop_tokens, write_freely, write_titles
+from lumos_core.views.llm.load import LocalLLM
+from lumos_core.views.llm.title_trie import TitleTrie, Walk
+from lumos_core.views.titles import judgements
+from lumos_core.views.titles.resumable import Work
+from lumos_core.views.titles.space import (
     Floats,
     TitleSpace,
     best_new,
@@ -23,14 +28,9 @@ from lumos_core.views.candidates import (
     repeat_to,
     stable_rng,
 )
-from lumos_core.views.controls import fingerprint
-from lumos_core.views.decoding import stop_tokens, write_freely, write_titles
-from lumos_core.views.grounding import MIN_SIMILARITY, Grounder, parse_lines
-from lumos_core.views.llm import LocalLLM
-from lumos_core.views.pieces import Work
-from lumos_core.views.trie import TitleTrie, Walk
-from lumos_core.views.types import UserViews
-from lumos_core.views.writer import FAR_HALF_LIFE, HALF_LIFE, ViewSettings
+from lumos_core.views.view import UserViews, writer_digest
+from lumos_core.views.writers.by_likelihood import FAR_HALF_LIFE, HALF_LIFE, ViewSettings
+from lumos_core.views.writers.grounding import MIN_SIMILARITY, Grounder, parse_lines
 
 WrittenMode = Literal["trie", "free"]
 
@@ -209,12 +209,12 @@ def written_fingerprint(
 ) -> str:
     """SHA-256 hex of all that views depend on except the history."""
     numbers = (_TITLE_TOKENS, _NEIGHBOURS, _FAR_TIMES, _FAR_SHARE, MIN_SIMILARITY)
-    versions = (_VERSION, prompts.DECODING_VERSION, prompts.VERSION, tables.space_version())
-    return fingerprint(f"llm-{mode}", *versions, *numbers, model, catalog.fingerprint, *settings)
+    versions = (_VERSION, prompts.DECODING_VERSION, prompts.VERSION, judgements.space_version())
+    return writer_digest(f"llm-{mode}", *versions, *numbers, model, catalog.fingerprint, *settings)
 
 
 def title_vectors(
     llm: LocalLLM, catalog: Catalog, cache_dir: Path, work: Work | None
 ) -> TitleSpace:
-    """The title space of :func:`~lumos_core.views.tables.title_space`, cached on its own."""
-    return TitleSpace(tables.space_vectors(llm, catalog, cache_dir, work))
+    """The title space of :func:`~lumos_core.views.titles.judgements.title_space`, cached on its own."""
+    return TitleSpace(judgements.space_vectors(llm, catalog, cache_dir, work))

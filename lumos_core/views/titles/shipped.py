@@ -1,6 +1,6 @@
 """What the bundled language model says of the bundled catalog, computed once for everybody.
 
-Two files of the cache (:mod:`lumos_core.views.embeddings`, :mod:`lumos_core.views.tables`) in one
+Two files of the cache (:mod:`lumos_core.views.titles.embeddings`, :mod:`lumos_core.views.titles.judgements`) in one
 that ships with LUMOS. Names in the cache are digests of all that their contents depend on: where
 model, catalog or code are others, nobody asks for these. ``benchmarks/bundled_stage.py`` writes it;
 a test computes a part of it again.
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from lumos_core.data.sample import bundled_sample
 from lumos_core.safe_files import write_atomically
-from lumos_core.views.pieces import write_arrays
+from lumos_core.views.titles.resumable import write_arrays
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def seed_cache(cache: Path, folder: Path | None = None) -> bool:
     """Put the shipped files into a cache, unless they are there.
 
     Args:
-        cache: see :func:`lumos_core.views.llm.default_cache`.
+        cache: see :func:`lumos_core.views.llm.find.default_cache`.
         folder: of the shipped file; the installed sample's by default.
 
     Returns:

@@ -1,13 +1,10 @@
 """What the LLM has to beat: views from TF-IDF neighbours of titles, and views drawn at random."""
 
-import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from lumos_core.views.candidates import (
+from lumos_core.views.titles.space import (
     TitleSpace,
     best_new,
     draw_far,
@@ -15,41 +12,12 @@ from lumos_core.views.candidates import (
     stable_rng,
     substitutes,
 )
-from lumos_core.views.types import UserViews
+from lumos_core.views.titles.tfidf import tfidf_vectors
+from lumos_core.views.view import UserViews, writer_digest
 
 _VERSION = "2"
 _HALF_LIFE, _FAR_HALF_LIFE = 2.0, 50.0  # as the LLM writer's: the comparison is about the model
 _SUBSTITUTES = 10
-
-
-def fingerprint(kind: str, *parts: object) -> str:
-    """SHA-256 hex of what a writer depends on."""
-    return hashlib.sha256("\0".join(map(str, (kind, *parts))).encode()).hexdigest()
-
-
-def tfidf_vectors(titles: Sequence[str]) -> Any:
-    """[N, V] sparse CSR, rows of length 1: words and word pairs, and character 3- to 5-grams."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.pipeline import make_union
-    from sklearn.preprocessing import normalize
-
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
-    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True)
-    # a leading word keeps the vocabulary from being empty when no title has a letter
-    texts = [f"title {title}" for title in titles]
-    return normalize(make_union(words, characters).fit_transform(texts)).astype(np.float32)
-
-
-def tfidf_embeddings(titles: Sequence[str], dim: int, seed: int) -> npt.NDArray[np.float32]:
-    """[N, min(dim, N, V)] float32: TF-IDF reduced by a truncated SVD, rows of length 1."""
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.preprocessing import normalize
-
-    vectors = tfidf_vectors(titles)
-    components = min(dim, *vectors.shape)
-    with np.errstate(invalid="ignore"):  # titles all alike: its share of variance is 0 / 0
-        reduced = TruncatedSVD(components, random_state=seed).fit_transform(vectors)
-    return np.asarray(normalize(reduced), dtype=np.float32)
 
 
 class TfidfViewWriter:
@@ -82,7 +50,7 @@ class TfidfViewWriter:
 
     @staticmethod
     def fingerprint_of(catalog: str, future_items: int, recent: int, seed: int) -> str:
-        return fingerprint("tfidf", _VERSION, catalog, future_items, recent, seed)
+        return writer_digest("tfidf", _VERSION, catalog, future_items, recent, seed)
 
     def write(self, histories: Sequence[Sequence[int]]) -> list[UserViews]:
         """One :class:`UserViews` per history (catalog indices, chronological, not empty)."""
@@ -116,7 +84,7 @@ class RandomViewWriter:
 
     @staticmethod
     def fingerprint_of(catalog: str, future_items: int, recent: int, seed: int) -> str:
-        return fingerprint("random", _VERSION, catalog, future_items, recent, seed)
+        return writer_digest("random", _VERSION, catalog, future_items, recent, seed)
 
     def write(self, histories: Sequence[Sequence[int]]) -> list[UserViews]:
         """One :class:`UserViews` per history."""

@@ -1,7 +1,10 @@
 """What a view is, and what can write one."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
+
+from lumos_core.data.sequences import Sequences
 
 
 class UserViews(NamedTuple):
@@ -25,3 +28,19 @@ class ViewWriter(Protocol):
     def write(self, histories: Sequence[Sequence[int]]) -> list[UserViews]:
         """One :class:`UserViews` per history (catalog indices, chronological)."""
         ...
+
+
+Views = Mapping[int, UserViews]
+"""User's position -> views."""
+ViewSource = Callable[[Sequences], Views]
+"""Training histories → the views that exist; may write missing ones."""
+
+
+def no_views(histories: Sequences) -> Views:
+    """The view source of methods that need none."""
+    return {}
+
+
+def writer_digest(kind: str, *parts: object) -> str:
+    """SHA-256 hex of what a writer depends on."""
+    return hashlib.sha256("\0".join(map(str, (kind, *parts))).encode()).hexdigest()

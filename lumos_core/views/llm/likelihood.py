@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lumos_core.views.llm import LocalLLM
+from lumos_core.views.llm.load import LocalLLM
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]

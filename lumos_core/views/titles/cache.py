@@ -9,7 +9,7 @@ import numpy.typing as npt
 from filelock import Timeout
 
 from lumos_core.safe_files import exclusive
-from lumos_core.views.pieces import (
+from lumos_core.views.titles.resumable import (
     Arrays,
     BudgetSpentError,
     Pieces,

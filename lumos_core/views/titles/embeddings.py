@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lumos_core.data.catalog import Catalog
-from lumos_core.views import prompts
-from lumos_core.views.cached import cached_arrays
-from lumos_core.views.llm import LLMConfig, LocalLLM, load_llm, model_fingerprint
-from lumos_core.views.pieces import Pieces, Work
+from lumos_core.views.llm import prompts
+from lumos_core.views.llm.find import LLMConfig, model_fingerprint
+from lumos_core.views.llm.load import LocalLLM, load_llm
+from lumos_core.views.titles.cache import cached_arrays
+from lumos_core.views.titles.resumable import Pieces, Work
 
 Floats = npt.NDArray[np.float32]
 

@@ -1,6 +1,6 @@
 """How the language model is asked for views: which of the three modes, which writer.
 
-- ``score``: it judges candidates by likelihood (:mod:`lumos_core.views.writer`);
+- ``score``: it judges candidates by likelihood (:mod:`lumos_core.views.writers.by_likelihood`);
 - ``trie``: it writes titles, held to those of the catalog;
 - ``free``: it writes what it likes, and every line becomes the item most like it.
 
@@ -13,22 +13,26 @@ from typing import Literal
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.views.build import WriterFactory
-from lumos_core.views.llm import (
-    LLMConfig,
-    LocalLLM,
-    llm_config,
-    load_llm,
-    model_fingerprint,
+from lumos_core.views.llm.find import LLMConfig, llm_config, model_fingerprint, model_size
+from lumos_core.views.llm.load import LocalLLM, load_llm
+from lumos_core.views.titles.judgements import catalog_tables
+from lumos_core.views.titles.resumable import Work
+from lumos_core.views.titles.shipped import seed_cache
+from lumos_core.views.view import ViewWriter
+from lumos_core.views.writers.by_decoding import (
+    WrittenViewWriter,
+    title_vectors,
+    written_fingerprint,
 )
-from lumos_core.views.pieces import Work
-from lumos_core.views.shipped import seed_cache
-from lumos_core.views.size import model_size
-from lumos_core.views.tables import catalog_tables
-from lumos_core.views.types import ViewWriter
-from lumos_core.views.writer import LLMViewWriter, ViewSettings, writer_fingerprint
-from lumos_core.views.written import WrittenViewWriter, title_vectors, written_fingerprint
+from lumos_core.views.writers.by_likelihood import (
+    LLMViewWriter,
+    ViewSettings,
+    writer_fingerprint,
+)
+from lumos_core.views.writers.controls import RandomViewWriter, TfidfViewWriter
 
 Mode = Literal["score", "trie", "free"]
+RECENT = 8  # last items of a history that views are about
 SMALL = 1_000_000_000  # weights up to which "auto" means "score"
 
 
@@ -92,3 +96,27 @@ def llm_view_factory(
         else written_fingerprint(mode, model, catalog, settings)
     )
     return known, lambda work: make_writer(load_llm(choice), choice, catalog, settings, mode, work)
+
+
+def view_factory(
+    config: RunConfig, node: NodeConfig, catalog: Catalog
+) -> tuple[str, WriterFactory]:
+    """A writer's fingerprint, and a function that makes the writer when it is needed.
+
+    Args:
+        config: ``views`` chooses the writer; "shuffled" views are the LLM's, dealt out anew by
+            :func:`lumos_core.views.source.shuffled`.
+        node: its LLM choice wins over the run's.
+        catalog: the public catalog.
+    """
+    options = {"future_items": config.view_items, "recent": RECENT, "seed": config.view_seed}
+    identity = (catalog.fingerprint, config.view_items, RECENT, config.view_seed)
+    if config.views == "random":
+        return RandomViewWriter.fingerprint_of(*identity), lambda _: RandomViewWriter(
+            len(catalog), catalog.fingerprint, **options
+        )
+    if config.views == "tfidf":
+        return TfidfViewWriter.fingerprint_of(*identity), lambda _: TfidfViewWriter(
+            catalog.titles, catalog.fingerprint, **options
+        )
+    return llm_view_factory(config, node, catalog)

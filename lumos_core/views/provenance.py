@@ -52,8 +52,8 @@ def writer_of(config: RunConfig, node: NodeConfig, fingerprint: str) -> Writer:
     """
     if config.views in ("tfidf", "random"):
         return Writer(fingerprint, config.views, version=__version__)
-    from lumos_core.views.llm import llm_config
-    from lumos_core.views.modes import choose_mode
+    from lumos_core.views.llm.find import llm_config
+    from lumos_core.views.writers.choose import choose_mode
 
     choice = llm_config(config, node)
     quantised = "" if choice.quantization == "none" else f" ({choice.quantization})"

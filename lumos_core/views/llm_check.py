@@ -13,11 +13,12 @@ from lumos_core.data import Catalog
 from lumos_core.data.prepare import prepare
 from lumos_core.data.prepared_folder import load_prepared
 from lumos_core.data.sample import bundled_sample
-from lumos_core.views.llm import LocalLLM, llm_config, load_llm
-from lumos_core.views.modes import Mode, choose_mode, make_writer, view_settings
-from lumos_core.views.pieces import OnStage, Work
-from lumos_core.views.scoring import Request, log_likelihoods
-from lumos_core.views.types import UserViews
+from lumos_core.views.llm.find import llm_config
+from lumos_core.views.llm.likelihood import Request, log_likelihoods
+from lumos_core.views.llm.load import LocalLLM, load_llm
+from lumos_core.views.titles.resumable import OnStage, Work
+from lumos_core.views.view import UserViews
+from lumos_core.views.writers.choose import Mode, choose_mode, make_writer, view_settings
 
 _ITEMS = 160  # of the sample, so that a check takes seconds
 _PROMPT, _CANDIDATES, _CANDIDATE, _REQUESTS = 96, 12, 10, 8  # tokens and counts of the speed test

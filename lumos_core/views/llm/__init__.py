@@ -1,0 +1,1 @@
+"""The language model that writes views: found, loaded, asked. Begin with `load`."""

@@ -1,0 +1,4 @@
+"""What the titles of a catalog say, computed once: vectors, neighbours, judgements.
+
+Begin with `space`.
+"""
