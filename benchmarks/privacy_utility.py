@@ -54,9 +54,10 @@ def untrained(folder: Path, seed: int) -> float:
     """Test HR@20 of the model that a seed's runs start from."""
     from lumos_core.data import LeaveOneOut, Sequences
     from lumos_core.data.prepared_folder import load_prepared
-    from lumos_core.evaluation import evaluate, means
-    from lumos_core.initialisation import initial_params
-    from lumos_core.model import new_model, set_params
+    from lumos_core.learning.evaluation import evaluate
+    from lumos_core.learning.metrics import means
+    from lumos_core.learning.model import new_model, set_params
+    from lumos_core.learning.title_start import initial_params
 
     catalog, nodes = load_prepared(folder)
     config = RunConfig.from_flat({**BASE, "seed": seed})

@@ -20,7 +20,7 @@ import numpy as np
 
 from client_app.secagg_primitives import FLOWER
 from lumos_core.config import RunConfig
-from lumos_core.model import Params
+from lumos_core.learning.parameters import Params
 from lumos_core.replies import TRAIN_METRICS, Metrics
 from lumos_core.safe_files import write_atomically, write_json
 from lumos_core.secure_aggregation import packets

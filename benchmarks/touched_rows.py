@@ -21,8 +21,8 @@ from lumos_core.config import RunConfig
 from lumos_core.data import Sequences
 from lumos_core.data.partition import partition_users
 from lumos_core.data.prepared_folder import load_prepared
-from lumos_core.initialisation import initial_params
-from lumos_core.model import ITEM_TABLE
+from lumos_core.learning.parameters import ITEM_TABLE
+from lumos_core.learning.title_start import initial_params
 from lumos_core.node import Node
 
 

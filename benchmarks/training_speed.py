@@ -22,17 +22,18 @@ from typing import Any
 
 import torch
 
-from lumos_core.baselines import popularity, train_centralised
 from lumos_core.cli.options import with_overrides
 from lumos_core.config import RunConfig
 from lumos_core.data import Catalog, LeaveOneOut, Sequences
 from lumos_core.data.prepare import prepare
 from lumos_core.data.prepared_folder import load_prepared
 from lumos_core.data.sample import bundled_sample
-from lumos_core.initialisation import initial_params
-from lumos_core.model import Params, new_model, set_params
+from lumos_core.learning.baselines import popularity, train_centralised
+from lumos_core.learning.model import new_model, set_params
+from lumos_core.learning.parameters import Params
+from lumos_core.learning.title_start import initial_params
+from lumos_core.learning.training import Trainer, TrainingSet
 from lumos_core.safe_files import write_json
-from lumos_core.training import Trainer, TrainingSet
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from lumos_core.errors import ConfigError, ReplyError
 from lumos_core.safe_files import owner_only, private_folder
 
 if TYPE_CHECKING:
-    from lumos_core.model import Params
+    from lumos_core.learning.parameters import Params
     from lumos_core.node import Node
     from lumos_core.views.meter import Meter
 

@@ -9,7 +9,7 @@ from lumos_core import aggregation, privacy, replies
 from lumos_core.config import RunConfig
 from lumos_core.errors import ReplyError
 from lumos_core.history import Event
-from lumos_core.model import ITEM_TABLE, Params
+from lumos_core.learning.parameters import ITEM_TABLE, Params
 from lumos_core.replies import Metrics
 from lumos_core.selection import capped
 from lumos_core.transport import Reply

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from lumos_core.errors import ModelError
-from lumos_core.model import Params
+from lumos_core.learning.parameters import Params
 from lumos_core.safe_files import write_atomically
 from lumos_core.server_optimizer import State
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from lumos_core.config import Codec
 from lumos_core.errors import ReplyError
-from lumos_core.model import ITEM_TABLE, Params
+from lumos_core.learning.parameters import ITEM_TABLE, Params
 
 SCALES = ":scales"
 ROWS = ":rows"

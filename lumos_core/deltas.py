@@ -10,7 +10,7 @@ import numpy as np
 from lumos_core.codecs import decode, encode, wire_bytes
 from lumos_core.config import Codec
 from lumos_core.errors import ReplyError
-from lumos_core.model import Params
+from lumos_core.learning.parameters import Params
 
 __all__ = [
     "Codec",

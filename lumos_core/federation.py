@@ -29,14 +29,13 @@ from lumos_core.aggregator import Aggregator
 from lumos_core.checkpoint import BEST, LATEST, Checkpoint, Progress, save_checkpoint
 from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError, FederationError, ReplyError
-from lumos_core.evaluation import means
 from lumos_core.history import HISTORY, Event, History, OnEvent, utc_now
+from lumos_core.learning.metrics import SELECTION_METRIC, means
+from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
 from lumos_core.membership import Membership
-from lumos_core.model import ITEM_TABLE, ModelShape, Params
 from lumos_core.resume import KnownAs, Stand, never, stand_of
 from lumos_core.secure_aggregation.coordinator import SecureExchange
 from lumos_core.secure_aggregation.primitives import Primitives
-from lumos_core.selection import SELECTION_METRIC
 from lumos_core.transport import Instruction, Reply, Split, Transport, exchange
 from lumos_core.view_phase import ViewPhase
 

@@ -30,7 +30,8 @@ from lumos_core.data.catalog import (
     short_fingerprint,
 )
 from lumos_core.errors import ConfigError, ModelError
-from lumos_core.model import ITEM_TABLE, ModelShape, Params, SASRec, set_params
+from lumos_core.learning.model import SASRec, set_params
+from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
 from lumos_core.safe_files import write_atomically
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ Size = Annotated[int, Field(ge=1, strict=True)]
 
 
 class Shape(BaseModel):
-    """Sizes of a model, as :class:`~lumos_core.model.ModelShape` has them."""
+    """Sizes of a model, as :class:`~lumos_core.learning.model.ModelShape` has them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from lumos_core import deltas
 from lumos_core.config import RunConfig
 from lumos_core.history import Event
-from lumos_core.model import Params
+from lumos_core.learning.parameters import Params
 from lumos_core.resume import fixed
 from lumos_core.safe_files import private_folder
 

@@ -23,12 +23,13 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lumos_core import objectives
-from lumos_core.adam import Adam
 from lumos_core.config import RunConfig
-from lumos_core.model import ITEM_TABLE, SASRec, last_position
+from lumos_core.learning import objectives
+from lumos_core.learning.adam import Adam
+from lumos_core.learning.model import SASRec, last_position
+from lumos_core.learning.parameters import ITEM_TABLE
+from lumos_core.learning.training import Padded, TrainingSet, TrainSums, uses_full_softmax
 from lumos_core.privacy import Entropy, private_steps
-from lumos_core.training import Padded, TrainingSet, TrainSums, uses_full_softmax
 
 Tensors = dict[str, Tensor]
 

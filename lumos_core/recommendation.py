@@ -1,6 +1,6 @@
 """What a trained model is for: the items a user has not met yet, best first, and why.
 
-The ranking is that of :mod:`lumos_core.evaluation`: scores of the whole catalog after the last item
+The ranking is that of :mod:`lumos_core.learning.evaluation`: scores of the whole catalog after the last item
 of a history, what is in the history left out. A *reason* is the item of the history whose embedding
 is nearest (by cosine) to the recommended item's: the model places items close to each other that
 it holds for alike. It explains a recommendation by resemblance; it is not the model's derivation.
@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from lumos_core.batching import pad
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import Sequences
 from lumos_core.errors import DataError
-from lumos_core.model import SASRec
+from lumos_core.learning.batching import pad
+from lumos_core.learning.model import SASRec
 from lumos_core.model_files import load_model
 from lumos_core.safe_files import replacing
 

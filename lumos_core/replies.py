@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from lumos_core import deltas
 from lumos_core.config import RunConfig
 from lumos_core.errors import ReplyError
-from lumos_core.evaluation import CUTOFFS
-from lumos_core.model import Params
+from lumos_core.learning.metrics import CUTOFFS
+from lumos_core.learning.parameters import Params
 
 Metrics = dict[str, int | float]
 

@@ -9,7 +9,7 @@ now done again. So nothing is ever added twice, however often a round is repeate
 from pathlib import Path
 
 from lumos_core.errors import DataError
-from lumos_core.model import Params
+from lumos_core.learning.parameters import Params
 from lumos_core.safe_files import private_folder, write_atomically
 
 KEPT = 2

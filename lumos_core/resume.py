@@ -17,7 +17,7 @@ from lumos_core.config import RunConfig, Scalar
 from lumos_core.data.catalog import differing_versions, short_fingerprint
 from lumos_core.errors import ConfigError, DataError, ModelError
 from lumos_core.history import HISTORY, Event, read_history
-from lumos_core.model import Params
+from lumos_core.learning.parameters import Params
 
 FREE_KEYS = frozenset(
     {

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-SELECTION_METRIC = "ndcg@20"
-"""Models are chosen, and training stopped, by this metric on the validation targets."""
+from lumos_core.learning.metrics import SELECTION_METRIC
+
 CHANCE = 1e-3
 """Probability with which an honest node may be further off than chance is said to explain."""
 SPREAD = 3 * 1.4826

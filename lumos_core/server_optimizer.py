@@ -9,7 +9,7 @@ import numpy as np
 
 from lumos_core import deltas
 from lumos_core.config import RunConfig
-from lumos_core.model import Params
+from lumos_core.learning.parameters import Params
 
 State = dict[str, np.ndarray]
 ADAM_BETA2 = 0.99

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from lumos_core.model import Params
+from lumos_core.learning.parameters import Params
 from lumos_core.replies import Metrics
 from lumos_core.secure_aggregation.packets import Packet
 

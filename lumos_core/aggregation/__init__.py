@@ -20,7 +20,7 @@ from lumos_core.aggregation.rules import (
 )
 from lumos_core.aggregation.sparse import sparse_median, sparse_trimmed_mean
 from lumos_core.config import RunConfig
-from lumos_core.model import Params
+from lumos_core.learning.parameters import Params
 
 __all__ = [
     "RULES", "Rule", "aggregate", "clip", "clip_norms", "clip_rows", "mean", "median",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lumos_core.deltas import norm
-from lumos_core.model import ITEM_TABLE, Params
+from lumos_core.learning.parameters import ITEM_TABLE, Params
 
 
 def clip_norms(deltas: Sequence[Params], factor: float) -> list[Params]:

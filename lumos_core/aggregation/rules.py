@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from lumos_core.model import ITEM_TABLE, Params
+from lumos_core.learning.parameters import ITEM_TABLE, Params
 
 TRIM_SHARE = 0.1
 """Share of the values that the trimmed mean drops at either end (at least one, if three vote)."""

@@ -20,7 +20,7 @@ import numpy as np
 
 from lumos_core.aggregation.clipping import row_norms
 from lumos_core.aggregation.rules import median, trimmed_mean, trimmed_off
-from lumos_core.model import ITEM_TABLE, Params
+from lumos_core.learning.parameters import ITEM_TABLE, Params
 
 TOUCHED_SHARE = 0.4
 """A row counts as touched from this share of its delta's largest distance from the median row; it

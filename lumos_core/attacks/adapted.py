@@ -16,7 +16,8 @@ from torch.func import functional_call
 from lumos_core import deltas
 from lumos_core.aggregation.clipping import row_norms, typical_row
 from lumos_core.attacks.updates import Situation, global_model, surrogates
-from lumos_core.model import ITEM_TABLE, Params, last_position
+from lumos_core.learning.model import last_position
+from lumos_core.learning.parameters import ITEM_TABLE, Params
 
 STEPS = 20
 ENCODER_STEPS = 10

@@ -27,8 +27,9 @@ from lumos_core.errors import ModelError
 from lumos_core.federation import Federation
 from lumos_core.history import History
 from lumos_core.in_process import InProcessTransport
-from lumos_core.initialisation import initial_params
-from lumos_core.model import ModelShape, Params, SASRec, set_params
+from lumos_core.learning.model import SASRec, set_params
+from lumos_core.learning.parameters import ModelShape, Params
+from lumos_core.learning.title_start import initial_params
 from lumos_core.node import Node
 from lumos_core.resume import Stand
 from lumos_core.views.view import UserViews, Views, ViewSource, no_views
@@ -112,9 +113,9 @@ def measure(params: Params, config: RunConfig, ground: Ground) -> dict[str, floa
     its mean rank among them as a share of the catalog. Full ranking, what a user met left out."""
     import torch
 
-    from lumos_core.batching import pad
     from lumos_core.data.sequences import LeaveOneOut
-    from lumos_core.evaluation import evaluate, target_ranks
+    from lumos_core.learning.batching import pad
+    from lumos_core.learning.evaluation import evaluate, target_ranks
 
     model = SASRec(ModelShape.of(config, len(ground.catalog)))
     set_params(model, params)

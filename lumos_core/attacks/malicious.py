@@ -9,7 +9,7 @@ from lumos_core.attacks import adapted, data, updates
 from lumos_core.attacks.knowledge import Knowledge
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
-from lumos_core.model import ITEM_TABLE, Params
+from lumos_core.learning.parameters import ITEM_TABLE, Params
 from lumos_core.node import Node
 from lumos_core.replies import EVALUATION_METRICS, Metrics
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from lumos_core import deltas
 from lumos_core.attacks.knowledge import Knowledge
-from lumos_core.model import ITEM_TABLE, ModelShape, Params, SASRec, set_params
+from lumos_core.learning.model import SASRec, set_params
+from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -163,7 +164,7 @@ def surrogates(s: Situation) -> "tuple[Tensor, Tensor]":
     and int64 [≤ SURROGATES] lengths."""
     import torch
 
-    from lumos_core.batching import pad
+    from lumos_core.learning.batching import pad
 
     histories = s.knowledge.histories
     if histories:

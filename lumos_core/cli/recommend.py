@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lumos_core.devices import check_device
 from lumos_core.errors import ConfigError, DataError
+from lumos_core.learning.devices import check_device
 
 if TYPE_CHECKING:
     from lumos_core.data import Catalog, Sequences

@@ -20,8 +20,8 @@ from lumos_core.deployment import credentials, flower, preloaded
 from lumos_core.deployment.backoff import Backoff
 from lumos_core.deployment.kit import NodeBundle, split_address
 from lumos_core.deployment.supervision import alone, say
-from lumos_core.devices import check_device
 from lumos_core.errors import ConfigError, ModelError, reason_of
+from lumos_core.learning.devices import check_device
 from lumos_core.processes.children import Child, Children, ending_on_signals
 from lumos_core.safe_files import private_folder
 from lumos_core.views.llm.find import default_cache

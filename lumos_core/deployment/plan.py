@@ -14,8 +14,8 @@ from lumos_core.data.prepared_folder import load_prepared, node_folders, prepare
 from lumos_core.data.sample import SAMPLE_DOMAIN, bundled_sample
 from lumos_core.deployment import fast_polling
 from lumos_core.deployment.run_folder import CONFIG, check_catalog, check_same_run, read_config
-from lumos_core.devices import check_device
 from lumos_core.errors import ConfigError
+from lumos_core.learning.devices import check_device
 from lumos_core.observers import check_tracker
 from lumos_core.secure_aggregation.participant import MIN_NODES
 

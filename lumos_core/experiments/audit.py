@@ -11,7 +11,7 @@ from lumos_core.data.sequences import Sequences
 from lumos_core.errors import ConfigError, DataError
 from lumos_core.experiments.exposures import SETTINGS
 from lumos_core.experiments.leakage import TOP, Row, World, audit
-from lumos_core.model import Params
+from lumos_core.learning.parameters import Params
 from lumos_core.views.view import UserViews
 
 
@@ -96,7 +96,7 @@ def _stored_views(
 def _params(base: RunConfig, catalog: Any, nodes: Sequence[Sequences], after: int) -> Params:
     from lumos_core.federation import run_federation
     from lumos_core.in_process import InProcessTransport
-    from lumos_core.initialisation import initial_params
+    from lumos_core.learning.title_start import initial_params
     from lumos_core.node import Node
 
     initial = initial_params(base, catalog)

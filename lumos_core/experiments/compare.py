@@ -181,7 +181,7 @@ def versions() -> dict[str, str]:
 
 def _run(job: Job, catalog: Catalog, nodes: Sequence[Sequences]) -> Result:
     if job.variant == variants.POPULARITY:
-        from lumos_core.baselines import popularity
+        from lumos_core.learning.baselines import popularity
 
         pooled = pool(job.data, catalog, nodes)
         test = popularity(pooled.users, len(catalog))
@@ -194,7 +194,7 @@ def _run(job: Job, catalog: Catalog, nodes: Sequence[Sequences]) -> Result:
 def _federated(job: Job, catalog: Catalog, sequences: Sequence[Sequences]) -> Result:
     from lumos_core.federation import run_federation
     from lumos_core.in_process import InProcessTransport
-    from lumos_core.initialisation import initial_params
+    from lumos_core.learning.title_start import initial_params
     from lumos_core.node import Node
     from lumos_core.views.source import view_source
     from lumos_core.views.view import ViewSource, no_views
@@ -226,8 +226,8 @@ def _federated(job: Job, catalog: Catalog, sequences: Sequence[Sequences]) -> Re
 
 def _without_rounds(job: Job, catalog: Catalog, sequences: Sequence[Sequences]) -> Result:
     """Centralised: one model for all. Local: a model per node, metrics averaged over all users."""
-    from lumos_core.baselines import train_centralised
-    from lumos_core.initialisation import initial_params
+    from lumos_core.learning.baselines import train_centralised
+    from lumos_core.learning.title_start import initial_params
 
     initial = initial_params(job.config, catalog)
     alone = job.variant == variants.LOCAL

@@ -28,7 +28,7 @@ from lumos_core import codecs
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import Sequences
-from lumos_core.model import ITEM_TABLE, Params
+from lumos_core.learning.parameters import ITEM_TABLE, Params
 from lumos_core.node import Node
 from lumos_core.replies import Metrics
 from lumos_core.views.view import UserViews, Views, ViewSource, no_views

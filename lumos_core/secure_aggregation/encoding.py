@@ -16,7 +16,7 @@ import numpy as np
 from lumos_core import deltas, privacy
 from lumos_core.config import RunConfig
 from lumos_core.errors import ModelError, ReplyError
-from lumos_core.model import Params
+from lumos_core.learning.parameters import Params
 from lumos_core.replies import EVALUATION_METRICS, MAX_COUNT, TRAIN_METRICS, Metrics
 
 _LIMBS, _LIMB_BITS = 4, 16

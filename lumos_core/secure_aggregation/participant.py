@@ -42,7 +42,7 @@ from lumos_core.secure_aggregation.session import Session, Stage, roster_digest
 from lumos_core.secure_aggregation.store import Store
 
 if TYPE_CHECKING:  # they import torch, which only the upload needs
-    from lumos_core.model import Params
+    from lumos_core.learning.parameters import Params
     from lumos_core.replies import Metrics
 
 MIN_NODES = 3

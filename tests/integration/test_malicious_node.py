@@ -12,7 +12,7 @@ from lumos_core.data.prepared_folder import load_prepared
 from lumos_core.federation import run_federation
 from lumos_core.history import read_history
 from lumos_core.in_process import InProcessTransport
-from lumos_core.initialisation import initial_params
+from lumos_core.learning.title_start import initial_params
 from lumos_core.node import Node
 
 pytestmark = pytest.mark.integration

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from lumos_core.aggregation import RULES, clip_norms, clip_rows
 from lumos_core.deltas import norm
-from lumos_core.model import Params
+from lumos_core.learning.parameters import Params
 
 stacks = st.integers(1, 9).flatmap(
     lambda n: hnp.arrays(np.float32, (n, 4, 3), elements=st.floats(-100, 100, width=32))

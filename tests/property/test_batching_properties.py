@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lumos_core.batching import pad, shuffled_batches, sorted_batches
+from lumos_core.learning.batching import pad, shuffled_batches, sorted_batches
 
 histories = st.lists(st.lists(st.integers(1, 9), max_size=8), max_size=12)
 

@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as hnp
 
 from lumos_core import codecs, deltas
 from lumos_core.errors import ReplyError
-from lumos_core.model import ITEM_TABLE, Params
+from lumos_core.learning.parameters import ITEM_TABLE, Params
 
 shapes = st.one_of(
     st.tuples(st.integers(1, 5)),

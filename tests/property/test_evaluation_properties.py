@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lumos_core.data.sequences import Sequences
-from lumos_core.evaluation import ranking_sums, target_ranks
+from lumos_core.learning.evaluation import target_ranks
+from lumos_core.learning.metrics import ranking_sums
 
 ITEMS = 8
 few_values = st.sampled_from([-1.0, 0.0, 0.5, 0.5000001, 2.0])  # many ties

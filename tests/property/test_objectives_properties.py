@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lumos_core import objectives
+from lumos_core.learning import objectives
 
 temperatures = st.floats(0.05, 2.0)
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from lumos_core.data import Catalog
-from lumos_core.model import ModelShape, SASRec
+from lumos_core.learning.model import SASRec
+from lumos_core.learning.parameters import ModelShape
 from lumos_core.recommendation import Recommender, top_columns
 
 ITEMS = 9

@@ -9,7 +9,7 @@ import numpy as np
 
 from lumos_core.config import RunConfig
 from lumos_core.deltas import encode
-from lumos_core.model import ModelShape, Params
+from lumos_core.learning.parameters import ModelShape, Params
 from lumos_core.replies import RANKING, Metrics, preparation
 from lumos_core.transport import Instruction, Reply, Talk, in_turn
 

@@ -8,7 +8,7 @@ from federation_fakes import FakeNode
 
 from client_app.secagg_primitives import FLOWER
 from lumos_core.errors import ReplyError
-from lumos_core.model import Params
+from lumos_core.learning.parameters import Params
 from lumos_core.secure_aggregation.packets import MASKED, Packet, stage_of
 from lumos_core.secure_aggregation.participant import Participant
 from lumos_core.secure_aggregation.store import MemoryStore

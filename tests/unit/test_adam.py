@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from lumos_core.adam import Adam
+from lumos_core.learning.adam import Adam
 
 
 def trained(make):
@@ -28,7 +28,7 @@ def test_every_bit_is_torchs():
 
 def test_a_step_does_not_import_the_compiler():
     code = (
-        "import sys, torch\nfrom lumos_core.adam import Adam\n"
+        "import sys, torch\nfrom lumos_core.learning.adam import Adam\n"
         "p = torch.ones(3, requires_grad=True); p.grad = torch.ones(3)\n"
         "Adam([p], 0.1, 0.0).step(); print('torch._dynamo' in sys.modules)"
     )

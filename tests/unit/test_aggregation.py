@@ -17,7 +17,7 @@ from lumos_core.aggregation import (
     trimmed_mean,
 )
 from lumos_core.config import RunConfig
-from lumos_core.model import Params
+from lumos_core.learning.parameters import Params
 
 
 def _delta(*values: float) -> Params:

@@ -11,8 +11,8 @@ from lumos_core.aggregation.sparse import touched_rows
 from lumos_core.config import RunConfig
 from lumos_core.data import Catalog, Sequences
 from lumos_core.deltas import norm
-from lumos_core.initialisation import initial_params
-from lumos_core.model import ITEM_TABLE, Params
+from lumos_core.learning.parameters import ITEM_TABLE, Params
+from lumos_core.learning.title_start import initial_params
 from lumos_core.node import Node
 
 Tiny = Callable[..., RunConfig]

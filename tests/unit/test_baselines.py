@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lumos_core import baselines
-from lumos_core.baselines import popularity, train_centralised
 from lumos_core.config import RunConfig
 from lumos_core.data.sequences import LeaveOneOut, Sequences
-from lumos_core.evaluation import evaluate, means
-from lumos_core.model import Params, SASRec, get_params, new_model, set_params
+from lumos_core.learning import baselines
+from lumos_core.learning.baselines import popularity, train_centralised
+from lumos_core.learning.evaluation import evaluate
+from lumos_core.learning.metrics import means
+from lumos_core.learning.model import SASRec, get_params, new_model, set_params
+from lumos_core.learning.parameters import Params
 
 Tiny = Callable[..., RunConfig]
 Users = Callable[..., Sequences]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lumos_core.batching import CHUNK_BATCHES, pad, shuffled_batches, sorted_batches
+from lumos_core.learning.batching import CHUNK_BATCHES, pad, shuffled_batches, sorted_batches
 
 
 def _rows(*lists: list[int]) -> list[np.ndarray]:

@@ -13,7 +13,7 @@ from client_app.app import app, node_config
 from client_app.messages import Order
 from lumos_core.data import Catalog
 from lumos_core.data.layout import PREPARE_NODE
-from lumos_core.model import get_params, new_model
+from lumos_core.learning.model import get_params, new_model
 from lumos_core.replies import EVALUATION_METRICS, TRAIN_METRICS
 
 

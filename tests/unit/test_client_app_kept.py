@@ -10,7 +10,7 @@ from client_app import messages
 from client_app.app import app
 from client_app.messages import Order
 from lumos_core.data import Catalog
-from lumos_core.model import get_params, new_model
+from lumos_core.learning.model import get_params, new_model
 from lumos_core.model_files import KEPT_FINAL, KEPT_LATEST, load_model, read_card
 
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from lumos_core import evaluation
 from lumos_core.config import RunConfig
 from lumos_core.data.sequences import LeaveOneOut, Sequences
-from lumos_core.evaluation import evaluate, means, ranking_sums, target_ranks
-from lumos_core.model import SASRec, new_model
+from lumos_core.learning import evaluation
+from lumos_core.learning.evaluation import evaluate, target_ranks
+from lumos_core.learning.metrics import means, ranking_sums
+from lumos_core.learning.model import SASRec, new_model
 
 Tiny = Callable[..., RunConfig]
 Users = Callable[..., Sequences]

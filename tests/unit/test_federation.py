@@ -20,7 +20,7 @@ from lumos_core.config import RunConfig
 from lumos_core.errors import FederationError
 from lumos_core.federation import FederationResult, run_federation
 from lumos_core.history import HISTORY, Event, read_history
-from lumos_core.model import Params
+from lumos_core.learning.parameters import Params
 from lumos_core.transport import Instruction, Reply
 
 Tiny = Callable[..., RunConfig]

@@ -7,8 +7,9 @@ import pytest
 
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
-from lumos_core.initialisation import initial_params, place_titles, principal_components
-from lumos_core.model import Params, get_params, new_model
+from lumos_core.learning.model import get_params, new_model
+from lumos_core.learning.parameters import Params
+from lumos_core.learning.title_start import initial_params, place_titles, principal_components
 
 Tiny = Callable[..., RunConfig]
 

@@ -25,7 +25,7 @@ from lumos_core.experiments.leakage import (
     observe,
     under_mask,
 )
-from lumos_core.initialisation import initial_params
+from lumos_core.learning.title_start import initial_params
 from lumos_core.views.view import UserViews
 
 Tiny = Callable[..., RunConfig]

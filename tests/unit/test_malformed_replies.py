@@ -18,7 +18,8 @@ from client_app.app import app
 from lumos_core.config import RunConfig
 from lumos_core.data import Catalog
 from lumos_core.federation import FederationResult, run_federation
-from lumos_core.model import Params, get_params, new_model
+from lumos_core.learning.model import get_params, new_model
+from lumos_core.learning.parameters import Params
 from lumos_core.replies import EVALUATION_METRICS
 from server_app.transport import GridTransport, Unreadable
 

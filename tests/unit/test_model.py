@@ -8,7 +8,8 @@ import torch
 
 from lumos_core.config import RunConfig
 from lumos_core.errors import ModelError
-from lumos_core.model import ModelShape, SASRec, get_params, last_position, new_model, set_params
+from lumos_core.learning.model import SASRec, get_params, last_position, new_model, set_params
+from lumos_core.learning.parameters import ModelShape
 
 Tiny = Callable[..., RunConfig]
 ITEMS = 20

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from lumos_core.cli.app import app
 from lumos_core.deployment import kit
-from lumos_core.devices import check_device
 from lumos_core.errors import ConfigError, DataError
+from lumos_core.learning.devices import check_device
 
 NOWHERE = "127.0.0.1:1"
 

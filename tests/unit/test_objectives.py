@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lumos_core import objectives
+from lumos_core.learning import objectives
 
 N, D = 11, 6
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from lumos_core.batching import pad
-from lumos_core.views.perturbation import Batch, crop, mask, perturb, reorder
+from lumos_core.learning.batching import pad
+from lumos_core.learning.perturbation import Batch, crop, mask, perturb, reorder
 
 Operation = Callable[[np.ndarray, np.ndarray, np.random.Generator], Batch]
 

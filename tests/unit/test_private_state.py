@@ -18,7 +18,7 @@ from lumos_core.data import Catalog
 from lumos_core.data.node_cache import read_kept_node
 from lumos_core.deployment.node import _writable
 from lumos_core.errors import DataError
-from lumos_core.model import get_params, new_model
+from lumos_core.learning.model import get_params, new_model
 from lumos_core.node import Node
 from lumos_core.privacy import node_key
 from lumos_core.residuals import Residuals

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from lumos_core.adam import Adam
 from lumos_core.config import RunConfig
 from lumos_core.data.sequences import LeaveOneOut, Sequences
-from lumos_core.model import SASRec, new_model
+from lumos_core.learning.adam import Adam
+from lumos_core.learning.model import SASRec, new_model
+from lumos_core.learning.training import Trainer, TrainingSet, TrainSums
 from lumos_core.privacy import Entropy, private_steps
 from lumos_core.private_training import PrivateTrainer
-from lumos_core.training import Trainer, TrainingSet, TrainSums
 from lumos_core.views.view import UserViews
 
 Tiny = Callable[..., RunConfig]
@@ -179,7 +179,7 @@ def test_users_are_drawn_at_the_rate_that_is_accounted(tiny: Tiny) -> None:
 
 
 def test_it_learns_when_noise_is_small(tiny: Tiny, toy_users: Users) -> None:
-    from lumos_core.evaluation import evaluate
+    from lumos_core.learning.evaluation import evaluate
 
     config = tiny(
         dp="user", dp_noise_multiplier=0.01, dp_clip=1.0, local_epochs=30, learning_rate=0.02,

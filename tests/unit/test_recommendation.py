@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from lumos_core.cli.app import app
 from lumos_core.data import Catalog, Sequences
 from lumos_core.errors import DataError, LumosError
-from lumos_core.model import SASRec, get_params, new_model
+from lumos_core.learning.model import SASRec, get_params, new_model
 from lumos_core.model_files import KEPT_LATEST, ModelCard, save_model
 from lumos_core.recommendation import Recommender, export_parquet
 

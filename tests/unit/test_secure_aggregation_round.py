@@ -16,7 +16,7 @@ from lumos_core import deltas
 from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError
 from lumos_core.federation import FederationResult, run_federation
-from lumos_core.model import Params
+from lumos_core.learning.parameters import Params
 from lumos_core.secure_aggregation.encoding import Encoding
 from lumos_core.secure_aggregation.packets import MASKED
 from lumos_core.transport import Reply

@@ -9,7 +9,7 @@ import pytest
 from lumos_core import server_optimizer
 from lumos_core.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
 from lumos_core.config import RunConfig
-from lumos_core.model import Params
+from lumos_core.learning.parameters import Params
 from lumos_core.server_optimizer import ADAM_BETA2, ADAM_EPSILON, State, step
 
 Tiny = Callable[..., RunConfig]

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from lumos_core import baselines, initialisation
 from lumos_core.cli.app import app
 from lumos_core.data.prepare import prepare
 from lumos_core.data.sample import bundled_sample
 from lumos_core.errors import ConfigError
+from lumos_core.learning import baselines, title_start
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_the_start_that_is_named_is_used(
     def seen(config: Any, *_: Any) -> Any:
         raise StartedError(config.semantic_start)
 
-    monkeypatch.setattr(initialisation, "initial_params", seen)
+    monkeypatch.setattr(title_start, "initial_params", seen)
     monkeypatch.setattr(baselines, "train_centralised", seen)
     out = str(tmp_path / "out")
     result = CliRunner().invoke(app, ["train-central", str(data), "--out", out, *options])

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from lumos_core import objectives
-from lumos_core.adam import Adam
 from lumos_core.config import RunConfig
 from lumos_core.data.sequences import LeaveOneOut, Sequences
-from lumos_core.model import Params, get_params, new_model, set_params
-from lumos_core.training import Padded, Trainer, TrainingSet, TrainSums
+from lumos_core.learning import objectives
+from lumos_core.learning.adam import Adam
+from lumos_core.learning.model import get_params, new_model, set_params
+from lumos_core.learning.parameters import Params
+from lumos_core.learning.training import Padded, Trainer, TrainingSet, TrainSums
 from lumos_core.views.view import UserViews
 
 Tiny = Callable[..., RunConfig]

@@ -1,19 +1,19 @@
 """Full-ranking evaluation: every target against the whole catalog, the user's history masked.
 
 Results are *sums over users* ("users", "hr@20", "ndcg@20", …), because sums are what nodes may send
-and what adds up; :func:`means` turns them into metrics.
+and what adds up; :func:`~lumos_core.learning.metrics.means` turns them into metrics.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from lumos_core.batching import pad, sorted_batches
 from lumos_core.data.sequences import Sequences
-from lumos_core.model import SASRec
+from lumos_core.learning.batching import pad, sorted_batches
+from lumos_core.learning.metrics import ranking_sums
+from lumos_core.learning.model import SASRec
 
-CUTOFFS = (5, 10, 20)
 EVALUATION_BATCH = 256
 Scorer = Callable[[np.ndarray], torch.Tensor]
 """int [B] user indices → float [B, N] scores; column j is item j + 1."""
@@ -28,7 +28,7 @@ def evaluate(model: SASRec, histories: Sequences, targets: np.ndarray) -> dict[s
         targets: int64 [U], items 1..N.
 
     Returns:
-        Sums over users, see :func:`ranking_sums`.
+        Sums over users, see :func:`~lumos_core.learning.metrics.ranking_sums`.
     """
     device = model.items.weight.device
 
@@ -72,20 +72,3 @@ def target_ranks(score: Scorer, histories: Sequences, targets: np.ndarray) -> np
         equal = (scores == own).sum(1) - 1
         ranks[users] = (1 + greater + equal / 2).numpy()
     return ranks
-
-
-def ranking_sums(ranks: np.ndarray) -> dict[str, float]:
-    """Sums over users of HR@K, NDCG@K (one relevant item: 1 / log2(1 + rank)) and MRR."""
-    sums: dict[str, float] = {"users": float(len(ranks))}
-    for k in CUTOFFS:
-        hit = ranks <= k
-        sums[f"hr@{k}"] = float(hit.sum())
-        sums[f"ndcg@{k}"] = float((hit / np.log2(1 + ranks)).sum())
-    sums["mrr"] = float((1 / ranks).sum())
-    return sums
-
-
-def means(sums: Mapping[str, float]) -> dict[str, float]:
-    """Turn sums over users into means; "users" itself is left out. Empty without users."""
-    users = sums.get("users", 0.0)
-    return {k: v / users for k, v in sums.items() if k != "users"} if users else {}

@@ -9,7 +9,8 @@ import numpy as np
 
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
-from lumos_core.model import ITEM_TABLE, Params, get_params, new_model
+from lumos_core.learning.model import get_params, new_model
+from lumos_core.learning.parameters import ITEM_TABLE, Params
 
 WHITENING = 0.5
 """Exponent by which principal components are evened out: 0 leaves the spectrum, 1 flattens it."""

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lumos_core import objectives
-from lumos_core.adam import Adam
-from lumos_core.batching import pad, shuffled_batches
 from lumos_core.config import RunConfig
 from lumos_core.data.sequences import Sequences
-from lumos_core.model import SASRec, last_position
-from lumos_core.views.perturbation import perturb
+from lumos_core.learning import objectives
+from lumos_core.learning.adam import Adam
+from lumos_core.learning.batching import pad, shuffled_batches
+from lumos_core.learning.model import SASRec, last_position
+from lumos_core.learning.perturbation import perturb
 from lumos_core.views.view import UserViews
 
 

@@ -8,10 +8,11 @@ import torch
 
 from lumos_core.config import RunConfig
 from lumos_core.data.sequences import LeaveOneOut, Sequences
-from lumos_core.evaluation import evaluate, means, ranking_sums, target_ranks
-from lumos_core.model import ITEM_TABLE, ModelShape, Params, SASRec, get_params, set_params
-from lumos_core.selection import SELECTION_METRIC
-from lumos_core.training import Trainer, TrainingSet
+from lumos_core.learning.evaluation import evaluate, target_ranks
+from lumos_core.learning.metrics import SELECTION_METRIC, means, ranking_sums
+from lumos_core.learning.model import SASRec, get_params, set_params
+from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
+from lumos_core.learning.training import Trainer, TrainingSet
 
 OnEpoch = Callable[[dict[str, Any]], None]
 

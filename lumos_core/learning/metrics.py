@@ -1,0 +1,26 @@
+"""HR@K, NDCG@K and MRR from ranks: as sums over users, which add up, and as means. No torch."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+CUTOFFS = (5, 10, 20)
+SELECTION_METRIC = "ndcg@20"
+"""Models are chosen, and training stopped, by this metric on the validation targets."""
+
+
+def ranking_sums(ranks: np.ndarray) -> dict[str, float]:
+    """Sums over users of HR@K, NDCG@K (one relevant item: 1 / log2(1 + rank)) and MRR."""
+    sums: dict[str, float] = {"users": float(len(ranks))}
+    for k in CUTOFFS:
+        hit = ranks <= k
+        sums[f"hr@{k}"] = float(hit.sum())
+        sums[f"ndcg@{k}"] = float((hit / np.log2(1 + ranks)).sum())
+    sums["mrr"] = float((1 / ranks).sum())
+    return sums
+
+
+def means(sums: Mapping[str, float]) -> dict[str, float]:
+    """Turn sums over users into means; "users" itself is left out. Empty without users."""
+    users = sums.get("users", 0.0)
+    return {k: v / users for k, v in sums.items() if k != "users"} if users else {}
