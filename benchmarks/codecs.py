@@ -42,8 +42,8 @@ def message_bytes(config: RunConfig, items: int) -> int:
     import numpy as np
 
     from client_app.messages import record_bytes, to_record
-    from lumos_core.codecs import encode
     from lumos_core.learning.model import get_params, new_model
+    from lumos_core.wire.codecs import encode
 
     delta = get_params(new_model(config, items))
     rng = np.random.default_rng(0)

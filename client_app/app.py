@@ -60,7 +60,7 @@ def prepare(message: Message, context: Context) -> Message:
     this node has no more to write."""
 
     def work(config: RunConfig, settings: NodeConfig, order: Order) -> RecordDict:
-        from lumos_core.replies import preparation
+        from lumos_core.wire.reply_checks import preparation
 
         meter = _meter(config, settings, order)
         limit = settings.prepare_seconds or math.inf

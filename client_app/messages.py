@@ -26,7 +26,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, MetricRecord, RecordDict
 
 from lumos_core.errors import ReplyError
-from lumos_core.secure_aggregation.packets import MASKED, Packet
+from lumos_core.secure_aggregation.packets import MASKED
+from lumos_core.wire.messages import Packet
 
 MODEL, INSTRUCTION = "model", "instruction"
 DELTA, METRICS, NODE, ERROR = "delta", "metrics", "node", "error"

@@ -5,14 +5,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lumos_core import aggregation, privacy, replies
+from lumos_core import aggregation, privacy
 from lumos_core.config import RunConfig
 from lumos_core.errors import ReplyError
 from lumos_core.history import Event
 from lumos_core.learning.parameters import ITEM_TABLE, Params
-from lumos_core.replies import Metrics
 from lumos_core.selection import capped
-from lumos_core.transport import Reply
+from lumos_core.wire import reply_checks
+from lumos_core.wire.messages import Reply
+from lumos_core.wire.reply_checks import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class Aggregator:
         try:
             if reply.error is not None:
                 raise ReplyError(f"error {reply.error[:80]!r}")
-            delta = replies.check_train(
+            delta = reply_checks.check_train(
                 reply.arrays or {}, reply.metrics, self.params, self.config, evaluated,
                 max(len(reply.sum_of), 1),
             )  # fmt: skip

@@ -24,7 +24,7 @@ from typing import Literal
 
 import numpy as np
 
-from lumos_core import privacy, replies, selection, server_optimizer
+from lumos_core import privacy, selection, server_optimizer
 from lumos_core.aggregator import Aggregator
 from lumos_core.checkpoint import BEST, LATEST, Checkpoint, Progress, save_checkpoint
 from lumos_core.config import RunConfig
@@ -36,8 +36,9 @@ from lumos_core.membership import Membership
 from lumos_core.resume import KnownAs, Stand, never, stand_of
 from lumos_core.secure_aggregation.coordinator import SecureExchange
 from lumos_core.secure_aggregation.primitives import Primitives
-from lumos_core.transport import Instruction, Reply, Split, Transport, exchange
 from lumos_core.view_phase import ViewPhase
+from lumos_core.wire import reply_checks
+from lumos_core.wire.messages import Instruction, Reply, Split, Transport, exchange
 
 __all__ = [
     "SELECTION_METRIC",
@@ -298,13 +299,13 @@ class Federation:
                 if reply.error is not None:
                     raise ReplyError(f"error {reply.error[:80]!r}")
                 if reply.kind == "evaluate":
-                    replies.check_evaluation(reply.metrics)
+                    reply_checks.check_evaluation(reply.metrics)
             except ReplyError as error:
                 failed.append({"node": reply.node, "reason": str(error)})
                 log.warning("node %s: evaluation rejected: %s", reply.node, error)
                 continue
-            valid.append((reply.sum_of or (reply.node,), replies.ranking_of(reply.metrics)))
-        sums = {name: sum(found[name] for _, found in valid) for name in replies.RANKING}
+            valid.append((reply.sum_of or (reply.node,), reply_checks.ranking_of(reply.metrics)))
+        sums = {name: sum(found[name] for _, found in valid) for name in reply_checks.RANKING}
         metrics = means(sums)
         if not metrics:
             return {}

@@ -6,16 +6,15 @@ For experiments, where thousands of rounds have to be compared, and for tests.
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
-from lumos_core.deltas import wire_bytes
 from lumos_core.errors import ReplyError
 from lumos_core.node import Node
-from lumos_core.replies import preparation
 from lumos_core.secure_aggregation import packets
-from lumos_core.secure_aggregation.packets import Packet
 from lumos_core.secure_aggregation.participant import Participant
 from lumos_core.secure_aggregation.primitives import Primitives
 from lumos_core.secure_aggregation.store import MemoryStore
-from lumos_core.transport import Instruction, Reply, Talk, in_turn
+from lumos_core.wire.deltas import wire_bytes
+from lumos_core.wire.messages import Instruction, Packet, Reply, Talk, in_turn
+from lumos_core.wire.reply_checks import preparation
 
 REFUSED = "secagg-refused"  # the code that a ClientApp would send
 

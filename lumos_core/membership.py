@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lumos_core.data.catalog import differing_versions, short_fingerprint
-from lumos_core.transport import Instruction, Reply, Transport, exchange
+from lumos_core.wire.messages import Instruction, Reply, Transport, exchange
 
 log = logging.getLogger(__name__)
 

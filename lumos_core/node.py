@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lumos_core import __version__, codecs, deltas, privacy
+from lumos_core import __version__, privacy
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import LeaveOneOut, Sequences
@@ -14,10 +14,11 @@ from lumos_core.learning.evaluation import evaluate
 from lumos_core.learning.model import SASRec, get_params, set_params
 from lumos_core.learning.parameters import ModelShape, Params
 from lumos_core.learning.training import Trainer, TrainingSet, TrainSums
-from lumos_core.replies import Metrics
 from lumos_core.residuals import Residuals
 from lumos_core.resume import run_key
 from lumos_core.views.view import ViewSource, no_views
+from lumos_core.wire import codecs, deltas
+from lumos_core.wire.reply_checks import Metrics
 
 if TYPE_CHECKING:
     from lumos_core.views.meter import Meter

@@ -32,12 +32,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lumos_core import deltas
 from lumos_core.config import RunConfig
 from lumos_core.history import Event
 from lumos_core.learning.parameters import Params
 from lumos_core.resume import fixed
 from lumos_core.safe_files import private_folder
+from lumos_core.wire import deltas
 
 ORDERS = (
     *(1.02, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4),

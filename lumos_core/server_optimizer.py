@@ -7,9 +7,9 @@ would have.
 
 import numpy as np
 
-from lumos_core import deltas
 from lumos_core.config import RunConfig
 from lumos_core.learning.parameters import Params
+from lumos_core.wire import deltas
 
 State = dict[str, np.ndarray]
 ADAM_BETA2 = 0.99

@@ -17,12 +17,12 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from lumos_core import replies
 from lumos_core.config import RunConfig
 from lumos_core.errors import ReplyError
 from lumos_core.history import Event, History, utc_now
 from lumos_core.membership import Membership
-from lumos_core.transport import Instruction, Reply, Talk, Transport
+from lumos_core.wire import reply_checks
+from lumos_core.wire.messages import Instruction, Reply, Talk, Transport
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ class ViewPhase:
                 raise ReplyError(f"answers {reply.kind[:20]!r} to 'prepare'")
             if reply.error is not None:
                 raise ReplyError(f"error {reply.error[:80]!r}")
-            replies.check_preparation(reply.metrics)
+            reply_checks.check_preparation(reply.metrics)
         except ReplyError as error:
             self._away(reply.node, node, str(error))
             return

@@ -28,7 +28,7 @@ from client_app import messages
 from client_app.messages import Order
 from lumos_core.config import NODE_NAME
 from lumos_core.errors import FederationError, ReplyError
-from lumos_core.transport import Instruction, Reply
+from lumos_core.wire.messages import Instruction, Reply
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lumos_core.deltas import norm
 from lumos_core.learning.parameters import ITEM_TABLE, Params
+from lumos_core.wire.deltas import norm
 
 
 def clip_norms(deltas: Sequence[Params], factor: float) -> list[Params]:

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lumos_core import codecs
 from lumos_core.attacks import adapted, data, updates
 from lumos_core.attacks.knowledge import Knowledge
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.learning.parameters import ITEM_TABLE, Params
 from lumos_core.node import Node
-from lumos_core.replies import EVALUATION_METRICS, Metrics
+from lumos_core.wire import codecs
+from lumos_core.wire.reply_checks import EVALUATION_METRICS, Metrics
 
 CLAIMED_USERS = 10**6
 """Counts are claims: an attacker says as much as is believed."""

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lumos_core import deltas
 from lumos_core.attacks.knowledge import Knowledge
 from lumos_core.learning.model import SASRec, set_params
 from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
+from lumos_core.wire import deltas
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -24,7 +24,6 @@ from lumos_core.secure_aggregation.packets import (
     Keys,
     Open,
     Opened,
-    Packet,
     Roster,
     Shares,
     Survivors,
@@ -33,7 +32,7 @@ from lumos_core.secure_aggregation.packets import (
 )
 from lumos_core.secure_aggregation.participant import capacity, threshold
 from lumos_core.secure_aggregation.primitives import CryptoError, Primitives
-from lumos_core.transport import Instruction, Reply, Transport, exchange
+from lumos_core.wire.messages import Instruction, Packet, Reply, Transport, exchange
 
 log = logging.getLogger(__name__)
 

@@ -21,9 +21,8 @@ from typing import ClassVar, TypeVar
 
 from lumos_core.config import NODE_NAME
 from lumos_core.errors import ReplyError
+from lumos_core.wire.messages import Packet
 
-Value = int | str | bytes | list[str] | list[bytes]
-Packet = dict[str, Value]
 STAGE = "stage"
 MASKED = "masked"
 """Name of the array in the reply to step 2."""

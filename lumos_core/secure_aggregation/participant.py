@@ -30,7 +30,6 @@ from lumos_core.secure_aggregation.packets import (
     Keys,
     Open,
     Opened,
-    Packet,
     Roster,
     Shares,
     Survivors,
@@ -40,10 +39,11 @@ from lumos_core.secure_aggregation.packets import (
 from lumos_core.secure_aggregation.primitives import CryptoError, Primitives
 from lumos_core.secure_aggregation.session import Session, Stage, roster_digest
 from lumos_core.secure_aggregation.store import Store
+from lumos_core.wire.messages import Packet
 
 if TYPE_CHECKING:  # they import torch, which only the upload needs
     from lumos_core.learning.parameters import Params
-    from lumos_core.replies import Metrics
+    from lumos_core.wire.reply_checks import Metrics
 
 MIN_NODES = 3
 """Of two nodes in a sum each knows the other's part."""

@@ -12,7 +12,7 @@ from deployment_support import command, family, leftovers, named, start, wait_fo
 
 from lumos_core.checkpoint import BEST, load_checkpoint
 from lumos_core.history import read_history
-from lumos_core.replies import EVALUATION_METRICS, TRAIN_METRICS
+from lumos_core.wire.reply_checks import EVALUATION_METRICS, TRAIN_METRICS
 
 pytestmark = pytest.mark.integration
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lumos_core.aggregation import RULES, clip_norms, clip_rows
-from lumos_core.deltas import norm
 from lumos_core.learning.parameters import Params
+from lumos_core.wire.deltas import norm
 
 stacks = st.integers(1, 9).flatmap(
     lambda n: hnp.arrays(np.float32, (n, 4, 3), elements=st.floats(-100, 100, width=32))

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lumos_core import codecs, deltas
 from lumos_core.errors import ReplyError
 from lumos_core.learning.parameters import ITEM_TABLE, Params
+from lumos_core.wire import codecs, deltas
 
 shapes = st.one_of(
     st.tuples(st.integers(1, 5)),

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from client_app import messages
 from lumos_core.config import RunConfig
 from lumos_core.errors import ReplyError
-from lumos_core.replies import TRAIN_METRICS, check_train
-from lumos_core.transport import Instruction
+from lumos_core.wire.messages import Instruction
+from lumos_core.wire.reply_checks import TRAIN_METRICS, check_train
 from server_app.transport import to_reply
 
 LIKE = {"items.weight": np.zeros((4, 3), np.float32), "bias": np.zeros(2, np.float32)}

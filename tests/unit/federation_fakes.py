@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from lumos_core.config import RunConfig
-from lumos_core.deltas import encode
 from lumos_core.learning.parameters import ModelShape, Params
-from lumos_core.replies import RANKING, Metrics, preparation
-from lumos_core.transport import Instruction, Reply, Talk, in_turn
+from lumos_core.wire.deltas import encode
+from lumos_core.wire.messages import Instruction, Reply, Talk, in_turn
+from lumos_core.wire.reply_checks import RANKING, Metrics, preparation
 
 ITEMS = 6
 CATALOG = "c" * 64

@@ -11,7 +11,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from client_app import messages
-from lumos_core.replies import COUNTS, TRAIN_METRICS
+from lumos_core.wire.reply_checks import COUNTS, TRAIN_METRICS
 
 Delta = dict[str, np.ndarray]
 Metrics = dict[str, Any]

@@ -9,10 +9,10 @@ from federation_fakes import FakeNode
 from client_app.secagg_primitives import FLOWER
 from lumos_core.errors import ReplyError
 from lumos_core.learning.parameters import Params
-from lumos_core.secure_aggregation.packets import MASKED, Packet, stage_of
+from lumos_core.secure_aggregation.packets import MASKED, stage_of
 from lumos_core.secure_aggregation.participant import Participant
 from lumos_core.secure_aggregation.store import MemoryStore
-from lumos_core.transport import Instruction, Reply, Talk, in_turn
+from lumos_core.wire.messages import Instruction, Packet, Reply, Talk, in_turn
 
 STEPS = ("open", "roster", "upload", "unmask")
 Spoil = Callable[[str, str, Reply], Reply]

@@ -10,10 +10,10 @@ from lumos_core.aggregation import sparse_trimmed_mean as trimmed
 from lumos_core.aggregation.sparse import touched_rows
 from lumos_core.config import RunConfig
 from lumos_core.data import Catalog, Sequences
-from lumos_core.deltas import norm
 from lumos_core.learning.parameters import ITEM_TABLE, Params
 from lumos_core.learning.title_start import initial_params
 from lumos_core.node import Node
+from lumos_core.wire.deltas import norm
 
 Tiny = Callable[..., RunConfig]
 ITEMS, DIM = 12, 4

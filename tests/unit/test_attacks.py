@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from lumos_core import deltas
 from lumos_core.aggregation import clip
 from lumos_core.attacks import adapted, data, updates
 from lumos_core.attacks.knowledge import Knowledge, cold_target, popularity
@@ -21,6 +20,7 @@ from lumos_core.learning.model import SASRec, set_params
 from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
 from lumos_core.learning.title_start import initial_params
 from lumos_core.node import Node
+from lumos_core.wire import deltas
 
 Tiny = Callable[..., RunConfig]
 Users = Callable[..., Sequences]

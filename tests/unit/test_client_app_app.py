@@ -14,7 +14,7 @@ from client_app.messages import Order
 from lumos_core.data import Catalog
 from lumos_core.data.layout import PREPARE_NODE
 from lumos_core.learning.model import get_params, new_model
-from lumos_core.replies import EVALUATION_METRICS, TRAIN_METRICS
+from lumos_core.wire.reply_checks import EVALUATION_METRICS, TRAIN_METRICS
 
 
 @pytest.fixture

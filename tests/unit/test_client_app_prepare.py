@@ -13,8 +13,8 @@ from client_app import messages
 from client_app.app import app
 from client_app.messages import Order
 from lumos_core.node import Node
-from lumos_core.replies import PREPARATION_METRICS, check_preparation
 from lumos_core.views.meter import FILE, ViewProgress
+from lumos_core.wire.reply_checks import PREPARATION_METRICS, check_preparation
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from lumos_core import deltas
-from lumos_core.codecs import ROWS, SCALES, decode, encode, wire_bytes
 from lumos_core.config import RunConfig
-from lumos_core.deltas import add, check_norm, clip, norm, subtract
 from lumos_core.errors import ReplyError
 from lumos_core.learning.model import get_params, new_model
 from lumos_core.learning.parameters import Params
+from lumos_core.wire import deltas
+from lumos_core.wire.codecs import ROWS, SCALES, decode, encode, wire_bytes
+from lumos_core.wire.deltas import add, check_norm, clip, norm, subtract
 
 CODECS: tuple[deltas.Codec, ...] = ("float32", "float16", "int8", "top-rows", "top-rows-int8")
 

@@ -21,7 +21,7 @@ from lumos_core.errors import FederationError
 from lumos_core.federation import FederationResult, run_federation
 from lumos_core.history import HISTORY, Event, read_history
 from lumos_core.learning.parameters import Params
-from lumos_core.transport import Instruction, Reply
+from lumos_core.wire.messages import Instruction, Reply
 
 Tiny = Callable[..., RunConfig]
 NAMES = ("ann", "bob", "cy", "dee")

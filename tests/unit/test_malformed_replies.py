@@ -20,7 +20,7 @@ from lumos_core.data import Catalog
 from lumos_core.federation import FederationResult, run_federation
 from lumos_core.learning.model import get_params, new_model
 from lumos_core.learning.parameters import Params
-from lumos_core.replies import EVALUATION_METRICS
+from lumos_core.wire.reply_checks import EVALUATION_METRICS
 from server_app.transport import GridTransport, Unreadable
 
 LIAR = 102  # Flower's id of node-2
@@ -139,7 +139,7 @@ def test_flowers_errors_and_unreadable_replies(folder: Path, initial: Params, co
 
 
 def test_what_cannot_be_unpacked_is_attributed() -> None:
-    from lumos_core.transport import Instruction
+    from lumos_core.wire.messages import Instruction
     from server_app.transport import to_reply
 
     reply = to_reply(Instruction("node-2", "train", 1), Unreadable(), 3)
@@ -150,7 +150,7 @@ def test_what_cannot_be_unpacked_is_attributed() -> None:
 def test_other_codecs_refuse_plain_deltas(folder: Path, codec: str) -> None:
     """A reply in another codec than the agreed one is as malformed as any."""
     from lumos_core.errors import ReplyError
-    from lumos_core.replies import check_train
+    from lumos_core.wire.reply_checks import check_train
 
     config = RunConfig(delta_codec=codec, dim=8)
     like = {"items.weight": np.zeros((4, 8), np.float32)}

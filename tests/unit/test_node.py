@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lumos_core import __version__, deltas
+from lumos_core import __version__
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import LeaveOneOut, Sequences
@@ -17,14 +17,15 @@ from lumos_core.learning.evaluation import evaluate
 from lumos_core.learning.model import get_params, new_model, set_params
 from lumos_core.learning.parameters import ModelShape, Params
 from lumos_core.node import Node
-from lumos_core.replies import (
+from lumos_core.views.view import UserViews
+from lumos_core.wire import deltas
+from lumos_core.wire.reply_checks import (
     EVALUATION_METRICS,
     INFO,
     TRAIN_METRICS,
     check_evaluation,
     check_train,
 )
-from lumos_core.views.view import UserViews
 
 Tiny = Callable[..., RunConfig]
 Users = Callable[..., Sequences]

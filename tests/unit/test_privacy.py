@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lumos_core import deltas, privacy
+from lumos_core import privacy
 from lumos_core.checkpoint import LATEST, load_checkpoint
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
@@ -22,6 +22,7 @@ from lumos_core.learning.parameters import Params
 from lumos_core.learning.title_start import initial_params
 from lumos_core.node import Node
 from lumos_core.privacy import Budget, Entropy, epsilon
+from lumos_core.wire import deltas
 
 Tiny = Callable[..., RunConfig]
 Users = Callable[..., Sequences]

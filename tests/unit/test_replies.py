@@ -10,7 +10,7 @@ import pytest
 
 from lumos_core.config import RunConfig
 from lumos_core.errors import ReplyError
-from lumos_core.replies import (
+from lumos_core.wire.reply_checks import (
     EVALUATION_METRICS,
     MAX_COUNT,
     TRAIN_METRICS,

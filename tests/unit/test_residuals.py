@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lumos_core import deltas
-from lumos_core.codecs import ROWS
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.node_cache import KEPT
@@ -20,6 +18,8 @@ from lumos_core.learning.parameters import ITEM_TABLE, Params
 from lumos_core.learning.title_start import initial_params
 from lumos_core.node import Node
 from lumos_core.residuals import Residuals
+from lumos_core.wire import deltas
+from lumos_core.wire.codecs import ROWS
 
 Tiny = Callable[..., RunConfig]
 Users = Callable[..., Sequences]

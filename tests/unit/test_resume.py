@@ -18,7 +18,7 @@ from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError, DataError, LumosError, ModelError
 from lumos_core.federation import FederationResult, run_federation
 from lumos_core.history import HISTORY, Event, read_history
-from lumos_core.transport import Instruction, Reply
+from lumos_core.wire.messages import Instruction, Reply
 
 Tiny = Callable[..., RunConfig]
 NAMES = ("ann", "bob", "cy", "dee", "eve")

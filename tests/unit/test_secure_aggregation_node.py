@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from client_app.secagg_primitives import FLOWER
-from lumos_core import deltas, privacy
+from lumos_core import privacy
 from lumos_core.config import RunConfig
 from lumos_core.errors import ModelError, RefusalError, ReplyError
-from lumos_core.replies import Metrics
 from lumos_core.secure_aggregation import masks
 from lumos_core.secure_aggregation.encoding import Encoding
 from lumos_core.secure_aggregation.packets import (
@@ -25,7 +24,6 @@ from lumos_core.secure_aggregation.packets import (
     Keys,
     Open,
     Opened,
-    Packet,
     Roster,
     Shares,
     Survivors,
@@ -35,6 +33,9 @@ from lumos_core.secure_aggregation.packets import (
 from lumos_core.secure_aggregation.participant import Participant, capacity, threshold
 from lumos_core.secure_aggregation.primitives import CryptoError
 from lumos_core.secure_aggregation.store import FileStore, MemoryStore
+from lumos_core.wire import deltas
+from lumos_core.wire.messages import Packet
+from lumos_core.wire.reply_checks import Metrics
 
 CONFIG = RunConfig(
     method="fedavg", secure_aggregation=True, min_nodes=3, min_replies=3, secagg_threshold=0.6

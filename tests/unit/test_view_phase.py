@@ -13,9 +13,9 @@ from lumos_core import view_phase
 from lumos_core.config import RunConfig
 from lumos_core.federation import FederationResult, run_federation
 from lumos_core.history import Event
-from lumos_core.replies import preparation
-from lumos_core.transport import Instruction, Reply
 from lumos_core.view_report import RunViews
+from lumos_core.wire.messages import Instruction, Reply
+from lumos_core.wire.reply_checks import preparation
 
 Tiny = Callable[..., RunConfig]
 

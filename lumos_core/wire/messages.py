@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from lumos_core.learning.parameters import Params
-from lumos_core.replies import Metrics
-from lumos_core.secure_aggregation.packets import Packet
+from lumos_core.wire.reply_checks import Metrics
 
 Split = Literal["validation", "test"]
+Value = int | str | bytes | list[str] | list[bytes]
+Packet = dict[str, Value]
+"""A message of secure aggregation (:mod:`lumos_core.secure_aggregation.packets`)."""
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,16 @@
 """Model deltas: the only arrays that leave a node. Subtract, apply, measure, clip.
 
-How they look on the wire is the business of :mod:`lumos_core.codecs`.
+How they look on the wire is the business of :mod:`lumos_core.wire.codecs`.
 """
 
 from collections.abc import Mapping
 
 import numpy as np
 
-from lumos_core.codecs import decode, encode, wire_bytes
 from lumos_core.config import Codec
 from lumos_core.errors import ReplyError
 from lumos_core.learning.parameters import Params
+from lumos_core.wire.codecs import decode, encode, wire_bytes
 
 __all__ = [
     "Codec",

@@ -7,11 +7,11 @@ the latter alone. Nothing else exists on the wire, so nothing else can leak.
 
 from collections.abc import Mapping
 
-from lumos_core import deltas
 from lumos_core.config import RunConfig
 from lumos_core.errors import ReplyError
 from lumos_core.learning.metrics import CUTOFFS
 from lumos_core.learning.parameters import Params
+from lumos_core.wire import deltas
 
 Metrics = dict[str, int | float]
 
