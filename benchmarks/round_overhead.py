@@ -33,9 +33,9 @@ from lumos_core.data import Catalog
 from lumos_core.deployment import flower
 from lumos_core.deployment.follow import wait_healthy
 from lumos_core.deployment.local import LocalNode, deploy
-from lumos_core.history import Event
 from lumos_core.learning.title_start import initial_params
 from lumos_core.processes.children import Children, ending_on_signals
+from lumos_core.runs.history import Event
 from lumos_core.safe_files import write_atomically, write_json
 
 RESULTS = Path(__file__).parent / "results" / "round_overhead.json"

@@ -194,7 +194,7 @@ def _node(
 
 
 def _meter(config: RunConfig, settings: NodeConfig, order: Order) -> "Meter":
-    from lumos_core.resume import run_key
+    from lumos_core.runs.resume import run_key
     from lumos_core.views.meter import Meter
 
     return Meter(settings.state_folder, run_key(config, order.catalog))

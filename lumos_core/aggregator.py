@@ -8,8 +8,8 @@ import numpy as np
 from lumos_core import aggregation, privacy
 from lumos_core.config import RunConfig
 from lumos_core.errors import ReplyError
-from lumos_core.history import Event
 from lumos_core.learning.parameters import ITEM_TABLE, Params
+from lumos_core.runs.history import Event
 from lumos_core.selection import capped
 from lumos_core.wire import reply_checks
 from lumos_core.wire.messages import Reply

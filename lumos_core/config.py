@@ -32,6 +32,28 @@ NODE_NAMES = "LUMOS_NODE_NAMES"
 SIMULATION_DATA = "LUMOS_SIMULATION_DATA"
 """In the environment of virtual nodes: the folder of node-0/, node-1/, …"""
 
+FREE_KEYS = frozenset(
+    {
+        "rounds",
+        "patience",
+        "min-nodes",
+        "start-timeout",
+        "round-timeout",
+        "view-timeout",
+        "max-failed-rounds",
+        "max-epsilon",
+        "catalog",
+        "run-dir",
+        "log-format",
+        "log-level",
+        "metrics-port",
+        "metrics-host",
+        "tracking",
+    }
+)
+"""Keys that may change when a run is resumed: how long, how many nodes it waits for, where its
+files lie, who watches it. So may ``min-replies``, but not always: see :func:`free_keys`."""
+
 
 def _kebab(name: str) -> str:
     return name.replace("_", "-")
@@ -314,6 +336,28 @@ class NodeConfig(FlatConfig):
     def state_folder(self) -> Path:
         """Where the node keeps its views, ledger, models and logs."""
         return Path(self.state) if self.state else Path(self.data) / "state"
+
+
+def free_keys(flat: Mapping[str, Scalar]) -> frozenset[str]:
+    """Keys of a flat configuration that may change when its run is resumed.
+
+    With ``dp = distributed`` every node's noise is computed from ``min-replies``: a node's draw of
+    a round, scaled in two ways, could be taken out of what it sent. Elsewhere it only says how many
+    replies a round needs, and the number of nodes may have changed.
+    """
+    return FREE_KEYS if flat["dp"] == "distributed" else FREE_KEYS | {"min-replies"}
+
+
+def fixed(flat: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """What makes a run this run and no other: its configuration without :func:`free_keys`."""
+    free = free_keys(flat)
+    return {key: value for key, value in flat.items() if key not in free}
+
+
+def first_difference(saved: Mapping[str, Scalar], wanted: Mapping[str, Scalar]) -> str | None:
+    """The first key that makes ``wanted`` another run than ``saved``; both have all keys."""
+    changed = (key for key, value in fixed(saved).items() if wanted[key] != value)
+    return next(changed, None)
 
 
 def _explain(error: ValidationError, model: type[FlatConfig]) -> str:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from lumos_core.errors import DataError, ModelError
-from lumos_core.history import SUMMARY
 from lumos_core.model_files import (
     CONFIG_FILE,
     MODEL_FILE,
@@ -14,6 +13,7 @@ from lumos_core.model_files import (
     read_model,
     save_model,
 )
+from lumos_core.runs.history import SUMMARY
 from lumos_core.safe_files import write_json
 
 

@@ -26,14 +26,22 @@ import numpy as np
 
 from lumos_core import privacy, selection, server_optimizer
 from lumos_core.aggregator import Aggregator
-from lumos_core.checkpoint import BEST, LATEST, Checkpoint, Progress, save_checkpoint
 from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError, FederationError, ReplyError
-from lumos_core.history import HISTORY, Event, History, OnEvent, utc_now
 from lumos_core.learning.metrics import SELECTION_METRIC, means
 from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
 from lumos_core.membership import Membership
-from lumos_core.resume import KnownAs, Stand, never, stand_of
+from lumos_core.runs import history
+from lumos_core.runs.checkpoint import (
+    BEST,
+    LATEST,
+    Checkpoint,
+    OptimizerState,
+    Progress,
+    save_checkpoint,
+)
+from lumos_core.runs.history import HISTORY, Event, History, OnEvent, utc_now
+from lumos_core.runs.resume import KnownAs, StartingPoint, never, starting_point
 from lumos_core.secure_aggregation.coordinator import SecureExchange
 from lumos_core.secure_aggregation.primitives import Primitives
 from lumos_core.view_phase import ViewPhase
@@ -77,7 +85,7 @@ class Federation:
         self,
         config: RunConfig,
         transport: Transport,
-        start: Stand,
+        start: StartingPoint,
         run_dir: Path | None,
         history: History,
         primitives: Primitives | None = None,
@@ -318,7 +326,7 @@ class Federation:
             event |= self._select(valid)
         self.history.add(event)
         if split == "validation":
-            self._note_best(of_round, selection.value_of(event))
+            self._note_best(of_round, history.value_of(event))
         return metrics
 
     def _select(self, valid: list[tuple[tuple[str, ...], dict[str, float]]]) -> Event:
@@ -359,7 +367,7 @@ class Federation:
                 return event
         return None
 
-    def _save(self, name: str, params: Params, optimizer: server_optimizer.State) -> None:
+    def _save(self, name: str, params: Params, optimizer: OptimizerState) -> None:
         if self.run_dir is not None:
             save_checkpoint(self.run_dir / name, Checkpoint(params, optimizer, self.progress))
 
@@ -402,6 +410,6 @@ def run_federation(
     """
     shape = ModelShape.of(config, len(initial[ITEM_TABLE]) - 1)
     progress = Progress(0, -1, 0.0, 0, catalog_fingerprint, shape.fingerprint, config.to_flat())
-    stand = stand_of(run_dir, Checkpoint(initial, {}, progress), resume, known_as)
+    stand = starting_point(run_dir, Checkpoint(initial, {}, progress), resume, known_as)
     history = History(run_dir / HISTORY if run_dir else None, on_event, stand.events)
     return Federation(config, transport, stand, run_dir, history, primitives).run()

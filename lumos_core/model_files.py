@@ -21,7 +21,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from lumos_core import __version__
-from lumos_core.checkpoint import BEST, Checkpoint, load_checkpoint
 from lumos_core.config import RunConfig, Scalar
 from lumos_core.data.catalog import (
     FINGERPRINT_PATTERN,
@@ -32,6 +31,7 @@ from lumos_core.data.catalog import (
 from lumos_core.errors import ConfigError, ModelError
 from lumos_core.learning.model import SASRec, set_params
 from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
+from lumos_core.runs.checkpoint import BEST, Checkpoint, load_checkpoint
 from lumos_core.safe_files import write_atomically
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from lumos_core.learning.model import SASRec, get_params, set_params
 from lumos_core.learning.parameters import ModelShape, Params
 from lumos_core.learning.training import Trainer, TrainingSet, TrainSums
 from lumos_core.residuals import Residuals
-from lumos_core.resume import run_key
+from lumos_core.runs.resume import run_key
 from lumos_core.views.view import ViewSource, no_views
 from lumos_core.wire import codecs, deltas
 from lumos_core.wire.reply_checks import Metrics

@@ -32,10 +32,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lumos_core.config import RunConfig
-from lumos_core.history import Event
+from lumos_core.config import RunConfig, fixed
 from lumos_core.learning.parameters import Params
-from lumos_core.resume import fixed
+from lumos_core.runs.history import Event
 from lumos_core.safe_files import private_folder
 from lumos_core.wire import deltas
 

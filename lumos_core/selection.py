@@ -9,12 +9,10 @@ like size, the choice is by the plain mean over all users. What is *reported* is
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-
-from lumos_core.learning.metrics import SELECTION_METRIC
 
 CHANCE = 1e-3
 """Probability with which an honest node may be further off than chance is said to explain."""
@@ -76,9 +74,3 @@ def bounded_mean(users: Sequence[float], sums: Sequence[float], ratio: float) ->
     if not doubted.any() and (weights == counts).all():
         return Selection(sum(sums) / sum(users), doubted)  # added up as what is reported is
     return Selection(float(weights @ bounded / weights.sum()), doubted)
-
-
-def value_of(event: Mapping[str, Any]) -> float:
-    """By what an "evaluation" event of the history is compared with others."""
-    value: float = event.get("selection", event[SELECTION_METRIC])
-    return value

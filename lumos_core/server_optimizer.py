@@ -9,14 +9,16 @@ import numpy as np
 
 from lumos_core.config import RunConfig
 from lumos_core.learning.parameters import Params
+from lumos_core.runs.checkpoint import OptimizerState
 from lumos_core.wire import deltas
 
-State = dict[str, np.ndarray]
 ADAM_BETA2 = 0.99
 ADAM_EPSILON = 1e-3
 
 
-def step(params: Params, delta: Params, state: State, config: RunConfig) -> tuple[Params, State]:
+def step(
+    params: Params, delta: Params, state: OptimizerState, config: RunConfig
+) -> tuple[Params, OptimizerState]:
     """One server step.
 
     Args:
@@ -39,9 +41,9 @@ def step(params: Params, delta: Params, state: State, config: RunConfig) -> tupl
     return deltas.add(params, {n: u * lr for n, u in update.items()}), state
 
 
-def _adam(delta: Params, state: State, beta1: float) -> tuple[Params, State]:
+def _adam(delta: Params, state: OptimizerState, beta1: float) -> tuple[Params, OptimizerState]:
     """FedAdam, Algorithm 2 of Reddi et al.; no bias correction there either."""
-    new: State = {}
+    new: OptimizerState = {}
     update: Params = {}
     for name, d in delta.items():
         m = beta1 * _previous(state, f"m:{name}", d) + (1 - beta1) * d
@@ -51,6 +53,6 @@ def _adam(delta: Params, state: State, beta1: float) -> tuple[Params, State]:
     return update, new
 
 
-def _previous(state: State, name: str, like: np.ndarray) -> np.ndarray:
+def _previous(state: OptimizerState, name: str, like: np.ndarray) -> np.ndarray:
     found = state.get(name)
     return np.zeros_like(like) if found is None else found

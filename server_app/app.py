@@ -20,8 +20,8 @@ from lumos_core import logs
 from lumos_core.config import NODE_NAMES, RunConfig
 from lumos_core.deployment import fast_polling
 from lumos_core.errors import ConfigError, FederationError, LumosError
-from lumos_core.history import SUMMARY
-from lumos_core.run_lock import only_server
+from lumos_core.runs.history import SUMMARY
+from lumos_core.runs.lock import only_server
 from lumos_core.safe_files import write_json
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ def _run(grid: Grid, config: RunConfig, run_dir: Path) -> dict[str, Any]:
     from lumos_core.data.catalog import Catalog
     from lumos_core.federation import run_federation
     from lumos_core.learning.title_start import initial_params
-    from lumos_core.observers import observing
-    from lumos_core.view_report import RunViews
+    from lumos_core.runs.observers import observing
+    from lumos_core.runs.view_coverage import RunViews
     from server_app.transport import GridTransport
 
     if not config.catalog:

@@ -18,20 +18,20 @@ from lumos_core.attacks.data import replace_interactions
 from lumos_core.attacks.knowledge import Knowledge, cold_target, popularity
 from lumos_core.attacks.malicious import ATTACKS, MaliciousNode
 from lumos_core.attacks.scenario import Scenario
-from lumos_core.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data import Catalog, Sequences
 from lumos_core.data.partition import partition_users
 from lumos_core.data.prepared_folder import load_prepared, node_folders
 from lumos_core.errors import ModelError
 from lumos_core.federation import Federation
-from lumos_core.history import History
 from lumos_core.in_process import InProcessTransport
 from lumos_core.learning.model import SASRec, set_params
 from lumos_core.learning.parameters import ModelShape, Params
 from lumos_core.learning.title_start import initial_params
 from lumos_core.node import Node
-from lumos_core.resume import Stand
+from lumos_core.runs.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
+from lumos_core.runs.history import History
+from lumos_core.runs.resume import StartingPoint
 from lumos_core.views.view import UserViews, Views, ViewSource, no_views
 
 Result = dict[str, Any]
@@ -154,7 +154,9 @@ def _federate(
         initial = initial_params(config, ground.catalog)
         start = Checkpoint(initial, {}, _progress(0, config, ground))
     transport = InProcessTransport(nodes)  # type: ignore[arg-type] # malicious ones answer alike
-    federation = Federation(config, transport, Stand(start, start.params), None, History(None))
+    federation = Federation(
+        config, transport, StartingPoint(start, start.params), None, History(None)
+    )
     federation.run()
     return federation
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lumos_core.deployment.plan import LocalPlan
-    from lumos_core.deployment.report import Row
-    from lumos_core.history import OnEvent
+    from lumos_core.runs.history import OnEvent
+    from lumos_core.runs.report import Row
     from lumos_core.views.source import ViewCount
 
 Data = Annotated[
@@ -117,8 +117,8 @@ def _execute(
     from lumos_core.data.sequences import users_text
     from lumos_core.deployment.baselines import start_baselines, wait_for_baselines
     from lumos_core.deployment.progress import RoundLines
-    from lumos_core.deployment.report import federated_row, views_of, write_report
     from lumos_core.processes.children import Children, ending_on_signals
+    from lumos_core.runs.report import federated_row, views_of, write_report
 
     console = Console(soft_wrap=True)
     users = users_text(sum(len(s) for s in plan.sequences), sum(s.left_out for s in plan.sequences))
@@ -190,7 +190,7 @@ def view_line(before: "ViewCount", after: "ViewCount") -> str:
 
 def _print_results(console: "Console", run_dir: Path, report: Path, rows: "list[Row]") -> None:
     from lumos_core.cli.screens import results_table
-    from lumos_core.deployment.report import cells
+    from lumos_core.runs.report import cells
 
     head, *body = cells(rows)
     console.print(results_table(head, body, boxed=True))

@@ -9,7 +9,7 @@ import typer
 from lumos_core.terminal.progress import duration
 
 if TYPE_CHECKING:
-    from lumos_core.status import RunStatus
+    from lumos_core.runs.status import RunStatus
 
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN_DIR")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")]
@@ -20,7 +20,7 @@ def status_command(run_dir: RunFolder, as_json: AsJson = False) -> None:
 
     Exits 0 for a run that is alive or completed, 1 for one that failed, stopped or cannot be read.
     """
-    from lumos_core.status import status_of
+    from lumos_core.runs.status import status_of
 
     status = status_of(run_dir)
     if as_json:

@@ -30,7 +30,6 @@ def train_central_command(
     """Train SASRec on everybody's data in one place, beside the popularity baseline."""
     from rich.console import Console
 
-    from lumos_core.checkpoint import Checkpoint, Progress, save_checkpoint
     from lumos_core.cli.options import check_out
     from lumos_core.data.pooled import merged_text, pool
     from lumos_core.data.prepared_folder import load_prepared
@@ -39,6 +38,7 @@ def train_central_command(
     from lumos_core.learning.devices import check_device
     from lumos_core.learning.parameters import ModelShape
     from lumos_core.learning.title_start import initial_params
+    from lumos_core.runs.checkpoint import Checkpoint, Progress, save_checkpoint
     from lumos_core.safe_files import write_json
 
     check_device(device)

@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 
 from lumos_core.config import RunConfig
-from lumos_core.deployment.report import CENTRALISED, Row
 from lumos_core.errors import FederationError
 from lumos_core.processes.children import Child, Children
+from lumos_core.runs.report import CENTRALISED, Row
 
 _NOT_FOR_ONE_PLACE = {"method", "catalog", "run-dir"}
 _LEAST_URGENT = 19

@@ -8,14 +8,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from lumos_core.deployment.flower import LOOPBACK
-from lumos_core.errors import DataError, FederationError
-from lumos_core.history import SUMMARY, Event
+from lumos_core.errors import FederationError
 from lumos_core.processes.children import Child
+from lumos_core.runs.history import Event
 
-_DAMAGED = "it is damaged: remove it, and the same command goes on with the run"
 HEALTH_SECONDS = 90.0  # a cold start on a busy machine takes 20
 SUMMARY_SECONDS = 3.0  # between the end of a run and its summary being seen
 FOLLOW_SECONDS = 0.2
@@ -51,28 +49,6 @@ def wait_healthy(link: Child, control_port: int, ca: Path | None = None) -> None
         f"the SuperLink did not become healthy within {HEALTH_SECONDS:g} s; the end of "
         f"{link.log}:\n{link.last_lines()}"
     )
-
-
-def read_summary(run_dir: Path) -> dict[str, Any] | None:
-    """``summary.json`` of a run that has ended.
-
-    Raises:
-        DataError: the file is damaged.
-    """
-    path = run_dir / SUMMARY
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise DataError(f"{path}: is not JSON ({error}); {_DAMAGED}") from None
-    summary: dict[str, Any] = found if isinstance(found, dict) else {}
-    needed = {"outcome", "reason"}
-    if summary.get("outcome") == "completed":
-        needed |= {"rounds", "best_round", "test"}
-    if missing := sorted(needed - summary.keys()):
-        raise DataError(f"{path}: key '{missing[0]}' is missing; {_DAMAGED}")
-    return summary
 
 
 class Tail:

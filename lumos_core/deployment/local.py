@@ -20,13 +20,12 @@ from lumos_core.deployment.follow import (
     SUMMARY_SECONDS,
     Tail,
     ended,
-    read_summary,
     wait_healthy,
 )
-from lumos_core.deployment.run_folder import check_same_run, write_config
 from lumos_core.errors import FederationError
-from lumos_core.history import HISTORY, SUMMARY, Event, OnEvent
 from lumos_core.processes.children import Child, Children, ending_on_signals
+from lumos_core.runs.folder import check_same_run, read_summary, write_config
+from lumos_core.runs.history import HISTORY, SUMMARY, Event, OnEvent
 from lumos_core.views.llm.find import default_cache
 from lumos_core.views.meter import ViewProgress
 from lumos_core.views.titles.shipped import seed_cache

@@ -13,10 +13,10 @@ from lumos_core.data.prepare import prepare
 from lumos_core.data.prepared_folder import load_prepared, node_folders, prepared_noun
 from lumos_core.data.sample import SAMPLE_DOMAIN, bundled_sample
 from lumos_core.deployment import fast_polling
-from lumos_core.deployment.run_folder import CONFIG, check_catalog, check_same_run, read_config
 from lumos_core.errors import ConfigError
 from lumos_core.learning.devices import check_device
-from lumos_core.observers import check_tracker
+from lumos_core.runs.folder import CONFIG, check_catalog, check_same_run, read_config
+from lumos_core.runs.observers import check_tracker
 from lumos_core.secure_aggregation.participant import MIN_NODES
 
 DEFAULT_NODES = 3

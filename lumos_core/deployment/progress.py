@@ -12,7 +12,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.status import Status
 
-from lumos_core.history import Event
+from lumos_core.runs.history import Event
 from lumos_core.terminal.progress import PERCENT, Progress, Task, duration
 
 _WIDTHS = {

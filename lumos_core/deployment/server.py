@@ -23,7 +23,6 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from lumos_core.checkpoint import LATEST, load_checkpoint
 from lumos_core.config import NODE_NAMES, RunConfig
 from lumos_core.deployment import flower
 from lumos_core.deployment.backoff import Backoff
@@ -32,17 +31,17 @@ from lumos_core.deployment.follow import (
     SUMMARY_SECONDS,
     Tail,
     ended,
-    read_summary,
     wait_healthy,
 )
 from lumos_core.deployment.kit import ServerKit
 from lumos_core.deployment.progress import RoundLines
 from lumos_core.deployment.registry import Registry
-from lumos_core.deployment.run_folder import check_same_run, write_config
 from lumos_core.deployment.supervision import alone, say
 from lumos_core.errors import FederationError
-from lumos_core.history import HISTORY, SUMMARY, Event, OnEvent
 from lumos_core.processes.children import Child, Children, ending_on_signals
+from lumos_core.runs.checkpoint import LATEST, load_checkpoint
+from lumos_core.runs.folder import check_same_run, read_summary, write_config
+from lumos_core.runs.history import HISTORY, SUMMARY, Event, OnEvent
 from lumos_core.views.llm.find import default_cache
 from lumos_core.views.titles.shipped import seed_cache
 

@@ -10,8 +10,8 @@ import psutil
 import pytest
 from deployment_support import command, family, leftovers, named, start, wait_for, write_prepared
 
-from lumos_core.checkpoint import BEST, load_checkpoint
-from lumos_core.history import read_history
+from lumos_core.runs.checkpoint import BEST, load_checkpoint
+from lumos_core.runs.history import read_history
 from lumos_core.wire.reply_checks import EVALUATION_METRICS, TRAIN_METRICS
 
 pytestmark = pytest.mark.integration

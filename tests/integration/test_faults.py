@@ -10,7 +10,7 @@ from deployment_support import named, wait_for
 from hosts_support import Deployment
 from namespaces import Network, require_namespaces
 
-from lumos_core.history import read_history
+from lumos_core.runs.history import read_history
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
 

@@ -18,13 +18,13 @@ from deployment_support import (
     write_prepared,
 )
 
-from lumos_core.checkpoint import LATEST, load_checkpoint
 from lumos_core.config import RunConfig
 from lumos_core.data.prepared_folder import load_prepared
-from lumos_core.history import read_history
 from lumos_core.learning.parameters import Params
 from lumos_core.learning.title_start import initial_params
 from lumos_core.node import Node
+from lumos_core.runs.checkpoint import LATEST, load_checkpoint
+from lumos_core.runs.history import read_history
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from deployment_support import command, family, leftovers, named, start, wait_for, write_prepared
 
-from lumos_core.history import read_history
+from lumos_core.runs.history import read_history
 
 pytestmark = pytest.mark.integration
 

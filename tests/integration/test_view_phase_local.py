@@ -21,7 +21,7 @@ from deployment_support import (
 )
 
 from lumos_core.config import RunConfig
-from lumos_core.history import read_history
+from lumos_core.runs.history import read_history
 from lumos_core.wire.reply_checks import PREPARATION_METRICS
 
 pytestmark = pytest.mark.integration

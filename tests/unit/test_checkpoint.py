@@ -10,9 +10,9 @@ import pytest
 from safetensors.numpy import save
 
 from lumos_core import safe_files
-from lumos_core.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
 from lumos_core.config import RunConfig
 from lumos_core.errors import ModelError
+from lumos_core.runs.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
 
 
 def _checkpoint(round_: int = 3) -> Checkpoint:

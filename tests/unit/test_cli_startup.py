@@ -86,7 +86,7 @@ class TestHelp:
         (tmp_path / "summary.json").write_text('{"outcome": "completed", "method": "fedavg"}')
         (tmp_path / "config.json").write_text('{"run": {"method": "fedavg", "rounds": 3}}')
         code = (
-            "import sys; from lumos_core.status import status_of; from pathlib import Path; "
+            "import sys; from lumos_core.runs.status import status_of; from pathlib import Path; "
             f"print(status_of(Path({str(tmp_path)!r})).state, 'torch' in sys.modules)"
         )
         assert python("-c", code).stdout.split() == ["completed", "False"]

@@ -69,7 +69,7 @@ def test_where_counts_are_kept_back_there_are_only_flags(folder, keys):
 def test_the_owner_s_limit_ends_the_work_for_good(folder, monkeypatch):
     state = folder / "node-0" / "state"
     config = tiny_config(folder, **{"method": "lumos", "views": "tfidf"})
-    from lumos_core.resume import run_key
+    from lumos_core.runs.resume import run_key
 
     state.mkdir()
     spent = ViewProgress(spent=50.0, run=run_key(config, ""), time=time.time())

@@ -21,9 +21,9 @@ from lumos_core.deployment import flower
 from lumos_core.deployment.local import LocalNode, deploy
 from lumos_core.deployment.plan import for_nodes
 from lumos_core.deployment.progress import RoundLines
-from lumos_core.deployment.report import CENTRALISED, Row, cells, write_report
 from lumos_core.errors import ConfigError, FederationError
 from lumos_core.processes.children import Children, ending_on_signals
+from lumos_core.runs.report import CENTRALISED, Row, cells, write_report
 
 
 # ---------------------------------------------------------------- settings

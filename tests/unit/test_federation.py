@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from lumos_core import membership
 from lumos_core.aggregation import RULES
-from lumos_core.checkpoint import BEST, LATEST, load_checkpoint
 from lumos_core.config import RunConfig
 from lumos_core.errors import FederationError
 from lumos_core.federation import FederationResult, run_federation
-from lumos_core.history import HISTORY, Event, read_history
 from lumos_core.learning.parameters import Params
+from lumos_core.runs.checkpoint import BEST, LATEST, load_checkpoint
+from lumos_core.runs.history import HISTORY, Event, read_history
 from lumos_core.wire.messages import Instruction, Reply
 
 Tiny = Callable[..., RunConfig]

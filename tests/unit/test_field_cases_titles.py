@@ -385,7 +385,7 @@ def test_the_noun_follows_from_the_domain(news: Path, tmp_path: Path) -> None:
 
 def test_a_run_keeps_the_noun_that_it_was_begun_with(news: Path, tmp_path: Path) -> None:
     from lumos_core.deployment.plan import plan_local, server_config
-    from lumos_core.deployment.run_folder import write_config
+    from lumos_core.runs.folder import write_config
 
     config = server_config({"llm-noun": "poems"}, 2, news / "catalog.tsv", tmp_path / "run")
     write_config(tmp_path / "run", config, {})

@@ -11,14 +11,14 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from lumos_core.checkpoint import LATEST, Checkpoint, Progress, save_checkpoint
 from lumos_core.cli.app import app
 from lumos_core.config import RunConfig
 from lumos_core.deployment import kit, local, server
 from lumos_core.deployment.kit import ServerKit
 from lumos_core.deployment.local import LocalNode
-from lumos_core.deployment.run_folder import CONFIG, read_config, write_config
 from lumos_core.errors import ConfigError, DataError, FederationError, ModelError
+from lumos_core.runs.checkpoint import LATEST, Checkpoint, Progress, save_checkpoint
+from lumos_core.runs.folder import CONFIG, read_config, write_config
 
 Tiny = Callable[..., RunConfig]
 DONE = {"outcome": "completed", "reason": "", "rounds": 3, "best_round": 2, "test": {"hr@20": 0.5}}

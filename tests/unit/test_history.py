@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lumos_core.errors import DataError
-from lumos_core.history import Event, History, read_history
+from lumos_core.runs.history import Event, History, read_history
 
 EVENTS: list[Event] = [
     {"event": "evaluation", "round": 0, "split": "validation", "ndcg@20": 0.1 + 0.2},

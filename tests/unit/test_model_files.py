@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from lumos_core.checkpoint import BEST, LATEST, Checkpoint, Progress, save_checkpoint
 from lumos_core.config import RunConfig
 from lumos_core.data import Catalog
 from lumos_core.errors import DataError, ModelError
@@ -27,6 +26,7 @@ from lumos_core.model_files import (
     read_card,
     save_model,
 )
+from lumos_core.runs.checkpoint import BEST, LATEST, Checkpoint, Progress, save_checkpoint
 
 OTHER = Catalog(("x", "y"), ("ex", "why"))
 
@@ -109,7 +109,7 @@ def test_export_does_not_overwrite(tmp_path, run_dir) -> None:
 
 
 def test_before_the_first_evaluation_there_is_nothing_to_export(tmp_path, run_dir, params) -> None:
-    from lumos_core.checkpoint import load_checkpoint
+    from lumos_core.runs.checkpoint import load_checkpoint
 
     fresh = load_checkpoint(run_dir / BEST)
     fresh = replace(fresh, progress=replace(fresh.progress, round=0, best_round=-1))

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 from lumos_core import privacy
-from lumos_core.checkpoint import LATEST, load_checkpoint
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import Sequences
 from lumos_core.errors import ConfigError
 from lumos_core.federation import FederationResult, run_federation
-from lumos_core.history import Event
 from lumos_core.in_process import InProcessTransport
 from lumos_core.learning.parameters import Params
 from lumos_core.learning.title_start import initial_params
 from lumos_core.node import Node
 from lumos_core.privacy import Budget, Entropy, epsilon
+from lumos_core.runs.checkpoint import LATEST, load_checkpoint
+from lumos_core.runs.history import Event
 from lumos_core.wire import deltas
 
 Tiny = Callable[..., RunConfig]

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from federation_fakes import CATALOG, FakeNode, FakeTransport, start
 
-from lumos_core import checkpoint, federation, membership, safe_files
-from lumos_core.checkpoint import BEST, LATEST, Checkpoint, load_checkpoint, save_checkpoint
+from lumos_core import federation, membership, safe_files
 from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError, DataError, LumosError, ModelError
 from lumos_core.federation import FederationResult, run_federation
-from lumos_core.history import HISTORY, Event, read_history
+from lumos_core.runs import checkpoint
+from lumos_core.runs.checkpoint import BEST, LATEST, Checkpoint, load_checkpoint, save_checkpoint
+from lumos_core.runs.history import HISTORY, Event, read_history
 from lumos_core.wire.messages import Instruction, Reply
 
 Tiny = Callable[..., RunConfig]

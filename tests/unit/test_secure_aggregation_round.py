@@ -60,7 +60,7 @@ def _close(a: Params, b: Params, atol: float) -> bool:
 
 
 def _after(result: FederationResult, transport: SecureTransport, folder: Path) -> Params:
-    from lumos_core.checkpoint import LATEST, load_checkpoint
+    from lumos_core.runs.checkpoint import LATEST, load_checkpoint
 
     return load_checkpoint(folder / LATEST).params
 

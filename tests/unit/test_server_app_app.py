@@ -10,7 +10,7 @@ from flwr.app import Context, Message, RecordDict
 from client_app.app import app as client
 from client_app.messages import decode_train, encode_train
 from lumos_core.errors import ConfigError, FederationError
-from lumos_core.history import read_history
+from lumos_core.runs.history import read_history
 from server_app.app import app as server
 
 

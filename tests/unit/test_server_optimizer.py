@@ -7,10 +7,16 @@ import numpy as np
 import pytest
 
 from lumos_core import server_optimizer
-from lumos_core.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
 from lumos_core.config import RunConfig
 from lumos_core.learning.parameters import Params
-from lumos_core.server_optimizer import ADAM_BETA2, ADAM_EPSILON, State, step
+from lumos_core.runs.checkpoint import (
+    Checkpoint,
+    OptimizerState,
+    Progress,
+    load_checkpoint,
+    save_checkpoint,
+)
+from lumos_core.server_optimizer import ADAM_BETA2, ADAM_EPSILON, step
 
 Tiny = Callable[..., RunConfig]
 STEPS = 6
@@ -29,7 +35,7 @@ def _start() -> Params:
 
 
 def _run(config: RunConfig) -> Params:
-    params, state = _start(), State()
+    params, state = _start(), OptimizerState()
     for delta in _deltas():
         params, state = step(params, delta, state, config)
     return params
@@ -100,7 +106,7 @@ def test_inputs_are_left_alone_and_order_is_kept(tiny: Tiny, optimizer: str) -> 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
 def test_state_survives_a_checkpoint_bit_by_bit(tiny: Tiny, optimizer: str, tmp_path: Path) -> None:
     config = tiny(server_optimizer=optimizer)
-    params, state = _start(), State()
+    params, state = _start(), OptimizerState()
     for delta in _deltas():
         path = tmp_path / "c"
         progress = Progress(0, -1, 0.0, 0, "", "", config.to_flat())

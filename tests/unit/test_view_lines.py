@@ -9,8 +9,8 @@ from rich.console import Console
 
 from lumos_core.deployment.node import _ViewsTold
 from lumos_core.deployment.progress import RoundLines
-from lumos_core.deployment.report import federated_row, write_report
-from lumos_core.history import Event
+from lumos_core.runs.history import Event
+from lumos_core.runs.report import federated_row, write_report
 from lumos_core.views.meter import FILE, ViewProgress
 
 

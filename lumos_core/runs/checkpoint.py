@@ -18,10 +18,11 @@ from safetensors.numpy import save
 from lumos_core.errors import ModelError
 from lumos_core.learning.parameters import Params
 from lumos_core.safe_files import write_atomically
-from lumos_core.server_optimizer import State
 
 LATEST, BEST = "checkpoint/latest.safetensors", "checkpoint/best.safetensors"
 """Where a run folder keeps them."""
+OptimizerState = dict[str, np.ndarray]
+"""What a server optimiser remembers, flat: named arrays."""
 _MODEL, _OPTIMIZER = "model/", "optimizer/"
 
 
@@ -47,7 +48,7 @@ class Progress:
 @dataclass(frozen=True)
 class Checkpoint:
     params: Params
-    optimizer: State
+    optimizer: OptimizerState
     progress: Progress
 
 

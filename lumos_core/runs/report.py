@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lumos_core.history import read_history
+from lumos_core.runs.history import read_history
 from lumos_core.safe_files import write_atomically
-from lumos_core.view_report import NOT_COMPLETE, RunViews
+from lumos_core.runs.view_coverage import NOT_COMPLETE, RunViews
 
 METRICS = ("hr@10", "hr@20", "ndcg@20", "mrr")
 CENTRALISED = "centralised SASRec"

@@ -1,6 +1,6 @@
-"""``config.json`` of a run's folder: what a run was begun with, and whether one may go on with it.
+"""A run's folder: ``config.json``, what it was begun with, and ``summary.json``, how it ended.
 
-Commands that go on with a run look here before they write or start anything.
+Commands that resume a run look here before they write or start anything.
 """
 
 import json
@@ -8,16 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lumos_core.checkpoint import LATEST, load_checkpoint
+from lumos_core.runs.checkpoint import LATEST, load_checkpoint
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog, differing_versions, short_fingerprint
-from lumos_core.errors import ConfigError, reason_of
-from lumos_core.resume import first_difference
+from lumos_core.errors import ConfigError, DataError, reason_of
+from lumos_core.runs.history import SUMMARY
+from lumos_core.config import first_difference
 from lumos_core.safe_files import write_json
 
 CONFIG = "config.json"
 _ALWAYS = ("method", "seed", "rounds", "catalog", "min-nodes", "min-replies")
 """Keys that every version has written; others may be newer than a run and have their defaults."""
+_DAMAGED = "it is damaged: remove it, and the same command goes on with the run"
 _MEND = "put a whole copy of it back, or begin another run with another --run-dir"
 
 
@@ -89,6 +91,28 @@ def write_config(run_dir: Path, config: RunConfig, nodes: Mapping[str, Any]) -> 
         nodes: what is known about its nodes, for people.
     """
     write_json(run_dir / CONFIG, {"run": config.to_flat(), "nodes": nodes})
+
+
+def read_summary(run_dir: Path) -> dict[str, Any] | None:
+    """``summary.json`` of a run that has ended.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = run_dir / SUMMARY
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise DataError(f"{path}: is not JSON ({error}); {_DAMAGED}") from None
+    summary: dict[str, Any] = found if isinstance(found, dict) else {}
+    needed = {"outcome", "reason"}
+    if summary.get("outcome") == "completed":
+        needed |= {"rounds", "best_round", "test"}
+    if missing := sorted(needed - summary.keys()):
+        raise DataError(f"{path}: key '{missing[0]}' is missing; {_DAMAGED}")
+    return summary
 
 
 def _checked(path: Path, found: Any) -> RunConfig:

@@ -1,5 +1,6 @@
 """Where a run stands, read from its folder: history, summary, checkpoint and the server's lock."""
 
+from lumos_core.runs import history
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -8,11 +9,11 @@ from typing import Any, Literal
 
 from lumos_core import selection
 from lumos_core.errors import DataError
-from lumos_core.history import HISTORY, SUMMARY, Event, read_history
-from lumos_core.run_lock import is_held
-from lumos_core.view_report import RunViews
+from lumos_core.runs.history import HISTORY, SUMMARY, Event, read_history
+from lumos_core.runs.lock import is_held
+from lumos_core.runs.view_coverage import RunViews
 
-State = Literal["running", "stopped", "completed", "failed", "unknown"]
+RunState = Literal["running", "stopped", "completed", "failed", "unknown"]
 _METRICS = ("hr@20", "ndcg@20")
 _DOUBTED = "its evaluation is out of line with the others; it counts within bounds"
 
@@ -45,7 +46,7 @@ class RunStatus:
     """
 
     run: str
-    state: State
+    state: RunState
     reason: str
     method: str
     round: int
@@ -99,7 +100,7 @@ def _status(
 ) -> RunStatus:
     trained = [e for e in events if e["event"] == "round"]
     validation = [e for e in events if e["event"] == "evaluation" and e["split"] == "validation"]
-    best = max(validation, key=selection.value_of, default=None)
+    best = max(validation, key=history.value_of, default=None)
     return RunStatus(
         run=str(run_dir),
         state=_state(summary, alive),
@@ -140,7 +141,7 @@ def _preparing(events: list[Event]) -> list[dict[str, Any]]:
     return [found[name] for name in sorted(found)]
 
 
-def _state(summary: dict[str, Any], alive: bool | None) -> State:
+def _state(summary: dict[str, Any], alive: bool | None) -> RunState:
     """A held lock counts most: a resumed run may still have the summary of the part before."""
     if alive:
         return "running"
@@ -154,7 +155,7 @@ def _config(run_dir: Path) -> dict[str, Any]:
     saved = _json(run_dir / "config.json").get("run")
     if isinstance(saved, dict):
         return saved
-    from lumos_core.checkpoint import LATEST, load_checkpoint
+    from lumos_core.runs.checkpoint import LATEST, load_checkpoint
 
     path = run_dir / LATEST
     return dict(load_checkpoint(path).progress.config) if path.exists() else {}

@@ -15,7 +15,7 @@ from typing import Any
 
 from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError, reason_of
-from lumos_core.history import Event, OnEvent
+from lumos_core.runs.history import Event, OnEvent
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from lumos_core.history import Event
+from lumos_core.runs.history import Event
 
 NOT_COMPLETE = "views incomplete"
 """What stands beside the method's name where views were missing."""

@@ -5,6 +5,7 @@ the work is done again. Lines of failed rounds stay: a run in which rounds faile
 however often it was stopped.
 """
 
+from lumos_core.runs import history
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -12,35 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lumos_core import selection
-from lumos_core.checkpoint import BEST, LATEST, Checkpoint, Progress, load_checkpoint
-from lumos_core.config import RunConfig, Scalar
+from lumos_core.runs.checkpoint import BEST, LATEST, Checkpoint, Progress, load_checkpoint
+from lumos_core.config import RunConfig, Scalar, first_difference, fixed, free_keys
 from lumos_core.data.catalog import differing_versions, short_fingerprint
 from lumos_core.errors import ConfigError, DataError, ModelError
-from lumos_core.history import HISTORY, Event, read_history
+from lumos_core.runs.history import HISTORY, Event, read_history
 from lumos_core.learning.parameters import Params
-
-FREE_KEYS = frozenset(
-    {
-        "rounds",
-        "patience",
-        "min-nodes",
-        "start-timeout",
-        "round-timeout",
-        "view-timeout",
-        "max-failed-rounds",
-        "max-epsilon",
-        "catalog",
-        "run-dir",
-        "log-format",
-        "log-level",
-        "metrics-port",
-        "metrics-host",
-        "tracking",
-    }
-)
-"""Keys that may change when a run is resumed: how long, how many nodes it waits for, where its
-files lie, who watches it. So may ``min-replies``, but not always: see :func:`free_keys`."""
-
 
 KnownAs = Callable[[str], bool]
 """Whether a fingerprint is of a certain catalog."""
@@ -49,22 +27,6 @@ KnownAs = Callable[[str], bool]
 def never(fingerprint: str) -> bool:
     """Knows no other fingerprint than the catalog's own."""
     return False
-
-
-def free_keys(flat: Mapping[str, Scalar]) -> frozenset[str]:
-    """Keys of a flat configuration that may change when its run is resumed.
-
-    With ``dp = distributed`` every node's noise is computed from ``min-replies``: a node's draw of
-    a round, scaled in two ways, could be taken out of what it sent. Elsewhere it only says how many
-    replies a round needs, and the number of nodes may have changed.
-    """
-    return FREE_KEYS if flat["dp"] == "distributed" else FREE_KEYS | {"min-replies"}
-
-
-def fixed(flat: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """What makes a run this run and no other: its configuration without :func:`free_keys`."""
-    free = free_keys(flat)
-    return {key: value for key, value in flat.items() if key not in free}
 
 
 def run_key(config: RunConfig, catalog: str) -> str:
@@ -77,14 +39,8 @@ def run_key(config: RunConfig, catalog: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def first_difference(saved: Mapping[str, Scalar], wanted: Mapping[str, Scalar]) -> str | None:
-    """The first key that makes ``wanted`` another run than ``saved``; both have all keys."""
-    changed = (key for key, value in fixed(saved).items() if wanted[key] != value)
-    return next(changed, None)
-
-
 @dataclass(frozen=True)
-class Stand:
+class StartingPoint:
     """Where a run begins, or begins again."""
 
     checkpoint: Checkpoint
@@ -92,9 +48,9 @@ class Stand:
     events: list[Event] = field(default_factory=list)
 
 
-def stand_of(
+def starting_point(
     run_dir: Path | None, fresh: Checkpoint, resume: bool, known_as: KnownAs = never
-) -> Stand:
+) -> StartingPoint:
     """Where to begin: at the checkpoint in ``run_dir`` if there is one, otherwise at ``fresh``.
 
     Args:
@@ -109,7 +65,7 @@ def stand_of(
         DataError: a line of its history is damaged.
     """
     if run_dir is None:
-        return Stand(fresh, fresh.params)
+        return StartingPoint(fresh, fresh.params)
     latest, lines = run_dir / LATEST, run_dir / HISTORY
     if not resume or not latest.exists():
         for path in (latest, lines):
@@ -119,7 +75,7 @@ def stand_of(
                     + ("its checkpoint is missing; " if resume else "resume it, or ")
                     + "choose another folder"
                 )
-        return Stand(fresh, fresh.params)
+        return StartingPoint(fresh, fresh.params)
     found = load_checkpoint(latest)
     _check_same_run(latest, found.progress, fresh.progress, known_as)
     params = _fitting(latest, found.params, fresh.params)
@@ -130,7 +86,7 @@ def stand_of(
     except (KeyError, TypeError) as error:
         raise DataError(f"{lines}: an event is not as LUMOS writes it ({error})") from None
     checkpoint = Checkpoint(params, found.optimizer, progress)
-    return Stand(checkpoint, _best(run_dir, checkpoint), events)
+    return StartingPoint(checkpoint, _best(run_dir, checkpoint), events)
 
 
 def _check_same_run(path: Path, found: Progress, fresh: Progress, known_as: KnownAs) -> None:
@@ -199,7 +155,7 @@ def _replayed(fresh: Progress, found: Progress, events: list[Event], lines: Path
     rounds = set()
     for event in events:
         if event["event"] == "evaluation":
-            progress = progress.after_evaluation(event["round"], selection.value_of(event))
+            progress = progress.after_evaluation(event["round"], history.value_of(event))
             rounds.add(event["round"])
     if found.best_round >= 0 and found.best_round not in rounds:
         raise ModelError(

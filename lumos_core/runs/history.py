@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lumos_core.errors import DataError
+from lumos_core.learning.metrics import SELECTION_METRIC
 from lumos_core.safe_files import write_atomically
 
 HISTORY = "history.jsonl"
@@ -94,3 +95,9 @@ def read_history(path: Path) -> list[Event]:
 
 def _line(event: Event) -> str:
     return json.dumps(event) + "\n"
+
+
+def value_of(event: Event) -> float:
+    """By what an "evaluation" event of the history is compared with others."""
+    value: float = event["selection"] if "selection" in event else event[SELECTION_METRIC]
+    return value
