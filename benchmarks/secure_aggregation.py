@@ -21,12 +21,12 @@ import numpy as np
 from client_app.secagg_primitives import FLOWER
 from lumos_core.config import RunConfig
 from lumos_core.learning.parameters import Params
+from lumos_core.privacy.secure_aggregation import packets
+from lumos_core.privacy.secure_aggregation.coordinator import SecureExchange
+from lumos_core.privacy.secure_aggregation.encoding import Encoding
+from lumos_core.privacy.secure_aggregation.participant import Participant
+from lumos_core.privacy.secure_aggregation.session_store import MemoryStore
 from lumos_core.safe_files import write_atomically, write_json
-from lumos_core.secure_aggregation import packets
-from lumos_core.secure_aggregation.coordinator import SecureExchange
-from lumos_core.secure_aggregation.encoding import Encoding
-from lumos_core.secure_aggregation.participant import Participant
-from lumos_core.secure_aggregation.store import MemoryStore
 from lumos_core.wire.messages import Instruction, Reply
 from lumos_core.wire.reply_checks import TRAIN_METRICS, Metrics
 

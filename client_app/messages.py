@@ -7,7 +7,7 @@ evaluate reply    MetricRecord ``metrics``
 prepare reply     MetricRecord ``metrics``: two flags, and roughly how far the views are
 describe reply    ConfigRecord ``node``: counts and fingerprints
 secure rounds     ConfigRecord ``secagg`` to and from the node: a packet of
-                  :mod:`lumos_core.secure_aggregation.packets`; the train reply is then
+                  :mod:`lumos_core.privacy.secure_aggregation.packets`; the train reply is then
                   ArrayRecord ``upload`` alone, one masked array
 any failure       ConfigRecord ``error``: ``code``, and ``name`` where the question was describe
 ================  ==============================================================================
@@ -26,7 +26,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, MetricRecord, RecordDict
 
 from lumos_core.errors import ReplyError
-from lumos_core.secure_aggregation.packets import MASKED
+from lumos_core.privacy.secure_aggregation.packets import MASKED
 from lumos_core.wire.messages import Packet
 
 MODEL, INSTRUCTION = "model", "instruction"

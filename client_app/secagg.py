@@ -10,8 +10,8 @@ from client_app.messages import Order
 from client_app.secagg_primitives import FLOWER
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.errors import RefusalError, ReplyError
-from lumos_core.secure_aggregation.participant import Participant
-from lumos_core.secure_aggregation.store import FileStore
+from lumos_core.privacy.secure_aggregation.participant import Participant
+from lumos_core.privacy.secure_aggregation.session_store import FileStore
 
 if TYPE_CHECKING:
     from lumos_core.node import Node

@@ -1,4 +1,4 @@
-"""Flower's cryptography, bound to what :mod:`lumos_core.secure_aggregation` needs.
+"""Flower's cryptography, bound to what :mod:`lumos_core.privacy.secure_aggregation` needs.
 
 Key agreement is ECDH on P-384 with HKDF-SHA256, shares are sealed with Fernet and split by Shamir's
 scheme, all by Flower's functions. Only how keys look as bytes is chosen here: compact, because
@@ -20,7 +20,7 @@ from flwr.common.secure_aggregation.crypto.symmetric_encryption import (
 )
 from flwr.supercore.primitives.asymmetric import generate_key_pairs
 
-from lumos_core.secure_aggregation.primitives import CryptoError, Primitives
+from lumos_core.privacy.secure_aggregation.primitives import CryptoError, Primitives
 
 _CURVE = ec.SECP384R1()
 _PRIVATE_BYTES = 48

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lumos_core import aggregation, privacy
+from lumos_core import aggregation
 from lumos_core.config import RunConfig
 from lumos_core.errors import ReplyError
 from lumos_core.learning.parameters import ITEM_TABLE, Params
+from lumos_core.privacy import mechanisms
 from lumos_core.runs.history import Event
 from lumos_core.selection import capped
 from lumos_core.wire import reply_checks
@@ -62,9 +63,9 @@ class Aggregator:
         weights = capped(weights, self.config.max_weight_ratio)
         deltas = [self.accepted[n][0] for n in names]
         if self.config.dp == "central" and self.config.secure_aggregation:
-            found = privacy.noisy_mean(deltas[0], len(self.names), self.config, self.round)
+            found = mechanisms.noisy_mean(deltas[0], len(self.names), self.config, self.round)
         elif self.config.dp == "central":
-            found = privacy.central_mean(deltas, self.config, self.round)
+            found = mechanisms.central_mean(deltas, self.config, self.round)
         else:
             found = aggregation.aggregate(deltas, weights / weights.sum(), self.config)
         # Training never moves the padding; noise and liars would, and nobody would move it back.

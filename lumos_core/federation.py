@@ -24,13 +24,16 @@ from typing import Literal
 
 import numpy as np
 
-from lumos_core import privacy, selection, server_optimizer
+from lumos_core import selection, server_optimizer
 from lumos_core.aggregator import Aggregator
 from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError, FederationError, ReplyError
 from lumos_core.learning.metrics import SELECTION_METRIC, means
 from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
 from lumos_core.membership import Membership
+from lumos_core.privacy import budget
+from lumos_core.privacy.secure_aggregation.coordinator import SecureExchange
+from lumos_core.privacy.secure_aggregation.primitives import Primitives
 from lumos_core.runs import history
 from lumos_core.runs.checkpoint import (
     BEST,
@@ -42,8 +45,6 @@ from lumos_core.runs.checkpoint import (
 )
 from lumos_core.runs.history import HISTORY, Event, History, OnEvent, utc_now
 from lumos_core.runs.resume import KnownAs, StartingPoint, never, starting_point
-from lumos_core.secure_aggregation.coordinator import SecureExchange
-from lumos_core.secure_aggregation.primitives import Primitives
 from lumos_core.view_phase import ViewPhase
 from lumos_core.wire import reply_checks
 from lumos_core.wire.messages import Instruction, Reply, Split, Transport, exchange
@@ -96,7 +97,7 @@ class Federation:
         self.best = start.best
         self.run_dir = run_dir
         self.history = history
-        self.budget = privacy.Budget.of(config, history.events)
+        self.budget = budget.Budget.of(config, history.events)
         self.secure: SecureExchange | None = None
         if config.secure_aggregation:
             if primitives is None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lumos_core import __version__, privacy
+from lumos_core import __version__
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import LeaveOneOut, Sequences
@@ -14,6 +14,7 @@ from lumos_core.learning.evaluation import evaluate
 from lumos_core.learning.model import SASRec, get_params, set_params
 from lumos_core.learning.parameters import ModelShape, Params
 from lumos_core.learning.training import Trainer, TrainingSet, TrainSums
+from lumos_core.privacy import mechanisms, noise
 from lumos_core.residuals import Residuals
 from lumos_core.runs.resume import run_key
 from lumos_core.views.view import ViewSource, no_views
@@ -53,7 +54,7 @@ class Node:
         self._views = views
         debts = state / "residuals" / run_key(config, catalog.fingerprint) if state else None
         self._residuals = Residuals(debts)
-        self._key = privacy.node_key(state if config.dp in ("distributed", "user") else None)
+        self._key = noise.node_key(state if config.dp in ("distributed", "user") else None)
         self._training_set: TrainingSet | None = None
 
     @classmethod
@@ -158,10 +159,10 @@ class Node:
     ) -> TrainSums:
         """Train the model in place on the node's users."""
         if self.config.dp == "user":
-            from lumos_core.private_training import PrivateTrainer, protected_arrays
+            from lumos_core.privacy.dp_sgd import PrivateTrainer, protected_arrays
 
             protected = {**params, **protected_arrays(data)}
-            entropy = privacy.node_entropy(self.config, self._key, self.name, round, protected)
+            entropy = noise.node_entropy(self.config, self._key, self.name, round, protected)
             return PrivateTrainer(model, data, self.config, seed, entropy).train()
         trainer = Trainer(model, data, self.config, seed)
         sums = TrainSums()
@@ -176,7 +177,7 @@ class Node:
         owed = self._residuals.before(round) if feedback else None
         if owed is not None:
             delta = deltas.add(delta, owed)
-        delta = privacy.protect(delta, self.config, self._key, self.name, round)
+        delta = mechanisms.protect(delta, self.config, self._key, self.name, round)
         arrays = codecs.encode(delta, codec, rng, share)
         if feedback:
             sent = codecs.decode(arrays, codec, delta, share)

@@ -25,7 +25,7 @@ from lumos_core.runs.lock import only_server
 from lumos_core.safe_files import write_json
 
 if TYPE_CHECKING:
-    from lumos_core.secure_aggregation.primitives import Primitives
+    from lumos_core.privacy.secure_aggregation.primitives import Primitives
 
 _PACKAGES = ("flwr", "torch", "numpy")
 

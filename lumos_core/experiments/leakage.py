@@ -111,8 +111,8 @@ def observe(world: World, node: Node, round: int, masks: int = 0) -> list[Observ
 def under_mask(delta: Params, metrics: Metrics, config: RunConfig) -> Params:
     """What the server sees of a delta that was uploaded under secure aggregation, read as numbers:
     quantised, and masked with a key that the server gets no share of."""
-    from lumos_core.secure_aggregation.encoding import Encoding
-    from lumos_core.secure_aggregation.masks import KEY_BYTES, add_own
+    from lumos_core.privacy.secure_aggregation.encoding import Encoding
+    from lumos_core.privacy.secure_aggregation.masks import KEY_BYTES, add_own
 
     encoding = Encoding.of(config, delta, evaluated=False)
     vector = encoding.encode(delta, metrics, np.random.default_rng())

@@ -12,7 +12,7 @@ from lumos_core.wire.reply_checks import Metrics
 Split = Literal["validation", "test"]
 Value = int | str | bytes | list[str] | list[bytes]
 Packet = dict[str, Value]
-"""A message of secure aggregation (:mod:`lumos_core.secure_aggregation.packets`)."""
+"""A message of secure aggregation (:mod:`lumos_core.privacy.secure_aggregation.packets`)."""
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from federation_fakes import FakeNode
 from client_app.secagg_primitives import FLOWER
 from lumos_core.errors import ReplyError
 from lumos_core.learning.parameters import Params
-from lumos_core.secure_aggregation.packets import MASKED, stage_of
-from lumos_core.secure_aggregation.participant import Participant
-from lumos_core.secure_aggregation.store import MemoryStore
+from lumos_core.privacy.secure_aggregation.packets import MASKED, stage_of
+from lumos_core.privacy.secure_aggregation.participant import Participant
+from lumos_core.privacy.secure_aggregation.session_store import MemoryStore
 from lumos_core.wire.messages import Instruction, Packet, Reply, Talk, in_turn
 
 STEPS = ("open", "roster", "upload", "unmask")

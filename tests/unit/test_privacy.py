@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lumos_core import privacy
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import Sequences
@@ -19,7 +18,9 @@ from lumos_core.in_process import InProcessTransport
 from lumos_core.learning.parameters import Params
 from lumos_core.learning.title_start import initial_params
 from lumos_core.node import Node
-from lumos_core.privacy import Budget, Entropy, epsilon
+from lumos_core.privacy import budget, mechanisms, noise
+from lumos_core.privacy.budget import Budget, epsilon
+from lumos_core.privacy.noise import Entropy
 from lumos_core.runs.checkpoint import LATEST, load_checkpoint
 from lumos_core.runs.history import Event
 from lumos_core.wire import deltas
@@ -65,10 +66,10 @@ def test_keyed_noise_repeats_and_other_noise_does_not() -> None:
 
 def test_the_runs_seed_says_nothing_about_the_noise(tiny: Tiny) -> None:
     config = tiny(dp="central", **NODE_LEVEL)
-    draws = [privacy.server_entropy(config, 1).uniform(8) for _ in range(2)]
+    draws = [noise.server_entropy(config, 1).uniform(8) for _ in range(2)]
     assert not np.array_equal(*draws)
     public = config.replace(dp_noise_seed=3)
-    draws = [privacy.server_entropy(public, r).uniform(8) for r in (1, 1, 2)]
+    draws = [noise.server_entropy(public, r).uniform(8) for r in (1, 1, 2)]
     assert np.array_equal(draws[0], draws[1])
     assert not np.array_equal(draws[0], draws[2])
 
@@ -82,7 +83,7 @@ def test_a_nodes_noise_depends_on_its_key_and_all_it_protects(tiny: Tiny) -> Non
         config: RunConfig = config, key: bytes = KEY, name: str = "n", round: int = 1,
         values: Params = values,
     ) -> float:  # fmt: skip
-        return float(privacy.node_entropy(config, key, name, round, values).uniform(1)[0])
+        return float(noise.node_entropy(config, key, name, round, values).uniform(1)[0])
 
     assert first() == first(), "a repeated round must repeat its reply"
     nudged = {"a": values["a"] + np.float32([0, 0, 0, 0, 0, 1e-6])}
@@ -101,23 +102,23 @@ def test_one_draw_is_never_scaled_in_two_ways(tiny: Tiny) -> None:
     values = {"a": np.arange(6, dtype=np.float32)}
 
     def draw(config: RunConfig) -> float:
-        return float(privacy.node_entropy(config, KEY, "n", 1, values).uniform(1)[0])
+        return float(noise.node_entropy(config, KEY, "n", 1, values).uniform(1)[0])
 
     distributed = tiny(dp="distributed", min_nodes=3, **NODE_LEVEL)
     fewer, more = (distributed.replace(min_replies=n) for n in (2, 3))
-    assert privacy.node_noise(fewer) != privacy.node_noise(more)
+    assert mechanisms.node_noise(fewer) != mechanisms.node_noise(more)
     assert draw(fewer) != draw(more)
     user = tiny(dp="user", min_nodes=3)  # there it scales nothing, and a repeated round must not
     assert draw(user.replace(min_replies=2)) == draw(user.replace(min_replies=3))  # release more
 
 
 def test_a_nodes_key_is_made_once_and_is_its_owners(tmp_path: Path) -> None:
-    key = privacy.node_key(tmp_path / "state")
-    assert len(key) == privacy.KEY_BYTES
-    assert privacy.node_key(tmp_path / "state") == key
-    assert privacy.node_key(tmp_path / "other") != key
+    key = noise.node_key(tmp_path / "state")
+    assert len(key) == noise.KEY_BYTES
+    assert noise.node_key(tmp_path / "state") == key
+    assert noise.node_key(tmp_path / "other") != key
     assert (tmp_path / "state" / "noise.key").stat().st_mode & 0o777 == 0o600
-    assert privacy.node_key(None) != privacy.node_key(None)
+    assert noise.node_key(None) != noise.node_key(None)
 
 
 # ---------------------------------------------------------------- mechanisms
@@ -127,17 +128,17 @@ def test_no_node_moves_the_mean_further_than_its_share(tiny: Tiny, dp: str, size
     config = tiny(dp=dp, dp_clip=0.5, dp_noise_multiplier=0.0, **NODE_LEVEL)
     honest = [_delta(s, 0.3) for s in range(3)]
     with np.errstate(invalid="ignore"):
-        loud = privacy.protect(_delta(9, 1.0) | {"norm.bias": np.full(20, size, "f4")},
+        loud = mechanisms.protect(_delta(9, 1.0) | {"norm.bias": np.full(20, size, "f4")},
                                config, KEY, "x", 1)  # fmt: skip
     assert deltas.norm(loud) <= 0.5
-    with_it = privacy.central_mean([*honest, loud], config, 1)
-    without = privacy.central_mean([*honest, {n: 0 * a for n, a in loud.items()}], config, 1)
+    with_it = mechanisms.central_mean([*honest, loud], config, 1)
+    without = mechanisms.central_mean([*honest, {n: 0 * a for n, a in loud.items()}], config, 1)
     assert np.linalg.norm(_flat(with_it) - _flat(without)) <= 0.5 / 4 + 1e-6
 
 
 def test_the_server_clips_whatever_nodes_claim_to_have_done(tiny: Tiny) -> None:
     config = tiny(dp="central", dp_clip=0.5, dp_noise_multiplier=0.0, **NODE_LEVEL)
-    mean = privacy.central_mean([_delta(0, 1e5), _delta(1, 0.2)], config, 1)
+    mean = mechanisms.central_mean([_delta(0, 1e5), _delta(1, 0.2)], config, 1)
     expected = (_flat(deltas.clip(_delta(0, 1e5), 0.5)) + _flat(_delta(1, 0.2))) / 2
     assert np.allclose(_flat(mean), expected, atol=1e-6)
 
@@ -146,7 +147,9 @@ def test_the_server_clips_whatever_nodes_claim_to_have_done(tiny: Tiny) -> None:
 def test_central_noise_has_the_promised_size(tiny: Tiny, nodes: int) -> None:
     config = tiny(dp="central", dp_clip=0.5, dp_noise_multiplier=3.0, **NODE_LEVEL)
     replies = [_delta(s, 0.3) for s in range(nodes)]
-    noise = _flat(privacy.central_mean(replies, config, 1)) - _flat(privacy.plain_mean(replies))
+    noise = _flat(mechanisms.central_mean(replies, config, 1)) - _flat(
+        mechanisms.plain_mean(replies)
+    )
     assert noise.std() == pytest.approx(3.0 * 0.5 / nodes, rel=0.05)
     assert abs(noise.mean()) < 5 * noise.std() / math.sqrt(noise.size)
 
@@ -157,7 +160,7 @@ def test_distributed_noise_adds_up_to_the_central_one(tiny: Tiny) -> None:
         **NODE_LEVEL,
     )  # fmt: skip
     replies = [_delta(s, 0.3) for s in range(10)]
-    noisy = [privacy.protect(r, config, KEY, f"n{i}", 1) for i, r in enumerate(replies)]
+    noisy = [mechanisms.protect(r, config, KEY, f"n{i}", 1) for i, r in enumerate(replies)]
     each = _flat(noisy[0]) - _flat(replies[0])
     assert each.std() == pytest.approx(3.0 * 0.5 / math.sqrt(10), rel=0.05)
     total = sum(_flat(n) - _flat(r) for n, r in zip(noisy, replies, strict=True))
@@ -167,7 +170,7 @@ def test_distributed_noise_adds_up_to_the_central_one(tiny: Tiny) -> None:
 def test_without_privacy_nothing_is_touched(tiny: Tiny) -> None:
     delta = _delta(0, 50.0)
     for dp in ("none", "user"):
-        assert privacy.protect(delta, tiny(dp=dp), KEY, "n", 1) is delta
+        assert mechanisms.protect(delta, tiny(dp=dp), KEY, "n", 1) is delta
 
 
 # ---------------------------------------------------------------- accounting
@@ -179,7 +182,7 @@ def test_epsilon_is_the_accountants() -> None:
         accountant = RDPAccountant()
         for _ in range(steps):
             accountant.step(noise_multiplier=z, sample_rate=rate)
-        expected = accountant.get_privacy_spent(delta=1e-5, alphas=list(privacy.ORDERS))[0]
+        expected = accountant.get_privacy_spent(delta=1e-5, alphas=list(budget.ORDERS))[0]
         assert epsilon(z, rate, steps, 1e-5) == pytest.approx(expected)
 
 
@@ -246,9 +249,9 @@ def test_user_level_epsilon_is_that_of_the_smallest_node(tiny: Tiny) -> None:
     config = tiny(dp="user", batch_size=8, local_epochs=2)
     budget = Budget(config, users={"small": 20, "large": 200})
     budget.spend(["small", "large"], [])
-    assert privacy.private_steps(20, config) == (0.4, 6)
-    assert privacy.private_steps(200, config) == (0.04, 50)
-    assert privacy.private_steps(3, config) == (1.0, 2)
+    assert budget.private_steps(20, config) == (0.4, 6)
+    assert budget.private_steps(200, config) == (0.04, 50)
+    assert budget.private_steps(3, config) == (1.0, 2)
     assert budget.epsilon() == pytest.approx(
         max(epsilon(1.0, 0.4, 6, 1e-5), epsilon(1.0, 0.04, 50, 1e-5))
     )
@@ -270,7 +273,7 @@ def test_what_is_spent_stays_spent_when_a_node_grows(tiny: Tiny) -> None:
     before = budget.epsilon()
     budget.users["a"] = 4_000
     after = budget.spend(["a"], [])["epsilon"]
-    assert before < after < epsilon(1.0, *_times(11, privacy.private_steps(40, config)), 1e-5)
+    assert before < after < epsilon(1.0, *_times(11, budget.private_steps(40, config)), 1e-5)
 
 
 def _times(rounds: int, of_one: tuple[float, int]) -> tuple[float, int]:

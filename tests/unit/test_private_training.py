@@ -12,8 +12,9 @@ from lumos_core.data.sequences import LeaveOneOut, Sequences
 from lumos_core.learning.adam import Adam
 from lumos_core.learning.model import SASRec, new_model
 from lumos_core.learning.training import Trainer, TrainingSet, TrainSums
-from lumos_core.privacy import Entropy, private_steps
-from lumos_core.private_training import PrivateTrainer
+from lumos_core.privacy.budget import private_steps
+from lumos_core.privacy.dp_sgd import PrivateTrainer
+from lumos_core.privacy.noise import Entropy
 from lumos_core.views.view import UserViews
 
 Tiny = Callable[..., RunConfig]

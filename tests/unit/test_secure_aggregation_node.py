@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from client_app.secagg_primitives import FLOWER
-from lumos_core import privacy
 from lumos_core.config import RunConfig
 from lumos_core.errors import ModelError, RefusalError, ReplyError
-from lumos_core.secure_aggregation import masks
-from lumos_core.secure_aggregation.encoding import Encoding
-from lumos_core.secure_aggregation.packets import (
+from lumos_core.privacy import mechanisms, noise
+from lumos_core.privacy.secure_aggregation import masks
+from lumos_core.privacy.secure_aggregation.encoding import Encoding
+from lumos_core.privacy.secure_aggregation.packets import (
     Inbox,
     Keys,
     Open,
@@ -30,9 +30,9 @@ from lumos_core.secure_aggregation.packets import (
     pack,
     unpack,
 )
-from lumos_core.secure_aggregation.participant import Participant, capacity, threshold
-from lumos_core.secure_aggregation.primitives import CryptoError
-from lumos_core.secure_aggregation.store import FileStore, MemoryStore
+from lumos_core.privacy.secure_aggregation.participant import Participant, capacity, threshold
+from lumos_core.privacy.secure_aggregation.primitives import CryptoError
+from lumos_core.privacy.secure_aggregation.session_store import FileStore, MemoryStore
 from lumos_core.wire import deltas
 from lumos_core.wire.messages import Packet
 from lumos_core.wire.reply_checks import Metrics
@@ -179,7 +179,7 @@ def test_a_sum_with_the_nodes_own_noise_has_a_bound_too() -> None:
     def vector(size: float) -> np.ndarray:
         delta = {n: rng.normal(size=a.shape).astype("f4") for n, a in start().items()}
         delta = {n: a * np.float32(size / deltas.norm(delta)) for n, a in delta.items()}
-        noisy = privacy.add_noise(delta, privacy.node_noise(config), privacy.Entropy())
+        noisy = noise.add_noise(delta, mechanisms.node_noise(config), noise.Entropy())
         return encoding.encode(noisy, COUNTS, rng)
 
     honest = [vector(config.dp_clip) for _ in range(4)]

@@ -16,8 +16,8 @@ from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError
 from lumos_core.federation import FederationResult, run_federation
 from lumos_core.learning.parameters import Params
-from lumos_core.secure_aggregation.encoding import Encoding
-from lumos_core.secure_aggregation.packets import MASKED
+from lumos_core.privacy.secure_aggregation.encoding import Encoding
+from lumos_core.privacy.secure_aggregation.packets import MASKED
 from lumos_core.wire import deltas
 from lumos_core.wire.messages import Reply
 
@@ -145,7 +145,7 @@ def _counts() -> dict[str, int | float]:
 
 
 def _wide_upload(config: RunConfig, transport: SecureTransport, params: Params) -> np.ndarray:
-    from lumos_core.secure_aggregation.coordinator import SecureExchange
+    from lumos_core.privacy.secure_aggregation.coordinator import SecureExchange
     from lumos_core.wire.messages import Instruction
 
     instructions = [Instruction(n, "train", 1, params) for n in transport.known]

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lumos_core import privacy
 from lumos_core.config import RunConfig
 from lumos_core.errors import ModelError, ReplyError
 from lumos_core.learning.parameters import Params
+from lumos_core.privacy import mechanisms
 from lumos_core.wire import deltas
 from lumos_core.wire.reply_checks import EVALUATION_METRICS, MAX_COUNT, TRAIN_METRICS, Metrics
 
@@ -67,7 +67,7 @@ class Encoding:
             1 if uniform else config.secagg_max_weight,
             {name: array.shape for name, array in like.items()},
             tuple(sorted(TRAIN_METRICS | (EVALUATION_METRICS if evaluated else frozenset()))),
-            privacy.node_noise(config) if config.dp == "distributed" else None,
+            mechanisms.node_noise(config) if config.dp == "distributed" else None,
             config.dp_clip if config.dp == "distributed" else config.secagg_clip,
         )
 

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from filelock import FileLock
 
+from lumos_core.privacy.secure_aggregation.session import Session
 from lumos_core.safe_files import private_folder, replacing
-from lumos_core.secure_aggregation.session import Session
 
 FOLDER = "secagg"
 """Its name in a node's state folder."""

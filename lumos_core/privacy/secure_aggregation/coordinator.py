@@ -16,9 +16,9 @@ import numpy as np
 
 from lumos_core.config import RunConfig
 from lumos_core.errors import ReplyError
-from lumos_core.secure_aggregation import masks
-from lumos_core.secure_aggregation.encoding import Encoding
-from lumos_core.secure_aggregation.packets import (
+from lumos_core.privacy.secure_aggregation import masks
+from lumos_core.privacy.secure_aggregation.encoding import Encoding
+from lumos_core.privacy.secure_aggregation.packets import (
     MASKED,
     Inbox,
     Keys,
@@ -30,8 +30,8 @@ from lumos_core.secure_aggregation.packets import (
     pack,
     unpack,
 )
-from lumos_core.secure_aggregation.participant import capacity, threshold
-from lumos_core.secure_aggregation.primitives import CryptoError, Primitives
+from lumos_core.privacy.secure_aggregation.participant import capacity, threshold
+from lumos_core.privacy.secure_aggregation.primitives import CryptoError, Primitives
 from lumos_core.wire.messages import Instruction, Packet, Reply, Transport, exchange
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, Self
 
-from lumos_core.secure_aggregation.packets import Roster
+from lumos_core.privacy.secure_aggregation.packets import Roster
 
 Stage = Literal["opened", "shared", "uploaded", "closed"]
 

@@ -29,7 +29,8 @@ from lumos_core.learning.adam import Adam
 from lumos_core.learning.model import SASRec, last_position
 from lumos_core.learning.parameters import ITEM_TABLE
 from lumos_core.learning.training import Padded, TrainingSet, TrainSums, uses_full_softmax
-from lumos_core.privacy import Entropy, private_steps
+from lumos_core.privacy.budget import private_steps
+from lumos_core.privacy.noise import Entropy
 
 Tensors = dict[str, Tensor]
 

@@ -24,8 +24,8 @@ import numpy as np
 
 from lumos_core.config import RunConfig
 from lumos_core.errors import RefusalError
-from lumos_core.secure_aggregation import masks, packets
-from lumos_core.secure_aggregation.packets import (
+from lumos_core.privacy.secure_aggregation import masks, packets
+from lumos_core.privacy.secure_aggregation.packets import (
     Inbox,
     Keys,
     Open,
@@ -36,9 +36,9 @@ from lumos_core.secure_aggregation.packets import (
     pack,
     unpack,
 )
-from lumos_core.secure_aggregation.primitives import CryptoError, Primitives
-from lumos_core.secure_aggregation.session import Session, Stage, roster_digest
-from lumos_core.secure_aggregation.store import Store
+from lumos_core.privacy.secure_aggregation.primitives import CryptoError, Primitives
+from lumos_core.privacy.secure_aggregation.session import Session, Stage, roster_digest
+from lumos_core.privacy.secure_aggregation.session_store import Store
 from lumos_core.wire.messages import Packet
 
 if TYPE_CHECKING:  # they import torch, which only the upload needs
@@ -117,7 +117,7 @@ class Participant:
 
         Args:
             round_: of the instruction.
-            packet: an :class:`~lumos_core.secure_aggregation.packets.Inbox`.
+            packet: an :class:`~lumos_core.privacy.secure_aggregation.packets.Inbox`.
             like: the received model.
             evaluated: whether the received model is evaluated as well.
             train: does so.
@@ -135,7 +135,7 @@ class Participant:
         with self.store.locked():  # the step is taken before anything else can happen
             session = self._receive(round_, unpack(Inbox, packet))
             self.store.save(session)
-        from lumos_core.secure_aggregation.encoding import Encoding
+        from lumos_core.privacy.secure_aggregation.encoding import Encoding
 
         encoding = Encoding.of(self.config, like, evaluated)
         delta, metrics = train()
