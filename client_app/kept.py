@@ -9,7 +9,7 @@ before it has made one itself.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lumos_core.model_files import KEPT_FINAL, KEPT_LATEST, ModelCard, save_model
+from lumos_core.recommend.model_files import KEPT_FINAL, KEPT_LATEST, ModelCard, save_model
 from lumos_core.safe_files import private_folder
 
 if TYPE_CHECKING:

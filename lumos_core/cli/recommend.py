@@ -12,8 +12,8 @@ from lumos_core.learning.devices import check_device
 if TYPE_CHECKING:
     from lumos_core.data import Catalog, Sequences
     from lumos_core.data.sequences import Items
-    from lumos_core.model_files import ModelCard
-    from lumos_core.recommendation import Recommendation, Recommender
+    from lumos_core.recommend.model_files import ModelCard
+    from lumos_core.recommend.recommender import Recommendation, Recommender
 
 _SHOWN_HISTORY = 5
 
@@ -55,8 +55,8 @@ def recommend_command(
             f"{data}: no interaction of user {user!r}, so no history to go by; ids of its "
             f"{len(users)} users are in the user column of the interactions"
         )
-    from lumos_core.model_files import find_model, kept_model, load_model, read_model
-    from lumos_core.recommendation import Recommender
+    from lumos_core.recommend.model_files import find_model, kept_model, load_model, read_model
+    from lumos_core.recommend.recommender import Recommender
 
     path = find_model(model) if model else kept_model(state or data / "state", catalog)
     loaded = load_model(path, catalog, device)
@@ -83,8 +83,8 @@ def export_command(
     from rich.console import Console
 
     from lumos_core.data.catalog import short_fingerprint
-    from lumos_core.export import export_model
-    from lumos_core.model_files import CONFIG_FILE, MODEL_FILE
+    from lumos_core.recommend.export import export_model
+    from lumos_core.recommend.model_files import CONFIG_FILE, MODEL_FILE
 
     card = export_model(run, out, force=force)
     console = Console(soft_wrap=True, highlight=False)
@@ -110,7 +110,7 @@ def _read(data: Path) -> "tuple[Catalog, Sequences]":
 def _export_all(recommender: "Recommender", users: "Sequences", out: Path) -> None:
     from rich.console import Console
 
-    from lumos_core.recommendation import export_parquet
+    from lumos_core.recommend.recommender import export_parquet
     from lumos_core.terminal.progress import Progress
 
     if out.is_dir():

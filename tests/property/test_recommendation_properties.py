@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 from lumos_core.data import Catalog
 from lumos_core.learning.model import SASRec
 from lumos_core.learning.parameters import ModelShape
-from lumos_core.recommendation import Recommender, top_columns
+from lumos_core.recommend.recommender import Recommender, top_columns
 
 ITEMS = 9
 CATALOG = Catalog(

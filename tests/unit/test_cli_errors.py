@@ -16,7 +16,7 @@ from lumos_core.data.prepare import prepare
 from lumos_core.data.sample import bundled_sample
 from lumos_core.errors import ConfigError, DataError, reason_of
 from lumos_core.learning.model import get_params, new_model
-from lumos_core.model_files import KEPT_LATEST, ModelCard, save_model
+from lumos_core.recommend.model_files import KEPT_LATEST, ModelCard, save_model
 
 LUMOS = (sys.executable, "-P", "-c", "from lumos_core.cli.app import main; main()")
 

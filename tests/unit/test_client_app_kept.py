@@ -11,7 +11,7 @@ from client_app.app import app
 from client_app.messages import Order
 from lumos_core.data import Catalog
 from lumos_core.learning.model import get_params, new_model
-from lumos_core.model_files import KEPT_FINAL, KEPT_LATEST, load_model, read_card
+from lumos_core.recommend.model_files import KEPT_FINAL, KEPT_LATEST, load_model, read_card
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from safetensors.numpy import save_file
 from lumos_core.config import RunConfig
 from lumos_core.data import Catalog
 from lumos_core.errors import DataError, ModelError
-from lumos_core.export import export_model
 from lumos_core.learning.model import get_params, new_model
 from lumos_core.learning.parameters import ModelShape, Params
-from lumos_core.model_files import (
+from lumos_core.recommend.export import export_model
+from lumos_core.recommend.model_files import (
     KEPT_FINAL,
     KEPT_LATEST,
     ModelCard,

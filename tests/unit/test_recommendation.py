@@ -13,8 +13,8 @@ from lumos_core.cli.app import app
 from lumos_core.data import Catalog, Sequences
 from lumos_core.errors import DataError, LumosError
 from lumos_core.learning.model import SASRec, get_params, new_model
-from lumos_core.model_files import KEPT_LATEST, ModelCard, save_model
-from lumos_core.recommendation import Recommender, export_parquet
+from lumos_core.recommend.model_files import KEPT_LATEST, ModelCard, save_model
+from lumos_core.recommend.recommender import Recommender, export_parquet
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_impossible_histories_are_refused(model, toy_catalog, bad) -> None:
 
 
 def test_batches_rank_as_one_does(model, toy_catalog, toy_users, monkeypatch) -> None:
-    monkeypatch.setattr("lumos_core.recommendation.SCORES_AT_A_TIME", 5 * 24)
+    monkeypatch.setattr("lumos_core.recommend.recommender.SCORES_AT_A_TIME", 5 * 24)
     users = toy_users(13)
     recommender = Recommender(model, toy_catalog)
     whole = recommender.rank(list(users))

@@ -22,7 +22,7 @@ from lumos_core.data.sequences import Sequences
 from lumos_core.errors import DataError
 from lumos_core.learning.batching import pad
 from lumos_core.learning.model import SASRec
-from lumos_core.model_files import load_model
+from lumos_core.recommend.model_files import load_model
 from lumos_core.safe_files import replacing
 
 if TYPE_CHECKING:

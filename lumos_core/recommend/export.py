@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lumos_core.errors import DataError, ModelError
-from lumos_core.model_files import (
+from lumos_core.recommend.model_files import (
     CONFIG_FILE,
     MODEL_FILE,
     ModelCard,

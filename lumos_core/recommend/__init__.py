@@ -1,0 +1,1 @@
+"""A trained model in use: its file, its recommendations, its export. Begin with `recommender`."""
