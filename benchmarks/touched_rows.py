@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from lumos_core import aggregation, server_optimizer
-from lumos_core.aggregation.clipping import row_norms
-from lumos_core.aggregation.sparse import touched_rows
 from lumos_core.cli.options import with_overrides
 from lumos_core.config import RunConfig
 from lumos_core.data import Sequences
 from lumos_core.data.partition import partition_users
 from lumos_core.data.prepared_folder import load_prepared
+from lumos_core.federation import aggregation, server_optimizer
+from lumos_core.federation.aggregation.clipping import row_norms
+from lumos_core.federation.aggregation.sparse import touched_rows
+from lumos_core.federation.node import Node
 from lumos_core.learning.parameters import ITEM_TABLE
 from lumos_core.learning.title_start import initial_params
-from lumos_core.node import Node
 
 
 def main() -> None:

@@ -22,10 +22,10 @@ from lumos_core.cli.options import with_overrides
 from lumos_core.config import RunConfig
 from lumos_core.data.partition import partition_users
 from lumos_core.experiments.compare import versions
-from lumos_core.federation import run_federation
-from lumos_core.in_process import InProcessTransport
+from lumos_core.federation.in_process import InProcessTransport
+from lumos_core.federation.node import Node
+from lumos_core.federation.round_loop import run_federation
 from lumos_core.learning.title_start import initial_params
-from lumos_core.node import Node
 from lumos_core.safe_files import write_atomically, write_json
 from lumos_core.views.view import Views, ViewSource
 

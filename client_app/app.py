@@ -1,4 +1,4 @@
-"""The ClientApp: a message in, a :class:`~lumos_core.node.Node` at work, a reply out.
+"""The ClientApp: a message in, a :class:`~lumos_core.federation.node.Node` at work, a reply out.
 
 Flower starts a fresh process for every message, so the heavy imports (torch, and transformers
 beyond it) wait until they are needed, and everything that lasts lies in the node's state folder.
@@ -29,8 +29,8 @@ from lumos_core.errors import ConfigError, ReplyError
 from lumos_core.safe_files import owner_only, private_folder
 
 if TYPE_CHECKING:
+    from lumos_core.federation.node import Node
     from lumos_core.learning.parameters import Params
-    from lumos_core.node import Node
     from lumos_core.views.meter import Meter
 
 MAX_PIECE_SECONDS = 600.0  # of work on views for one message, whatever the server asks for
@@ -188,7 +188,7 @@ def _reply(
 def _node(
     config: RunConfig, settings: NodeConfig, meter: "Meter", seconds: float | None = None
 ) -> "Node":
-    from lumos_core.node import Node  # imports torch
+    from lumos_core.federation.node import Node  # imports torch
 
     return Node.open(config, settings, meter, seconds)
 

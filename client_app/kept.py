@@ -14,7 +14,7 @@ from lumos_core.safe_files import private_folder
 
 if TYPE_CHECKING:
     from client_app.messages import Order
-    from lumos_core.node import Node
+    from lumos_core.federation.node import Node
 
 
 def keep(state: Path, node: "Node", order: "Order", trains: bool) -> None:

@@ -14,7 +14,7 @@ from lumos_core.privacy.secure_aggregation.participant import Participant
 from lumos_core.privacy.secure_aggregation.session_store import FileStore
 
 if TYPE_CHECKING:
-    from lumos_core.node import Node
+    from lumos_core.federation.node import Node
 
 
 def participant(

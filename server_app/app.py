@@ -68,7 +68,7 @@ def _run_and_write(grid: Grid, config: RunConfig, run_dir: Path) -> None:
 
 def _run(grid: Grid, config: RunConfig, run_dir: Path) -> dict[str, Any]:
     from lumos_core.data.catalog import Catalog
-    from lumos_core.federation import run_federation
+    from lumos_core.federation.round_loop import run_federation
     from lumos_core.learning.title_start import initial_params
     from lumos_core.runs.observers import observing
     from lumos_core.runs.view_coverage import RunViews

@@ -1,4 +1,4 @@
-"""The core's :class:`~lumos_core.federation.Transport` over a Flower ``Grid``.
+"""The core's :class:`~lumos_core.federation.round_loop.Transport` over a Flower ``Grid``.
 
 Flower knows nodes by random ids, which change when a node restarts; LUMOS knows them by the name in
 their node configuration, because names seed sampling and training. The name of an id is learned by

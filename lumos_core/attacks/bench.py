@@ -23,12 +23,12 @@ from lumos_core.data import Catalog, Sequences
 from lumos_core.data.partition import partition_users
 from lumos_core.data.prepared_folder import load_prepared, node_folders
 from lumos_core.errors import ModelError
-from lumos_core.federation import Federation
-from lumos_core.in_process import InProcessTransport
+from lumos_core.federation.in_process import InProcessTransport
+from lumos_core.federation.node import Node
+from lumos_core.federation.round_loop import Federation
 from lumos_core.learning.model import SASRec, set_params
 from lumos_core.learning.parameters import ModelShape, Params
 from lumos_core.learning.title_start import initial_params
-from lumos_core.node import Node
 from lumos_core.runs.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
 from lumos_core.runs.history import History
 from lumos_core.runs.resume import StartingPoint

@@ -8,8 +8,8 @@ from lumos_core.attacks import adapted, data, updates
 from lumos_core.attacks.knowledge import Knowledge
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
+from lumos_core.federation.node import Node
 from lumos_core.learning.parameters import ITEM_TABLE, Params
-from lumos_core.node import Node
 from lumos_core.wire import codecs
 from lumos_core.wire.reply_checks import EVALUATION_METRICS, Metrics
 
@@ -48,7 +48,7 @@ ATTACKS: dict[str, Attack] = {
 
 
 class MaliciousNode:
-    """Stands in the place of a :class:`~lumos_core.node.Node` and attacks in every round.
+    """Stands in the place of a :class:`~lumos_core.federation.node.Node` and attacks in every round.
 
     Args:
         name: stable name; with the seed it determines what is random.

@@ -94,10 +94,10 @@ def _stored_views(
 
 
 def _params(base: RunConfig, catalog: Any, nodes: Sequence[Sequences], after: int) -> Params:
-    from lumos_core.federation import run_federation
-    from lumos_core.in_process import InProcessTransport
+    from lumos_core.federation.in_process import InProcessTransport
+    from lumos_core.federation.node import Node
+    from lumos_core.federation.round_loop import run_federation
     from lumos_core.learning.title_start import initial_params
-    from lumos_core.node import Node
 
     initial = initial_params(base, catalog)
     if not after:

@@ -192,10 +192,10 @@ def _run(job: Job, catalog: Catalog, nodes: Sequence[Sequences]) -> Result:
 
 
 def _federated(job: Job, catalog: Catalog, sequences: Sequence[Sequences]) -> Result:
-    from lumos_core.federation import run_federation
-    from lumos_core.in_process import InProcessTransport
+    from lumos_core.federation.in_process import InProcessTransport
+    from lumos_core.federation.node import Node
+    from lumos_core.federation.round_loop import run_federation
     from lumos_core.learning.title_start import initial_params
-    from lumos_core.node import Node
     from lumos_core.views.source import view_source
     from lumos_core.views.view import ViewSource, no_views
 

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import Sequences
+from lumos_core.federation.node import Node
 from lumos_core.learning.parameters import ITEM_TABLE, Params
-from lumos_core.node import Node
 from lumos_core.views.view import UserViews, Views, ViewSource, no_views
 from lumos_core.wire import codecs
 from lumos_core.wire.reply_checks import Metrics

@@ -32,7 +32,7 @@ class Progress:
 
     round: int  # rounds finished
     best_round: int  # evaluated round with the best validation NDCG@20; -1 before any
-    best_ndcg: float  # of that round, see lumos_core.selection
+    best_ndcg: float  # of that round, see lumos_core.federation.best_round
     evaluations_since_best: int
     catalog: str  # fingerprint
     shape: str  # fingerprint of the model's shape

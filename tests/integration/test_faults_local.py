@@ -29,10 +29,10 @@ from deployment_support import (
 from lumos_core.config import RunConfig
 from lumos_core.data.prepared_folder import load_prepared
 from lumos_core.data.sequences import LeaveOneOut
-from lumos_core.federation import run_federation
-from lumos_core.in_process import InProcessTransport
+from lumos_core.federation.in_process import InProcessTransport
+from lumos_core.federation.node import Node
+from lumos_core.federation.round_loop import run_federation
 from lumos_core.learning.title_start import initial_params
-from lumos_core.node import Node
 from lumos_core.runs.checkpoint import BEST, LATEST, load_checkpoint
 from lumos_core.runs.history import read_history
 

@@ -20,9 +20,9 @@ from deployment_support import (
 
 from lumos_core.config import RunConfig
 from lumos_core.data.prepared_folder import load_prepared
+from lumos_core.federation.node import Node
 from lumos_core.learning.parameters import Params
 from lumos_core.learning.title_start import initial_params
-from lumos_core.node import Node
 from lumos_core.runs.checkpoint import LATEST, load_checkpoint
 from lumos_core.runs.history import read_history
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lumos_core.aggregation import RULES, clip_norms, clip_rows
+from lumos_core.federation.aggregation import RULES, clip_norms, clip_rows
 from lumos_core.learning.parameters import Params
 from lumos_core.wire.deltas import norm
 

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lumos_core.aggregation import (
+from lumos_core.config import RunConfig
+from lumos_core.federation.aggregation import (
     RULES,
     aggregate,
     clip_norms,
@@ -16,7 +17,6 @@ from lumos_core.aggregation import (
     multi_krum,
     trimmed_mean,
 )
-from lumos_core.config import RunConfig
 from lumos_core.learning.parameters import Params
 
 

@@ -5,14 +5,20 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from lumos_core.aggregation import aggregate, clip_norms, clip_rows, median, sparse_median
-from lumos_core.aggregation import sparse_trimmed_mean as trimmed
-from lumos_core.aggregation.sparse import touched_rows
 from lumos_core.config import RunConfig
 from lumos_core.data import Catalog, Sequences
+from lumos_core.federation.aggregation import (
+    aggregate,
+    clip_norms,
+    clip_rows,
+    median,
+    sparse_median,
+)
+from lumos_core.federation.aggregation import sparse_trimmed_mean as trimmed
+from lumos_core.federation.aggregation.sparse import touched_rows
+from lumos_core.federation.node import Node
 from lumos_core.learning.parameters import ITEM_TABLE, Params
 from lumos_core.learning.title_start import initial_params
-from lumos_core.node import Node
 from lumos_core.wire.deltas import norm
 
 Tiny = Callable[..., RunConfig]

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from lumos_core.aggregation import clip
 from lumos_core.attacks import adapted, data, updates
 from lumos_core.attacks.knowledge import Knowledge, cold_target, popularity
 from lumos_core.attacks.malicious import ATTACKS, Attack, MaliciousNode
 from lumos_core.config import RunConfig
 from lumos_core.data import Catalog, Sequences
-from lumos_core.federation import FederationResult, run_federation
-from lumos_core.in_process import InProcessTransport
+from lumos_core.federation.aggregation import clip
+from lumos_core.federation.in_process import InProcessTransport
+from lumos_core.federation.node import Node
+from lumos_core.federation.round_loop import FederationResult, run_federation
 from lumos_core.learning.batching import pad
 from lumos_core.learning.model import SASRec, set_params
 from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
 from lumos_core.learning.title_start import initial_params
-from lumos_core.node import Node
 from lumos_core.wire import deltas
 
 Tiny = Callable[..., RunConfig]

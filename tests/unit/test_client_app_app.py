@@ -59,7 +59,7 @@ def test_a_train_reply_holds_the_delta_and_the_agreed_counts_and_nothing_else(fo
 def test_the_delta_is_local_minus_received(folder):
     """Training is seeded, so the local model can be made again here."""
     from lumos_core.config import NodeConfig
-    from lumos_core.node import Node
+    from lumos_core.federation.node import Node
 
     config = tiny_config(folder)
     params = params_of(config, folder)

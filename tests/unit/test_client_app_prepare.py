@@ -12,7 +12,7 @@ from client_app import app as client
 from client_app import messages
 from client_app.app import app
 from client_app.messages import Order
-from lumos_core.node import Node
+from lumos_core.federation.node import Node
 from lumos_core.views.meter import FILE, ViewProgress
 from lumos_core.wire.reply_checks import PREPARATION_METRICS, check_preparation
 

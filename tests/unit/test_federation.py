@@ -13,11 +13,11 @@ from federation_fakes import CATALOG, Distort, FakeNode, FakeTransport, only, st
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lumos_core import membership
-from lumos_core.aggregation import RULES
 from lumos_core.config import RunConfig
 from lumos_core.errors import FederationError
-from lumos_core.federation import FederationResult, run_federation
+from lumos_core.federation import membership
+from lumos_core.federation.aggregation import RULES
+from lumos_core.federation.round_loop import FederationResult, run_federation
 from lumos_core.learning.parameters import Params
 from lumos_core.runs.checkpoint import BEST, LATEST, load_checkpoint
 from lumos_core.runs.history import HISTORY, Event, read_history

@@ -12,10 +12,10 @@ from lumos_core.data import Catalog, Sequences
 from lumos_core.data.prepare import prepare
 from lumos_core.data.prepared_folder import load_prepared
 from lumos_core.data.sample import bundled_sample
-from lumos_core.federation import FederationResult, run_federation
-from lumos_core.in_process import InProcessTransport
+from lumos_core.federation.in_process import InProcessTransport
+from lumos_core.federation.node import Node
+from lumos_core.federation.round_loop import FederationResult, run_federation
 from lumos_core.learning.title_start import initial_params
-from lumos_core.node import Node
 from lumos_core.runs.history import Event
 from lumos_core.views.view import UserViews, ViewSource, no_views
 

@@ -17,7 +17,7 @@ from client_app import messages
 from client_app.app import app
 from lumos_core.config import RunConfig
 from lumos_core.data import Catalog
-from lumos_core.federation import FederationResult, run_federation
+from lumos_core.federation.round_loop import FederationResult, run_federation
 from lumos_core.learning.model import get_params, new_model
 from lumos_core.learning.parameters import Params
 from lumos_core.wire.reply_checks import EVALUATION_METRICS

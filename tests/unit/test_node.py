@@ -13,10 +13,10 @@ from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import LeaveOneOut, Sequences
 from lumos_core.errors import DataError, ModelError
+from lumos_core.federation.node import Node
 from lumos_core.learning.evaluation import evaluate
 from lumos_core.learning.model import get_params, new_model, set_params
 from lumos_core.learning.parameters import ModelShape, Params
-from lumos_core.node import Node
 from lumos_core.views.view import UserViews
 from lumos_core.wire import deltas
 from lumos_core.wire.reply_checks import (

@@ -13,11 +13,11 @@ from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import Sequences
 from lumos_core.errors import ConfigError
-from lumos_core.federation import FederationResult, run_federation
-from lumos_core.in_process import InProcessTransport
+from lumos_core.federation.in_process import InProcessTransport
+from lumos_core.federation.node import Node
+from lumos_core.federation.round_loop import FederationResult, run_federation
 from lumos_core.learning.parameters import Params
 from lumos_core.learning.title_start import initial_params
-from lumos_core.node import Node
 from lumos_core.privacy import budget, mechanisms, noise
 from lumos_core.privacy.budget import Budget, epsilon
 from lumos_core.privacy.noise import Entropy

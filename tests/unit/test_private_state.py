@@ -18,11 +18,11 @@ from lumos_core.data import Catalog
 from lumos_core.data.node_cache import read_kept_node
 from lumos_core.deployment.node import _writable
 from lumos_core.errors import DataError
+from lumos_core.federation.error_feedback import Residuals
+from lumos_core.federation.node import Node
 from lumos_core.learning.model import get_params, new_model
-from lumos_core.node import Node
 from lumos_core.privacy.noise import node_key
 from lumos_core.privacy.secure_aggregation.session_store import FileStore
-from lumos_core.residuals import Residuals
 from lumos_core.views.view_store import ViewStore
 
 pytestmark = pytest.mark.usefixtures("usual_umask")

@@ -11,12 +11,12 @@ from lumos_core.data.catalog import Catalog
 from lumos_core.data.node_cache import KEPT
 from lumos_core.data.sequences import Sequences
 from lumos_core.errors import DataError
-from lumos_core.federation import run_federation
-from lumos_core.in_process import InProcessTransport
+from lumos_core.federation.error_feedback import Residuals
+from lumos_core.federation.in_process import InProcessTransport
+from lumos_core.federation.node import Node
+from lumos_core.federation.round_loop import run_federation
 from lumos_core.learning.parameters import ITEM_TABLE, Params
 from lumos_core.learning.title_start import initial_params
-from lumos_core.node import Node
-from lumos_core.residuals import Residuals
 from lumos_core.runs.history import Event
 from lumos_core.wire import deltas
 from lumos_core.wire.codecs import ROWS

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from federation_fakes import CATALOG, FakeNode, FakeTransport, start
 
-from lumos_core import federation, membership, safe_files
+from lumos_core import safe_files
 from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError, DataError, LumosError, ModelError
-from lumos_core.federation import FederationResult, run_federation
+from lumos_core.federation import membership, round_loop
+from lumos_core.federation.round_loop import FederationResult, run_federation
 from lumos_core.runs import checkpoint
 from lumos_core.runs.checkpoint import BEST, LATEST, Checkpoint, load_checkpoint, save_checkpoint
 from lumos_core.runs.history import HISTORY, Event, read_history
@@ -122,7 +123,7 @@ def _killers() -> dict[str, Callable[[pytest.MonkeyPatch, Iterator[int], int], d
             if next(counter) == n:
                 raise Killed
 
-        patch.setattr(federation, "save_checkpoint", save)
+        patch.setattr(round_loop, "save_checkpoint", save)
         return {}
 
     return {f.__name__: f for f in (at_event, in_exchange, before_write, after_write)}

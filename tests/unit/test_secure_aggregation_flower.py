@@ -20,7 +20,7 @@ from client_app.app import app
 from client_app.messages import Order
 from client_app.secagg_primitives import FLOWER
 from lumos_core.data import Catalog
-from lumos_core.federation import run_federation
+from lumos_core.federation.round_loop import run_federation
 from lumos_core.learning.title_start import initial_params
 from lumos_core.privacy.secure_aggregation.packets import Open, pack
 from server_app.transport import GridTransport

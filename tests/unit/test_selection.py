@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lumos_core.federation.best_round import bounded_mean
 from lumos_core.learning.metrics import SELECTION_METRIC
 from lumos_core.runs.history import value_of
-from lumos_core.selection import bounded_mean
 
 LIE = 10**9
 counts = st.integers(1, 2_000).map(float)

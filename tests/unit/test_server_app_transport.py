@@ -12,7 +12,7 @@ from client_app import messages
 from client_app.app import app
 from lumos_core.data import Catalog
 from lumos_core.errors import FederationError
-from lumos_core.federation import Instruction
+from lumos_core.federation.round_loop import Instruction
 from lumos_core.learning.model import get_params, new_model
 from server_app.transport import GridTransport, LinkLostError
 

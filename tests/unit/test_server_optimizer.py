@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lumos_core import server_optimizer
 from lumos_core.config import RunConfig
+from lumos_core.federation import server_optimizer
+from lumos_core.federation.server_optimizer import ADAM_BETA2, ADAM_EPSILON, step
 from lumos_core.learning.parameters import Params
 from lumos_core.runs.checkpoint import (
     Checkpoint,
@@ -16,7 +17,6 @@ from lumos_core.runs.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from lumos_core.server_optimizer import ADAM_BETA2, ADAM_EPSILON, step
 
 Tiny = Callable[..., RunConfig]
 STEPS = 6

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from federation_fakes import CATALOG, FakeNode, FakeTransport, start
 
-from lumos_core import view_phase
 from lumos_core.config import RunConfig
-from lumos_core.federation import FederationResult, run_federation
+from lumos_core.federation import view_phase
+from lumos_core.federation.round_loop import FederationResult, run_federation
 from lumos_core.runs.history import Event
 from lumos_core.runs.view_coverage import RunViews
 from lumos_core.wire.messages import Instruction, Reply

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from lumos_core.errors import ReplyError
-from lumos_core.node import Node
+from lumos_core.federation.node import Node
 from lumos_core.privacy.secure_aggregation import packets
 from lumos_core.privacy.secure_aggregation.participant import Participant
 from lumos_core.privacy.secure_aggregation.primitives import Primitives

@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from lumos_core.aggregation.clipping import row_norms
-from lumos_core.aggregation.rules import median, trimmed_mean, trimmed_off
+from lumos_core.federation.aggregation.clipping import row_norms
+from lumos_core.federation.aggregation.rules import median, trimmed_mean, trimmed_off
 from lumos_core.learning.parameters import ITEM_TABLE, Params
 
 TOUCHED_SHARE = 0.4

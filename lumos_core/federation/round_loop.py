@@ -1,13 +1,13 @@
 """The round loop: one for real federations and for experiments in one process.
 
 It knows nodes only through a :class:`Transport`, which the Flower ``server_app`` implements over a
-Grid and :mod:`lumos_core.in_process` by calling nodes directly. Data flow of a round::
+Grid and :mod:`lumos_core.federation.in_process` by calling nodes directly. Data flow of a round::
 
     global model ─► train / evaluate instructions ─► replies ─► checks ─► aggregate ─► server
     optimiser ─► global model ─► checkpoint, history
 
 Before the first round of a method with views, nodes write theirs
-(:mod:`lumos_core.view_phase`).
+(:mod:`lumos_core.federation.view_phase`).
 
 A node that trains in a round also evaluates the model it *received*, in the same reply, so that
 evaluation costs no messages; nodes that do not train get an evaluate instruction beside it. The
@@ -24,13 +24,14 @@ from typing import Literal
 
 import numpy as np
 
-from lumos_core import selection, server_optimizer
-from lumos_core.aggregator import Aggregator
 from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError, FederationError, ReplyError
+from lumos_core.federation import best_round, server_optimizer
+from lumos_core.federation.aggregator import Aggregator
+from lumos_core.federation.membership import Membership
+from lumos_core.federation.view_phase import ViewPhase
 from lumos_core.learning.metrics import SELECTION_METRIC, means
 from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
-from lumos_core.membership import Membership
 from lumos_core.privacy import budget
 from lumos_core.privacy.secure_aggregation.coordinator import SecureExchange
 from lumos_core.privacy.secure_aggregation.primitives import Primitives
@@ -45,7 +46,6 @@ from lumos_core.runs.checkpoint import (
 )
 from lumos_core.runs.history import HISTORY, Event, History, OnEvent, utc_now
 from lumos_core.runs.resume import KnownAs, StartingPoint, never, starting_point
-from lumos_core.view_phase import ViewPhase
 from lumos_core.wire import reply_checks
 from lumos_core.wire.messages import Instruction, Reply, Split, Transport, exchange
 
@@ -333,7 +333,7 @@ class Federation:
     def _select(self, valid: list[tuple[tuple[str, ...], dict[str, float]]]) -> Event:
         """What the choice of the best round goes by, and who is out of line with the others."""
         having = [(names, found) for names, found in valid if found["users"]]
-        chosen = selection.bounded_mean(
+        chosen = best_round.bounded_mean(
             [found["users"] for _, found in having],
             [found[SELECTION_METRIC] for _, found in having],
             self.config.max_weight_ratio,

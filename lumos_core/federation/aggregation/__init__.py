@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lumos_core.aggregation.clipping import clip_norms, clip_rows
-from lumos_core.aggregation.rules import (
+from lumos_core.config import RunConfig
+from lumos_core.federation.aggregation.clipping import clip_norms, clip_rows
+from lumos_core.federation.aggregation.rules import (
     Rule,
     mean,
     median,
@@ -18,8 +19,7 @@ from lumos_core.aggregation.rules import (
     multi_krum,
     trimmed_mean,
 )
-from lumos_core.aggregation.sparse import sparse_median, sparse_trimmed_mean
-from lumos_core.config import RunConfig
+from lumos_core.federation.aggregation.sparse import sparse_median, sparse_trimmed_mean
 from lumos_core.learning.parameters import Params
 
 __all__ = [

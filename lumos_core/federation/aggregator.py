@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lumos_core import aggregation
 from lumos_core.config import RunConfig
 from lumos_core.errors import ReplyError
+from lumos_core.federation import aggregation
+from lumos_core.federation.best_round import capped
 from lumos_core.learning.parameters import ITEM_TABLE, Params
 from lumos_core.privacy import mechanisms
 from lumos_core.runs.history import Event
-from lumos_core.selection import capped
 from lumos_core.wire import reply_checks
 from lumos_core.wire.messages import Reply
 from lumos_core.wire.reply_checks import Metrics

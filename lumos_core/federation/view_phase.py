@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from lumos_core.config import RunConfig
 from lumos_core.errors import ReplyError
-from lumos_core.membership import Membership
+from lumos_core.federation.membership import Membership
 from lumos_core.runs.history import Event, History, utc_now
 from lumos_core.wire import reply_checks
 from lumos_core.wire.messages import Instruction, Reply, Talk, Transport

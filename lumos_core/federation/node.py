@@ -10,12 +10,12 @@ from lumos_core import __version__
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import LeaveOneOut, Sequences
+from lumos_core.federation.error_feedback import Residuals
 from lumos_core.learning.evaluation import evaluate
 from lumos_core.learning.model import SASRec, get_params, set_params
 from lumos_core.learning.parameters import ModelShape, Params
 from lumos_core.learning.training import Trainer, TrainingSet, TrainSums
 from lumos_core.privacy import mechanisms, noise
-from lumos_core.residuals import Residuals
 from lumos_core.runs.resume import run_key
 from lumos_core.views.view import ViewSource, no_views
 from lumos_core.wire import codecs, deltas

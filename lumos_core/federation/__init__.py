@@ -1,0 +1,1 @@
+"""The round loop, the nodes it asks, and what it makes of their deltas. Begin with `round_loop`."""
