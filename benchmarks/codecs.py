@@ -41,7 +41,7 @@ def message_bytes(config: RunConfig, items: int) -> int:
     """Size of the arrays of one train reply on the wire."""
     import numpy as np
 
-    from client_app.messages import record_bytes, to_record
+    from lumos_core.flower.records import record_bytes, to_record
     from lumos_core.learning.model import get_params, new_model
     from lumos_core.wire.codecs import encode
 

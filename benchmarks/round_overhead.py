@@ -30,9 +30,9 @@ from typing import Any
 
 from lumos_core.config import RunConfig
 from lumos_core.data import Catalog
-from lumos_core.deployment import flower
 from lumos_core.deployment.follow import wait_healthy
 from lumos_core.deployment.local import LocalNode, deploy
+from lumos_core.flower import commands
 from lumos_core.learning.title_start import initial_params
 from lumos_core.processes.children import Children, ending_on_signals
 from lumos_core.runs.history import Event
@@ -104,26 +104,26 @@ def default(rounds: int, parameters: int, place: Path) -> Rounds:
     shutil.copytree(Path(__file__).parent / "plain_fedavg", app)
     empty = place / "empty"
     empty.mkdir()
-    settings = flower.write_toml(
+    settings = commands.write_toml(
         place / "run.toml",
         {"parameters": parameters, "nodes": NODES, "rounds": rounds, "times": str(times)},
     )
-    control, fleet_port, *runtime = flower.free_ports(2 + NODES)
+    control, fleet_port, *runtime = commands.free_ports(2 + NODES)
     home = place / "superlink"
-    flower.write_connection(home, control)
+    commands.write_connection(home, control)
     with ending_on_signals(), Children(place / "logs") as children:
 
         def start(name: str, home: Path, command: list[str]) -> Any:
             return children.start(name, command, environment=_stock(home), cwd=empty)
 
-        fleet = f"{flower.LOOPBACK}:{fleet_port}"
-        link = start("superlink", home, flower.superlink(control, fleet))
+        fleet = f"{commands.LOOPBACK}:{fleet_port}"
+        link = start("superlink", home, commands.superlink(control, fleet))
         for number, port in enumerate(runtime):
             name = f"node-{number}"
-            config = flower.write_toml(place / name / "node.toml", {"partition-id": number})
-            start(name, place / name, flower.supernode(fleet, port, config))
+            config = commands.write_toml(place / name / "node.toml", {"partition-id": number})
+            start(name, place / name, commands.supernode(fleet, port, config))
         wait_healthy(link, control)
-        run = start("server", home, flower.submit(app, settings, None))
+        run = start("server", home, commands.submit(app, settings, None))
         until = time.monotonic() + LIMIT_SECONDS
         while len(lines := _lines(times)) < rounds + 1:
             if time.monotonic() > until:
@@ -135,7 +135,7 @@ def default(rounds: int, parameters: int, place: Path) -> Rounds:
 
 def _stock(home: Path) -> dict[str, str]:
     """Without what LUMOS sets for speed; offline, as both have to be."""
-    own = flower.environment(home, OMP_NUM_THREADS="1")
+    own = commands.environment(home, OMP_NUM_THREADS="1")
     del own["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"]
     return own
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from client_app.secagg_primitives import FLOWER
 from lumos_core.config import RunConfig
+from lumos_core.flower.cryptography import FLOWER
 from lumos_core.learning.parameters import Params
 from lumos_core.privacy.secure_aggregation import packets
 from lumos_core.privacy.secure_aggregation.coordinator import SecureExchange

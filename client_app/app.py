@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client_app import errors, ledger, messages
-from client_app.messages import Order
+from client_app import errors, ledger
 from lumos_core import logs
 from lumos_core.config import SIMULATION_DATA, NodeConfig, RunConfig
 from lumos_core.data.catalog import differing_versions, short_fingerprint
 from lumos_core.data.layout import PREPARE_NODE
 from lumos_core.errors import ConfigError, ReplyError
+from lumos_core.flower import records
+from lumos_core.flower.records import Order
 from lumos_core.safe_files import owner_only, private_folder
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def describe(message: Message, context: Context) -> Message:
         users = node.split.sequences
         if users.left_out:  # for the owner; the count does not leave this machine
             log.warning("data: %s", users.users_text)
-        return messages.encode_describe(node.describe())
+        return records.encode_describe(node.describe())
 
     return _answer(message, context, work)
 
@@ -71,7 +72,7 @@ def prepare(message: Message, context: Context) -> Message:
         meter.close()
         done = complete or not meter.missing or meter.spent >= limit
         far = (0, 0.0) if config.keeps_counts_back else meter.for_server()
-        return messages.encode_metrics(preparation(complete, done, *far))
+        return records.encode_metrics(preparation(complete, done, *far))
 
     return _reply(message, context, work)
 
@@ -86,9 +87,9 @@ def train(message: Message, context: Context) -> Message:
         settings = node_config(context)
         if order.secure is not None:
             part = secagg.participant(context, node.config, settings, settings.state_folder)
-            return messages.encode_upload(secagg.upload(part, node, order))
+            return records.encode_upload(secagg.upload(part, node, order))
         secagg.check_plain_allowed(node.config, settings)
-        return messages.encode_train(*node.train(_params(order), order.round, order.evaluate))
+        return records.encode_train(*node.train(_params(order), order.round, order.evaluate))
 
     return _answer(message, context, work)
 
@@ -101,7 +102,7 @@ def evaluate(message: Message, context: Context) -> Message:
         params, split = _params(order), order.evaluate
         if split is None:
             raise ReplyError("an evaluate instruction must name its split")
-        return messages.encode_metrics(node.evaluate(params, split))
+        return records.encode_metrics(node.evaluate(params, split))
 
     return _answer(message, context, work)
 
@@ -114,7 +115,7 @@ def secure_step(message: Message, context: Context) -> Message:
         from client_app import secagg
 
         part = secagg.participant(context, config, settings, settings.state_folder)
-        return messages.encode_secure(part.answer(order.round, order.secure or {}))
+        return records.encode_secure(part.answer(order.round, order.secure or {}))
 
     return _reply(message, context, work)
 
@@ -138,10 +139,10 @@ def _answer(
     def with_node(config: RunConfig, settings: NodeConfig, order: Order) -> RecordDict:
         state = settings.state_folder
         node = _node(config, settings, _meter(config, settings, order))
-        _check_catalog(node, order, state if kind == messages.DESCRIBE else None)
+        _check_catalog(node, order, state if kind == records.DESCRIBE else None)
         content = work(node, order)
         if settings.keep_model:
-            _keep(state, node, order, kind == messages.TRAIN)
+            _keep(state, node, order, kind == records.TRAIN)
         return content
 
     return _reply(message, context, with_node)
@@ -161,25 +162,25 @@ def _reply(
         settings = node_config(context)
         logs.configure(settings.log_format, settings.log_level)
         state = settings.state_folder
-        order = messages.decode_order(message.content)
+        order = records.decode_order(message.content)
         round_ = order.round
-        name = settings.name if message.metadata.message_type == messages.DESCRIBE else ""
+        name = settings.name if message.metadata.message_type == records.DESCRIBE else ""
         content = work(RunConfig.from_flat(context.run_config), settings, order)
     except Exception as error:
-        content = messages.encode_error(_note(state, error), name)
+        content = records.encode_error(_note(state, error), name)
     reply = Message(content, reply_to=message)
     if state is None:  # nothing is known about this node, so nothing but a code is in the reply
         return reply
     try:
         ledger.append(state, reply, round_)
     except OSError as error:
-        return Message(messages.encode_error(_note(state, error), name), reply_to=message)
+        return Message(records.encode_error(_note(state, error), name), reply_to=message)
     facts = {
         "kind": message.metadata.message_type,
         "round": round_,
         "seconds": round(time.monotonic() - started, 3),
         "cpu_seconds": round(time.process_time(), 3),  # of this process, its imports too
-        "bytes": messages.payload_bytes(reply.content),
+        "bytes": records.payload_bytes(reply.content),
     }
     log.info("replied", extra={"facts": facts})
     return reply

@@ -13,8 +13,8 @@ from lumos_core.recommend.model_files import KEPT_FINAL, KEPT_LATEST, ModelCard,
 from lumos_core.safe_files import private_folder
 
 if TYPE_CHECKING:
-    from client_app.messages import Order
     from lumos_core.federation.node import Node
+    from lumos_core.flower.records import Order
 
 
 def keep(state: Path, node: "Node", order: "Order", trains: bool) -> None:

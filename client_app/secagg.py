@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from flwr.app import Context
 
-from client_app.messages import Order
-from client_app.secagg_primitives import FLOWER
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.errors import RefusalError, ReplyError
+from lumos_core.flower.cryptography import FLOWER
+from lumos_core.flower.records import Order
 from lumos_core.privacy.secure_aggregation.participant import Participant
 from lumos_core.privacy.secure_aggregation.session_store import FileStore
 

@@ -15,7 +15,7 @@ COPY client_app /src/client_app
 COPY server_app /src/server_app
 RUN /opt/lumos/venv/bin/pip install --no-cache-dir --constraint /src/requirements.lock /src
 RUN install -d /opt/lumos/flower && /opt/lumos/venv/bin/python -c \
-      "from pathlib import Path; from lumos_core.deployment.flower import stage_app; stage_app(Path('/opt/lumos/app'))"
+      "from pathlib import Path; from lumos_core.flower.commands import stage_app; stage_app(Path('/opt/lumos/app'))"
 
 FROM ${PYTHON}
 RUN groupadd --gid 49999 app && useradd --uid 49999 --gid 49999 --no-create-home app \

@@ -18,8 +18,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from lumos_core import logs
 from lumos_core.config import NODE_NAMES, RunConfig
-from lumos_core.deployment import fast_polling
 from lumos_core.errors import ConfigError, FederationError, LumosError
+from lumos_core.flower import fast_polling
 from lumos_core.runs.history import SUMMARY
 from lumos_core.runs.lock import only_server
 from lumos_core.safe_files import write_json
@@ -103,7 +103,7 @@ def _primitives(config: RunConfig) -> "Primitives | None":
     """The cryptography, where the run needs it."""
     if not config.secure_aggregation:
         return None
-    from client_app.secagg_primitives import FLOWER
+    from lumos_core.flower.cryptography import FLOWER
 
     return FLOWER
 

@@ -24,10 +24,10 @@ import httpx
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from client_app import messages
-from client_app.messages import Order
 from lumos_core.config import NODE_NAME
 from lumos_core.errors import FederationError, ReplyError
+from lumos_core.flower import records
+from lumos_core.flower.records import Order
 from lumos_core.wire.messages import Instruction, Reply
 
 log = logging.getLogger(__name__)
@@ -106,9 +106,9 @@ class GridTransport:
         waiting = {node_id for node_id, _ in self._asked.values()}
         left_out = {n for n, since in self._left_out.items() if now - since <= DESCRIBE_SECONDS}
         new = sorted(online - self._names.keys() - waiting - left_out)
-        content = messages.encode_order(Order(None, 0, None, self._catalog))
+        content = records.encode_order(Order(None, 0, None, self._catalog))
         for message_id, node_id in zip(
-            self._push([(n, messages.DESCRIBE, content, 0) for n in new], DESCRIBE_SECONDS),
+            self._push([(n, records.DESCRIBE, content, 0) for n in new], DESCRIBE_SECONDS),
             new,
             strict=True,
         ):
@@ -183,10 +183,10 @@ class GridTransport:
             if key not in contents:
                 secure: dict[str, object] | None = None if i.secure is None else {**i.secure}
                 order = Order(i.params, i.round, i.evaluate, self._catalog, secure, i.seconds)
-                contents[key] = messages.encode_order(order)
+                contents[key] = records.encode_order(order)
             node_id = self._ids.get(i.node, 0)
-            batch.append((node_id, messages.MESSAGE_TYPES[i.kind], contents[key], i.round))
-        sizes = {id(c): messages.payload_bytes(c) for c in contents.values()}
+            batch.append((node_id, records.MESSAGE_TYPES[i.kind], contents[key], i.round))
+        sizes = {id(c): records.payload_bytes(c) for c in contents.values()}
         sent: dict[str, _Sent] = {}
         undelivered = []
         for message_id, i, (_, _, content, _) in zip(
@@ -314,25 +314,25 @@ def _to_reply(asked: Instruction, message: Answer, bytes_down: int) -> Reply:
         code = f"flower-{message.error.code}"
         return Reply(node, kind, error=code, bytes_down=bytes_down)
     content = message.content
-    size = messages.payload_bytes(content)
+    size = records.payload_bytes(content)
     try:
-        if (failure := messages.decode_error(content)) is not None:
+        if (failure := records.decode_error(content)) is not None:
             code, name = failure
             node = node or name
             return Reply(node, kind, error=code, bytes_up=size, bytes_down=bytes_down)
         if kind == "secagg":
-            secure = messages.decode_secure(content)
+            secure = records.decode_secure(content)
             return Reply(node, kind, secure=secure, bytes_up=size, bytes_down=bytes_down)
         if kind == "train" and asked.secure is not None:
-            arrays = messages.decode_upload(content)
+            arrays = records.decode_upload(content)
             return Reply(node, kind, arrays, bytes_up=size, bytes_down=bytes_down)
         if kind == "train":
-            arrays, metrics = messages.decode_train(content)
+            arrays, metrics = records.decode_train(content)
             return Reply(node, kind, arrays, metrics, bytes_up=size, bytes_down=bytes_down)
         if kind in ("evaluate", "prepare"):
-            metrics = messages.decode_metrics(content)
+            metrics = records.decode_metrics(content)
             return Reply(node, kind, metrics=metrics, bytes_up=size, bytes_down=bytes_down)
-        info = messages.decode_describe(content)
+        info = records.decode_describe(content)
         return Reply(node or info.get("name", ""), kind, info=info, bytes_up=size)
     except ReplyError as error:
         return Reply(node, kind, error=f"malformed: {error}", bytes_up=size, bytes_down=bytes_down)

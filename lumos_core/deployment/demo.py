@@ -14,8 +14,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lumos_core.deployment import flower
 from lumos_core.errors import FederationError
+from lumos_core.flower import commands
 from lumos_core.processes.children import Child, Children, ending_on_signals
 
 _LUMOS = [sys.executable, "-c", "from lumos_core.cli.app import main; main()"]
@@ -42,7 +42,7 @@ def run_demo(
     folder.mkdir(parents=True)
     console.print(f"# the bundled sample, prepared for {nodes} nodes in {folder / 'data'}")
     prepare(bundled_sample(), folder / "data", nodes=nodes, seed=0, domain=SAMPLE_DOMAIN)
-    [port] = flower.free_ports(1)
+    [port] = commands.free_ports(1)
     demo = _Demo(folder, console)
     demo.run("deploy", "init", "deployment", "--host", "127.0.0.1", "--nodes", str(nodes),
              "--port", str(port))  # fmt: skip

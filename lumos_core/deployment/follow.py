@@ -9,8 +9,8 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from lumos_core.deployment.flower import LOOPBACK
 from lumos_core.errors import FederationError
+from lumos_core.flower.commands import LOOPBACK
 from lumos_core.processes.children import Child
 from lumos_core.runs.history import Event
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from lumos_core.config import SIMULATION_DATA, NodeConfig, RunConfig, Scalar
-from lumos_core.deployment import flower, preloaded
 from lumos_core.deployment.follow import (
     FOLLOW_SECONDS,
     SUMMARY_SECONDS,
@@ -23,6 +22,7 @@ from lumos_core.deployment.follow import (
     wait_healthy,
 )
 from lumos_core.errors import FederationError
+from lumos_core.flower import commands, preload
 from lumos_core.processes.children import Child, Children, ending_on_signals
 from lumos_core.runs.folder import check_same_run, read_summary, write_config
 from lumos_core.runs.history import HISTORY, SUMMARY, Event, OnEvent
@@ -80,8 +80,8 @@ def deploy(
     config = _prepare(config, run_dir, settings, resume)
     events = Tail(run_dir / HISTORY, on_event)
     with _workplace() as place, ending_on_signals(), Children(run_dir / "logs") as children:
-        control, fleet_port, *runtime = flower.free_ports(2 + len(nodes))
-        fleet = f"{flower.LOOPBACK}:{fleet_port}"
+        control, fleet_port, *runtime = commands.free_ports(2 + len(nodes))
+        fleet = f"{commands.LOOPBACK}:{fleet_port}"
         link = _start_superlink(children, place, control, fleet)
         supernodes = [
             _start_supernode(children, place, fleet, port, name, flat)
@@ -120,7 +120,7 @@ def simulate(
     config = _prepare(config, run_dir, {"nodes": nodes, "data": str(data)}, resume)
     events = Tail(run_dir / HISTORY, on_event)
     with _workplace() as place, ending_on_signals(), Children(run_dir / "logs") as children:
-        [control] = flower.free_ports(1)
+        [control] = commands.free_ports(1)
         extra = {
             SIMULATION_DATA: str(data.resolve()),
             "RAY_TMPDIR": str(place / "r"),  # sockets live there: the path must stay short
@@ -174,13 +174,13 @@ def _start_superlink(
     children: Children, place: Path, control: int, fleet: str | None, **extra: str
 ) -> Child:
     home = place / "superlink"
-    flower.write_connection(home, control)
+    commands.write_connection(home, control)
     # It starts one ServerApp; more questions would only take processor time from the nodes.
     extra["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"] = "1"
     return children.start(
         "superlink",
-        flower.superlink(control, fleet),
-        environment=flower.environment(home, **extra),
+        commands.superlink(control, fleet),
+        environment=commands.environment(home, **extra),
         cwd=place / "empty",
     )
 
@@ -189,13 +189,11 @@ def _start_supernode(
     children: Children, place: Path, fleet: str, port: int, name: str, flat: Mapping[str, Scalar]
 ) -> Child:
     home, empty = place / name, place / "empty"
-    environment = flower.environment(home, OMP_NUM_THREADS=str(flat["threads"]))
+    environment = commands.environment(home, OMP_NUM_THREADS=str(flat["threads"]))
     return children.start(
         name,
-        flower.supernode(fleet, port, flower.write_toml(home / "node.toml", flat)),
-        environment=preloaded.start(
-            children, f"{name}-preloaded", home / "bin", environment, empty
-        ),
+        commands.supernode(fleet, port, commands.write_toml(home / "node.toml", flat)),
+        environment=preload.start(children, f"{name}-preloaded", home / "bin", environment, empty),
         cwd=empty,
     )
 
@@ -208,13 +206,13 @@ def _submit(
     link: Child,
     virtual_nodes: int | None,
 ) -> Child:
-    app = flower.stage_app(place / "app")
-    run_config = flower.write_toml(place / "run.toml", config.to_flat())
+    app = commands.stage_app(place / "app")
+    run_config = commands.write_toml(place / "run.toml", config.to_flat())
     wait_healthy(link, control)
     return children.start(
         "server",
-        flower.submit(app, run_config, virtual_nodes),
-        environment=flower.environment(place / "superlink"),
+        commands.submit(app, run_config, virtual_nodes),
+        environment=commands.environment(place / "superlink"),
         cwd=place / "empty",
     )
 

@@ -16,11 +16,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from lumos_core.deployment import credentials, flower, preloaded
+from lumos_core.deployment import credentials
 from lumos_core.deployment.backoff import Backoff
 from lumos_core.deployment.kit import NodeBundle, split_address
 from lumos_core.deployment.supervision import alone, say
 from lumos_core.errors import ConfigError, ModelError, reason_of
+from lumos_core.flower import commands, preload
 from lumos_core.learning.devices import check_device
 from lumos_core.processes.children import Child, Children, ending_on_signals
 from lumos_core.safe_files import private_folder
@@ -102,7 +103,7 @@ def keep_running(bundle: NodeBundle, runtime_port: int, console: Console) -> Non
         backoff = Backoff()
         while True:
             backoff.started()
-            reason = _run_once(bundle, runtime_port or flower.free_ports(1)[0], state, console)
+            reason = _run_once(bundle, runtime_port or commands.free_ports(1)[0], state, console)
             pause = backoff.pause()
             say(console, f"[yellow]{escape(reason)}[/]; starting again in {pause:.0f} s")
             time.sleep(pause)
@@ -116,21 +117,21 @@ def _run_once(bundle: NodeBundle, port: int, state: Path, console: Console) -> s
     empty.mkdir(parents=True)
     secret = home / "superexec.secret"
     credentials.new_secret(secret)
-    settings = flower.write_toml(home / "node.toml", bundle.config.to_flat())
-    environment = flower.environment(home, OMP_NUM_THREADS=str(bundle.config.threads))
-    security = flower.NodeSecurity(bundle.ca, bundle.key, secret)
+    settings = commands.write_toml(home / "node.toml", bundle.config.to_flat())
+    environment = commands.environment(home, OMP_NUM_THREADS=str(bundle.config.threads))
+    security = commands.NodeSecurity(bundle.ca, bundle.key, secret)
     with Children(state / "logs", grace=STOP_SECONDS) as children:
-        environment = preloaded.start(children, "preloaded", home / "bin", environment, empty)
+        environment = preload.start(children, "preloaded", home / "bin", environment, empty)
         node = children.start(
             "supernode",
-            flower.supernode(bundle.superlink, port, settings, security=security),
+            commands.supernode(bundle.superlink, port, settings, security=security),
             environment=environment,
             cwd=empty,
         )
         begin = node.log.stat().st_size
         executor = children.start(
             "superexec",
-            flower.superexec(port, secret, None),
+            commands.superexec(port, secret, None),
             environment=environment,
             cwd=empty,
         )

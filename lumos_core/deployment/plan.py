@@ -12,8 +12,8 @@ from lumos_core.data.layout import CATALOG_FILE
 from lumos_core.data.prepare import prepare
 from lumos_core.data.prepared_folder import load_prepared, node_folders, prepared_noun
 from lumos_core.data.sample import SAMPLE_DOMAIN, bundled_sample
-from lumos_core.deployment import fast_polling
 from lumos_core.errors import ConfigError
+from lumos_core.flower import fast_polling
 from lumos_core.learning.devices import check_device
 from lumos_core.privacy.secure_aggregation.participant import MIN_NODES
 from lumos_core.runs.folder import CONFIG, check_catalog, check_same_run, read_config

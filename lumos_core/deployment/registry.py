@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lumos_core.deployment import flower
 from lumos_core.deployment.kit import ServerKit
 from lumos_core.errors import FederationError
+from lumos_core.flower import commands
 from lumos_core.safe_files import write_json
 
 REGISTER_SECONDS = 120.0
@@ -73,7 +73,7 @@ class Registry:
     def _register(self, name: str, environment: Mapping[str, str], cwd: Path) -> str:
         try:
             done = subprocess.run(
-                flower.register(self._kit.public_key(name), name),
+                commands.register(self._kit.public_key(name), name),
                 env=dict(environment),
                 cwd=cwd,
                 capture_output=True,

@@ -24,7 +24,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from lumos_core.config import NODE_NAMES, RunConfig
-from lumos_core.deployment import flower
 from lumos_core.deployment.backoff import Backoff
 from lumos_core.deployment.follow import (
     FOLLOW_SECONDS,
@@ -38,6 +37,7 @@ from lumos_core.deployment.progress import RoundLines
 from lumos_core.deployment.registry import Registry
 from lumos_core.deployment.supervision import alone, say
 from lumos_core.errors import FederationError
+from lumos_core.flower import commands
 from lumos_core.processes.children import Child, Children, ending_on_signals
 from lumos_core.runs.checkpoint import LATEST, load_checkpoint
 from lumos_core.runs.folder import check_same_run, read_summary, write_config
@@ -139,15 +139,15 @@ class _Generation:
         shutil.rmtree(place, ignore_errors=True)
         self._home, self._empty = place / "home", place / "empty"
         self._empty.mkdir(parents=True)  # no package is picked up from where processes start
-        self._app = flower.stage_app(place / "app")
-        self._run_config = flower.write_toml(place / "run.toml", config.to_flat())
+        self._app = commands.stage_app(place / "app")
+        self._run_config = commands.write_toml(place / "run.toml", config.to_flat())
         extra = {
             NODE_NAMES: str(self._registry.path),
             "OMP_NUM_THREADS": "1",
             # One ServerApp is all it starts, and the SuperLink writes a line for every question.
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "1",
         }
-        self._environment = flower.environment(self._home, **extra)
+        self._environment = commands.environment(self._home, **extra)
 
     def run(self) -> dict[str, Any]:
         """Until the run has a result.
@@ -162,7 +162,7 @@ class _Generation:
                 backoff.started()
                 run = children.start(
                     "server",
-                    flower.submit(self._app, self._run_config, None),
+                    commands.submit(self._app, self._run_config, None),
                     environment=self._environment,
                     cwd=self._empty,
                 )
@@ -176,18 +176,18 @@ class _Generation:
 
     def _start(self, children: Children) -> tuple[Child, Child]:
         options, kit = self._options, self._options.kit
-        control = options.control_port or flower.free_ports(1)[0]
+        control = options.control_port or commands.free_ports(1)[0]
         fleet = f"{options.bind}:{kit.manifest.port}"
         self._registry.prepare()
-        flower.write_connection(self._home, control, kit.ca)
+        commands.write_connection(self._home, control, kit.ca)
         link = children.start(
             "superlink",
-            flower.superlink(
+            commands.superlink(
                 control,
                 fleet,
                 "--database",
                 str(self._registry.database),
-                security=flower.LinkSecurity(kit.ca, kit.certificate, kit.key, kit.secret),
+                security=commands.LinkSecurity(kit.ca, kit.certificate, kit.key, kit.secret),
             ),
             environment=self._environment,
             cwd=self._empty,
@@ -201,7 +201,7 @@ class _Generation:
             raise
         executor = children.start(
             "superexec",
-            flower.superexec(control, kit.secret, kit.ca),
+            commands.superexec(control, kit.secret, kit.ca),
             environment=self._environment,
             cwd=self._empty,
         )

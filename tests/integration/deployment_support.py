@@ -121,14 +121,14 @@ def node_process(pid: int, name: str) -> psutil.Process | None:
 
 
 def wrapped_app(folder: Path, wrapper: str) -> Path:
-    """A folder with a package ``client_app`` that is found before the installed one: its ``app`` is
+    """A folder with a package ``client_app`` that is found before the installed one: its ``client`` is
     the wrapper, and what that wraps is its module ``honest``."""
-    from client_app import messages
+    import client_app
 
     package = folder / "client_app"
-    shutil.copytree(Path(messages.__file__).parent, package)
-    (package / "app.py").rename(package / "honest.py")
-    (package / "app.py").write_text(wrapper)
+    shutil.copytree(Path(client_app.__path__[0]), package)
+    (package / "client.py").rename(package / "honest.py")
+    (package / "client.py").write_text(wrapper)
     return folder
 
 

@@ -24,7 +24,8 @@ import numpy as np
 from flwr.app import Message
 from flwr.clientapp import ClientApp
 
-from client_app import honest, messages
+from client_app import honest
+from lumos_core.flower import records
 
 app = ClientApp()
 app.query("describe")(lambda message, context: honest.describe(message, context))
@@ -36,11 +37,11 @@ def train(message, context):
     reply = honest.train(message, context)
     if context.node_config["name"] != "node-2":
         return reply
-    round_ = messages.decode_order(message.content).round
-    delta, metrics = messages.decode_train(reply.content)
+    round_ = records.decode_order(message.content).round
+    delta, metrics = records.decode_train(reply.content)
     factor = np.float32(np.nan if round_ == 1 else 1e7)
     spoiled = {name: array * factor for name, array in delta.items()}
-    return Message(messages.encode_train(spoiled, metrics), reply_to=message)
+    return Message(records.encode_train(spoiled, metrics), reply_to=message)
 '''
 
 

@@ -41,7 +41,8 @@ from pathlib import Path
 
 from flwr.clientapp import ClientApp
 
-from client_app import honest, messages
+from client_app import honest
+from lumos_core.flower import records
 
 DEATHS = {DEATHS!r}
 app = ClientApp()
@@ -49,7 +50,7 @@ app = ClientApp()
 
 def mortal(name, answer):
     def act(message, context):
-        order = messages.decode_order(message.content)
+        order = records.decode_order(message.content)
         when = (order.round, (order.secure or {{}}).get("stage"))
         if DEATHS.get(context.node_config["name"]) == when:
             Path(context.node_config["data"], "state", "dying").touch()

@@ -8,9 +8,9 @@ from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client_app import messages
 from lumos_core.config import RunConfig
 from lumos_core.errors import ReplyError
+from lumos_core.flower import records
 from lumos_core.wire.messages import Instruction
 from lumos_core.wire.reply_checks import TRAIN_METRICS, check_train
 from server_app.transport import to_reply
@@ -44,7 +44,7 @@ def arrays(draw: st.DrawFn) -> Array:
 def contents(draw: st.DrawFn) -> RecordDict:
     """Sound parts are likelier than chance, so that every stage of the checks is reached."""
     sound: dict[str, Any] = {
-        "delta": messages.to_record({n: np.ones_like(a) for n, a in LIKE.items()}),
+        "delta": records.to_record({n: np.ones_like(a) for n, a in LIKE.items()}),
         "metrics": MetricRecord(dict.fromkeys(TRAIN_METRICS, 1)),
     }
     content = RecordDict(sound)

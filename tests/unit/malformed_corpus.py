@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from client_app import messages
+from lumos_core.flower import records
 from lumos_core.wire.reply_checks import COUNTS, TRAIN_METRICS
 
 Delta = dict[str, np.ndarray]
@@ -27,7 +27,7 @@ def npy(array: np.ndarray) -> bytes:
 
 def _content(delta: Delta, metrics: Metrics) -> RecordDict:
     """Unlike the node's own function this takes any metric that Flower can carry."""
-    return RecordDict({"delta": messages.to_record(delta), "metrics": MetricRecord(metrics)})
+    return RecordDict({"delta": records.to_record(delta), "metrics": MetricRecord(metrics)})
 
 
 def _array(change: Callable[[np.ndarray], np.ndarray], name: str = TABLE) -> Bad:
@@ -40,7 +40,7 @@ def _raw(data: Callable[[bytes], bytes], stype: str = "numpy.ndarray", **facts: 
     def bad(delta: Delta, metrics: Metrics) -> RecordDict:
         table = delta[TABLE]
         told = {"dtype": str(table.dtype), "shape": table.shape, **facts}
-        record = messages.to_record(delta)
+        record = records.to_record(delta)
         record[TABLE] = Array(stype=stype, data=data(npy(table)), **told)
         return RecordDict({"delta": record, "metrics": MetricRecord(metrics)})
 
@@ -83,22 +83,22 @@ def corpus(names: list[str]) -> dict[str, Bad]:
         "no metrics": _records(metrics=None),
         "a record too many": _records(history=ConfigRecord({"items": [4, 8, 15]})),
         "a second delta": lambda d, m: RecordDict(
-            {**_content(d, m), "delta2": messages.to_record(d)}
+            {**_content(d, m), "delta2": records.to_record(d)}
         ),
         "delta is a config": _records(delta=ConfigRecord({"w": [0.0]})),
         "delta is metrics": _records(delta=MetricRecord({"w": 0.0})),
         "metrics are a config": _records(metrics=ConfigRecord({"users": 1})),
         "metrics are arrays": lambda d, m: RecordDict(
-            {"delta": messages.to_record(d), "metrics": messages.to_record(d)}
+            {"delta": records.to_record(d), "metrics": records.to_record(d)}
         ),
         "names are swapped": lambda d, m: RecordDict(
-            {"metrics": messages.to_record(d), "delta": MetricRecord(m)}
+            {"metrics": records.to_record(d), "delta": MetricRecord(m)}
         ),
         "other case": lambda d, m: RecordDict(
-            {"Delta": messages.to_record(d), "metrics": MetricRecord(m)}
+            {"Delta": records.to_record(d), "metrics": MetricRecord(m)}
         ),
-        "a description": lambda d, m: messages.encode_describe({"name": "node-0"}),
-        "an evaluation": lambda d, m: messages.encode_metrics({"eval-users": 3}),
+        "a description": lambda d, m: records.encode_describe({"name": "node-0"}),
+        "an evaluation": lambda d, m: records.encode_metrics({"eval-users": 3}),
         "an order": lambda d, m: RecordDict({"instruction": ConfigRecord({"round": 1})}),
         "no arrays": _records(delta=ArrayRecord({})),
         "no numbers": _records(metrics=MetricRecord({})),
@@ -106,8 +106,8 @@ def corpus(names: list[str]) -> dict[str, Bad]:
         "a long name": _records(**{"x" * 5000: ConfigRecord({})}),
         "a thousand records": _records(**{f"r{i}": ConfigRecord({}) for i in range(1000)}),
         # --- error replies
-        "a failure": lambda d, m: messages.encode_error("bad-data"),
-        "a failure of another": lambda d, m: messages.encode_error("bad-data", "node-0"),
+        "a failure": lambda d, m: records.encode_error("bad-data"),
+        "a failure of another": lambda d, m: records.encode_error("bad-data", "node-0"),
         "a failure beside a delta": _records(error=ConfigRecord({"code": "bad-data"})),
         "a failure that is an exception": _records(
             error=ConfigRecord({"code": "KeyError: '/home/anna/u17'\nTraceback"})

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from federation_fakes import FakeNode
 
-from client_app.secagg_primitives import FLOWER
 from lumos_core.errors import ReplyError
+from lumos_core.flower.cryptography import FLOWER
 from lumos_core.learning.parameters import Params
 from lumos_core.privacy.secure_aggregation.packets import MASKED, stage_of
 from lumos_core.privacy.secure_aggregation.participant import Participant

@@ -8,11 +8,11 @@ import pytest
 from flower_in_process import identify, node_context, set_message_id, tiny_config, write_nodes
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from client_app import messages
 from client_app.app import app, node_config
-from client_app.messages import Order
 from lumos_core.data import Catalog
 from lumos_core.data.layout import PREPARE_NODE
+from lumos_core.flower import records
+from lumos_core.flower.records import Order
 from lumos_core.learning.model import get_params, new_model
 from lumos_core.wire.reply_checks import EVALUATION_METRICS, TRAIN_METRICS
 
@@ -28,7 +28,7 @@ def params_of(config, folder):
 
 
 def ask(kind, order, context):
-    message = Message(messages.encode_order(order), 100, kind, ttl=60.0)
+    message = Message(records.encode_order(order), 100, kind, ttl=60.0)
     return app(set_message_id(message, "m1"), context)
 
 
@@ -41,7 +41,7 @@ def test_a_train_reply_holds_the_delta_and_the_agreed_counts_and_nothing_else(fo
     config = tiny_config(folder)
     params = params_of(config, folder)
     order = Order(params, 1, "validation", "")
-    content = ask(messages.TRAIN, order, node_context(config, 0)).content
+    content = ask(records.TRAIN, order, node_context(config, 0)).content
 
     layout = {name: type(record) for name, record in content.items()}
     assert layout == {"delta": ArrayRecord, "metrics": MetricRecord}
@@ -50,7 +50,7 @@ def test_a_train_reply_holds_the_delta_and_the_agreed_counts_and_nothing_else(fo
     }
     assert set(content["metrics"]) == TRAIN_METRICS | EVALUATION_METRICS
     assert all(type(value) in (int, float) for value in content["metrics"].values())
-    arrays, metrics = messages.decode_train(content)
+    arrays, metrics = records.decode_train(content)
     assert metrics["users"] == 6
     assert all(np.isfinite(a).all() for a in arrays.values())
     assert sum(float(np.square(a).sum()) for a in arrays.values()) > 0
@@ -64,8 +64,8 @@ def test_the_delta_is_local_minus_received(folder):
     config = tiny_config(folder)
     params = params_of(config, folder)
     context = node_context(config, 0)
-    arrays, _ = messages.decode_train(
-        ask(messages.TRAIN, Order(params, 3, None, ""), context).content
+    arrays, _ = records.decode_train(
+        ask(records.TRAIN, Order(params, 3, None, ""), context).content
     )
     again, _ = Node.open(config, NodeConfig.from_flat(context.node_config)).train(params, 3)
     assert all((arrays[n] == again[n]).all() for n in params)
@@ -74,10 +74,10 @@ def test_the_delta_is_local_minus_received(folder):
 def test_evaluate_and_describe(folder):
     config = tiny_config(folder)
     order = Order(params_of(config, folder), 2, "test", "")
-    content = ask(messages.EVALUATE, order, node_context(config, 0)).content
-    assert set(messages.decode_metrics(content)) == EVALUATION_METRICS
-    content = ask(messages.DESCRIBE, Order(None, 0, None, ""), node_context(config, 1)).content
-    facts = messages.decode_describe(content)
+    content = ask(records.EVALUATE, order, node_context(config, 0)).content
+    assert set(records.decode_metrics(content)) == EVALUATION_METRICS
+    content = ask(records.DESCRIBE, Order(None, 0, None, ""), node_context(config, 1)).content
+    facts = records.decode_describe(content)
     assert (facts["name"], facts["users"]) == ("node-1", "6")
     assert facts["catalog"] == Catalog.read(folder / "catalog.tsv").fingerprint
 
@@ -86,8 +86,8 @@ def test_users_left_out_are_told_to_the_owner_alone(folder, capfd):
     with (folder / "node-0" / "interactions.tsv").open("a") as file:
         file.write("new\ti1\t1\n")
     order = Order(None, 0, None, "")
-    content = ask(messages.DESCRIBE, order, node_context(tiny_config(folder), 0)).content
-    assert messages.decode_describe(content)["users"] == "6"
+    content = ask(records.DESCRIBE, order, node_context(tiny_config(folder), 0)).content
+    assert records.decode_describe(content)["users"] == "6"
     told = capfd.readouterr().err
     assert "data: 6 users (1 more left out: fewer than 3 interactions each)" in told
 
@@ -95,8 +95,8 @@ def test_users_left_out_are_told_to_the_owner_alone(folder, capfd):
 def test_the_ledger_shows_every_record_but_no_value(folder):
     config = tiny_config(folder)
     params = params_of(config, folder)
-    reply = ask(messages.TRAIN, Order(params, 4, None, ""), node_context(config, 0))
-    arrays, metrics = messages.decode_train(reply.content)
+    reply = ask(records.TRAIN, Order(params, 4, None, ""), node_context(config, 0))
+    arrays, metrics = records.decode_train(reply.content)
     [line] = ledger(folder)
     assert (line["round"], line["message"], line["run"]) == (4, "train", "1")
     *entries, numbers = line["records"]
@@ -108,7 +108,7 @@ def test_the_ledger_shows_every_record_but_no_value(folder):
     assert numbers["names"] == sorted(metrics)
     assert set(numbers) == {"record", "names", "bytes"}
 
-    ask(messages.DESCRIBE, Order(None, 0, None, ""), node_context(config, 0))
+    ask(records.DESCRIBE, Order(None, 0, None, ""), node_context(config, 0))
     assert [e["message"] for e in ledger(folder)] == ["train", "query.describe"]
 
 
@@ -117,7 +117,7 @@ def test_nothing_leaves_that_the_ledger_cannot_show(folder):
     state = folder / "node-0" / "state"
     (state / "ledger.jsonl").mkdir(parents=True)  # cannot be opened for writing
     order = Order(params_of(config, folder), 1, None, "")
-    content = ask(messages.TRAIN, order, node_context(config, 0)).content
+    content = ask(records.TRAIN, order, node_context(config, 0)).content
     assert dict(content["error"]) == {"code": "ledger-failed"}
     assert list(content) == ["error"]
 
@@ -125,13 +125,13 @@ def test_nothing_leaves_that_the_ledger_cannot_show(folder):
 def test_a_disk_that_fills_up_leaves_no_half_line_in_the_ledger(folder):
     config = tiny_config(folder)
     order = Order(None, 0, None, "")
-    ask(messages.DESCRIBE, order, node_context(config, 0))
+    ask(records.DESCRIBE, order, node_context(config, 0))
     path = folder / "node-0" / "state" / "ledger.jsonl"
     before = path.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 40, limits[1]))
     try:
-        content = ask(messages.DESCRIBE, order, node_context(config, 0)).content
+        content = ask(records.DESCRIBE, order, node_context(config, 0)).content
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert content["error"]["code"] == "ledger-failed"
@@ -168,7 +168,7 @@ def test_failures_travel_as_a_code_and_stay_in_detail(folder, spoil, facts, code
     params = params_of(config, folder)
     spoil(folder)
     context = node_context(config, 0, **facts)
-    content = ask(messages.TRAIN, Order(params, 1, None, fingerprint), context).content
+    content = ask(records.TRAIN, Order(params, 1, None, fingerprint), context).content
     assert {name: dict(record) for name, record in content.items()} == {"error": {"code": code}}
     if code != "bad-configuration":  # then not even the state folder is known
         log = (folder / "node-0" / "state" / "node.log").read_text()
@@ -180,8 +180,8 @@ def test_a_node_with_another_catalog_says_who_it_is_and_notes_the_reason(folder)
     config = tiny_config(folder)
     another_catalog(folder)
     order = Order(None, 0, None, "0" * 64)
-    content = ask(messages.DESCRIBE, order, node_context(config, 0)).content
-    assert messages.decode_describe(content)["name"] == "node-0"
+    content = ask(records.DESCRIBE, order, node_context(config, 0)).content
+    assert records.decode_describe(content)["name"] == "node-0"
     log = (folder / "node-0" / "state" / "node.log").read_text()
     assert "catalog.tsv has fingerprint" in log
     assert PREPARE_NODE in log
@@ -190,17 +190,17 @@ def test_a_node_with_another_catalog_says_who_it_is_and_notes_the_reason(folder)
 def test_a_failing_describe_still_names_the_node(folder):
     no_data(folder)
     context = node_context(tiny_config(folder), 0)
-    content = ask(messages.DESCRIBE, Order(None, 0, None, ""), context).content
-    assert messages.decode_error(content) == ("bad-data", "node-0")
+    content = ask(records.DESCRIBE, Order(None, 0, None, ""), context).content
+    assert records.decode_error(content) == ("bad-data", "node-0")
 
 
 @pytest.mark.parametrize(
     ("kind", "content"),
     [
-        (messages.TRAIN, messages.encode_order(Order(None, 1, None, ""))),
-        (messages.EVALUATE, messages.encode_order(Order({"w": np.zeros(2)}, 1, None, ""))),
-        (messages.TRAIN, RecordDict()),
-        (messages.TRAIN, RecordDict({"instruction": ConfigRecord({"round": "x"})})),
+        (records.TRAIN, records.encode_order(Order(None, 1, None, ""))),
+        (records.EVALUATE, records.encode_order(Order({"w": np.zeros(2)}, 1, None, ""))),
+        (records.TRAIN, RecordDict()),
+        (records.TRAIN, RecordDict({"instruction": ConfigRecord({"round": "x"})})),
     ],
     ids=["train without a model", "evaluate without a split", "empty", "nonsense"],
 )
@@ -224,7 +224,7 @@ def test_without_the_simulation_a_node_must_name_its_data(folder, monkeypatch):
     context.node_config = {"partition-id": 1, "num-partitions": 2}
     reply = app(
         set_message_id(
-            Message(messages.encode_order(Order(None, 0, None, "")), 100, messages.DESCRIBE), "m1"
+            Message(records.encode_order(Order(None, 0, None, "")), 100, records.DESCRIBE), "m1"
         ),
         context,
     )

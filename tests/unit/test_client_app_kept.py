@@ -6,10 +6,10 @@ import pytest
 from flower_in_process import identify, node_context, set_message_id, tiny_config, write_nodes
 from flwr.app import Message
 
-from client_app import messages
 from client_app.app import app
-from client_app.messages import Order
 from lumos_core.data import Catalog
+from lumos_core.flower import records
+from lumos_core.flower.records import Order
 from lumos_core.learning.model import get_params, new_model
 from lumos_core.recommend.model_files import KEPT_FINAL, KEPT_LATEST, load_model, read_card
 
@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def ask(folder: Path, kind: str, order: Order, **facts: object):
-    message = Message(messages.encode_order(order), 100, kind, ttl=60.0)
+    message = Message(records.encode_order(order), 100, kind, ttl=60.0)
     return app(set_message_id(message, "m1"), node_context(tiny_config(folder), 0, **facts)).content
 
 
@@ -37,34 +37,34 @@ def kept(folder: Path) -> dict[str, tuple[int, bool]]:
 
 def test_what_is_received_is_kept_under_the_round_it_comes_from(folder: Path) -> None:
     params = model(folder)
-    ask(folder, messages.DESCRIBE, Order(None, 0, None, ""))
-    ask(folder, messages.TRAIN, Order(params, 1, "validation", ""))
+    ask(folder, records.DESCRIBE, Order(None, 0, None, ""))
+    ask(folder, records.TRAIN, Order(params, 1, "validation", ""))
     assert kept(folder) == {}  # the untrained model that training begins with
-    ask(folder, messages.TRAIN, Order(params, 2, "validation", ""))
+    ask(folder, records.TRAIN, Order(params, 2, "validation", ""))
     assert kept(folder) == {KEPT_LATEST: (1, False)}
-    ask(folder, messages.EVALUATE, Order(params, 2, "validation", ""))
+    ask(folder, records.EVALUATE, Order(params, 2, "validation", ""))
     assert kept(folder) == {KEPT_LATEST: (2, False)}
     best = {n: a * 2 for n, a in params.items()}
-    ask(folder, messages.EVALUATE, Order(best, 1, "test", ""))
+    ask(folder, records.EVALUATE, Order(best, 1, "test", ""))
     assert kept(folder) == {KEPT_LATEST: (2, False), KEPT_FINAL: (1, True)}
 
     catalog = Catalog.read(folder / "catalog.tsv")
     loaded = load_model(folder / "node-0" / "state" / KEPT_FINAL, catalog)
     assert all((a == best[n]).all() for n, a in get_params(loaded).items())
 
-    ask(folder, messages.TRAIN, Order(params, 2, None, ""))  # of a new run
+    ask(folder, records.TRAIN, Order(params, 2, None, ""))  # of a new run
     assert kept(folder)[KEPT_FINAL] == (1, True)
 
 
 def test_a_model_that_the_node_refuses_is_not_kept(folder: Path) -> None:
     params = {n: a[..., :-1] for n, a in model(folder).items()}
-    content = ask(folder, messages.TRAIN, Order(params, 2, None, ""))
+    content = ask(folder, records.TRAIN, Order(params, 2, None, ""))
     assert content["error"]["code"] == "model-failed"
     assert kept(folder) == {}
 
 
 def test_an_owner_may_say_no(folder: Path) -> None:
-    ask(folder, messages.TRAIN, Order(model(folder), 2, None, ""), **{"keep-model": False})
+    ask(folder, records.TRAIN, Order(model(folder), 2, None, ""), **{"keep-model": False})
     assert kept(folder) == {}
 
 
@@ -72,6 +72,6 @@ def test_a_disk_that_refuses_the_model_does_not_cost_the_reply(folder: Path) -> 
     state = folder / "node-0" / "state"
     state.mkdir()
     (state / "model").write_text("a file where the folder should be")
-    content = ask(folder, messages.TRAIN, Order(model(folder), 2, None, ""))
+    content = ask(folder, records.TRAIN, Order(model(folder), 2, None, ""))
     assert set(content) == {"delta", "metrics"}
     assert "storage-failed" in (state / "node.log").read_text()

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from client_app import messages
-from client_app.messages import Order
 from lumos_core.errors import ReplyError
+from lumos_core.flower import records
+from lumos_core.flower.records import Order
 
 RNG = np.random.default_rng(0)
 DELTA = {
@@ -29,7 +29,7 @@ def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> bool:
 @pytest.mark.parametrize("split", [None, "validation", "test"])
 def test_an_order_arrives_as_it_was_given(split):
     sent = Order({"w": DELTA["items.weight"]}, 7, split, "abc")
-    found = messages.decode_order(messages.encode_order(sent))
+    found = records.decode_order(records.encode_order(sent))
     assert found[1:] == sent[1:]
     assert found.params is not None
     assert same(found.params, {"w": DELTA["items.weight"]})
@@ -37,35 +37,35 @@ def test_an_order_arrives_as_it_was_given(split):
 
 def test_an_order_without_a_model():
     sent = Order(None, 0, None, "")
-    content = messages.encode_order(sent)
+    content = records.encode_order(sent)
     assert list(content) == ["instruction"]
-    assert messages.decode_order(content) == sent
+    assert records.decode_order(content) == sent
 
 
 def test_a_train_reply_is_one_delta_and_one_record_of_numbers():
-    content = messages.encode_train(DELTA, {"users": 3, "loss": np.float64(1.5)})
+    content = records.encode_train(DELTA, {"users": 3, "loss": np.float64(1.5)})
     assert {n: type(r) for n, r in content.items()} == {
         "delta": ArrayRecord,
         "metrics": MetricRecord,
     }
-    arrays, metrics = messages.decode_train(content)
+    arrays, metrics = records.decode_train(content)
     assert same(arrays, DELTA)
     assert metrics == {"users": 3, "loss": 1.5}
     assert type(metrics["users"]) is int
 
 
 def test_evaluate_and_describe_replies():
-    assert messages.decode_metrics(messages.encode_metrics({"eval-users": 4})) == {"eval-users": 4}
+    assert records.decode_metrics(records.encode_metrics({"eval-users": 4})) == {"eval-users": 4}
     facts = {"name": "node-1", "users": "12"}
-    assert messages.decode_describe(messages.encode_describe(facts)) == facts
+    assert records.decode_describe(records.encode_describe(facts)) == facts
 
 
 def test_an_error_is_a_code_and_nothing_else():
-    assert messages.decode_error(messages.encode_error("bad-data", "n")) == ("bad-data", "n")
-    assert messages.decode_error(messages.encode_error("bad-data")) == ("bad-data", "")
-    assert messages.decode_error(messages.encode_metrics({"eval-users": 4})) is None
+    assert records.decode_error(records.encode_error("bad-data", "n")) == ("bad-data", "n")
+    assert records.decode_error(records.encode_error("bad-data")) == ("bad-data", "")
+    assert records.decode_error(records.encode_metrics({"eval-users": 4})) is None
     smuggled = RecordDict({"error": ConfigRecord({"code": "Traceback: /home/u17\x1b[2J"})})
-    assert messages.decode_error(smuggled) == ("unknown", "")
+    assert records.decode_error(smuggled) == ("unknown", "")
 
 
 def npy(shape: tuple[int, ...], payload: bytes, descr: str = "<f4") -> bytes:
@@ -93,20 +93,20 @@ BAD_ARRAYS = {
 
 @pytest.mark.parametrize("data", BAD_ARRAYS.values(), ids=BAD_ARRAYS.keys())
 def test_arrays_that_lie_are_refused_before_they_are_allocated(data):
-    content = messages.encode_train(DELTA, {"users": 1})
+    content = records.encode_train(DELTA, {"users": 1})
     content["delta"] = ArrayRecord({"w": Array("float32", (4,), "numpy.ndarray", data)})
     with pytest.raises(ReplyError, match="'w' cannot be read"):
-        messages.decode_train(content)
+        records.decode_train(content)
 
 
 def test_other_serialisations_are_refused():
-    content = messages.encode_train(DELTA, {"users": 1})
+    content = records.encode_train(DELTA, {"users": 1})
     content["delta"] = ArrayRecord({"w": Array("float32", (4,), "pickle", b"cos\nsystem\n")})
     with pytest.raises(ReplyError, match="cannot be read"):
-        messages.decode_train(content)
+        records.decode_train(content)
 
 
-GOOD = messages.encode_train(DELTA, {"users": 1})
+GOOD = records.encode_train(DELTA, {"users": 1})
 BAD_CONTENTS = {
     "nothing": {},
     "no metrics": {"delta": GOOD["delta"]},
@@ -123,7 +123,7 @@ BAD_CONTENTS = {
 @pytest.mark.parametrize("content", BAD_CONTENTS.values(), ids=BAD_CONTENTS.keys())
 def test_train_replies_hold_exactly_what_was_agreed(content):
     with pytest.raises(ReplyError):
-        messages.decode_train(RecordDict(content))
+        records.decode_train(RecordDict(content))
 
 
 @pytest.mark.parametrize(
@@ -137,10 +137,10 @@ def test_train_replies_hold_exactly_what_was_agreed(content):
 )
 def test_malformed_instructions(values):
     with pytest.raises(ReplyError, match="instruction"):
-        messages.decode_order(RecordDict({"instruction": ConfigRecord(values)}))
+        records.decode_order(RecordDict({"instruction": ConfigRecord(values)}))
 
 
 def test_describe_replies_are_short_texts():
     for facts in ({"name": 3}, {"name": "x" * 1000}, {"n" * 1000: "x"}):
         with pytest.raises(ReplyError, match="short str"):
-            messages.decode_describe(RecordDict({"node": ConfigRecord(facts)}))
+            records.decode_describe(RecordDict({"node": ConfigRecord(facts)}))

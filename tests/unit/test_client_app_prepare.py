@@ -9,10 +9,10 @@ from flower_in_process import identify, node_context, set_message_id, tiny_confi
 from flwr.app import Message, MetricRecord
 
 from client_app import app as client
-from client_app import messages
 from client_app.app import app
-from client_app.messages import Order
 from lumos_core.federation.node import Node
+from lumos_core.flower import records
+from lumos_core.flower.records import Order
 from lumos_core.views.meter import FILE, ViewProgress
 from lumos_core.wire.reply_checks import PREPARATION_METRICS, check_preparation
 
@@ -26,7 +26,7 @@ def folder(tmp_path):
 def prepare(folder, seconds=30.0, node=None, **keys: Any):
     config = tiny_config(folder, **{"method": "lumos", "views": "tfidf", **keys})
     message = Message(
-        messages.encode_order(Order(None, 0, None, "", seconds=seconds)), 100, messages.PREPARE,
+        records.encode_order(Order(None, 0, None, "", seconds=seconds)), 100, records.PREPARE,
         ttl=60.0,
     )  # fmt: skip
     context = node_context(config, 0, **(node or {}))
@@ -35,7 +35,7 @@ def prepare(folder, seconds=30.0, node=None, **keys: Any):
 
 def told(content):
     assert {name: type(record) for name, record in content.items()} == {"metrics": MetricRecord}
-    metrics = messages.decode_metrics(content)
+    metrics = records.decode_metrics(content)
     check_preparation(metrics)
     assert set(metrics) == PREPARATION_METRICS
     return metrics
@@ -96,4 +96,4 @@ def test_no_server_keeps_a_node_at_work_for_long(folder, monkeypatch, asked, all
 
 @pytest.mark.parametrize("seconds", [-1.0, math.nan, math.inf])
 def test_seconds_that_are_none_are_a_bad_instruction(folder, seconds):
-    assert messages.decode_error(prepare(folder, seconds=seconds)) == ("bad-instruction", "")
+    assert records.decode_error(prepare(folder, seconds=seconds)) == ("bad-instruction", "")

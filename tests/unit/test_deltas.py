@@ -89,7 +89,7 @@ def test_codecs_save_what_they_promise() -> None:
 
 def test_int8_messages_of_the_default_model_are_3_8_times_smaller() -> None:
     """Names, ``.npy`` headers and scales included; the bundled catalog, the smallest we ship."""
-    from client_app.messages import record_bytes, to_record
+    from lumos_core.flower.records import record_bytes, to_record
 
     delta = get_params(new_model(RunConfig(), 1482))
     sizes = {c: record_bytes(to_record(encode(delta, c, _rng()))) for c in ("float32", "int8")}

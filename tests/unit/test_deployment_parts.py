@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 from lumos_core.cli.app import app
 from lumos_core.cli.options import parse_settings
 from lumos_core.config import RunConfig
-from lumos_core.deployment import flower
 from lumos_core.deployment.local import LocalNode, deploy
 from lumos_core.deployment.plan import for_nodes
 from lumos_core.deployment.progress import RoundLines
 from lumos_core.errors import ConfigError, FederationError
+from lumos_core.flower import commands
 from lumos_core.processes.children import Children, ending_on_signals
 from lumos_core.runs.report import CENTRALISED, Row, cells, write_report
 
@@ -96,11 +96,11 @@ def test_resuming_needs_a_run(tmp_path):
 # ---------------------------------------------------------------- files and environment
 def test_the_staged_app_is_accepted_by_flower(tmp_path):
     """``flwr build`` checks the metadata and packs what a run would send to the nodes."""
-    folder = flower.stage_app(tmp_path / "app")
+    folder = commands.stage_app(tmp_path / "app")
     build = subprocess.run(
-        [flower.executable("flwr"), "build", "--app", str(folder)],
+        [commands.executable("flwr"), "build", "--app", str(folder)],
         cwd=tmp_path,
-        env=flower.environment(tmp_path / "home"),
+        env=commands.environment(tmp_path / "home"),
         capture_output=True,
         text=True,
         check=False,
@@ -118,7 +118,7 @@ def test_the_staged_app_is_accepted_by_flower(tmp_path):
 def test_the_environment_keeps_flower_quiet_and_local(tmp_path, monkeypatch):
     monkeypatch.setenv("FLWR_SECRET_SETTING", "x")
     monkeypatch.setenv("NO_PROXY", "example.org")
-    found = flower.environment(tmp_path, EXTRA="1")
+    found = commands.environment(tmp_path, EXTRA="1")
     assert found["FLWR_HOME"] == str(tmp_path)
     assert found["FLWR_TELEMETRY_ENABLED"] == "0"
     assert found["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
@@ -128,12 +128,12 @@ def test_the_environment_keeps_flower_quiet_and_local(tmp_path, monkeypatch):
 
 
 def test_proxies_that_flower_cannot_speak_to_are_kept_from_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(flower.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(commands.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
     monkeypatch.setenv("all_proxy", "socks://127.0.0.1:1/")  # as GNOME has it
     monkeypatch.setenv("https_proxy", "http://proxy:3128")
     monkeypatch.setenv("HTTP_PROXY", "proxy:3128")
-    found = flower.environment(tmp_path)
+    found = commands.environment(tmp_path)
     assert "ALL_PROXY" not in found
     assert "all_proxy" not in found
     assert found["https_proxy"] == "http://proxy:3128"
@@ -141,9 +141,9 @@ def test_proxies_that_flower_cannot_speak_to_are_kept_from_it(tmp_path, monkeypa
 
 
 def test_socks_is_spoken_where_its_library_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(flower.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(commands.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setenv("ALL_PROXY", "socks5h://127.0.0.1:1")
-    assert flower.environment(tmp_path)["ALL_PROXY"] == "socks5h://127.0.0.1:1"
+    assert commands.environment(tmp_path)["ALL_PROXY"] == "socks5h://127.0.0.1:1"
 
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "socks://127.0.0.1:1", "127.0.0.1:1"])
@@ -161,18 +161,18 @@ def test_flower_s_http_client_goes_straight_to_this_machine(tmp_path, monkeypatc
     )
     found = subprocess.run(
         [sys.executable, "-c", code],
-        env=flower.environment(tmp_path), capture_output=True, text=True, check=False,
+        env=commands.environment(tmp_path), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert found.stdout == "204\n", found.stderr
 
 
 def test_a_missing_program_is_an_error_that_says_what_to_do():
     with pytest.raises(FederationError, match="make setup"):
-        flower.executable("flower-no-such-program")
+        commands.executable("flower-no-such-program")
 
 
 def test_ports_differ():
-    assert len(set(flower.free_ports(20))) == 20
+    assert len(set(commands.free_ports(20))) == 20
 
 
 # ---------------------------------------------------------------- children

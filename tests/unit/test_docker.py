@@ -25,9 +25,9 @@ from flwr.common.config import parse_config_args
 from lumos_core.cli.app import app
 from lumos_core.cli.options import assignments, with_options
 from lumos_core.config import RunConfig
-from lumos_core.deployment import flower
 from lumos_core.deployment.plan import START_TIMEOUT, server_config
 from lumos_core.errors import ConfigError
+from lumos_core.flower import commands
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -282,7 +282,7 @@ def test_the_environment_of_a_container_reaches_the_apps(
     program.chmod(0o700)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "llm"), str(ROOT)]))
     monkeypatch.setenv("LUMOS_CACHE", str(tmp_path / "cache"))
-    handed_on = flower.environment(tmp_path / "home")
+    handed_on = commands.environment(tmp_path / "home")
     handed_on["PATH"] = os.pathsep.join([str(program.parent), handed_on["PATH"]])
     command = [sys.executable, "-P", "-c", LAUNCH]
     done = subprocess.run(command, env=handed_on, capture_output=True, text=True, timeout=120)
@@ -319,7 +319,7 @@ def test_the_command_that_fills_the_volume_of_weights() -> None:
 
 
 # ---------------------------------------------------------------- commands
-def commands() -> Iterator[tuple[str, list[str]]]:
+def container_commands() -> Iterator[tuple[str, list[str]]]:
     for which, content in (("plain", PLAIN), ("tls", TLS)):
         for name, service in content["services"].items():
             if name not in ("cli", "weights"):
@@ -347,7 +347,9 @@ def options_of(program: typer.Typer, words: list[str]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("command"), [c for _, c in commands()], ids=[name for name, _ in commands()]
+    ("command"),
+    [c for _, c in container_commands()],
+    ids=[name for name, _ in container_commands()],
 )
 def test_programs_understand_their_commands(command: list[str]) -> None:
     program, *arguments = command

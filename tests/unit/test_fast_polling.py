@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from lumos_core.deployment import fast_polling
+from lumos_core.flower import fast_polling
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from flower_in_process import InProcessGrid, node_context, tiny_config, write_no
 from flwr.app import Context, Error, Message
 from malformed_corpus import Bad, corpus
 
-from client_app import messages
 from client_app.app import app
 from lumos_core.config import RunConfig
 from lumos_core.data import Catalog
 from lumos_core.federation.round_loop import FederationResult, run_federation
+from lumos_core.flower import records
 from lumos_core.learning.model import get_params, new_model
 from lumos_core.learning.parameters import Params
 from lumos_core.wire.reply_checks import EVALUATION_METRICS
@@ -41,7 +41,7 @@ def _catalog(folder: Path) -> Catalog:
     return Catalog.read(folder / "catalog.tsv")
 
 
-def _good(order: messages.Order, node: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _good(order: records.Order, node: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """A train reply as a node would make it; another one every round."""
     assert order.params is not None
     rng = np.random.default_rng([order.round, node])
@@ -59,15 +59,15 @@ def _evaluation(hits: float = 1.0) -> dict[str, Any]:
 
 
 def _honest(message: Message, context: Context) -> Message:
-    if message.metadata.message_type == messages.DESCRIBE:
+    if message.metadata.message_type == records.DESCRIBE:
         return app(message, context)
-    order = messages.decode_order(message.content)
-    if message.metadata.message_type == messages.EVALUATE:
+    order = records.decode_order(message.content)
+    if message.metadata.message_type == records.EVALUATE:
         # the last model is the best, so that it is the run's result
-        return Message(messages.encode_metrics(_evaluation(2.0)), reply_to=message)
+        return Message(records.encode_metrics(_evaluation(2.0)), reply_to=message)
     delta, metrics = _good(order, context.node_id)
     metrics |= _evaluation() if order.evaluate else {}
-    return Message(messages.encode_train(delta, metrics), reply_to=message)
+    return Message(records.encode_train(delta, metrics), reply_to=message)
 
 
 def _run(
@@ -97,8 +97,8 @@ def test_the_corpus_of_malformed_replies(folder: Path, initial: Params) -> None:
     cases = list(bad.values())
 
     def answer(message: Message, context: Context) -> Message | None:
-        order = messages.decode_order(message.content)
-        if message.metadata.message_type != messages.TRAIN:
+        order = records.decode_order(message.content)
+        if message.metadata.message_type != records.TRAIN:
             return _honest(message, context)
         delta, metrics = _good(order, LIAR)
         metrics |= _evaluation() if order.evaluate else {}
@@ -128,7 +128,7 @@ def test_the_good_reply_that_the_corpus_spoils_is_good(folder: Path, initial: Pa
 @pytest.mark.parametrize("code", [0, 1, 3, 204, -5])
 def test_flowers_errors_and_unreadable_replies(folder: Path, initial: Params, code: int) -> None:
     def answer(message: Message, context: Context) -> Message | None:
-        if message.metadata.message_type == messages.DESCRIBE:
+        if message.metadata.message_type == records.DESCRIBE:
             return app(message, context)
         return Message(Error(code, "u17 bought i3"), reply_to=message)
 
@@ -154,6 +154,6 @@ def test_other_codecs_refuse_plain_deltas(folder: Path, codec: str) -> None:
 
     config = RunConfig(delta_codec=codec, dim=8)
     like = {"items.weight": np.zeros((4, 8), np.float32)}
-    _, metrics = _good(messages.Order(like, 1, None, ""), 1)
+    _, metrics = _good(records.Order(like, 1, None, ""), 1)
     with pytest.raises(ReplyError):
         check_train(like, metrics, like, config, evaluated=False)

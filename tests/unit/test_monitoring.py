@@ -17,8 +17,8 @@ from client_app.app import app as client
 from lumos_core import logs
 from lumos_core.cli.app import app as cli
 from lumos_core.config import RunConfig
-from lumos_core.deployment.flower import free_ports
 from lumos_core.errors import ConfigError, DataError, FederationError
+from lumos_core.flower.commands import free_ports
 from lumos_core.runs import observers
 from lumos_core.runs.history import Event, History
 from lumos_core.runs.lock import is_held, only_server

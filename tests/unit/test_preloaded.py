@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lumos_core.deployment import flower, preloaded, preloaded_stub
+from lumos_core.flower import commands, preload, preload_stub
 from lumos_core.processes.children import Children
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux only")
@@ -38,7 +38,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     program = place / "flwr-clientapp"
     program.write_text('#!/bin/sh\necho real "$@"\n')
     program.chmod(0o755)
-    own = flower.environment(tmp_path / "home")
+    own = commands.environment(tmp_path / "home")
     return {**own, "PATH": f"{place}{os.pathsep}{own['PATH']}"}
 
 
@@ -48,7 +48,7 @@ def forking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "server"
     folder.mkdir()
     (folder / "app.py").write_text(PROGRAM)
-    source = Path(preloaded.preloaded_server.__file__)
+    source = Path(preload.preload_server.__file__)
     shutil.copy(source.with_name("fast_polling.py"), folder)
     text = source.read_text()
     start = text.index("    (entry,) = ")
@@ -61,7 +61,7 @@ def forking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = text.replace("import gc\n", f"import sys; sys.path.append({str(folder)!r})\nimport gc\n")
     server = folder / "server.py"
     server.write_text(text)
-    monkeypatch.setattr(preloaded.preloaded_server, "__file__", str(server))
+    monkeypatch.setattr(preload.preload_server, "__file__", str(server))
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_work_is_done_in_a_fork(
     tmp_path: Path, environment: dict[str, str], children: Children
 ) -> None:
     folder = tmp_path / "bin"
-    changed = preloaded.start(children, "preloaded", folder, environment, tmp_path)
+    changed = preload.start(children, "preloaded", folder, environment, tmp_path)
     wait_for_socket(folder)
     argv, cwd, word, parent = json.loads(
         run({**changed, "WORD": "here"}, tmp_path, "--token", "a b")
@@ -112,7 +112,7 @@ def test_the_fork_ends_with_the_program_that_asked(
     tmp_path: Path, environment: dict[str, str], children: Children
 ) -> None:
     folder = tmp_path / "bin"
-    changed = preloaded.start(children, "preloaded", folder, environment, tmp_path)
+    changed = preload.start(children, "preloaded", folder, environment, tmp_path)
     wait_for_socket(folder)
     asked = subprocess.Popen(
         ["flwr-clientapp", "--wait"], env=changed, cwd=tmp_path, stdout=subprocess.PIPE
@@ -129,7 +129,7 @@ def test_without_a_preloaded_process_the_real_program_runs(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     folder = tmp_path / "bin"
-    assert preloaded._install(folder, environment)
+    assert preload._install(folder, environment)
     changed = {**environment, "PATH": f"{folder}{os.pathsep}{environment['PATH']}"}
     assert run(changed, tmp_path, "--token", "t") == "real --token t\n"
     with socket.socket(socket.AF_UNIX) as listener:  # somebody was there, and has died
@@ -142,7 +142,7 @@ def test_a_preloaded_process_that_hangs_up_is_not_waited_for(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     folder = tmp_path / "bin"
-    assert preloaded._install(folder, environment)
+    assert preload._install(folder, environment)
     changed = {**environment, "PATH": f"{folder}{os.pathsep}{environment['PATH']}"}
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(folder / "socket"))
@@ -157,12 +157,12 @@ def test_a_preloaded_process_that_hangs_up_is_not_waited_for(
 def test_it_can_be_switched_off(
     tmp_path: Path, environment: dict[str, str], children: Children
 ) -> None:
-    off = {**environment, preloaded.SWITCH: "0"}
-    assert preloaded.start(children, "preloaded", tmp_path / "bin", off, tmp_path) == off
+    off = {**environment, preload.SWITCH: "0"}
+    assert preload.start(children, "preloaded", tmp_path / "bin", off, tmp_path) == off
     assert not (tmp_path / "bin").exists()
 
 
 def test_both_sides_agree() -> None:
-    server = preloaded.preloaded_server
+    server = preload.preload_server
     for name in ("SOCKET", "READY", "GO"):
-        assert getattr(server, name) == getattr(preloaded_stub, name)
+        assert getattr(server, name) == getattr(preload_stub, name)

@@ -9,10 +9,8 @@ import pytest
 from flower_in_process import identify, node_context, set_message_id, tiny_config, write_nodes
 from flwr.app import Message
 
-from client_app import messages
 from client_app.app import _note, app
 from client_app.kept import keep
-from client_app.messages import Order
 from lumos_core.config import NodeConfig
 from lumos_core.data import Catalog
 from lumos_core.data.node_cache import read_kept_node
@@ -20,6 +18,8 @@ from lumos_core.deployment.node import _writable
 from lumos_core.errors import DataError
 from lumos_core.federation.error_feedback import Residuals
 from lumos_core.federation.node import Node
+from lumos_core.flower import records
+from lumos_core.flower.records import Order
 from lumos_core.learning.model import get_params, new_model
 from lumos_core.privacy.noise import node_key
 from lumos_core.privacy.secure_aggregation.session_store import FileStore
@@ -83,7 +83,7 @@ def test_what_rounds_leave_in_the_state_folder(tmp_path: Path) -> None:
     params = get_params(new_model(config, len(Catalog.read(folder / "catalog.tsv"))))
     for fingerprint in ("", "another"):  # the second fails, so that there is something to log
         order = Order(params, 1, None, fingerprint)
-        message = Message(messages.encode_order(order), 100, messages.TRAIN, ttl=60.0)
+        message = Message(records.encode_order(order), 100, records.TRAIN, ttl=60.0)
         app(set_message_id(message, "m1"), node_context(config, 0))
     state = folder / "node-0" / "state"
     assert mode(state) == 0o700

@@ -15,12 +15,12 @@ from flower_in_process import (
 )
 from flwr.app import ArrayRecord, Message
 
-from client_app import messages
 from client_app.app import app
-from client_app.messages import Order
-from client_app.secagg_primitives import FLOWER
 from lumos_core.data import Catalog
 from lumos_core.federation.round_loop import run_federation
+from lumos_core.flower import records
+from lumos_core.flower.cryptography import FLOWER
+from lumos_core.flower.records import Order
 from lumos_core.learning.title_start import initial_params
 from lumos_core.privacy.secure_aggregation.packets import Open, pack
 from server_app.transport import GridTransport
@@ -55,7 +55,7 @@ def test_two_secure_rounds_equal_two_plain_ones(folder):
     secure, grid = federate(folder)
     assert (secure.outcome, secure.rounds) == ("completed", 2)
     kinds = [m.metadata.message_type for m in grid.sent]
-    assert kinds.count(messages.SECURE) == 2 * 3 * 4
+    assert kinds.count(records.SECURE) == 2 * 3 * 4
     for node in range(4):
         sent = ledger(folder, node)
         assert [line["message"] for line in sent if line["round"] == 1] == [
@@ -82,7 +82,7 @@ def silent_from(step):
     """A node that dies when a step begins."""
 
     def answer(message, context):
-        secure = message.content.config_records.get(messages.SECAGG)
+        secure = message.content.config_records.get(records.SECAGG)
         return None if secure is not None and secure["stage"] == step else app(message, context)
 
     return answer
@@ -101,7 +101,7 @@ def test_a_node_that_dies_does_not_cost_the_round(folder, step):
 def hostile(change):
     def answer(message, context):
         reply = app(message, context)
-        if messages.UPLOAD in reply.content:
+        if records.UPLOAD in reply.content:
             change(reply.content)
         return reply
 
@@ -109,8 +109,8 @@ def hostile(change):
 
 
 def as_plain_delta(content):
-    content["delta"] = content[messages.UPLOAD]
-    del content[messages.UPLOAD]
+    content["delta"] = content[records.UPLOAD]
+    del content[records.UPLOAD]
 
 
 def with_a_note(content):
@@ -118,7 +118,7 @@ def with_a_note(content):
 
 
 def longer(content):
-    content[messages.UPLOAD] = messages.to_record({"masked": np.zeros(10**5, np.uint32)})
+    content[records.UPLOAD] = records.to_record({"masked": np.zeros(10**5, np.uint32)})
 
 
 @pytest.mark.parametrize("change", [as_plain_delta, with_a_note, longer])
@@ -130,7 +130,7 @@ def test_malformed_uploads_are_left_out(folder, change):
 
 
 def ask(kind, order, context):
-    message = Message(messages.encode_order(order), 100, kind, ttl=60.0)
+    message = Message(records.encode_order(order), 100, kind, ttl=60.0)
     return app(set_message_id(message, "m1"), context).content
 
 
@@ -144,11 +144,11 @@ def test_a_node_sends_no_readable_delta_where_run_or_owner_forbids_it(folder):
         node_context(secure, 0),
         node_context(plain, 0, **{"require-secure-aggregation": True}),
     ):
-        content = ask(messages.TRAIN, order, context)
+        content = ask(records.TRAIN, order, context)
         assert {n: dict(r) for n, r in content.items()} == refused
-    assert "delta" in ask(messages.TRAIN, order, node_context(plain, 0))
+    assert "delta" in ask(records.TRAIN, order, node_context(plain, 0))
     for packet in (pack(Open(1)), {"stage": "upload"}, {}):
-        content = ask(messages.TRAIN, order._replace(secure=packet), node_context(plain, 0))
+        content = ask(records.TRAIN, order._replace(secure=packet), node_context(plain, 0))
         assert list(content) == ["error"]
 
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from client_app.secagg_primitives import FLOWER
 from lumos_core.config import RunConfig
 from lumos_core.errors import ModelError, RefusalError, ReplyError
+from lumos_core.flower.cryptography import FLOWER
 from lumos_core.privacy import mechanisms, noise
 from lumos_core.privacy.secure_aggregation import masks
 from lumos_core.privacy.secure_aggregation.encoding import Encoding

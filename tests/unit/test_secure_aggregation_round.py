@@ -11,10 +11,10 @@ from federation_fakes import CATALOG, FakeNode, FakeTransport, start
 from scipy.stats import chisquare
 from secure_fakes import STEPS, SecureTransport, Spoil
 
-from client_app.secagg_primitives import FLOWER
 from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError
 from lumos_core.federation.round_loop import FederationResult, run_federation
+from lumos_core.flower.cryptography import FLOWER
 from lumos_core.learning.parameters import Params
 from lumos_core.privacy.secure_aggregation.encoding import Encoding
 from lumos_core.privacy.secure_aggregation.packets import MASKED

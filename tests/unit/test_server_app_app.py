@@ -8,8 +8,8 @@ from flower_in_process import InProcessGrid, node_context, tiny_config, write_no
 from flwr.app import Context, Message, RecordDict
 
 from client_app.app import app as client
-from client_app.messages import decode_train, encode_train
 from lumos_core.errors import ConfigError, FederationError
+from lumos_core.flower.records import decode_train, encode_train
 from lumos_core.runs.history import read_history
 from server_app.app import app as server
 

@@ -8,11 +8,11 @@ import pytest
 from flower_in_process import InProcessGrid, node_context, tiny_config, write_nodes
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
-from client_app import messages
 from client_app.app import app
 from lumos_core.data import Catalog
 from lumos_core.errors import FederationError
 from lumos_core.federation.round_loop import Instruction
+from lumos_core.flower import records
 from lumos_core.learning.model import get_params, new_model
 from server_app.transport import GridTransport, LinkLostError
 
@@ -51,7 +51,7 @@ def train(params, *names):
 def test_nodes_are_known_by_the_name_they_give(transport, grid):
     assert transport.nodes() == []  # asked, not yet answered
     assert transport.nodes() == ["node-0", "node-1", "node-2"]
-    assert [m.metadata.message_type for m in grid.sent] == [messages.DESCRIBE] * 3
+    assert [m.metadata.message_type for m in grid.sent] == [records.DESCRIBE] * 3
 
 
 def test_the_first_query_is_answered_from_the_introduction(transport, grid):
@@ -137,11 +137,11 @@ def garbage(content):
 MALFORMED = {
     "empty": RecordDict(),
     "empty text": RecordDict({"error": ConfigRecord({"code": ""}), "delta": ConfigRecord({})}),
-    "only metrics": messages.encode_metrics({"users": 1}),
-    "describe instead": messages.encode_describe({"name": "node-0"}),
+    "only metrics": records.encode_metrics({"users": 1}),
+    "describe instead": records.encode_describe({"name": "node-0"}),
     "an extra record": RecordDict(
         {
-            **messages.encode_train({"w": np.zeros(2, np.float32)}, {"users": 1}),
+            **records.encode_train({"w": np.zeros(2, np.float32)}, {"users": 1}),
             "history": ConfigRecord({"items": [4, 8, 15]}),
         }
     ),
@@ -165,7 +165,7 @@ def test_a_node_cannot_answer_for_another(transport, grid, params):
     known(transport)
 
     def claim(message, context):
-        return Message(messages.encode_error("bad-data", "node-0"), reply_to=message)
+        return Message(records.encode_error("bad-data", "node-0"), reply_to=message)
 
     grid.tamper[101] = claim
     replies = transport.exchange(train(params, "node-0", "node-1"), 20)
@@ -193,7 +193,7 @@ def test_a_restarted_node_keeps_its_name_under_a_new_id(transport, grid, folder,
 
 
 def test_a_node_without_a_usable_name_is_left_out(transport, grid, capsys):
-    grid.tamper[101] = garbage(messages.encode_describe({"name": "../../etc\x1b[2J"}))
+    grid.tamper[101] = garbage(records.encode_describe({"name": "../../etc\x1b[2J"}))
     assert known(transport) == ["node-0", "node-2"]
     logged = capsys.readouterr().err
     assert "left out" in logged
@@ -246,7 +246,7 @@ def test_whatever_reading_a_reply_raises_is_the_replys_fault(transport, grid, pa
     def fail(content):
         raise RecursionError("\x1b[2J")
 
-    monkeypatch.setattr(messages, "decode_train", fail)
+    monkeypatch.setattr(records, "decode_train", fail)
     replies = transport.exchange(train(params, "node-1"), 20)
     assert [(r.node, r.error) for r in replies] == [("node-1", "malformed: cannot be read")]
 

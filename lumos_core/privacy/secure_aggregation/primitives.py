@@ -1,6 +1,6 @@
 """The cryptography that the protocol needs, as functions to be given to it.
 
-LUMOS invents none: ``client_app.secagg_primitives`` binds Flower's key agreement (ECDH on P-384,
+LUMOS invents none: ``lumos_core.flower.cryptography`` binds Flower's key agreement (ECDH on P-384,
 HKDF), share encryption (Fernet: AES-CBC with HMAC) and Shamir sharing.
 """
 

@@ -1,7 +1,7 @@
 """Stands in for ``flwr-clientapp``: has a preloaded process fork instead of starting anew.
 
-A program, not a module: :mod:`lumos_core.deployment.preloaded` copies it to a folder that comes
-first on the PATH of a SuperExec, beside the socket of ``preloaded_server.py``. It needs nothing but
+A program, not a module: :mod:`lumos_core.flower.preload` copies it to a folder that comes
+first on the PATH of a SuperExec, beside the socket of ``preload_server.py``. It needs nothing but
 the standard library, and lives for as long as the fork: who ends it ends the fork. If nobody
 answers, or not as agreed, it becomes the program that it stands in for.
 

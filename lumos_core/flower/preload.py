@@ -2,8 +2,8 @@
 
 Flower starts a fresh process for every message, and importing Flower and torch takes longer than
 many a round. SuperExec starts that process by its name, ``flwr-clientapp``, from the PATH. Here
-another program of that name comes first on the PATH (:mod:`~lumos_core.deployment.preloaded_stub`),
-which has a preloaded process fork (:mod:`~lumos_core.deployment.preloaded_server`) and run Flower's
+another program of that name comes first on the PATH (:mod:`~lumos_core.flower.preload_stub`),
+which has a preloaded process fork (:mod:`~lumos_core.flower.preload_server`) and run Flower's
 own program in the fork. Whenever that does not work, Flower's own program is started as ever.
 ``LUMOS_PRELOAD=0`` switches it off; it takes about 200 MB of memory per node.
 """
@@ -15,8 +15,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from lumos_core.deployment import preloaded_server, preloaded_stub
 from lumos_core.errors import FederationError
+from lumos_core.flower import preload_server, preload_stub
 from lumos_core.processes.children import Children
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def start(
     """
     if environment.get(SWITCH) == "0" or not _install(folder, environment):
         return dict(environment)
-    command = [sys.executable, "-P", str(Path(preloaded_server.__file__)), str(folder)]
+    command = [sys.executable, "-P", str(Path(preload_server.__file__)), str(folder)]
     try:
         children.start(name, command, environment=environment, cwd=cwd)
     except FederationError as error:
@@ -62,8 +62,8 @@ def _install(folder: Path, environment: Mapping[str, str]) -> bool:
         return False
     try:
         folder.mkdir(mode=0o700, parents=True)
-        program = folder / preloaded_server.PROGRAM
-        code = Path(preloaded_stub.__file__).read_text(encoding="utf-8")
+        program = folder / preload_server.PROGRAM
+        code = Path(preload_stub.__file__).read_text(encoding="utf-8")
         program.write_text(f"#!{python} -IS\n{code}", encoding="utf-8")
         program.chmod(0o700)
         probe = [str(program), "--probe"]

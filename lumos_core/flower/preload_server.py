@@ -1,10 +1,10 @@
 """Imports what every ClientApp process imports, then forks for each that is asked for.
 
-A program, run by :mod:`lumos_core.deployment.preloaded` as a file: ``lumos_core`` itself must not
+A program, run by :mod:`lumos_core.flower.preload` as a file: ``lumos_core`` itself must not
 be imported here, because a ClientApp takes it from the app that the server sent. Forks only while
-it has a single thread, and touches no GPU. ``preloaded_stub.py`` says how it is asked.
+it has a single thread, and touches no GPU. ``preload_stub.py`` says how it is asked.
 
-    python -P preloaded_server.py FOLDER
+    python -P preload_server.py FOLDER
 """
 
 import gc

@@ -19,8 +19,8 @@ import tomli_w
 
 from lumos_core import __version__
 from lumos_core.config import RunConfig, Scalar
-from lumos_core.deployment import fast_polling
 from lumos_core.errors import FederationError
+from lumos_core.flower import fast_polling
 
 LOOPBACK = "127.0.0.1"
 CONNECTION = "lumos"  # name of the SuperLink connection in Flower's own configuration

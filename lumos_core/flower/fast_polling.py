@@ -7,7 +7,7 @@ start``, and 0.05 to 0.5; with 3, everything stays as Flower has it. More looks 
 more requests. Since names are changed that Flower may rename at any time, nothing is, with a
 warning, unless the version is the one that this was written for and all is as it was then.
 
-Also a program, which runs one of Flower's with shorter waits. It and ``preloaded_server.py`` load
+Also a program, which runs one of Flower's with shorter waits. It and ``preload_server.py`` load
 this file by its path, and not as a part of ``lumos_core``; so it needs nothing but Flower:
 
     python -P fast_polling.py PROGRAM ARGUMENT…
