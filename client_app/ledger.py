@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from client_app.errors import LedgerError
+from client_app.error_codes import LedgerError
 from lumos_core.errors import reason_of
 from lumos_core.flower.records import from_record, record_bytes
 from lumos_core.safe_files import owner_only, private_folder

@@ -260,7 +260,7 @@ def app_metadata(config: Mapping[str, Scalar]) -> dict[str, object]:
     """The part of ``pyproject.toml`` that Flower reads."""
     app = {
         "publisher": "lumos",
-        "components": {"serverapp": "server_app.app:app", "clientapp": "client_app.app:app"},
+        "components": {"serverapp": "server_app.server:app", "clientapp": "client_app.client:app"},
         "config": dict(config),
     }
     project = {"name": "lumos", "version": __version__, "description": "", "license": "Apache-2.0"}

@@ -135,7 +135,7 @@ def encode_describe(facts: Mapping[str, str]) -> RecordDict:
 
 
 def encode_error(code: str, name: str = "") -> RecordDict:
-    """The content of a failed reply: a code of :mod:`client_app.errors`, never an exception.
+    """The content of a failed reply: a code of :mod:`client_app.error_codes`, never an exception.
 
     Args:
         code: what failed.

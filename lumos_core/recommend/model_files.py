@@ -7,7 +7,7 @@ card once more as ``config.json``, for people and for programs that know nothing
     OUT/model.safetensors    float32 arrays + card
     OUT/config.json          the same card
 
-A node keeps the models it receives in the same form, see :mod:`client_app.kept`.
+A node keeps the models it receives in the same form, see :mod:`client_app.received_model`.
 """
 
 from collections.abc import Iterator

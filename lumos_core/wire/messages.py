@@ -39,7 +39,7 @@ class Reply:
     info: dict[str, str] = field(default_factory=dict)
     secure: Packet = field(default_factory=dict)  # of secure aggregation
     sum_of: tuple[str, ...] = ()  # the nodes that this is the sum of; only of `node` if empty
-    error: str | None = None  # a code, see client_app.errors; never an exception's text
+    error: str | None = None  # a code, see client_app.error_codes; never an exception's text
     bytes_up: int = 0
     bytes_down: int = 0
 

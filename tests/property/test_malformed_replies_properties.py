@@ -13,7 +13,7 @@ from lumos_core.errors import ReplyError
 from lumos_core.flower import records
 from lumos_core.wire.messages import Instruction
 from lumos_core.wire.reply_checks import TRAIN_METRICS, check_train
-from server_app.transport import to_reply
+from server_app.grid_transport import to_reply
 
 LIKE = {"items.weight": np.zeros((4, 3), np.float32), "bias": np.zeros(2, np.float32)}
 names = st.one_of(st.sampled_from([*LIKE, *sorted(TRAIN_METRICS), "items.weight:scale"]), st.text())

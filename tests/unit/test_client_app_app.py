@@ -8,7 +8,7 @@ import pytest
 from flower_in_process import identify, node_context, set_message_id, tiny_config, write_nodes
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from client_app.app import app, node_config
+from client_app.client import app, node_config
 from lumos_core.data import Catalog
 from lumos_core.data.layout import PREPARE_NODE
 from lumos_core.flower import records

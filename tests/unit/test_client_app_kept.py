@@ -6,7 +6,7 @@ import pytest
 from flower_in_process import identify, node_context, set_message_id, tiny_config, write_nodes
 from flwr.app import Message
 
-from client_app.app import app
+from client_app.client import app
 from lumos_core.data import Catalog
 from lumos_core.flower import records
 from lumos_core.flower.records import Order

@@ -8,8 +8,8 @@ import pytest
 from flower_in_process import identify, node_context, set_message_id, tiny_config, write_nodes
 from flwr.app import Message, MetricRecord
 
-from client_app import app as client
-from client_app.app import app
+from client_app import client as client
+from client_app.client import app
 from lumos_core.federation.node import Node
 from lumos_core.flower import records
 from lumos_core.flower.records import Order

@@ -110,7 +110,7 @@ def test_the_staged_app_is_accepted_by_flower(tmp_path):
     listing = subprocess.run(
         [sys.executable, "-m", "zipfile", "-l", str(bundle)], capture_output=True, text=True
     ).stdout
-    for name in ("client_app/app.py", "server_app/app.py", "lumos_core/federation/node.py"):
+    for name in ("client_app/client.py", "server_app/server.py", "lumos_core/federation/node.py"):
         assert name in listing
     assert "interactions" not in listing.replace("lumos_core/data/interactions.py", "")
 

@@ -13,7 +13,7 @@ from flower_in_process import InProcessGrid, node_context, tiny_config, write_no
 from flwr.app import Context, Error, Message
 from malformed_corpus import Bad, corpus
 
-from client_app.app import app
+from client_app.client import app
 from lumos_core.config import RunConfig
 from lumos_core.data import Catalog
 from lumos_core.federation.round_loop import FederationResult, run_federation
@@ -21,7 +21,7 @@ from lumos_core.flower import records
 from lumos_core.learning.model import get_params, new_model
 from lumos_core.learning.parameters import Params
 from lumos_core.wire.reply_checks import EVALUATION_METRICS
-from server_app.transport import GridTransport, Unreadable
+from server_app.grid_transport import GridTransport, Unreadable
 
 LIAR = 102  # Flower's id of node-2
 Answer = Callable[[Message, Context], Message | None]
@@ -140,7 +140,7 @@ def test_flowers_errors_and_unreadable_replies(folder: Path, initial: Params, co
 
 def test_what_cannot_be_unpacked_is_attributed() -> None:
     from lumos_core.wire.messages import Instruction
-    from server_app.transport import to_reply
+    from server_app.grid_transport import to_reply
 
     reply = to_reply(Instruction("node-2", "train", 1), Unreadable(), 3)
     assert (reply.node, reply.error) == ("node-2", "malformed: cannot be unpacked")

@@ -13,7 +13,7 @@ from flower_in_process import InProcessGrid, node_context, tiny_config, write_no
 from flwr.app import Context, RecordDict
 from typer.testing import CliRunner
 
-from client_app.app import app as client
+from client_app.client import app as client
 from lumos_core import logs
 from lumos_core.cli.app import app as cli
 from lumos_core.config import RunConfig
@@ -23,7 +23,7 @@ from lumos_core.runs import observers
 from lumos_core.runs.history import Event, History
 from lumos_core.runs.lock import is_held, only_server
 from lumos_core.runs.status import status_of
-from server_app.app import app as server
+from server_app.server import app as server
 
 TIME = "2026-01-02T03:04:05.000+00:00"
 
@@ -255,7 +255,7 @@ def test_logs_and_history_of_a_run_hold_names_and_counts_and_nothing_private(tmp
     assert (status.state, [n.rounds for n in status.nodes]) == ("completed", [2, 2])
     written = capfd.readouterr().err
     lines = [json.loads(line) for line in written.splitlines() if line.startswith("{")]
-    assert {line["logger"] for line in lines} >= {"client_app.app", "lumos_core.runs.observers"}
+    assert {line["logger"] for line in lines} >= {"client_app.client", "lumos_core.runs.observers"}
     assert [e["round"] for e in lines if e.get("event") == "round"] == [1, 2]
     history = (folder / "run" / "history.jsonl").read_text()
     for text in ("u0x", "u1x", "secret thing", '"i1"'):

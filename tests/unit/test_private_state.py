@@ -9,8 +9,8 @@ import pytest
 from flower_in_process import identify, node_context, set_message_id, tiny_config, write_nodes
 from flwr.app import Message
 
-from client_app.app import _note, app
-from client_app.kept import keep
+from client_app.client import _note, app
+from client_app.received_model import keep
 from lumos_core.config import NodeConfig
 from lumos_core.data import Catalog
 from lumos_core.data.node_cache import read_kept_node

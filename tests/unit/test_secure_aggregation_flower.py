@@ -15,7 +15,7 @@ from flower_in_process import (
 )
 from flwr.app import ArrayRecord, Message
 
-from client_app.app import app
+from client_app.client import app
 from lumos_core.data import Catalog
 from lumos_core.federation.round_loop import run_federation
 from lumos_core.flower import records
@@ -23,7 +23,7 @@ from lumos_core.flower.cryptography import FLOWER
 from lumos_core.flower.records import Order
 from lumos_core.learning.title_start import initial_params
 from lumos_core.privacy.secure_aggregation.packets import Open, pack
-from server_app.transport import GridTransport
+from server_app.grid_transport import GridTransport
 
 SECURE = {"min-nodes": 3, "min-replies": 3, "secure-aggregation": True}
 

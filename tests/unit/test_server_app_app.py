@@ -7,11 +7,11 @@ import pytest
 from flower_in_process import InProcessGrid, node_context, tiny_config, write_nodes
 from flwr.app import Context, Message, RecordDict
 
-from client_app.app import app as client
+from client_app.client import app as client
 from lumos_core.errors import ConfigError, FederationError
 from lumos_core.flower.records import decode_train, encode_train
 from lumos_core.runs.history import read_history
-from server_app.app import app as server
+from server_app.server import app as server
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ import pytest
 from flower_in_process import InProcessGrid, node_context, tiny_config, write_nodes
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
-from client_app.app import app
+from client_app.client import app
 from lumos_core.data import Catalog
 from lumos_core.errors import FederationError
 from lumos_core.federation.round_loop import Instruction
 from lumos_core.flower import records
 from lumos_core.learning.model import get_params, new_model
-from server_app.transport import GridTransport, LinkLostError
+from server_app.grid_transport import GridTransport, LinkLostError
 
 
 @pytest.fixture
@@ -293,7 +293,7 @@ def test_a_node_that_was_left_out_is_asked_again(grid, folder, monkeypatch):
     transport = GridTransport(grid, Catalog.read(folder / "catalog.tsv").fingerprint, 0.01, names)
     assert known(transport) == ["node-0", "node-1"]
     names[102] = "node-2"
-    monkeypatch.setattr("server_app.transport.DESCRIBE_SECONDS", -1.0)
+    monkeypatch.setattr("server_app.grid_transport.DESCRIBE_SECONDS", -1.0)
     transport.nodes()
     monkeypatch.undo()
     assert transport.nodes() == ["node-0", "node-1", "node-2"]

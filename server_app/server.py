@@ -50,7 +50,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _run_and_write(grid: Grid, config: RunConfig, run_dir: Path) -> None:
-    from server_app.transport import LinkLostError
+    from server_app.grid_transport import LinkLostError
 
     started = time.time()
     try:
@@ -72,7 +72,7 @@ def _run(grid: Grid, config: RunConfig, run_dir: Path) -> dict[str, Any]:
     from lumos_core.learning.title_start import initial_params
     from lumos_core.runs.observers import observing
     from lumos_core.runs.view_coverage import RunViews
-    from server_app.transport import GridTransport
+    from server_app.grid_transport import GridTransport
 
     if not config.catalog:
         raise ConfigError("key 'catalog' is required: the path of catalog.tsv on the server")

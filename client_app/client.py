@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client_app import errors, ledger
+from client_app import error_codes, ledger
 from lumos_core import logs
 from lumos_core.config import SIMULATION_DATA, NodeConfig, RunConfig
 from lumos_core.data.catalog import differing_versions, short_fingerprint
@@ -82,13 +82,13 @@ def train(message: Message, context: Context) -> Message:
     """Train on the local histories; evaluate the received model in the same go if asked to."""
 
     def work(node: "Node", order: Order) -> RecordDict:
-        from client_app import secagg
+        from client_app import secure_steps
 
         settings = node_config(context)
         if order.secure is not None:
-            part = secagg.participant(context, node.config, settings, settings.state_folder)
-            return records.encode_upload(secagg.upload(part, node, order))
-        secagg.check_plain_allowed(node.config, settings)
+            part = secure_steps.participant(context, node.config, settings, settings.state_folder)
+            return records.encode_upload(secure_steps.upload(part, node, order))
+        secure_steps.check_plain_allowed(node.config, settings)
         return records.encode_train(*node.train(_params(order), order.round, order.evaluate))
 
     return _answer(message, context, work)
@@ -112,9 +112,9 @@ def secure_step(message: Message, context: Context) -> Message:
     """A step of secure aggregation before or after the upload; needs no data and no torch."""
 
     def work(config: RunConfig, settings: NodeConfig, order: Order) -> RecordDict:
-        from client_app import secagg
+        from client_app import secure_steps
 
-        part = secagg.participant(context, config, settings, settings.state_folder)
+        part = secure_steps.participant(context, config, settings, settings.state_folder)
         return records.encode_secure(part.answer(order.round, order.secure or {}))
 
     return _reply(message, context, work)
@@ -203,7 +203,7 @@ def _meter(config: RunConfig, settings: NodeConfig, order: Order) -> "Meter":
 
 def _keep(state: Path, node: "Node", order: Order, trains: bool) -> None:
     """Keep the received model for this node's users; without it the round goes on all the same."""
-    from client_app.kept import keep
+    from client_app.received_model import keep
 
     try:
         keep(state, node, order, trains)
@@ -217,7 +217,7 @@ def _check_catalog(node: "Node", order: Order, only_note: Path | None) -> None:
     found = node.catalog.fingerprint
     if order.catalog in ("", found):
         return
-    error = errors.CatalogMismatchError(
+    error = error_codes.CatalogMismatchError(
         f"this node's catalog.tsv has fingerprint {short_fingerprint(found)}…, the run's "
         f"{short_fingerprint(order.catalog)}…; give this node the run's catalog.tsv and prepare "
         f"its data again, into mine/node-0: {PREPARE_NODE}"
@@ -236,7 +236,7 @@ def _params(order: Order) -> "Params":
 
 def _note(state: Path | None, error: Exception) -> str:
     """Keep the details on this machine; return the code that may travel."""
-    code = errors.code_of(error)
+    code = error_codes.code_of(error)
     details = "".join(traceback.format_exception(error))
     try:
         if state is None:
