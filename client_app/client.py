@@ -189,9 +189,9 @@ def _reply(
 def _node(
     config: RunConfig, settings: NodeConfig, meter: "Meter", seconds: float | None = None
 ) -> "Node":
-    from lumos_core.federation.node import Node  # imports torch
+    from client_app.open_node import open_node
 
-    return Node.open(config, settings, meter, seconds)
+    return open_node(config, settings, meter, seconds)
 
 
 def _meter(config: RunConfig, settings: NodeConfig, order: Order) -> "Meter":

@@ -40,10 +40,10 @@ def init_command(
     """Write certificates, keys and secrets of a new deployment; never overwrites."""
     from rich.console import Console
 
-    from lumos_core.deployment import kit
+    from lumos_core.deployment import folders
 
-    names = kit.node_names(nodes)
-    manifest = kit.create(out, host, names, port, days)
+    names = folders.node_names(nodes)
+    manifest = folders.create(out, host, names, port, days)
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"server   {out / 'server'}  to the server's machine")
     for name in manifest.nodes:
@@ -66,9 +66,9 @@ def add_node_command(
     """
     from rich.console import Console
 
-    from lumos_core.deployment import kit
+    from lumos_core.deployment import folders
 
-    bundle = kit.add_node(out, name)
+    bundle = folders.add_node(out, name)
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"node     {bundle}  to the machine of {name}, and only there")
     _print_server(console, out)
@@ -85,9 +85,9 @@ def remove_node_command(
     """
     from rich.console import Console
 
-    from lumos_core.deployment import kit
+    from lumos_core.deployment import folders
 
-    place = kit.remove_node(out, name)
+    place = folders.remove_node(out, name)
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"removed  {name}; its key and bundle are in {place}")
     _print_server(console, out)
@@ -139,9 +139,9 @@ def server_command(
     from rich.console import Console
 
     from lumos_core.data.domains import NOUNS
-    from lumos_core.deployment.kit import ServerKit
+    from lumos_core.deployment.folders import ServerKit
     from lumos_core.deployment.plan import server_config
-    from lumos_core.deployment.server import ServerOptions, serve
+    from lumos_core.deployment.server_supervisor import ServerOptions, serve
 
     flat, for_node = parse_settings(settings, rounds=rounds, method=method, seed=seed)
     if for_node:
@@ -150,11 +150,11 @@ def server_command(
         if "llm-noun" in flat:
             raise ConfigError("key 'llm-noun' is given twice, as --domain and with -c")
         flat["llm-noun"] = NOUNS[domain]
-    kit = ServerKit.read(folder)
+    folders = ServerKit.read(folder)
     run_dir = run_dir or folder / "run"
     options = ServerOptions(
-        kit=kit,
-        config=server_config(flat, len(kit.manifest.nodes), catalog, run_dir),
+        kit=folders,
+        config=server_config(flat, len(folders.manifest.nodes), catalog, run_dir),
         run_dir=run_dir,
         state=state or folder / "state",
         bind=bind,

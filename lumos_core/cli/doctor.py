@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lumos_core.doctor import Finding, examine
+from lumos_core.deployment.doctor import Finding, examine
 
 NodeOption = Annotated[Path | None, typer.Option("--node", help="A node's data folder.")]
 CatalogOption = Annotated[Path | None, typer.Option(help="The run's catalog.tsv, to compare with.")]

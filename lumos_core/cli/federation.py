@@ -115,8 +115,8 @@ def _execute(
     from rich.console import Console
 
     from lumos_core.data.sequences import users_text
-    from lumos_core.deployment.baselines import start_baselines, wait_for_baselines
-    from lumos_core.deployment.progress import RoundLines
+    from lumos_core.deployment.centralised_child import start_baselines, wait_for_baselines
+    from lumos_core.deployment.round_lines import RoundLines
     from lumos_core.processes.children import Children, ending_on_signals
     from lumos_core.runs.report import federated_row, views_of, write_report
 

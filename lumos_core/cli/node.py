@@ -10,7 +10,7 @@ from lumos_core.cli.options import assignments, with_options
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lumos_core.deployment.kit import NodeBundle
+    from lumos_core.deployment.folders import NodeBundle
 
 node_app = typer.Typer(name="node", help="A node on this machine.", no_args_is_help=True)
 
@@ -48,7 +48,7 @@ def start_command(
     """
     from rich.console import Console
 
-    from lumos_core.deployment.node import keep_running
+    from lumos_core.deployment.node_supervisor import keep_running
 
     console = Console(soft_wrap=True)
     ready = _checked(bundle, data, state, superlink, llm, settings, console)
@@ -93,8 +93,8 @@ def _checked(
     settings: list[str] | None,
     console: "Console",
 ) -> "NodeBundle":
-    from lumos_core.deployment.kit import NodeBundle
-    from lumos_core.deployment.node import check
+    from lumos_core.deployment.folders import NodeBundle
+    from lumos_core.deployment.node_supervisor import check
 
     options = {
         "data": str(data.resolve()) if data else None,

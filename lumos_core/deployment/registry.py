@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lumos_core.deployment.kit import ServerKit
+from lumos_core.deployment.folders import ServerKit
 from lumos_core.errors import FederationError
 from lumos_core.flower import commands
 from lumos_core.safe_files import write_json

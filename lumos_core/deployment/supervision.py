@@ -1,7 +1,8 @@
-"""What the supervisors of servers and nodes have in common."""
+"""What the supervisors of servers and nodes have in common: one a folder, waits, lines with times."""
 
+import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,6 +10,10 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from lumos_core.errors import FederationError
+
+FIRST_SECONDS = 2.0
+LONGEST_SECONDS = 60.0
+STEADY_SECONDS = 120.0
 
 
 @contextmanager
@@ -32,3 +37,37 @@ def alone(state: Path, refusal: str) -> Iterator[None]:
 def say(console: Console, text: str) -> None:
     """A line with the time."""
     console.print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", highlight=False)
+
+
+class Backoff:
+    """Twice as long each time, up to a minute, a quarter more or less; from the beginning again
+    once something has run for two minutes.
+
+    Flower refuses a node that died, or whose link broke, for about a minute after its last sign of
+    life. The jitter keeps nodes that died together from coming back in the same moment.
+
+    Args:
+        clock: seconds; replaced in tests.
+        jitter: a factor around 1; replaced in tests.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = lambda: random.uniform(0.75, 1.25),
+    ) -> None:
+        self._clock, self._jitter = clock, jitter
+        self._times = 0
+        self._started = clock()
+
+    def started(self) -> None:
+        """Something starts now."""
+        self._started = self._clock()
+
+    def pause(self) -> float:
+        """Seconds to wait now that it has ended."""
+        if self._clock() - self._started >= STEADY_SECONDS:
+            self._times = 0
+        seconds = min(FIRST_SECONDS * 2.0**self._times, LONGEST_SECONDS)
+        self._times = min(self._times + 1, 16)  # no further: powers of two grow
+        return float(seconds * self._jitter())

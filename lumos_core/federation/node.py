@@ -2,12 +2,11 @@
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lumos_core import __version__
-from lumos_core.config import NodeConfig, RunConfig
+from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import LeaveOneOut, Sequences
 from lumos_core.federation.error_feedback import Residuals
@@ -20,9 +19,6 @@ from lumos_core.runs.resume import run_key
 from lumos_core.views.view import ViewSource, no_views
 from lumos_core.wire import codecs, deltas
 from lumos_core.wire.reply_checks import Metrics
-
-if TYPE_CHECKING:
-    from lumos_core.views.meter import Meter
 
 
 class Node:
@@ -56,41 +52,6 @@ class Node:
         self._residuals = Residuals(debts)
         self._key = noise.node_key(state if config.dp in ("distributed", "user") else None)
         self._training_set: TrainingSet | None = None
-
-    @classmethod
-    def open(
-        cls,
-        config: RunConfig,
-        node: NodeConfig,
-        meter: "Meter | None" = None,
-        seconds: float | None = None,
-    ) -> "Node":
-        """A node from its data folder, with the views of the configured writer and store.
-
-        Args:
-            config: the run.
-            node: this node's own settings.
-            meter: told how far the views are.
-            seconds: for missing views; ``view-seconds`` if not given.
-
-        Raises:
-            DataError: the folder or its files are not as they should be.
-        """
-        from lumos_core.data.node_cache import read_kept_node
-        from lumos_core.views.source import view_source
-
-        catalog, sequences = read_kept_node(Path(node.data), node.state_folder)
-        if meter is not None:
-            meter.expect(len(catalog), config.llm_judges)
-        views: ViewSource = no_views
-        if config.has_views:
-            views = view_source(
-                config, node, catalog,
-                seconds=node.view_seconds if seconds is None else seconds,
-                on_progress=meter.on_users if meter else None,
-                on_stage=meter.on_stage if meter else None,
-            )  # fmt: skip
-        return cls(node.name, catalog, sequences, config, views, node.device, node.state_folder)
 
     @property
     def shape(self) -> ModelShape:

@@ -9,6 +9,7 @@ from flower_in_process import identify, node_context, set_message_id, tiny_confi
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from client_app.client import app, node_config
+from client_app.open_node import open_node
 from lumos_core.data import Catalog
 from lumos_core.data.layout import PREPARE_NODE
 from lumos_core.flower import records
@@ -59,7 +60,6 @@ def test_a_train_reply_holds_the_delta_and_the_agreed_counts_and_nothing_else(fo
 def test_the_delta_is_local_minus_received(folder):
     """Training is seeded, so the local model can be made again here."""
     from lumos_core.config import NodeConfig
-    from lumos_core.federation.node import Node
 
     config = tiny_config(folder)
     params = params_of(config, folder)
@@ -67,7 +67,7 @@ def test_the_delta_is_local_minus_received(folder):
     arrays, _ = records.decode_train(
         ask(records.TRAIN, Order(params, 3, None, ""), context).content
     )
-    again, _ = Node.open(config, NodeConfig.from_flat(context.node_config)).train(params, 3)
+    again, _ = open_node(config, NodeConfig.from_flat(context.node_config)).train(params, 3)
     assert all((arrays[n] == again[n]).all() for n in params)
 
 

@@ -9,8 +9,8 @@ from flower_in_process import identify, node_context, set_message_id, tiny_confi
 from flwr.app import Message, MetricRecord
 
 from client_app import client as client
+from client_app import open_node
 from client_app.client import app
-from lumos_core.federation.node import Node
 from lumos_core.flower import records
 from lumos_core.flower.records import Order
 from lumos_core.views.meter import FILE, ViewProgress
@@ -83,13 +83,13 @@ def test_the_owner_s_limit_ends_the_work_for_good(folder, monkeypatch):
 @pytest.mark.parametrize(("asked", "allowed"), [(10.0, 10.0), (1e9, client.MAX_PIECE_SECONDS)])
 def test_no_server_keeps_a_node_at_work_for_long(folder, monkeypatch, asked, allowed):
     seen = []
-    whole = Node.open
+    whole = open_node.open_node
 
     def remember(config, settings, meter=None, seconds=None):
         seen.append(seconds)
         return whole(config, settings, meter, seconds)
 
-    monkeypatch.setattr(Node, "open", remember)
+    monkeypatch.setattr(open_node, "open_node", remember)
     told(prepare(folder, seconds=asked))
     assert seen == [allowed]
 

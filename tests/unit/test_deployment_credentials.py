@@ -12,17 +12,17 @@ from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from typer.testing import CliRunner
 
 from lumos_core.cli.app import app
-from lumos_core.deployment import credentials, kit
-from lumos_core.deployment.backoff import Backoff
-from lumos_core.deployment.kit import NodeBundle, ServerKit
+from lumos_core.deployment import credentials, folders
+from lumos_core.deployment.folders import NodeBundle, ServerKit
 from lumos_core.deployment.registry import Registry
+from lumos_core.deployment.supervision import Backoff
 from lumos_core.errors import ConfigError
 
 
 @pytest.fixture
 def deployment(tmp_path):
     out = tmp_path / "deployment"
-    kit.create(out, ["10.0.0.1", "lumos.example.org"], ["a", "b"], 9092, 30)
+    folders.create(out, ["10.0.0.1", "lumos.example.org"], ["a", "b"], 9092, 30)
     return out
 
 
@@ -69,18 +69,18 @@ def test_node_keys_are_what_flower_reads(deployment):
 def test_nothing_is_overwritten(deployment):
     before = {p: p.read_bytes() for p in deployment.rglob("*") if p.is_file()}
     with pytest.raises(ConfigError, match="never overwritten"):
-        kit.create(deployment, ["10.0.0.1"], ["a"], 9092, 30)
+        folders.create(deployment, ["10.0.0.1"], ["a"], 9092, 30)
     with pytest.raises(FileExistsError):
         credentials.new_secret(deployment / "server" / "superexec.secret")
     assert {p: p.read_bytes() for p in deployment.rglob("*") if p.is_file()} == before
 
 
 def test_a_node_can_be_added(deployment):
-    bundle = kit.add_node(deployment, "south")
+    bundle = folders.add_node(deployment, "south")
     assert ServerKit.read(deployment / "server").manifest.nodes == ("a", "b", "south")
     assert NodeBundle.read(bundle, {"data": "d"}).config.name == "south"
     with pytest.raises(ConfigError, match="already"):
-        kit.add_node(deployment, "south")
+        folders.add_node(deployment, "south")
 
 
 def test_a_removed_node_is_off_the_list_and_its_key_away(deployment):
@@ -105,8 +105,8 @@ def test_a_removed_node_is_off_the_list_and_its_key_away(deployment):
 def test_a_lost_key_is_replaced_under_the_same_name_more_than_once(deployment):
     keys = {(deployment / "server" / "nodes" / "a.pub").read_bytes()}
     for _ in range(2):  # in the same second
-        kit.remove_node(deployment, "a")
-        kit.add_node(deployment, "a")
+        folders.remove_node(deployment, "a")
+        folders.add_node(deployment, "a")
         keys.add((deployment / "server" / "nodes" / "a.pub").read_bytes())
     assert len(keys) == 3
     assert len(list((deployment / "removed").iterdir())) == 2
@@ -116,18 +116,18 @@ def test_a_lost_key_is_replaced_under_the_same_name_more_than_once(deployment):
 def test_only_a_node_that_is_there_and_not_alone_can_be_removed(deployment):
     manifest = deployment / "server" / "deployment.json"
     with pytest.raises(ConfigError, match=r"deployment\.json: has no node 'x', found a, b"):
-        kit.remove_node(deployment, "x")
-    kit.remove_node(deployment, "a")
+        folders.remove_node(deployment, "x")
+    folders.remove_node(deployment, "a")
     before = manifest.read_bytes()
     with pytest.raises(ConfigError, match="'b' is the only node"):
-        kit.remove_node(deployment, "b")
+        folders.remove_node(deployment, "b")
     assert manifest.read_bytes() == before
     assert (deployment / "nodes" / "b" / "node.key").exists()
 
 
 def test_a_node_whose_bundle_is_elsewhere_can_be_removed(deployment):
     (deployment / "nodes" / "a").rename(deployment.parent / "a")
-    place = kit.remove_node(deployment, "a")
+    place = folders.remove_node(deployment, "a")
     assert [p.name for p in place.iterdir()] == ["a.pub"]
 
 
@@ -135,13 +135,13 @@ def test_a_node_whose_bundle_is_elsewhere_can_be_removed(deployment):
 def test_a_key_that_is_there_is_not_overwritten_but_named(left, deployment):
     manifest = deployment / "server" / "deployment.json"
     before = manifest.read_bytes()
-    kit.add_node(deployment, "c")
+    folders.add_node(deployment, "c")
     manifest.write_bytes(before)  # as if the name had been deleted by hand
     other = {"nodes/c": "server/nodes/c.pub", "server/nodes/c.pub": "nodes/c"}[left]
     (deployment / other).rename(deployment.parent / "elsewhere")
     kept = {p: p.read_bytes() for p in deployment.rglob("*") if p.is_file()}
     with pytest.raises(ConfigError, match=rf"{left}: is there already, .* move it away"):
-        kit.add_node(deployment, "c")
+        folders.add_node(deployment, "c")
     assert {p: p.read_bytes() for p in deployment.rglob("*") if p.is_file()} == kept
 
 
@@ -196,7 +196,7 @@ def test_a_bundle_is_read_with_changes_on_top(deployment, tmp_path):
     bundle = NodeBundle.read(folder, {"threads": "3", "superlink": "[::1]:7"})
     assert (bundle.superlink, bundle.config.threads, bundle.config.name) == ("[::1]:7", 3, "a")
     assert bundle.config.data == str(folder / "data")
-    assert kit.split_address(bundle.superlink, "x") == ("::1", 7)
+    assert folders.split_address(bundle.superlink, "x") == ("::1", 7)
     for changes, message in (
         ({"thread": "3"}, "did you mean 'threads'"),
         ({"superlink": "10.0.0.1"}, "expected HOST:PORT"),

@@ -19,7 +19,7 @@ from lumos_core.cli.options import parse_settings
 from lumos_core.config import RunConfig
 from lumos_core.deployment.local import LocalNode, deploy
 from lumos_core.deployment.plan import for_nodes
-from lumos_core.deployment.progress import RoundLines
+from lumos_core.deployment.round_lines import RoundLines
 from lumos_core.errors import ConfigError, FederationError
 from lumos_core.flower import commands
 from lumos_core.processes.children import Children, ending_on_signals

@@ -171,9 +171,9 @@ def test_what_is_referred_to_exists(content: dict[str, Any]) -> None:
 
 
 def test_secrets_are_the_files_of_lumos_deploy_init(tmp_path: Path) -> None:
-    from lumos_core.deployment import kit
+    from lumos_core.deployment import folders
 
-    kit.create(tmp_path / "deployment", ["superlink"], NODES, 9092, 30)
+    folders.create(tmp_path / "deployment", ["superlink"], NODES, 9092, 30)
     files = {**TLS["secrets"], **TLS["configs"]}
     assert all((tmp_path / entry["file"]).is_file() for entry in files.values())
     assert all("${" not in entry["file"] for entry in files.values())
@@ -191,8 +191,8 @@ def test_secrets_are_the_files_of_lumos_deploy_init(tmp_path: Path) -> None:
             source = tmp_path / files[entry["source"]]["file"]
             target.write_bytes(source.read_bytes())
             target.chmod(source.stat().st_mode)
-    assert kit.ServerKit.read(server / "kit").manifest.nodes == tuple(NODES)
-    config = kit.NodeBundle.read(bundle / "bundle", {"data": "/data"}).config
+    assert folders.ServerKit.read(server / "kit").manifest.nodes == tuple(NODES)
+    config = folders.NodeBundle.read(bundle / "bundle", {"data": "/data"}).config
     assert config.name == "node-1"
 
 

@@ -9,13 +9,13 @@ from typer.testing import CliRunner
 
 from lumos_core.cli.app import app
 from lumos_core.data.layout import PREPARE_NODE
-from lumos_core.deployment import kit
+from lumos_core.deployment import folders
 from lumos_core.deployment.credentials import (
     check_private_file,
     new_authority,
     new_server_certificate,
 )
-from lumos_core.doctor import examine
+from lumos_core.deployment.doctor import examine
 from lumos_core.errors import ConfigError
 
 
@@ -73,7 +73,7 @@ def test_another_catalog_and_a_readable_key_fail_with_their_remedy(folder, certi
 
 
 def test_a_readable_public_half_fails_as_it_does_at_the_server(tmp_path):
-    kit.create(tmp_path / "deployment", ["127.0.0.1"], ["a"], 9092, 60)
+    folders.create(tmp_path / "deployment", ["127.0.0.1"], ["a"], 9092, 60)
     server = tmp_path / "deployment" / "server"
     assert "fail" not in {f.level for f in examine(None, None, server, None, [], None)}
     public = server / "nodes" / "a.pub"

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from lumos_core.cli.app import app
 from lumos_core.config import RunConfig
-from lumos_core.deployment import kit, local, server
-from lumos_core.deployment.kit import ServerKit
+from lumos_core.deployment import folders, local, server_supervisor
+from lumos_core.deployment.folders import ServerKit
 from lumos_core.deployment.local import LocalNode
 from lumos_core.errors import ConfigError, DataError, FederationError, ModelError
 from lumos_core.runs.checkpoint import LATEST, Checkpoint, Progress, save_checkpoint
@@ -35,7 +35,7 @@ def catalog(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def deployment(tmp_path: Path) -> Path:
-    kit.create(tmp_path / "deployment", ["10.0.0.1"], ["a", "b", "c"], 9092, 30)
+    folders.create(tmp_path / "deployment", ["10.0.0.1"], ["a", "b", "c"], 9092, 30)
     return tmp_path / "deployment"
 
 
@@ -53,7 +53,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
         def run(self) -> dict[str, Any]:
             return DONE
 
-    monkeypatch.setattr(server, "_Generation", Generation)
+    monkeypatch.setattr(server_supervisor, "_Generation", Generation)
     return found
 
 
@@ -87,14 +87,14 @@ def test_the_same_command_goes_on_with_another_number_of_nodes(
         return served[-1].min_nodes, served[-1].min_replies
 
     assert go_on() == (3, 2)
-    kit.add_node(deployment, "d")
+    folders.add_node(deployment, "d")
     assert go_on() == (3, 2), "it waits for as many as it was begun with"
-    kit.remove_node(deployment, "a")
-    kit.remove_node(deployment, "b")
+    folders.remove_node(deployment, "a")
+    folders.remove_node(deployment, "b")
     assert go_on() == (2, 2)
-    kit.remove_node(deployment, "c")
+    folders.remove_node(deployment, "c")
     assert go_on() == (1, 1)
-    kit.add_node(deployment, "e")
+    folders.add_node(deployment, "e")
     assert go_on("-c", "min-nodes=2") == (2, 1)
     assert read_config(deployment / "server" / "run") == served[-1]
 
@@ -110,14 +110,14 @@ def test_too_few_nodes_for_what_the_run_promises(
     options: list[str], message: str, deployment: Path, catalog: Path, served: list[RunConfig]
 ) -> None:
     options = [*options, "-c", "min-replies=3"]
-    kit.add_node(deployment, "d")
+    folders.add_node(deployment, "d")
     assert _run(deployment, catalog, *options).exit_code == 0
-    kit.remove_node(deployment, "d")
+    folders.remove_node(deployment, "d")
     options = options[:-2]
     assert _run(deployment, catalog, *options).exit_code == 0
     assert (served[-1].min_nodes, served[-1].min_replies) == (3, 3)
     before = _contents(deployment / "server" / "run")
-    kit.remove_node(deployment, "a")
+    folders.remove_node(deployment, "a")
     result = _run(deployment, catalog, *options)
     assert isinstance(result.exception, ConfigError)
     assert "2 nodes are registered" in str(result.exception)
@@ -128,10 +128,10 @@ def test_too_few_nodes_for_what_the_run_promises(
 def test_secure_sums_go_on_with_fewer_replies_than_before_down_to_three(
     deployment: Path, catalog: Path, served: list[RunConfig]
 ) -> None:
-    kit.add_node(deployment, "d")
+    folders.add_node(deployment, "d")
     secure = ["-c", "secure-aggregation=true"]
     assert _run(deployment, catalog, *secure, "-c", "min-replies=4").exit_code == 0
-    kit.remove_node(deployment, "d")
+    folders.remove_node(deployment, "d")
     assert _run(deployment, catalog, *secure).exit_code == 0
     assert (served[-1].min_nodes, served[-1].min_replies) == (3, 3)
 
@@ -152,7 +152,7 @@ def completed(deployment: Path, tiny: Tiny, tmp_path: Path) -> Callable[..., Any
         def serve(**more: Any) -> tuple[dict[str, Any], str]:
             console = Console(file=io.StringIO(), width=500)
             state = tmp_path / "state"
-            options = server.ServerOptions(
+            options = server_supervisor.ServerOptions(
                 ServerKit.read(deployment / "server"),
                 begun.replace(**more),
                 run_dir,
@@ -160,7 +160,7 @@ def completed(deployment: Path, tiny: Tiny, tmp_path: Path) -> Callable[..., Any
                 "::",
                 0,
             )
-            summary = server.serve(options, console)
+            summary = server_supervisor.serve(options, console)
             return summary, console.file.getvalue()  # type: ignore[attr-defined]
 
         return serve
@@ -243,7 +243,10 @@ def test_a_second_server_leaves_the_first_ones_files_alone(completed: Any, tmp_p
     serve = completed(DONE)
     (tmp_path / "state").mkdir()
     before = _contents(tmp_path / "run")
-    with server.alone(tmp_path / "state", "x"), pytest.raises(FederationError, match="runs al"):
+    with (
+        server_supervisor.alone(tmp_path / "state", "x"),
+        pytest.raises(FederationError, match="runs al"),
+    ):
         serve(rounds=9)
     assert _contents(tmp_path / "run") == before
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from client_app.open_node import open_node
 from lumos_core import __version__
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
@@ -263,7 +264,7 @@ def test_a_node_from_its_data_folder(tiny: Tiny, toy_catalog: Catalog, tmp_path:
     table = "\n".join(["user_id\titem_id\ttimestamp", *rows]) + "\n"
     (tmp_path / "interactions.tsv").write_text(table)
     config = tiny()
-    node = Node.open(config, NodeConfig(data=str(tmp_path), name="shop"))
+    node = open_node(config, NodeConfig(data=str(tmp_path), name="shop"))
     assert node.describe()["users"] == "3"
     assert node.name == "shop"
     by_hand = Sequences.from_lists([[1 + (u + t) % 24 for t in range(5)] for u in range(3)])
@@ -276,4 +277,4 @@ def test_a_node_from_its_data_folder(tiny: Tiny, toy_catalog: Catalog, tmp_path:
 
 def test_a_folder_that_is_none_is_an_error(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
-        Node.open(tiny(), NodeConfig(data=str(tmp_path / "missing")))
+        open_node(tiny(), NodeConfig(data=str(tmp_path / "missing")))

@@ -14,7 +14,7 @@ from tiny_llm import save_tiny_llm
 from typer.testing import CliRunner
 
 from lumos_core.cli.app import app
-from lumos_core.deployment import kit
+from lumos_core.deployment import folders
 from lumos_core.errors import ConfigError, DataError
 from lumos_core.learning.devices import check_device
 
@@ -23,7 +23,7 @@ NOWHERE = "127.0.0.1:1"
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    kit.create(tmp_path / "deployment", ["127.0.0.1"], ["a"], 9092, 30)
+    folders.create(tmp_path / "deployment", ["127.0.0.1"], ["a"], 9092, 30)
     return tmp_path / "deployment" / "nodes" / "a"
 
 

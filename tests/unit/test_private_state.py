@@ -10,14 +10,14 @@ from flower_in_process import identify, node_context, set_message_id, tiny_confi
 from flwr.app import Message
 
 from client_app.client import _note, app
+from client_app.open_node import open_node
 from client_app.received_model import keep
 from lumos_core.config import NodeConfig
 from lumos_core.data import Catalog
 from lumos_core.data.node_cache import read_kept_node
-from lumos_core.deployment.node import _writable
+from lumos_core.deployment.node_supervisor import _writable
 from lumos_core.errors import DataError
 from lumos_core.federation.error_feedback import Residuals
-from lumos_core.federation.node import Node
 from lumos_core.flower import records
 from lumos_core.flower.records import Order
 from lumos_core.learning.model import get_params, new_model
@@ -35,7 +35,7 @@ def mode(path: Path) -> int:
 def _keep_model(state: Path) -> None:
     folder = write_nodes(state.parent / "prepared")
     config = tiny_config(folder)
-    node = Node.open(config, NodeConfig(data=str(folder / "node-0"), state=str(state / "other")))
+    node = open_node(config, NodeConfig(data=str(folder / "node-0"), state=str(state / "other")))
     params = get_params(new_model(config, len(node.catalog)))
     keep(state, node, Order(params, 2, None, ""), trains=True)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from client_app.open_node import open_node
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.node_cache import KEPT
@@ -188,7 +189,7 @@ def test_a_deployed_node_keeps_its_debts_in_its_state_folder(
     text = "user_id\titem_id\ttimestamp\n" + "\n".join(lines) + "\n"
     (tmp_path / "interactions.tsv").write_text(text)
     config = tiny(delta_codec="int8", error_feedback=True, dp="distributed", weighting="uniform")
-    node = Node.open(config, NodeConfig(data=str(tmp_path), state=str(tmp_path / "mine")))
+    node = open_node(config, NodeConfig(data=str(tmp_path), state=str(tmp_path / "mine")))
     node.train(initial_params(config, toy_catalog), 1)
     files = {p.relative_to(tmp_path / "mine").parts[0] for p in (tmp_path / "mine").rglob("*")}
     assert files == {"residuals", "noise.key", KEPT}

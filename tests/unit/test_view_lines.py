@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from lumos_core.deployment.node import _ViewsTold
-from lumos_core.deployment.progress import RoundLines
+from lumos_core.deployment.node_supervisor import _ViewsTold
+from lumos_core.deployment.round_lines import RoundLines
 from lumos_core.runs.history import Event
 from lumos_core.runs.report import federated_row, write_report
 from lumos_core.views.meter import FILE, ViewProgress

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from lumos_core.config import NODE_NAMES, RunConfig
-from lumos_core.deployment.backoff import Backoff
+from lumos_core.deployment.folders import ServerKit
 from lumos_core.deployment.follow import (
     FOLLOW_SECONDS,
     SUMMARY_SECONDS,
@@ -32,10 +32,9 @@ from lumos_core.deployment.follow import (
     ended,
     wait_healthy,
 )
-from lumos_core.deployment.kit import ServerKit
-from lumos_core.deployment.progress import RoundLines
 from lumos_core.deployment.registry import Registry
-from lumos_core.deployment.supervision import alone, say
+from lumos_core.deployment.round_lines import RoundLines
+from lumos_core.deployment.supervision import Backoff, alone, say
 from lumos_core.errors import FederationError
 from lumos_core.flower import commands
 from lumos_core.processes.children import Child, Children, ending_on_signals

@@ -17,9 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from lumos_core.deployment import credentials
-from lumos_core.deployment.backoff import Backoff
-from lumos_core.deployment.kit import NodeBundle, split_address
-from lumos_core.deployment.supervision import alone, say
+from lumos_core.deployment.folders import NodeBundle, split_address
+from lumos_core.deployment.supervision import Backoff, alone, say
 from lumos_core.errors import ConfigError, ModelError, reason_of
 from lumos_core.flower import commands, preload
 from lumos_core.learning.devices import check_device

@@ -1,0 +1,41 @@
+"""From a node's configuration to the node itself. Imports torch."""
+
+from pathlib import Path
+
+from lumos_core.config import NodeConfig, RunConfig
+from lumos_core.data.node_cache import read_kept_node
+from lumos_core.federation.node import Node
+from lumos_core.views.meter import Meter
+from lumos_core.views.source import view_source
+from lumos_core.views.view import ViewSource, no_views
+
+
+def open_node(
+    config: RunConfig,
+    node: NodeConfig,
+    meter: Meter | None = None,
+    seconds: float | None = None,
+) -> Node:
+    """The node of a data folder, with the views of the configured writer and store.
+
+    Args:
+        config: the run.
+        node: this node's own settings.
+        meter: told how far the views are.
+        seconds: for missing views; ``view-seconds`` if not given.
+
+    Raises:
+        DataError: the folder or its files are not as they should be.
+    """
+    catalog, sequences = read_kept_node(Path(node.data), node.state_folder)
+    if meter is not None:
+        meter.expect(len(catalog), config.llm_judges)
+    views: ViewSource = no_views
+    if config.has_views:
+        views = view_source(
+            config, node, catalog,
+            seconds=node.view_seconds if seconds is None else seconds,
+            on_progress=meter.on_users if meter else None,
+            on_stage=meter.on_stage if meter else None,
+        )  # fmt: skip
+    return Node(node.name, catalog, sequences, config, views, node.device, node.state_folder)
