@@ -13,7 +13,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from lumos_core.config import RunConfig, Scalar
-from lumos_core.experiments.compare import Job, run_jobs
+from lumos_core.experiments.comparison.compare import Job, run_jobs
 from lumos_core.experiments.jobs import Result
 from lumos_core.safe_files import write_atomically, write_json
 

@@ -3,7 +3,7 @@
     python benchmarks/uneven_nodes.py DATA [--nodes 12] [--rounds 8] [--seeds 0,1,2] [--out FILE]
 
 Deals the users of a prepared folder out so that node n gets a share of 1 / (n + 1), trains with
-each set of bounds (`DEFENCES` in `lumos_core/attacks/defences.py`), and writes HR@20 and NDCG@20 of
+each set of bounds (`DEFENCES` in `lumos_core/experiments/poisoning/defences.py`), and writes HR@20 and NDCG@20 of
 every run, and a table of their means. Runs that the file has are not repeated.
 """
 
@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from lumos_core.attacks.bench import Ground
-from lumos_core.attacks.defences import method_config
 from lumos_core.cli.options import with_overrides
 from lumos_core.config import RunConfig
 from lumos_core.data.partition import partition_users
-from lumos_core.experiments.compare import versions
+from lumos_core.experiments.comparison.compare import versions
+from lumos_core.experiments.poisoning.bench import Ground
+from lumos_core.experiments.poisoning.defences import method_config
 from lumos_core.federation.in_process import InProcessTransport
 from lumos_core.federation.node import Node
 from lumos_core.federation.round_loop import run_federation

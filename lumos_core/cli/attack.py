@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lumos_core.attacks.defences import DEFENCES
 from lumos_core.cli.options import ConfigOption
+from lumos_core.experiments.poisoning.defences import DEFENCES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,10 +47,10 @@ def attack_command(
     """
     from rich.console import Console
 
-    from lumos_core.attacks.report import scenario_label
-    from lumos_core.attacks.suite import finished, plan, run_jobs
     from lumos_core.cli.options import check_out, defaults_for, integers, names, with_overrides
     from lumos_core.experiments.jobs import Result
+    from lumos_core.experiments.poisoning.attack_table import scenario_label
+    from lumos_core.experiments.poisoning.suite import finished, plan, run_jobs
     from lumos_core.terminal.progress import Progress
 
     own = {"seed": "--seeds", "method": "--methods", "rounds": "--clean-rounds, --attack-rounds"}
@@ -84,9 +84,9 @@ def attack_command(
 
 def _scenarios(suites: str) -> list[Any]:
     """The scenarios of one or more suites, each once."""
-    from lumos_core.attacks.scenario import SUITES
     from lumos_core.cli.options import names
     from lumos_core.errors import ConfigError
+    from lumos_core.experiments.poisoning.scenarios import SUITES
 
     chosen: list[Any] = []
     for name in names(suites, "--suite"):
@@ -97,9 +97,9 @@ def _scenarios(suites: str) -> list[Any]:
 
 
 def _write_reports(results: list[dict[str, Any]], name: str, out: Path, console: "Console") -> None:
-    from lumos_core.attacks.report import markdown_table, plot_heat_map
     from lumos_core.cli.screens import results_table
     from lumos_core.errors import DataError
+    from lumos_core.experiments.poisoning.attack_table import markdown_table, plot_heat_map
     from lumos_core.safe_files import write_atomically, write_json
 
     if not results:
@@ -116,8 +116,8 @@ def _screen_rows(results: list[dict[str, Any]]) -> "Iterator[list[str]]":
     """Means over seeds, scenario by scenario, under the name of each method."""
     from statistics import mean
 
-    from lumos_core.attacks.report import by_cell, lost
     from lumos_core.cli.screens import number
+    from lumos_core.experiments.poisoning.attack_table import by_cell, lost
 
     cells = by_cell(results)
     for method in dict.fromkeys(method for method, _ in cells):

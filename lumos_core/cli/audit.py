@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lumos_core.cli.options import ConfigOption
-from lumos_core.experiments.exposures import SETTINGS
+from lumos_core.experiments.inference.settings import SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lumos_core.experiments.leakage import Row
+    from lumos_core.experiments.inference.leakage import Row
 
 
 def audit_command(
@@ -40,9 +40,9 @@ def audit_command(
     from lumos_core.cli.options import check_out, defaults_for, integers, with_overrides
     from lumos_core.cli.screens import results_table
     from lumos_core.errors import ConfigError
-    from lumos_core.experiments.audit import audits, table
-    from lumos_core.experiments.compare import versions
-    from lumos_core.experiments.leakage import TOP
+    from lumos_core.experiments.comparison.compare import versions
+    from lumos_core.experiments.inference.audit import audits, table
+    from lumos_core.experiments.inference.leakage import TOP
     from lumos_core.safe_files import write_atomically, write_json
 
     names = list(SETTINGS) if settings == "all" else [s.strip() for s in settings.split(";")]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lumos_core.cli.options import ConfigOption
-from lumos_core.experiments.variants import VARIANTS
+from lumos_core.experiments.comparison.variants import VARIANTS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,7 +38,7 @@ def compare_command(
 
     from lumos_core.cli.options import check_out, defaults_for, integers, names, with_overrides
     from lumos_core.data.pooled import merged_text
-    from lumos_core.experiments.compare import MERGED, kept_results, plan, run_jobs
+    from lumos_core.experiments.comparison.compare import MERGED, kept_results, plan, run_jobs
     from lumos_core.experiments.jobs import Result
     from lumos_core.terminal.progress import Progress
 
@@ -91,7 +91,11 @@ def _write_reports(
     results: list[dict[str, object]], name: str, out: Path, reference: str, console: "Console"
 ) -> None:
     from lumos_core.cli.screens import results_table
-    from lumos_core.experiments.report import markdown_table, plot_curves, table_rows
+    from lumos_core.experiments.comparison.comparison_table import (
+        markdown_table,
+        plot_curves,
+        table_rows,
+    )
     from lumos_core.safe_files import write_atomically, write_json
 
     write_json(out / "results.json", results)

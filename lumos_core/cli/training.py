@@ -33,7 +33,7 @@ def train_central_command(
     from lumos_core.cli.options import check_out
     from lumos_core.data.pooled import merged_text, pool
     from lumos_core.data.prepared_folder import load_prepared
-    from lumos_core.experiments.compare import versions
+    from lumos_core.experiments.comparison.compare import versions
     from lumos_core.learning.baselines import popularity, train_centralised
     from lumos_core.learning.devices import check_device
     from lumos_core.learning.parameters import ModelShape

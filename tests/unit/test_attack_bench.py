@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from lumos_core.attacks import report, suite
-from lumos_core.attacks.defences import DEFENCES, method_config
-from lumos_core.attacks.scenario import SUITES, Scenario
 from lumos_core.config import RunConfig
 from lumos_core.data.prepare import prepare
 from lumos_core.errors import ConfigError
+from lumos_core.experiments.poisoning import attack_table, suite
+from lumos_core.experiments.poisoning.defences import DEFENCES, method_config
+from lumos_core.experiments.poisoning.scenarios import SUITES, Scenario
 
 SMALL = RunConfig(
     local_epochs=1, dim=8, layers=1, semantic_start="tfidf", views="tfidf", max_len=10
@@ -62,8 +62,8 @@ def test_nodes_of_very_different_size_are_a_federation_of_their_own(
     assert len(list((tmp_path / "clean").glob("*.safetensors"))) == 2
     scenario = Scenario("nan", 0.3, nodes=3, partition="skewed")
     attacked = {**results[1], "scenario": scenario.to_dict()}
-    assert report.without_attack([*results, attacked], attacked) is results[1]
-    assert report.scenario_label(attacked["scenario"]) == "nan, 1 of 4 skewed nodes, ξ = 0"
+    assert attack_table.without_attack([*results, attacked], attacked) is results[1]
+    assert attack_table.scenario_label(attacked["scenario"]) == "nan, 1 of 4 skewed nodes, ξ = 0"
 
 
 def test_unknown_names_are_refused_before_anything_runs(data: Path, tmp_path: Path) -> None:
@@ -159,15 +159,15 @@ def test_losses_are_paired_by_method_and_seed(tmp_path: Path) -> None:
         _result("lumos", "nan", 0, 0.25, 0.4), _result("lumos", "nan", 1, 0.20, 0.2),
         _result("fedavg", "none", 0, 0.9, 0.0),
     ]  # fmt: skip
-    assert report.lost(results, results[2:4], "hr@20") == pytest.approx([0.05, 0.0])
-    lines = report.markdown_table(results).splitlines()
+    assert attack_table.lost(results, results[2:4], "hr@20") == pytest.approx([0.05, 0.0])
+    lines = attack_table.markdown_table(results).splitlines()
     assert len(lines) == 2 + 3
     (attacked,) = [line for line in lines if "nan" in line]
     assert "0.2250 ± 0.0354" in attacked
     assert "+0.0250" in attacked
     assert "0.3000 ± 0.1414" in attacked
     assert attacked.endswith("| 4 |")
-    report.plot_heat_map(results, tmp_path / "map.png", "test")
+    attack_table.plot_heat_map(results, tmp_path / "map.png", "test")
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
 
 

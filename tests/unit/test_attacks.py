@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from lumos_core.attacks import adapted, data, updates
-from lumos_core.attacks.knowledge import Knowledge, cold_target, popularity
-from lumos_core.attacks.malicious import ATTACKS, Attack, MaliciousNode
 from lumos_core.config import RunConfig
 from lumos_core.data import Catalog, Sequences
+from lumos_core.experiments.poisoning import adapted_updates, poisoned_users, updates
+from lumos_core.experiments.poisoning.knowledge import Knowledge, cold_target, popularity
+from lumos_core.experiments.poisoning.malicious_node import ATTACKS, Attack, MaliciousNode
 from lumos_core.federation.aggregation import clip
 from lumos_core.federation.in_process import InProcessTransport
 from lumos_core.federation.node import Node
@@ -76,7 +76,7 @@ def test_popularity_counts_and_the_target_is_cold(users: Sequences) -> None:
 def test_noise_replaces_training_interactions_only(
     users: Sequences, knowledge: Knowledge, share: float
 ) -> None:
-    noisy = data.replace_interactions(users, share, knowledge, _rng())
+    noisy = poisoned_users.replace_interactions(users, share, knowledge, _rng())
     assert np.array_equal(noisy.offsets, users.offsets)
     changed = noisy.items != users.items
     for back in (1, 2):
@@ -87,8 +87,10 @@ def test_noise_replaces_training_interactions_only(
     assert noisy.items.max() <= ITEMS
 
 
-@pytest.mark.parametrize("make", [data.random_fakes, data.popular_fakes])
-def test_fake_users_train_on_the_target(make: data.MakeUsers, knowledge: Knowledge) -> None:
+@pytest.mark.parametrize("make", [poisoned_users.random_fakes, poisoned_users.popular_fakes])
+def test_fake_users_train_on_the_target(
+    make: poisoned_users.MakeUsers, knowledge: Knowledge
+) -> None:
     fakes = make(knowledge, TARGET, 5, _rng())
     assert len(fakes) == 5
     for history in fakes.without_last(2):
@@ -98,16 +100,16 @@ def test_fake_users_train_on_the_target(make: data.MakeUsers, knowledge: Knowled
 
 def test_the_bandwagon_rides_on_popular_items(knowledge: Knowledge) -> None:
     popular = set(knowledge.popular(10).tolist())
-    fakes = data.popular_fakes(knowledge, TARGET, 5, _rng())
+    fakes = poisoned_users.popular_fakes(knowledge, TARGET, 5, _rng())
     assert set(fakes.items.tolist()) - {TARGET} <= popular
     nothing = Knowledge(ITEMS, [])
-    assert len(data.popular_fakes(nothing, TARGET, 5, _rng())) == 5
-    assert len(data.known_users(nothing, TARGET, 5, _rng())) == 5
+    assert len(poisoned_users.popular_fakes(nothing, TARGET, 5, _rng())) == 5
+    assert len(poisoned_users.known_users(nothing, TARGET, 5, _rng())) == 5
 
 
 # ---------------------------------------------------------------- updates
 def _situation(config: RunConfig, catalog: Catalog, knowledge: Knowledge) -> updates.Situation:
-    node = Node("n", catalog, data.known_users(knowledge, TARGET, 12, _rng()), config)
+    node = Node("n", catalog, poisoned_users.known_users(knowledge, TARGET, 12, _rng()), config)
     params = initial_params(config, catalog)
     return updates.Situation(
         params=params,
@@ -198,7 +200,7 @@ def test_an_adapted_attack_stays_within_the_bounds_and_still_works(
     config = tiny(dropout=0.0, clip="norm+rows", clip_row_factor=2.0, clip_norm_factor=1.5)
     known = Knowledge.of(users.without_last(2), ITEMS, 0.9, _rng())
     s = _situation(config, toy_catalog, known)
-    delta, own = adapted.align_all(s), s.train()
+    delta, own = adapted_updates.align_all(s), s.train()
     clipped = clip([delta, own, own, own], config)[0]
     for name, array in delta.items():
         np.testing.assert_allclose(clipped[name], array, rtol=1e-5, atol=1e-7)
@@ -220,7 +222,7 @@ def test_attacks_on_the_encoder_stay_within_the_bounds_and_work(
     s = _situation(config, toy_catalog, known)
     own = s.train()
     before = _rank(s.params, config, users)
-    for attack in (adapted.align_encoder, adapted.ruin_encoder):
+    for attack in (adapted_updates.align_encoder, adapted_updates.ruin_encoder):
         delta = attack(s)
         clipped = clip([delta, own, own, own], config)[0]
         for name, array in delta.items():
@@ -228,7 +230,7 @@ def test_attacks_on_the_encoder_stay_within_the_bounds_and_work(
         assert np.count_nonzero(np.linalg.norm(delta[ITEM_TABLE], axis=1)) <= 1
         assert delta.keys() == own.keys()
         moved = {n: a + 3 * delta[n] for n, a in s.params.items()}
-        if attack is adapted.align_encoder:
+        if attack is adapted_updates.align_encoder:
             assert _rank(moved, config, users) < before - 4
         else:
             assert _loss(moved, config, users) > _loss(s.params, config, users) + 0.01

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from lumos_core.attacks.scenario import SUITES
 from lumos_core.cli import options
 from lumos_core.cli.app import app
 from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError
+from lumos_core.experiments.poisoning.scenarios import SUITES
 
 
 def test_overrides_are_read_as_the_keys_they_are_for() -> None:

@@ -18,7 +18,7 @@ from lumos_core.cli.app import app
 from lumos_core.config import RunConfig
 from lumos_core.data.prepare import prepare
 from lumos_core.errors import ConfigError
-from lumos_core.experiments import compare, report, variants
+from lumos_core.experiments.comparison import compare, comparison_table, variants
 
 SMALL = RunConfig(rounds=1, local_epochs=1, dim=8, semantic_start="tfidf", views="tfidf")
 
@@ -108,19 +108,19 @@ def test_results_of_other_data_are_not_taken_for_these(data: Path, tmp_path: Pat
     assert not _is_kept(other)
 
 
-def _result(variant: str, seed: int, hr: float) -> report.Result:
+def _result(variant: str, seed: int, hr: float) -> comparison_table.Result:
     return {"variant": variant, "seed": seed, "test": {"hr@20": hr, "ndcg@20": hr / 2}}
 
 
 def test_differences_are_paired_by_seed() -> None:
     ours = [_result("lumos", 0, 0.3), _result("lumos", 1, 0.2), _result("lumos", 9, 0.9)]
     base = [_result("confedsrs", 1, 0.1), _result("confedsrs", 0, 0.2)]
-    differences = report.relative_differences(ours, base, "hr@20")
+    differences = comparison_table.relative_differences(ours, base, "hr@20")
     assert differences == pytest.approx([0.5, 1.0])
 
 
 def test_a_reference_of_zero_gives_no_number() -> None:
-    differences = report.relative_differences(
+    differences = comparison_table.relative_differences(
         [_result("a", 0, 0.1)], [_result("b", 0, 0.0)], "hr@20"
     )
     assert math.isnan(differences[0])
@@ -128,7 +128,7 @@ def test_a_reference_of_zero_gives_no_number() -> None:
 
 def test_the_table_has_a_row_a_variant_and_means_over_seeds() -> None:
     results = [_result("a", s, 0.1 + s / 10) for s in range(3)] + [_result("b", 0, 0.4)]
-    lines = report.markdown_table(results, "b").splitlines()
+    lines = comparison_table.markdown_table(results, "b").splitlines()
     assert len(lines) == 4
     assert "0.2000 ± 0.1000" in lines[2]
     assert "-75.0%" in lines[2]
@@ -137,7 +137,7 @@ def test_the_table_has_a_row_a_variant_and_means_over_seeds() -> None:
 def test_the_picture_is_drawn(data: Path, tmp_path: Path) -> None:
     jobs = compare.plan(data, tmp_path, ["popularity", "fedavg"], [0, 1], SMALL)
     results = [compare.run_job(job) for job in jobs]
-    report.plot_curves(results, tmp_path / "curves.png", "test")
+    comparison_table.plot_curves(results, tmp_path / "curves.png", "test")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -12,7 +12,7 @@ from lumos_core.config import RunConfig
 from lumos_core.data.pooled import Pooled, pool
 from lumos_core.data.prepared_folder import load_prepared
 from lumos_core.data.sequences import Sequences
-from lumos_core.experiments import compare
+from lumos_core.experiments.comparison import compare
 
 CATALOG = "item_id\ttitle\n" + "".join(f"{n}\tThing {n}\n" for n in range(1, 10))
 ALONE = ["z 1 1", "z 2 2", "z 3 3"], ["b 4 1", "b 5 2", "b 6 3"]

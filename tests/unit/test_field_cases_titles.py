@@ -398,7 +398,7 @@ def test_a_run_keeps_the_noun_that_it_was_begun_with(news: Path, tmp_path: Path)
 def test_commands_take_the_noun_from_the_data(
     news: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lumos_core.experiments import compare
+    from lumos_core.experiments.comparison import compare
     from lumos_core.views import source
 
     class SeenError(Exception):

@@ -12,10 +12,9 @@ from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import Sequences
 from lumos_core.errors import ConfigError
-from lumos_core.experiments import leakage
-from lumos_core.experiments.audit import audits, table
-from lumos_core.experiments.exposures import SETTINGS
-from lumos_core.experiments.leakage import (
+from lumos_core.experiments.inference import leakage
+from lumos_core.experiments.inference.audit import audits, table
+from lumos_core.experiments.inference.leakage import (
     FEATURES,
     Attack,
     Observation,
@@ -25,6 +24,7 @@ from lumos_core.experiments.leakage import (
     observe,
     under_mask,
 )
+from lumos_core.experiments.inference.settings import SETTINGS
 from lumos_core.learning.title_start import initial_params
 from lumos_core.views.view import UserViews
 

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from lumos_core.attacks.data import replace_interactions
-from lumos_core.attacks.knowledge import Knowledge, cold_target, popularity
-from lumos_core.attacks.malicious import ATTACKS, MaliciousNode
-from lumos_core.attacks.scenario import Scenario
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data import Catalog, Sequences
 from lumos_core.data.partition import partition_users
 from lumos_core.data.prepared_folder import load_prepared, node_folders
 from lumos_core.errors import ModelError
+from lumos_core.experiments.poisoning.knowledge import Knowledge, cold_target, popularity
+from lumos_core.experiments.poisoning.malicious_node import ATTACKS, MaliciousNode
+from lumos_core.experiments.poisoning.poisoned_users import replace_interactions
+from lumos_core.experiments.poisoning.scenarios import Scenario
 from lumos_core.federation.in_process import InProcessTransport
 from lumos_core.federation.node import Node
 from lumos_core.federation.round_loop import Federation

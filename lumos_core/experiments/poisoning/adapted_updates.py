@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from lumos_core.attacks.updates import Situation, global_model, surrogates
+from lumos_core.experiments.poisoning.updates import Situation, global_model, surrogates
 from lumos_core.federation.aggregation.clipping import row_norms, typical_row
 from lumos_core.learning.model import last_position
 from lumos_core.learning.parameters import ITEM_TABLE, Params

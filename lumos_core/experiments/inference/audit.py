@@ -9,8 +9,8 @@ from lumos_core.data import LeaveOneOut
 from lumos_core.data.prepared_folder import load_prepared, node_folders
 from lumos_core.data.sequences import Sequences
 from lumos_core.errors import ConfigError, DataError
-from lumos_core.experiments.exposures import SETTINGS
-from lumos_core.experiments.leakage import TOP, Row, World, audit
+from lumos_core.experiments.inference.leakage import TOP, Row, World, audit
+from lumos_core.experiments.inference.settings import SETTINGS
 from lumos_core.learning.parameters import Params
 from lumos_core.views.view import UserViews
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lumos_core.attacks.defences import method_config
-from lumos_core.attacks.scenario import Scenario
 from lumos_core.config import RunConfig
-from lumos_core.experiments.compare import data_facts, versions
+from lumos_core.experiments.comparison.compare import data_facts, versions
 from lumos_core.experiments.jobs import OnResult, Result, read_result, run_missing
+from lumos_core.experiments.poisoning.defences import method_config
+from lumos_core.experiments.poisoning.scenarios import Scenario
 from lumos_core.safe_files import write_json
 
 
@@ -24,7 +24,9 @@ class Job:
     out: Path
     config: RunConfig  # complete, seed and defence included
     rounds: tuple[int, int]
-    data_facts: Result  # what distinguishes the data, see lumos_core/experiments/compare.py
+    data_facts: (
+        Result  # what distinguishes the data, see lumos_core/experiments/comparison/compare.py
+    )
 
     @property
     def path(self) -> Path:
@@ -95,7 +97,7 @@ def run_jobs(jobs: Sequence[Job], processes: int, on_result: OnResult) -> list[R
 
 def run_job(job: Job) -> Result:
     """Do one run and keep its result."""
-    from lumos_core.attacks.bench import run_scenario
+    from lumos_core.experiments.poisoning.bench import run_scenario
 
     started, cpu = time.perf_counter(), time.process_time()
     measured = run_scenario(job.scenario, job.config, job.data, job.clean, job.rounds)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lumos_core.attacks.scenario import NONE
-from lumos_core.experiments.report import spread
+from lumos_core.experiments.comparison.comparison_table import spread
+from lumos_core.experiments.poisoning.scenarios import NONE
 
 Result = Mapping[str, Any]
 Cell = tuple[str, str]

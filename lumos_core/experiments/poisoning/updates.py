@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lumos_core.attacks.knowledge import Knowledge
+from lumos_core.experiments.poisoning.knowledge import Knowledge
 from lumos_core.learning.model import SASRec, set_params
 from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
 from lumos_core.wire import deltas

@@ -114,6 +114,6 @@ def plot_curves(results: Sequence[Result], path: Path, title: str) -> None:
 
 def _federated(results: Sequence[Result]) -> list[Result]:
     """Those whose curve is by round, rather than by epoch or absent."""
-    from lumos_core.experiments.variants import UNFEDERATED
+    from lumos_core.experiments.comparison.variants import UNFEDERATED
 
     return [r for r in results if r["variant"] not in UNFEDERATED]

@@ -3,9 +3,9 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from lumos_core.attacks.malicious import ATTACKS
 from lumos_core.data.partition import Partition
 from lumos_core.errors import ConfigError
+from lumos_core.experiments.poisoning.malicious_node import ATTACKS
 
 NONE = "none"
 HONEST_NODES = 19

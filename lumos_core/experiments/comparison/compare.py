@@ -20,7 +20,7 @@ from lumos_core.data.layout import CATALOG_FILE
 from lumos_core.data.pooled import pool
 from lumos_core.data.prepared_folder import interactions_digest, load_prepared, node_folders
 from lumos_core.errors import ConfigError
-from lumos_core.experiments import variants
+from lumos_core.experiments.comparison import variants
 from lumos_core.experiments.jobs import OnResult, Result, read_result, run_missing
 from lumos_core.safe_files import write_json
 

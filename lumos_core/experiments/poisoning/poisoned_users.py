@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lumos_core.attacks.knowledge import Knowledge
 from lumos_core.data.sequences import MIN_HISTORY, Sequences
+from lumos_core.experiments.poisoning.knowledge import Knowledge
 
 POPULAR_SHARE = 0.05
 """Share of the catalog that counts as popular."""

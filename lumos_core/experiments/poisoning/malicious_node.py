@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lumos_core.attacks import adapted, data, updates
-from lumos_core.attacks.knowledge import Knowledge
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
+from lumos_core.experiments.poisoning import adapted_updates, poisoned_users, updates
+from lumos_core.experiments.poisoning.knowledge import Knowledge
 from lumos_core.federation.node import Node
 from lumos_core.learning.parameters import ITEM_TABLE, Params
 from lumos_core.wire import codecs
@@ -22,28 +22,28 @@ class Attack:
     """What a malicious node trains on, what it makes of the delta, and whether it lies about how
     many users it has."""
 
-    users: data.MakeUsers
+    users: poisoned_users.MakeUsers
     update: updates.Update
     lies: bool = True
 
 
 ATTACKS: dict[str, Attack] = {
     # untargeted: harm everybody
-    "sign-flip": Attack(data.known_users, updates.sign_flip),
-    "gaussian": Attack(data.known_users, updates.gaussian),
-    "scaled": Attack(data.known_users, updates.scaled),
-    "nan": Attack(data.known_users, updates.not_a_number),
-    "noise": Attack(data.noisy_users, updates.honest, lies=False),
+    "sign-flip": Attack(poisoned_users.known_users, updates.sign_flip),
+    "gaussian": Attack(poisoned_users.known_users, updates.gaussian),
+    "scaled": Attack(poisoned_users.known_users, updates.scaled),
+    "nan": Attack(poisoned_users.known_users, updates.not_a_number),
+    "noise": Attack(poisoned_users.noisy_users, updates.honest, lies=False),
     # targeted: promote an item
-    "fake-random": Attack(data.random_fakes, updates.honest),
-    "fake-popular": Attack(data.popular_fakes, updates.honest),
-    "boosted": Attack(data.popular_fakes, updates.boosted),
-    "align-items": Attack(data.known_users, updates.align_items),
-    "align-users": Attack(data.known_users, updates.align_users),
+    "fake-random": Attack(poisoned_users.random_fakes, updates.honest),
+    "fake-popular": Attack(poisoned_users.popular_fakes, updates.honest),
+    "boosted": Attack(poisoned_users.popular_fakes, updates.boosted),
+    "align-items": Attack(poisoned_users.known_users, updates.align_items),
+    "align-users": Attack(poisoned_users.known_users, updates.align_users),
     # adapted to the server's bounds
-    "align-all": Attack(data.known_users, adapted.align_all),
-    "align-encoder": Attack(data.known_users, adapted.align_encoder),
-    "ruin-encoder": Attack(data.known_users, adapted.ruin_encoder),
+    "align-all": Attack(poisoned_users.known_users, adapted_updates.align_all),
+    "align-encoder": Attack(poisoned_users.known_users, adapted_updates.align_encoder),
+    "ruin-encoder": Attack(poisoned_users.known_users, adapted_updates.ruin_encoder),
 }
 
 

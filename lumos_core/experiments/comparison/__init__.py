@@ -1,0 +1,1 @@
+"""What `lumos compare` measures: variants under equal conditions. Begin with `compare`."""

@@ -1,0 +1,1 @@
+"""What `lumos audit` measures: what a reply tells about histories. Begin with `leakage`."""
