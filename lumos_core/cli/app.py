@@ -15,14 +15,14 @@ from rich.markup import escape
 from lumos_core.cli.attack import attack_command
 from lumos_core.cli.audit import audit_command
 from lumos_core.cli.compare import compare_command
-from lumos_core.cli.data import prepare_command
 from lumos_core.cli.deploy import deploy_app
 from lumos_core.cli.doctor import doctor_command
-from lumos_core.cli.federation import run_command, simulate_command
 from lumos_core.cli.node import node_app
+from lumos_core.cli.prepare import prepare_command
 from lumos_core.cli.recommend import export_command, recommend_command
+from lumos_core.cli.run import run_command, simulate_command
 from lumos_core.cli.status import status_command
-from lumos_core.cli.training import train_central_command
+from lumos_core.cli.train_central import train_central_command
 from lumos_core.cli.views import llm_app, views_app
 from lumos_core.errors import LumosError, reason_of
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lumos_core.cli.federation import view_line
+from lumos_core.cli.run import view_line
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import LeaveOneOut, Sequences
