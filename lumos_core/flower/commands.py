@@ -26,7 +26,7 @@ LOOPBACK = "127.0.0.1"
 CONNECTION = "lumos"  # name of the SuperLink connection in Flower's own configuration
 APP_PACKAGES = ("lumos_core", "client_app", "server_app")
 # Every message has the app unpacked anew.
-_NOT_SENT = {"cli", "attacks", "experiments", "__pycache__"}
+_NOT_SENT = {"cli", "deployment", "experiments", "__pycache__"}
 
 _SWITCHES = {
     "FLWR_TELEMETRY_ENABLED": "0",
