@@ -46,9 +46,10 @@ test: lint  ## lint, types and all tests but those of faults (make test-faults)
 test-faults: $(STAMP)  ## real processes and links killed, and what comes back (minutes; best as root)
 	$(BIN)/pytest -m faults $(ARGS)
 
-lint: $(STAMP)  ## ruff and mypy
+lint: $(STAMP)  ## ruff, mypy, and the storeys of the packages (import-linter)
 	$(BIN)/ruff check .
 	$(BIN)/mypy lumos_core client_app server_app
+	$(BIN)/lint-imports --no-logo
 
 bench: $(STAMP)  ## speed of centralised training: seconds an epoch, peak memory
 	$(BIN)/python benchmarks/training_speed.py $(ARGS)

@@ -3,8 +3,8 @@
     python benchmarks/uneven_nodes.py DATA [--nodes 12] [--rounds 8] [--seeds 0,1,2] [--out FILE]
 
 Deals the users of a prepared folder out so that node n gets a share of 1 / (n + 1), trains with
-each set of bounds (`DEFENCES` in `lumos_core/experiments/poisoning/defences.py`), and writes HR@20 and NDCG@20 of
-every run, and a table of their means. Runs that the file has are not repeated.
+each set of bounds (`DEFENCES` in `lumos_core/experiments/poisoning/defences.py`), and writes HR@20
+and NDCG@20 of every run, and a table of their means. Runs that the file has are not repeated.
 """
 
 import argparse

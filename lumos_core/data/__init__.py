@@ -1,7 +1,10 @@
-"""Catalogs, interaction logs, and the histories made of them.
+"""Catalogs, interaction logs, and the histories made of them. Begin with `catalog` and `sequences`.
 
-Only what needs no table reader is imported here: a node's process, of which there is one for every
-message, goes without polars as long as its data has not changed (:mod:`lumos_core.data.node_cache`).
+`prepare` makes a folder of nodes (`prepared_folder`, `node_folder`) of a log that `importers/` have
+read; `reading/` deals with files as people have them.
+
+Only what needs no table reader is imported here: a node starts a process for every message, which
+goes without polars as long as the node's data has not changed (`node_cache`).
 """
 
 from lumos_core.data.catalog import Catalog

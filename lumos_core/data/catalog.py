@@ -30,8 +30,8 @@ class Catalog:
     """Item ids and titles in index order: row 1 is index 1, index 0 is padding.
 
     Ids are text, always (leading zeros count). Ids and titles are non-empty and lie on one line;
-    titles are as :func:`~lumos_core.data.reading.title_text.clean_title` leaves them and without the quoting of
-    CSV, which ``catalog.tsv`` does not have.
+    titles are as `clean_title` (:mod:`lumos_core.data.reading.title_text`) leaves them and without
+    the quoting of CSV, which ``catalog.tsv`` does not have.
 
     Raises:
         DataError: if there is no item, an id occurs twice, an id or title is empty or holds a tab

@@ -1,4 +1,4 @@
-"""What the supervisors of servers and nodes have in common: one a folder, waits, lines with times."""
+"""What the supervisors of servers and nodes share: one a folder, waits, lines with the time."""
 
 import random
 import time

@@ -1,1 +1,1 @@
-"""All that knows Flower, beside the two apps: records, commands, start-up. Begin with `commands`."""
+"""What knows Flower, beside the two apps: records, commands, fast starts. Begin with `commands`."""

@@ -1,10 +1,11 @@
 """What a trained model is for: the items a user has not met yet, best first, and why.
 
-The ranking is that of :mod:`lumos_core.learning.evaluation`: scores of the whole catalog after the last item
-of a history, what is in the history left out. A *reason* is the item of the history whose embedding
-is nearest (by cosine) to the recommended item's: the model places items close to each other that
-it holds for alike. It explains a recommendation by resemblance; it is not the model's derivation.
-An item that does not resemble the recommended one (cosine 0 or below) is no reason for it.
+The ranking is that of :mod:`lumos_core.learning.evaluation`: scores of the whole catalog after the
+last item of a history, what is in the history left out. A *reason* is the item of the history whose
+embedding is nearest (by cosine) to the recommended item's: the model places items close to each
+other that it holds for alike. It explains a recommendation by resemblance; it is not the model's
+derivation. An item that does not resemble the recommended one (cosine 0 or below) is no reason for
+it.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lumos_core.federation import best_round
 from lumos_core.runs.checkpoint import BEST, LATEST, Checkpoint, Progress, load_checkpoint
 from lumos_core.config import RunConfig, Scalar, first_difference, fixed, free_keys
 from lumos_core.data.catalog import differing_versions, short_fingerprint

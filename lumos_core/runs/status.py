@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lumos_core.federation import best_round
 from lumos_core.errors import DataError
 from lumos_core.runs.history import HISTORY, SUMMARY, Event, read_history
 from lumos_core.runs.lock import is_held

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from lumos_core.views.titles.resumable import BudgetSpentError, OnStage, Work
-from lumos_core.views.view import UserViews, ViewWriter
+from lumos_core.views.view import UserViews, ViewWriter, WriterFactory
 from lumos_core.views.view_store import ViewStore, view_key
 
 _BATCH = 32  # histories written and stored at a time; also what a kill can lose
@@ -29,8 +29,6 @@ class Progress(NamedTuple):
 
 
 OnProgress = Callable[[Progress], None]
-WriterFactory = Callable[[Work], ViewWriter]
-"""Makes a writer, which may take minutes of preparation: within the bounds of the work."""
 
 
 def build_views(

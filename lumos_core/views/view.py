@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from lumos_core.data.sequences import Sequences
+from lumos_core.views.titles.resumable import Work
 
 
 class UserViews(NamedTuple):
@@ -30,6 +31,8 @@ class ViewWriter(Protocol):
         ...
 
 
+WriterFactory = Callable[[Work], ViewWriter]
+"""Makes a writer, which may take minutes of preparation: within the bounds of the work."""
 Views = Mapping[int, UserViews]
 """User's position -> views."""
 ViewSource = Callable[[Sequences], Views]

@@ -121,8 +121,8 @@ def node_process(pid: int, name: str) -> psutil.Process | None:
 
 
 def wrapped_app(folder: Path, wrapper: str) -> Path:
-    """A folder with a package ``client_app`` that is found before the installed one: its ``client`` is
-    the wrapper, and what that wraps is its module ``honest``."""
+    """A folder with a package ``client_app`` that is found before the installed one: its ``client``
+    is the wrapper, and what that wraps is its module ``honest``."""
     import client_app
 
     package = folder / "client_app"

@@ -50,7 +50,8 @@ def test_read_once_and_then_kept(folder, state, monkeypatch):
 
 def test_what_was_kept_needs_no_polars(folder, state):
     code = (
-        "import sys; from pathlib import Path; from lumos_core.data.node_cache import read_kept_node;"
+        "import sys; from pathlib import Path;"
+        "from lumos_core.data.node_cache import read_kept_node;"
         f"read_kept_node(Path({str(folder)!r}), Path({str(state)!r}));"
         "print('polars' in sys.modules)"
     )

@@ -48,7 +48,7 @@ ATTACKS: dict[str, Attack] = {
 
 
 class MaliciousNode:
-    """Stands in the place of a :class:`~lumos_core.federation.node.Node` and attacks in every round.
+    """Takes the place of a :class:`~lumos_core.federation.node.Node` and attacks in every round.
 
     Args:
         name: stable name; with the seed it determines what is random.

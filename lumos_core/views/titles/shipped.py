@@ -1,7 +1,7 @@
 """What the bundled language model says of the bundled catalog, computed once for everybody.
 
-Two files of the cache (:mod:`lumos_core.views.titles.embeddings`, :mod:`lumos_core.views.titles.judgements`) in one
-that ships with LUMOS. Names in the cache are digests of all that their contents depend on: where
+Two files of the cache (of `embeddings` and `judgements`, in this package) in one that ships with
+LUMOS. Names in the cache are digests of all that their contents depend on: where
 model, catalog or code are others, nobody asks for these. ``benchmarks/bundled_stage.py`` writes it;
 a test computes a part of it again.
 """

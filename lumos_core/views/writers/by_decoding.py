@@ -216,5 +216,5 @@ def written_fingerprint(
 def title_vectors(
     llm: LocalLLM, catalog: Catalog, cache_dir: Path, work: Work | None
 ) -> TitleSpace:
-    """The title space of :func:`~lumos_core.views.titles.judgements.title_space`, cached on its own."""
+    """The title space of :mod:`~lumos_core.views.titles.judgements`, cached on its own."""
     return TitleSpace(judgements.space_vectors(llm, catalog, cache_dir, work))

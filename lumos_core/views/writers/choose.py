@@ -12,13 +12,12 @@ from typing import Literal
 
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
-from lumos_core.views.build import WriterFactory
 from lumos_core.views.llm.find import LLMConfig, llm_config, model_fingerprint, model_size
 from lumos_core.views.llm.load import LocalLLM, load_llm
 from lumos_core.views.titles.judgements import catalog_tables
 from lumos_core.views.titles.resumable import Work
 from lumos_core.views.titles.shipped import seed_cache
-from lumos_core.views.view import ViewWriter
+from lumos_core.views.view import ViewWriter, WriterFactory
 from lumos_core.views.writers.by_decoding import (
     WrittenViewWriter,
     title_vectors,
