@@ -11,11 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_llm import save_tiny_llm
 
 pytestmark = pytest.mark.integration
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-from tiny_llm import save_tiny_llm  # noqa: E402
 
 USERS, ITEMS = 320, 40
 COMMAND = [sys.executable, "-c", "from lumos_core.cli.app import main; main()", "views", "build"]

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from lumos_core.cli.app import app
 
-CASES = Path(__file__).parents[1] / "data" / "cases"
+CASES = Path(__file__).parents[2] / "data" / "cases"
 Prepare = Callable[..., Result]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import lumos_core
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HEAVY = ("torch", "flwr", "transformers", "ray", "polars", "scipy", "sklearn", "matplotlib")
 
 EVERY_HELP = f"""

@@ -22,7 +22,7 @@ from lumos_core.data.layout import PREPARE_NODE
 from lumos_core.data.node_folder import read_node
 from lumos_core.errors import DataError
 
-CASES = Path(__file__).parents[1] / "data" / "cases"
+CASES = Path(__file__).parents[2] / "data" / "cases"
 Prepare = Callable[..., Result]
 
 

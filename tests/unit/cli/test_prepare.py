@@ -45,7 +45,7 @@ def test_an_owner_of_data_prepares_a_node_with_the_catalog_of_the_run(
 
 
 def test_the_command_is_in_the_manual() -> None:
-    manual = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    manual = (Path(__file__).parents[3] / "docs" / "operations.md").read_text(encoding="utf-8")
     assert manual.count(PREPARE_NODE) == 2  # in the procedure, and among symptoms
 
 

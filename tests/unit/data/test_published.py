@@ -8,7 +8,7 @@ import pytest
 from lumos_core.data.prepare import prepare
 from lumos_core.data.prepared_folder import load_prepared
 
-DATA = Path(os.environ.get("LUMOS_DATA") or Path(__file__).parents[3] / "shared" / "data")
+DATA = Path(os.environ.get("LUMOS_DATA") or Path(__file__).parents[4] / "shared" / "data")
 
 
 def published(name: str) -> Path:

@@ -19,7 +19,7 @@ from lumos_core.federation.round_loop import FederationResult, run_federation
 from lumos_core.learning.parameters import Params
 from lumos_core.learning.title_start import initial_params
 from lumos_core.privacy import budget, mechanisms, noise
-from lumos_core.privacy.budget import Budget, epsilon
+from lumos_core.privacy.budget import Budget, epsilon, private_steps
 from lumos_core.privacy.noise import Entropy
 from lumos_core.runs.checkpoint import LATEST, load_checkpoint
 from lumos_core.runs.history import Event
@@ -249,9 +249,9 @@ def test_user_level_epsilon_is_that_of_the_smallest_node(tiny: Tiny) -> None:
     config = tiny(dp="user", batch_size=8, local_epochs=2)
     budget = Budget(config, users={"small": 20, "large": 200})
     budget.spend(["small", "large"], [])
-    assert budget.private_steps(20, config) == (0.4, 6)
-    assert budget.private_steps(200, config) == (0.04, 50)
-    assert budget.private_steps(3, config) == (1.0, 2)
+    assert private_steps(20, config) == (0.4, 6)
+    assert private_steps(200, config) == (0.04, 50)
+    assert private_steps(3, config) == (1.0, 2)
     assert budget.epsilon() == pytest.approx(
         max(epsilon(1.0, 0.4, 6, 1e-5), epsilon(1.0, 0.04, 50, 1e-5))
     )
@@ -273,7 +273,7 @@ def test_what_is_spent_stays_spent_when_a_node_grows(tiny: Tiny) -> None:
     before = budget.epsilon()
     budget.users["a"] = 4_000
     after = budget.spend(["a"], [])["epsilon"]
-    assert before < after < epsilon(1.0, *_times(11, budget.private_steps(40, config)), 1e-5)
+    assert before < after < epsilon(1.0, *_times(11, private_steps(40, config)), 1e-5)
 
 
 def _times(rounds: int, of_one: tuple[float, int]) -> tuple[float, int]:

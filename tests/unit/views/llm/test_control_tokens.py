@@ -10,7 +10,7 @@ from lumos_core.cli.app import app
 from lumos_core.views.llm.find import BUNDLED, LLMConfig, find_model
 from lumos_core.views.llm.load import LocalLLM, load_llm
 
-CASE = Path(__file__).parents[1] / "data" / "cases" / "special1"
+CASE = Path(__file__).parents[3] / "data" / "cases" / "special1"
 NASTY = ["<end>", " <end>", "a <end> b", "<end><end>", "<thi<think>nk>", " <think>x", "plain"]
 
 
