@@ -11,7 +11,7 @@ from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import LeaveOneOut, Sequences
 from lumos_core.federation.error_feedback import Residuals
 from lumos_core.learning.evaluation import evaluate
-from lumos_core.learning.model import SASRec, get_params, set_params
+from lumos_core.learning.model import SASRec, build_model, get_params, set_params
 from lumos_core.learning.parameters import ModelShape, Params
 from lumos_core.learning.training import Trainer, TrainingSet, TrainSums
 from lumos_core.privacy import mechanisms, noise
@@ -146,7 +146,7 @@ class Node:
         return arrays
 
     def _model(self, params: Params) -> SASRec:
-        model = SASRec(self.shape, self.config.dropout)
+        model = build_model(self.shape, self.config.dropout)
         set_params(model, params)
         return model.to(self.device)
 

@@ -47,7 +47,7 @@ def audits(
         if name not in SETTINGS:
             raise ConfigError(f"unknown setting {name!r}; known are: {'; '.join(SETTINGS)}")
     configs = {n: RunConfig.from_flat({**base.to_flat(), **SETTINGS[n].changes}) for n in names}
-    with_views = any(config.method == "lumos" for config in configs.values())
+    with_views = any(config.has_views for config in configs.values())
     world = open_world(data, base, with_views, after)
     for size in sizes:
         if size * (shadows + 1) > len(world.users):

@@ -50,7 +50,7 @@ class World:
 
     def node(self, name: str, users: NDArray[np.int64], config: RunConfig) -> Node:
         """A node of these users, with their views where the method has any."""
-        source: ViewSource = self._views_of if config.method == "lumos" else no_views
+        source: ViewSource = self._views_of if config.has_views else no_views
         return Node(name, self.catalog, self.users.subset(users), config, source)
 
     def _views_of(self, histories: Sequences) -> Views:
@@ -95,7 +95,7 @@ def observe(world: World, node: Node, round: int, masks: int = 0) -> list[Observ
     for user, history in enumerate(train):
         per_user[user, history] = True
     seen = np.zeros(items + 1, dtype=bool)
-    if config.method == "lumos":
+    if config.has_views:
         for u in train.user_ids:
             for view in world.views.get(u, UserViews((), (), ())):
                 seen[list(view)] = True
