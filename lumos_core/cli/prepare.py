@@ -21,11 +21,13 @@ def prepare_command(
     ],
     out: Annotated[Path, typer.Option(help="Folder to write: new, empty or the same again.")],
     source_format: Annotated[
-        Literal["auto", "table", "amazon", "mind", "recbole"],
+        str,
         typer.Option(
             "--format",
-            help="table: interactions.(tsv|csv|jsonl|parquet) with items.*; amazon: reviews and "
-            "metadata in JSON lines; mind: behaviors.tsv, news.tsv; recbole: .inter, .item.",
+            metavar="FORMAT",
+            help="auto, or table: interactions.(tsv|csv|jsonl|parquet) with items.*; amazon: "
+            "reviews and metadata in JSON lines; mind: behaviors.tsv, news.tsv; recbole: .inter, "
+            ".item; or a format of a plug-in.",
         ),
     ] = "auto",
     nodes: Annotated[int, typer.Option(min=1, help="Nodes to distribute the users over.")] = 3,
