@@ -356,6 +356,11 @@ class RunConfig(
                 f"dp = user clips every user's gradient, but {self.method} contrasts users with "
                 f"each other; choose method = {allowed}, or dp = central or distributed"
             )
+        if self.dp == "user" and self.encoder not in ENCODERS:
+            raise ValueError(
+                "dp = user needs the gradient of each user by itself, which is known to hold for "
+                f"encoder = {' or '.join(ENCODERS)} only, found {self.encoder}"
+            )
         if self.max_epsilon and (self.dp == "none" or not self.dp_noise_multiplier):
             raise ValueError(
                 f"max-epsilon = {self.max_epsilon:g} needs dp (found {self.dp}) and a positive "

@@ -25,11 +25,11 @@ def test_every_key_is_in_one_group_and_has_a_meaning() -> None:
 
 def test_what_may_change_on_resuming_is_said_by_the_keys() -> None:
     """Changing this set changes which runs can be resumed, and by what name a node knows a run."""
-    assert FREE_KEYS == {
+    assert {
         "rounds", "patience", "min-nodes", "start-timeout", "round-timeout", "view-timeout",
         "max-failed-rounds", "max-epsilon", "catalog", "run-dir", "log-format", "log-level",
         "metrics-port", "metrics-host", "tracking",
-    }  # fmt: skip
+    } == FREE_KEYS  # fmt: skip
     flat = RunConfig().to_flat()
     assert free_keys(flat) == FREE_KEYS | {"min-replies"}
     assert free_keys({**flat, "dp": "distributed"}) == FREE_KEYS
