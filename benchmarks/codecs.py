@@ -43,11 +43,12 @@ def message_bytes(config: RunConfig, items: int) -> int:
 
     from lumos_core.flower.records import record_bytes, to_record
     from lumos_core.learning.model import get_params, new_model
-    from lumos_core.wire.codecs import encode
+    from lumos_core.wire.codecs import codec
 
     delta = get_params(new_model(config, items))
     rng = np.random.default_rng(0)
-    return record_bytes(to_record(encode(delta, config.delta_codec, rng, config.top_rows_share)))
+    arrays = codec(config.delta_codec).encode(delta, rng, config.top_rows_share)
+    return record_bytes(to_record(arrays))
 
 
 def summarise(results: list[Result], items: int) -> list[dict[str, Any]]:

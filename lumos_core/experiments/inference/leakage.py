@@ -30,7 +30,7 @@ from lumos_core.data.sequences import Sequences
 from lumos_core.federation.node import Node
 from lumos_core.learning.parameters import ITEM_TABLE, Params
 from lumos_core.views.view import UserViews, Views, ViewSource, no_views
-from lumos_core.wire import codecs
+from lumos_core.wire.codecs import codec
 from lumos_core.wire.reply_checks import Metrics
 
 Floats = NDArray[np.float64]
@@ -87,7 +87,7 @@ def observe(world: World, node: Node, round: int, masks: int = 0) -> list[Observ
     """
     config = node.config
     arrays, metrics = node.train(world.params, round)
-    delta = codecs.decode(arrays, config.delta_codec, world.params, config.top_rows_share)
+    delta = codec(config.delta_codec).decode(arrays, world.params, config.top_rows_share)
     replies = [under_mask(delta, metrics, config) for _ in range(masks)] if masks else [delta]
     train = node.split.train()
     items = len(world.catalog)

@@ -10,7 +10,7 @@ from lumos_core.experiments.poisoning import adapted_updates, poisoned_users, up
 from lumos_core.experiments.poisoning.knowledge import Knowledge
 from lumos_core.federation.node import Node
 from lumos_core.learning.parameters import ITEM_TABLE, Params
-from lumos_core.wire import codecs
+from lumos_core.wire.codecs import codec
 from lumos_core.wire.reply_checks import EVALUATION_METRICS, Metrics
 
 CLAIMED_USERS = 10**6
@@ -127,7 +127,8 @@ class MaliciousNode:
             metrics |= {"users": CLAIMED_USERS, "examples": CLAIMED_USERS}
         if evaluate_on:
             metrics |= self.evaluate(params, evaluate_on)
-        arrays = codecs.encode(delta, self._config.delta_codec, rng, self._config.top_rows_share)
+        agreed = codec(self._config.delta_codec)
+        arrays = agreed.encode(delta, rng, self._config.top_rows_share)
         return arrays, metrics
 
     def _watch(self, params: Params) -> None:

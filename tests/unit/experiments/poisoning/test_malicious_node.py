@@ -12,7 +12,7 @@ from lumos_core.data import Catalog, Sequences
 from lumos_core.experiments.poisoning import adapted_updates, poisoned_users, updates
 from lumos_core.experiments.poisoning.knowledge import Knowledge, cold_target, popularity
 from lumos_core.experiments.poisoning.malicious_node import ATTACKS, Attack, MaliciousNode
-from lumos_core.federation.aggregation import clip
+from lumos_core.federation.aggregation import clip_as_configured
 from lumos_core.federation.in_process import InProcessTransport
 from lumos_core.federation.node import Node
 from lumos_core.federation.round_loop import FederationResult, run_federation
@@ -201,7 +201,7 @@ def test_an_adapted_attack_stays_within_the_bounds_and_still_works(
     known = Knowledge.of(users.without_last(2), ITEMS, 0.9, _rng())
     s = _situation(config, toy_catalog, known)
     delta, own = adapted_updates.align_all(s), s.train()
-    clipped = clip([delta, own, own, own], config)[0]
+    clipped = clip_as_configured([delta, own, own, own], config)[0]
     for name, array in delta.items():
         np.testing.assert_allclose(clipped[name], array, rtol=1e-5, atol=1e-7)
     sizes = np.linalg.norm(delta[ITEM_TABLE], axis=1)
@@ -224,7 +224,7 @@ def test_attacks_on_the_encoder_stay_within_the_bounds_and_work(
     before = _rank(s.params, config, users)
     for attack in (adapted_updates.align_encoder, adapted_updates.ruin_encoder):
         delta = attack(s)
-        clipped = clip([delta, own, own, own], config)[0]
+        clipped = clip_as_configured([delta, own, own, own], config)[0]
         for name, array in delta.items():
             np.testing.assert_allclose(clipped[name], array, rtol=1e-4, atol=1e-6)
         assert np.count_nonzero(np.linalg.norm(delta[ITEM_TABLE], axis=1)) <= 1
