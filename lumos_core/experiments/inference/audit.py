@@ -12,6 +12,7 @@ from lumos_core.errors import ConfigError, DataError
 from lumos_core.experiments.inference.leakage import TOP, Row, World, audit
 from lumos_core.experiments.inference.settings import SETTINGS
 from lumos_core.learning.parameters import Params
+from lumos_core.terminal.tables import markdown_table
 from lumos_core.views.view import UserViews
 
 
@@ -121,11 +122,10 @@ def table(rows: Sequence[Row]) -> str:
         "auc", "auc_max", f"precision@{TOP}", "chance", "user_auc", "popularity_auc", "view_auc",
         "real_auc",
     )  # fmt: skip
-    lines = ["| " + " | ".join(header) + " |", "|---|" + "--:|" * (len(header) - 1)]
-    for row in rows:
-        cells = [row["setting"], str(row["users"]), *(_cell(row, key) for key in keys)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    return markdown_table(
+        header,
+        [[row["setting"], str(row["users"]), *(_cell(row, key) for key in keys)] for row in rows],
+    )
 
 
 def _cell(row: Row, key: str) -> str:
