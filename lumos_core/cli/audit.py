@@ -11,7 +11,7 @@ from lumos_core.experiments.inference.settings import SETTINGS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lumos_core.experiments.inference.leakage import Row
+    from lumos_core.experiments.inference.leakage import Leakage
 
 
 def audit_command(
@@ -41,7 +41,7 @@ def audit_command(
     from lumos_core.cli.screens import results_table
     from lumos_core.errors import ConfigError
     from lumos_core.experiments.comparison.compare import versions
-    from lumos_core.experiments.inference.audit import audits, table
+    from lumos_core.experiments.inference.audit import audits, leakage_table
     from lumos_core.experiments.inference.leakage import TOP
     from lumos_core.safe_files import write_atomically, write_json
 
@@ -65,13 +65,13 @@ def audit_command(
         "settings": {name: SETTINGS[name].changes for name in names}, "versions": versions(),
     }  # fmt: skip
     write_json(out / "leakage.json", {**facts, "rows": rows})
-    write_atomically(out / "leakage.md", table(rows).encode())
+    write_atomically(out / "leakage.md", leakage_table(rows).encode())
     headers = ("setting", "users", "AUC", f"top {TOP}", "one user's", "views'", "popularity")
     console.print(results_table(headers, _screen_rows(rows, f"precision@{TOP}")))
     console.print(f"written: {out / 'leakage.json'}, leakage.md")
 
 
-def _screen_rows(rows: "list[Row]", precision: str) -> "Iterator[list[str]]":
+def _screen_rows(rows: "list[Leakage]", precision: str) -> "Iterator[list[str]]":
     """AUC of guessing items of the node, precision of the best guesses, AUC of single users'
     items and of views' items; and what popularity alone would reach."""
     from lumos_core.cli.screens import number

@@ -19,7 +19,7 @@ from lumos_core.data import Catalog, Sequences
 from lumos_core.data.partition import partition_users
 from lumos_core.data.prepared_folder import load_prepared, node_folders
 from lumos_core.errors import ModelError
-from lumos_core.experiments.poisoning.knowledge import Knowledge, cold_target, popularity
+from lumos_core.experiments.poisoning.knowledge import Knowledge, cold_target, interaction_counts
 from lumos_core.experiments.poisoning.malicious_node import ATTACKS, MaliciousNode
 from lumos_core.experiments.poisoning.poisoned_users import replace_interactions
 from lumos_core.experiments.poisoning.scenarios import Scenario
@@ -97,17 +97,17 @@ def run_scenario(
         "users": len(ground.users),
         "views": config.views if config.has_views else "none",
         "target_interactions": int(
-            popularity(ground.users.without_last(2), len(ground.catalog))[ground.target - 1]
+            interaction_counts(ground.users.without_last(2), len(ground.catalog))[ground.target - 1]
         ),
         "rejected": {
             "honest": sum(f["node"].startswith("node-") for f in rejected),
             "malicious": sum(not f["node"].startswith("node-") for f in rejected),
         },
-        **measure(federation.params, config, ground),
+        **measure_honest_users(federation.params, config, ground),
     }
 
 
-def measure(params: Params, config: RunConfig, ground: Ground) -> dict[str, float]:
+def measure_honest_users(params: Params, config: RunConfig, ground: Ground) -> dict[str, float]:
     """Metrics of the honest users: "hr@20" and "ndcg@20" of the test targets, "er@10": the share
     of those who never met the target item to whom it is shown among the first ten, "target-rank":
     its mean rank among them as a share of the catalog. Full ranking, what a user met left out."""

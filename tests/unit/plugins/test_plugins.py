@@ -21,7 +21,7 @@ def offering(monkeypatch: pytest.MonkeyPatch, **parts: str) -> None:
 
 
 def test_nobody_looks_for_plugins_in_a_run_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A search reads the metadata of every installed package; a node would pay for every message."""
+    """A search reads the metadata of all packages; a node would pay for it with every message."""
 
     def entry_points(**chosen: Any) -> EntryPoints:
         raise AssertionError(f"searched for {chosen}")

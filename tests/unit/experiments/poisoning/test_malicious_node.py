@@ -10,8 +10,8 @@ import torch
 from lumos_core.config import RunConfig
 from lumos_core.data import Catalog, Sequences
 from lumos_core.experiments.poisoning import adapted_updates, poisoned_users, updates
-from lumos_core.experiments.poisoning.knowledge import Knowledge, cold_target, popularity
-from lumos_core.experiments.poisoning.malicious_node import ATTACKS, Attack, MaliciousNode
+from lumos_core.experiments.poisoning.knowledge import Knowledge, cold_target, interaction_counts
+from lumos_core.experiments.poisoning.malicious_node import ATTACKS, MaliciousNode, PoisoningAttack
 from lumos_core.federation.aggregation import clip_as_configured
 from lumos_core.federation.in_process import InProcessTransport
 from lumos_core.federation.node import Node
@@ -63,7 +63,7 @@ def _within(part: list[int], whole: tuple[int, ...]) -> bool:
 
 def test_popularity_counts_and_the_target_is_cold(users: Sequences) -> None:
     train = users.without_last(2)
-    counts = popularity(train, ITEMS)
+    counts = interaction_counts(train, ITEMS)
     assert counts.sum() == len(train.items)
     assert counts[TARGET - 1] == 1
     targets = {cold_target(train, ITEMS, np.random.default_rng(s)) for s in range(40)}
@@ -242,7 +242,11 @@ def test_mining_takes_what_moved_most() -> None:
 
 # ---------------------------------------------------------------- in a federation
 def _federate(
-    config: RunConfig, catalog: Catalog, users: Sequences, attack: Attack | None, **known: Any
+    config: RunConfig,
+    catalog: Catalog,
+    users: Sequences,
+    attack: PoisoningAttack | None,
+    **known: Any,
 ) -> FederationResult:
     parts = np.array_split(np.arange(len(users)), 5)
     nodes: list[Any] = [
@@ -278,7 +282,7 @@ def test_the_default_bounds_keep_a_target_down(
     known = {"knowledge": knowledge, "target": TARGET}
     histories = users.without_last(1)
 
-    def place(attack: Attack | None, **changes: Any) -> float:
+    def place(attack: PoisoningAttack | None, **changes: Any) -> float:
         config = tiny(rounds=4, local_epochs=6, dropout=0.0, learning_rate=0.02, **changes)
         result = _federate(config, toy_catalog, users, attack, **(known if attack else {}))
         return _rank(result.params, config, histories)
