@@ -74,6 +74,11 @@ class LumosGroup(LazyGroup):
             "Show a run: alive or not, rounds, metrics, nodes and what failed.",
         ),
         LazyCommand(
+            "config",
+            "lumos_core.cli.config:config_command",
+            "Show the keys of a run and of a node: default, allowed values, meaning.",
+        ),
+        LazyCommand(
             "doctor",
             "lumos_core.cli.doctor:doctor_command",
             "Check this machine and print what is wrong. Exits 1 if anything fails.",

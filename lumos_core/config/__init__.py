@@ -23,6 +23,7 @@ from lumos_core.config.run_config import (
     first_difference,
     fixed,
     free_keys,
+    load_plugins,
 )
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "first_difference",
     "fixed",
     "free_keys",
+    "load_plugins",
 ]
 
 Codec = CodecName

@@ -423,6 +423,21 @@ def needs_single_deltas(rule: str) -> bool:
     return bool(plugins.load("aggregation", rule).needs_single_deltas)
 
 
+def load_plugins(config: RunConfig) -> list[Any]:
+    """The objects of all plug-ins that a run names, none in most runs.
+
+    Raises:
+        ConfigError: one cannot be loaded.
+    """
+    named: tuple[tuple[plugins.Kind, str, tuple[str, ...]], ...] = (
+        ("encoder", config.encoder, ENCODERS),
+        ("views", config.views, VIEW_WRITERS),
+        ("codec", config.delta_codec, CODECS),
+        ("aggregation", config.rule, (*RULES_OF_SUMS, *RULES_OF_SINGLE_DELTAS)),
+    )
+    return [plugins.load(kind, name) for kind, name, known in named if name not in known]
+
+
 FREE_KEYS = frozenset(
     kebab(name)
     for name, field in RunConfig.model_fields.items()

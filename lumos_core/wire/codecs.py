@@ -25,9 +25,10 @@ from typing import Protocol
 
 import numpy as np
 
-from lumos_core.errors import ConfigError
+from lumos_core import plugins
+from lumos_core.errors import ReplyError
 from lumos_core.learning.parameters import Params
-from lumos_core.wire.array_layout import check_layout
+from lumos_core.wire.array_layout import Layout, check_layout
 from lumos_core.wire.row_choice import AllRows, RowChoice, TopRows
 from lumos_core.wire.value_formats import Float16, Float32, Int8, ValueFormat
 
@@ -112,6 +113,43 @@ class RowsAndValues:
         return self.rows.place(chosen, arrays, like)
 
 
+@dataclass(frozen=True)
+class CheckedCodec:
+    """A plug-in's codec, of which not even the checks are taken on trust: what it decodes is a
+    delta of the model's names and shapes, finite, or a :class:`~lumos_core.errors.ReplyError`."""
+
+    codec: Codec
+
+    @property
+    def name(self) -> str:
+        return self.codec.name
+
+    @property
+    def lossless(self) -> bool:
+        return self.codec.lossless
+
+    def encode(
+        self, delta: Mapping[str, np.ndarray], rng: np.random.Generator, share: float = 1.0
+    ) -> Params:
+        return self.codec.encode(delta, rng, share)
+
+    def decode(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        like: Mapping[str, np.ndarray],
+        share: float = 1.0,
+    ) -> Params:
+        try:
+            decoded = self.codec.decode(arrays, like, share)
+        except (KeyError, IndexError, ValueError, TypeError) as error:
+            raise ReplyError(
+                f"delta cannot be decoded by {self.name!r}: {type(error).__name__}"
+            ) from error
+        layout: Layout = {n: (array.shape, np.dtype(np.float32)) for n, array in like.items()}
+        check_layout(decoded, layout)
+        return {name: decoded[name] for name in like}
+
+
 CODECS: dict[str, Codec] = {
     made.name: made
     for made in (
@@ -125,15 +163,12 @@ CODECS: dict[str, Codec] = {
 
 
 def codec(name: str) -> Codec:
-    """The codec of a name.
+    """The codec of a name: LUMOS's own, or a plug-in's.
 
     Raises:
-        ConfigError: no codec is called so.
+        ConfigError: neither has a codec that is called so.
     """
-    if name not in CODECS:
-        known = ", ".join(CODECS)
-        raise ConfigError(f"key 'delta-codec': found {name!r}, but known codecs are {known}")
-    return CODECS[name]
+    return CODECS[name] if name in CODECS else CheckedCodec(plugins.load("codec", name))
 
 
 def wire_bytes(arrays: Mapping[str, np.ndarray]) -> int:

@@ -17,7 +17,7 @@ PARTS = {
     "encoder": "gru", "views": "popular", "aggregation": "midpoint", "delta-codec": "sign",
     "semantic-start": "none",
 }  # fmt: skip
-SMALL = {"dim": 8, "layers": 1, "batch-size": 8, "local-epochs": 1}
+SMALL = {"dim": 32, "layers": 1, "batch-size": 8, "local-epochs": 1}
 
 
 @pytest.fixture(scope="module")
@@ -77,41 +77,48 @@ def test_all_five_in_a_real_federation(
     ]
     assert [event["nodes_ok"] for event in rounds] == [2, 2]
     assert not any(event.get("views_lacking") for event in rounds)
-    weights = 13 * 8 + 2 * (3 * 8 * 8 + 3 * 8)  # item table and one GRU layer
-    sizes = 4 * 5  # of five arrays
-    assert rounds[0]["bytes_up"] // 2 == pytest.approx(weights + sizes, abs=200)
-    shown = lumos(installed, "recommend", "--data", data / "node-0", "--user", "u0", "--top", 3)
-    assert shown.returncode in (0, 2), shown.stdout + shown.stderr
+    assert all(event["bytes_up"] < event["bytes_down"] / 2 for event in rounds), "int8"
+    users = (data / "node-0" / "interactions.tsv").read_text().splitlines()
+    user = users[1].partition("\t")[0]
+    shown = lumos(installed, "recommend", "--data", data / "node-0", "--user", user, "--top", 3)
+    assert shown.returncode == 0, "the node kept the encoder's model: " + shown.stdout
 
 
-@pytest.mark.parametrize(
-    ("keys", "told"),
-    [
-        ({"encoder": "broken"}, "'lumos_example.encoder:missing' of lumos-example cannot be"),
-        ({"encoder": "lstm"}, "but input should be 'sasrec', 'broken' or 'gru'"),
-        (
-            {"secure-aggregation": "true", "min-nodes": 3, "min-replies": 3},
-            "= mean, found midpoint",
-        ),
-        ({"dp": "user", "weighting": "users"}, "encoder = sasrec"),
-    ],
-)
 def test_what_does_not_work_is_told_before_anything_starts(
-    installed: dict[str, str], data: Path, tmp_path: Path, keys: dict[str, object], told: str
+    installed: dict[str, str], data: Path, tmp_path: Path
 ) -> None:
-    done = lumos(
-        installed, "run", "--data", data, "--run-dir", tmp_path / "run", "--rounds", 1,
-        *settings({**PARTS, **SMALL, **keys}),
-    )  # fmt: skip
+    run = tmp_path / "run"
+    done = lumos(installed, "run", "--data", data, "--run-dir", run, "-c", "encoder=broken")
     assert done.returncode != 0
-    assert told in " ".join((done.stdout + done.stderr).split())
-    assert not (tmp_path / "run" / "history.jsonl").exists()
+    told = " ".join((done.stdout + done.stderr).split())
+    assert "encoder 'broken': 'lumos_example.encoder:missing' of lumos-example cannot be" in told
+    assert not run.exists()
 
 
-def test_without_the_package_its_names_are_unknown(data: Path, tmp_path: Path) -> None:
-    done = lumos(
-        dict(os.environ), "run", "--data", data, "--run-dir", tmp_path / "run",
-        *settings({"delta-codec": "sign"}),
-    )  # fmt: skip
-    assert done.returncode != 0
-    assert "key 'delta-codec': found 'sign'" in " ".join((done.stdout + done.stderr).split())
+REFUSED: list[tuple[dict[str, object], str]] = [
+    ({"encoder": "lstm"}, "but input should be 'sasrec', 'broken' or 'gru'"),
+    (
+        {"secure-aggregation": True, "min-nodes": 3, "min-replies": 3, "aggregation": "midpoint"},
+        "secure-aggregation = true needs aggregation = mean, found midpoint",
+    ),
+    ({"dp": "user", "encoder": "gru"}, "encoder = sasrec only, found gru"),
+]
+
+
+def test_configurations_know_what_plugins_can_do(installed: dict[str, str]) -> None:
+    code = (
+        "import sys, json\nfrom lumos_core.config import RunConfig\n"
+        "from lumos_core.errors import ConfigError\n"
+        "for keys in json.loads(sys.argv[1]):\n"
+        "    try: RunConfig.from_flat(keys); print('fine')\n"
+        "    except ConfigError as error: print(error)\n"
+    )
+    asked = json.dumps([keys for keys, _ in REFUSED] + [PARTS])
+    command = [sys.executable, "-c", code, asked]
+    done = subprocess.run(command, env=installed, capture_output=True, text=True, check=True)
+    *told, last = done.stdout.splitlines()
+    for (_, expected), found in zip(REFUSED, told, strict=True):
+        assert expected in found
+    assert last == "fine"
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "found 'gru'" in done.stdout.splitlines()[-1], "no such name elsewhere"

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lumos_core import plugins
 from lumos_core.config import RunConfig
-from lumos_core.errors import ConfigError
 from lumos_core.federation.aggregation.clipping import clip_norms, clip_rows
 from lumos_core.federation.aggregation.rules import (
     Rule,
@@ -43,15 +43,15 @@ RULES: dict[str, Rule] = {
 
 
 def rule(name: str) -> Rule:
-    """The rule of a name.
+    """The rule of a name: LUMOS's own, or a plug-in's.
 
     Raises:
-        ConfigError: no rule is called so.
+        ConfigError: neither has a rule that is called so.
     """
-    if name not in RULES:
-        known = ", ".join(RULES)
-        raise ConfigError(f"key 'aggregation': found {name!r}, but known rules are {known}")
-    return RULES[name]
+    if name in RULES:
+        return RULES[name]
+    found: Rule = plugins.load("aggregation", name)
+    return found
 
 
 def aggregate(deltas: Sequence[Params], weights: np.ndarray, config: RunConfig) -> Params:

@@ -8,8 +8,10 @@ Small models have something to say only when they judge; above about a billion w
 the better question, and the catalog's trie keeps it honest.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
+from lumos_core import plugins
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.views.llm.find import LLMConfig, llm_config, model_fingerprint, model_size
@@ -31,6 +33,8 @@ from lumos_core.views.writers.by_likelihood import (
 from lumos_core.views.writers.controls import RandomViewWriter, TfidfViewWriter
 
 Mode = Literal["score", "trie", "free"]
+ViewFactory = Callable[[RunConfig, NodeConfig, Catalog], tuple[str, WriterFactory]]
+"""What a plug-in of group ``lumos.views`` has to be; see :func:`view_factory`."""
 RECENT = 8  # last items of a history that views are about
 SMALL = 1_000_000_000  # weights up to which "auto" means "score"
 
@@ -104,7 +108,7 @@ def view_factory(
 
     Args:
         config: ``views`` chooses the writer; "shuffled" views are the LLM's, dealt out anew by
-            :func:`lumos_core.views.source.shuffled`.
+            :func:`lumos_core.views.source.shuffled`. Other names are those of plug-ins.
         node: its LLM choice wins over the run's.
         catalog: the public catalog.
     """
@@ -118,4 +122,7 @@ def view_factory(
         return TfidfViewWriter.fingerprint_of(*identity), lambda _: TfidfViewWriter(
             catalog.titles, catalog.fingerprint, **options
         )
-    return llm_view_factory(config, node, catalog)
+    if config.views in ("llm", "shuffled"):
+        return llm_view_factory(config, node, catalog)
+    factory: ViewFactory = plugins.load("views", config.views)
+    return factory(config, node, catalog)
