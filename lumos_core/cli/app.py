@@ -7,12 +7,15 @@ polars, flwr or transformers, which are imported within the functions that need 
 
 import io
 import sys
+from importlib.metadata import PackageNotFoundError, version
+from platform import python_version
 from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from lumos_core import __version__
 from lumos_core.cli.lazy import LazyCommand, LazyGroup
 from lumos_core.errors import LumosError, reason_of
 
@@ -111,11 +114,6 @@ def _show_version(wanted: bool) -> None:
     """Print versions, by the packages' metadata alone, and end."""
     if not wanted:
         return
-    from importlib.metadata import PackageNotFoundError, version
-    from platform import python_version
-
-    from lumos_core import __version__
-
     typer.echo(f"lumos {__version__}")
     typer.echo(f"Python {python_version()}")
     for package in _VERSIONS:

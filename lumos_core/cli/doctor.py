@@ -4,6 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from lumos_core.deployment.doctor import Finding, examine
 
@@ -30,10 +33,6 @@ def doctor_command(
     llm: LLMOption = None,
 ) -> None:
     """Check this machine and print what is wrong. Exits 1 if anything fails."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     findings = examine(node, catalog, certificates, server, port or [], llm)
     colour = {"ok": "green", "warn": "yellow", "fail": "red"}
     table = Table("", "check", "found", "what to do")

@@ -4,10 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lumos_core.data.sample import SAMPLE_DOMAIN, bundled_sample
+from lumos_core.terminal.progress import Progress
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from lumos_core.data.prepare import PreparedDataset
 
 
@@ -123,13 +127,10 @@ def prepare_command(
     Users are never split between nodes. Malformed input ends with file and line, and nothing is
     written.
     """
-    from rich.console import Console
-
+    # these import polars
     from lumos_core.data.interactions import Columns
     from lumos_core.data.prepare import STEPS, prepare
     from lumos_core.data.reading.delimited import separator_of
-    from lumos_core.data.sample import SAMPLE_DOMAIN, bundled_sample
-    from lumos_core.terminal.progress import Progress
 
     columns = Columns(
         user_column, item_column, time_column, title_column, items_id_column,
@@ -174,11 +175,8 @@ def prepare_command(
     console.print(f"{state}: {dataset.folder}", markup=False, soft_wrap=True)
 
 
-def summary_table(dataset: "PreparedDataset") -> "Table":
+def summary_table(dataset: "PreparedDataset") -> Table:
     """Counts of a prepared data set, for the terminal."""
-    from rich.markup import escape
-    from rich.table import Table
-
     least, median, mean, most = dataset.lengths
     dropped = dataset.dropped
     table = Table(title=escape(dataset.name), show_header=False, title_justify="left")
