@@ -30,8 +30,8 @@ from typing import Any
 
 from lumos_core.config import RunConfig
 from lumos_core.data import Catalog
-from lumos_core.deployment.follow import wait_healthy
 from lumos_core.deployment.local import LocalNode, deploy
+from lumos_core.deployment.superlink import wait_healthy
 from lumos_core.flower import commands
 from lumos_core.learning.title_start import initial_params
 from lumos_core.processes.children import Children, ending_on_signals
