@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lumos_core.runs.checkpoint import LATEST, load_checkpoint
-from lumos_core.config import RunConfig
+from lumos_core.config import RunConfig, first_difference
 from lumos_core.data.catalog import Catalog, differing_versions, short_fingerprint
 from lumos_core.errors import ConfigError, DataError, reason_of
+from lumos_core.runs.checkpoint import LATEST, load_checkpoint
 from lumos_core.runs.history import SUMMARY
-from lumos_core.config import first_difference
 from lumos_core.safe_files import write_json
 
 CONFIG = "config.json"

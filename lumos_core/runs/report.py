@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lumos_core.runs.history import read_history
-from lumos_core.safe_files import write_atomically
 from lumos_core.runs.view_coverage import NOT_COMPLETE, RunViews
+from lumos_core.safe_files import write_atomically
 
 METRICS = ("hr@10", "hr@20", "ndcg@20", "mrr")
 CENTRALISED = "centralised SASRec"

@@ -5,19 +5,19 @@ the work is done again. Lines of failed rounds stay: a run in which rounds faile
 however often it was stopped.
 """
 
-from lumos_core.runs import history
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lumos_core.runs.checkpoint import BEST, LATEST, Checkpoint, Progress, load_checkpoint
 from lumos_core.config import RunConfig, Scalar, first_difference, fixed, free_keys
 from lumos_core.data.catalog import differing_versions, short_fingerprint
 from lumos_core.errors import ConfigError, DataError, ModelError
-from lumos_core.runs.history import HISTORY, Event, read_history
 from lumos_core.learning.parameters import Params
+from lumos_core.runs import history
+from lumos_core.runs.checkpoint import BEST, LATEST, Checkpoint, Progress, load_checkpoint
+from lumos_core.runs.history import HISTORY, Event, read_history
 
 KnownAs = Callable[[str], bool]
 """Whether a fingerprint is of a certain catalog."""

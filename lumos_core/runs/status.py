@@ -1,6 +1,5 @@
 """Where a run stands, read from its folder: history, summary, checkpoint and the server's lock."""
 
-from lumos_core.runs import history
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lumos_core.errors import DataError
+from lumos_core.runs import history
 from lumos_core.runs.history import HISTORY, SUMMARY, Event, read_history
 from lumos_core.runs.lock import is_held
 from lumos_core.runs.view_coverage import RunViews
