@@ -25,17 +25,17 @@ from lumos_core.views.writers.by_decoding import (
     title_vectors,
     written_fingerprint,
 )
-from lumos_core.views.writers.by_likelihood import (
-    LLMViewWriter,
-    ViewSettings,
-    writer_fingerprint,
+from lumos_core.views.writers.by_likelihood import LLMViewWriter, writer_fingerprint
+from lumos_core.views.writers.controls import (
+    RandomViewWriter,
+    TfidfViewWriter,
+    control_fingerprint,
 )
-from lumos_core.views.writers.controls import RandomViewWriter, TfidfViewWriter
+from lumos_core.views.writers.view_settings import ViewSettings
 
 Mode = Literal["score", "trie", "free"]
 ViewFactory = Callable[[RunConfig, NodeConfig, Catalog], tuple[str, WriterFactory]]
 """What a plug-in of group ``lumos.views`` has to be; see :func:`view_factory`."""
-RECENT = 8  # last items of a history that views are about
 SMALL = 1_000_000_000  # weights up to which "auto" means "score"
 
 
@@ -112,15 +112,14 @@ def view_factory(
         node: its LLM choice wins over the run's.
         catalog: the public catalog.
     """
-    options = {"future_items": config.view_items, "recent": RECENT, "seed": config.view_seed}
-    identity = (catalog.fingerprint, config.view_items, RECENT, config.view_seed)
+    settings, known = view_settings(config), catalog.fingerprint
     if config.views == "random":
-        return RandomViewWriter.fingerprint_of(*identity), lambda _: RandomViewWriter(
-            len(catalog), catalog.fingerprint, **options
+        return control_fingerprint("random", known, settings), lambda _: RandomViewWriter(
+            len(catalog), known, settings
         )
     if config.views == "tfidf":
-        return TfidfViewWriter.fingerprint_of(*identity), lambda _: TfidfViewWriter(
-            catalog.titles, catalog.fingerprint, **options
+        return control_fingerprint("tfidf", known, settings), lambda _: TfidfViewWriter(
+            catalog.titles, known, settings
         )
     if config.views in ("llm", "shuffled"):
         return llm_view_factory(config, node, catalog)
