@@ -1,14 +1,17 @@
 """``lumos doctor``: what would keep a node or a server from working, and how to mend it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lumos_core.deployment.doctor import Finding, examine
+from lumos_core.deployment.doctor import examine
+
+if TYPE_CHECKING:
+    from lumos_core.deployment.checks import Finding
 
 NodeOption = Annotated[Path | None, typer.Option("--node", help="A node's data folder.")]
 CatalogOption = Annotated[Path | None, typer.Option(help="The run's catalog.tsv, to compare with.")]
@@ -42,5 +45,5 @@ def doctor_command(
     raise typer.Exit(int(any(_fails(f) for f in findings)))
 
 
-def _fails(finding: Finding) -> bool:
+def _fails(finding: "Finding") -> bool:
     return finding.level == "fail"

@@ -28,7 +28,7 @@ from lumos_core.deployment.follow import RunLostError, Watch, ended
 from lumos_core.deployment.registry import Registry
 from lumos_core.deployment.round_lines import RoundLines
 from lumos_core.deployment.superlink import SuperLink, workplace
-from lumos_core.deployment.supervision import Backoff, alone, say
+from lumos_core.deployment.supervision import STOP_SECONDS, Backoff, alone, say
 from lumos_core.errors import FederationError
 from lumos_core.flower import commands
 from lumos_core.processes.children import Child, Children, ending_on_signals
@@ -38,7 +38,6 @@ from lumos_core.runs.history import SUMMARY, Event, OnEvent
 from lumos_core.views.llm.find import default_cache
 from lumos_core.views.titles.shipped import seed_cache
 
-STOP_SECONDS = 8.0
 _SERVER_APP = "flwr-serverapp"
 _RUNNING = (
     "a server with this state folder runs already; end it, or choose another folder with --state"

@@ -11,6 +11,7 @@ from rich.console import Console
 from lumos_core.errors import FederationError
 from lumos_core.safe_files import exclusive
 
+STOP_SECONDS = 15.0  # a SuperNode says good-bye to the server, else its key is refused for a minute
 FIRST_SECONDS = 2.0
 LONGEST_SECONDS = 60.0
 STEADY_SECONDS = 120.0
