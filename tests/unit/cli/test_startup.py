@@ -17,7 +17,7 @@ HEAVY = ("torch", "flwr", "transformers", "ray", "polars", "scipy", "sklearn", "
 
 COMMANDS = [
     "", "prepare", "run", "simulate", "train-central", "compare", "attack", "audit", "recommend",
-    "export", "status", "doctor",
+    "export", "status", "config", "doctor",
     "deploy", "deploy init", "deploy add-node", "deploy remove-node", "deploy server",
     "deploy demo",
     "node", "node start", "node check",
