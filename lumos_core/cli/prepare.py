@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from lumos_core.data.prepare import PreparedDataset
 
 
+def _formats(incomplete: str) -> list[str]:
+    """What ``--format`` may be, for the shell's completion."""
+    from lumos_core.data.importers.detect import formats  # imports polars
+
+    return [name for name in formats() if name.startswith(incomplete)]
+
+
 def prepare_command(
     source: Annotated[
         str,
@@ -29,6 +36,7 @@ def prepare_command(
         typer.Option(
             "--format",
             metavar="FORMAT",
+            autocompletion=_formats,
             help="auto, or table: interactions.(tsv|csv|jsonl|parquet) with items.*; amazon: "
             "reviews and metadata in JSON lines; mind: behaviors.tsv, news.tsv; recbole: .inter, "
             ".item; or a format of a plug-in.",

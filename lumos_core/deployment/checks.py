@@ -37,7 +37,6 @@ import psutil
 from lumos_core.data import Catalog
 from lumos_core.data.catalog import short_fingerprint
 from lumos_core.data.layout import PREPARE_NODE
-from lumos_core.data.node_folder import read_node
 from lumos_core.deployment import credentials
 from lumos_core.deployment.folders import split_address
 from lumos_core.errors import ConfigError, LumosError, ModelError, reason_of
@@ -246,6 +245,8 @@ def data(folder: Path, catalog: Path | None = None) -> Iterator[Finding]:
         folder: with ``catalog.tsv`` and ``interactions.tsv``.
         catalog: the run's; None: not known here.
     """
+    from lumos_core.data.node_folder import read_node  # imports polars
+
     try:
         own, sequences = read_node(folder)
     except LumosError as error:
