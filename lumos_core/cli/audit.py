@@ -40,9 +40,9 @@ def audit_command(
     from lumos_core.cli.options import check_out, defaults_for, integers, with_overrides
     from lumos_core.cli.screens import results_table
     from lumos_core.errors import ConfigError
-    from lumos_core.experiments.comparison.compare import versions
     from lumos_core.experiments.inference.audit import audits, leakage_table
     from lumos_core.experiments.inference.leakage import TOP
+    from lumos_core.experiments.jobs import library_versions
     from lumos_core.safe_files import write_atomically, write_json
 
     names = list(SETTINGS) if settings == "all" else [s.strip() for s in settings.split(";")]
@@ -62,7 +62,8 @@ def audit_command(
     facts = {
         "data": data.name, "seed": seed, "trials": trials, "shadows": shadows, "after": after,
         "masks": masks, "config": base.without_paths(),
-        "settings": {name: SETTINGS[name].changes for name in names}, "versions": versions(),
+        "settings": {name: SETTINGS[name].changes for name in names},
+        "versions": library_versions(),
     }  # fmt: skip
     write_json(out / "leakage.json", {**facts, "rows": rows})
     write_atomically(out / "leakage.md", leakage_table(rows).encode())

@@ -33,7 +33,7 @@ def train_central_command(
     from lumos_core.cli.options import check_out
     from lumos_core.data.pooled import merged_text, pool
     from lumos_core.data.prepared_folder import load_prepared
-    from lumos_core.experiments.comparison.compare import versions
+    from lumos_core.experiments.jobs import library_versions
     from lumos_core.learning.baselines import popularity, train_centralised
     from lumos_core.learning.devices import check_device
     from lumos_core.learning.parameters import ModelShape
@@ -71,7 +71,7 @@ def train_central_command(
     write_json(
         out / "metrics.json",
         {"data": data.name, "config": run.to_flat(), "centralised": result,
-         "popularity": popular, "versions": versions()},
+         "popularity": popular, "versions": library_versions()},
     )  # fmt: skip
     for name, test in (("centralised", result["test"]), ("popularity", popular)):
         console.print(f"{name:>12}  test HR@20 {test['hr@20']:.4f}  NDCG@20 {test['ndcg@20']:.4f}")
