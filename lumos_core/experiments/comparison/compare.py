@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lumos_core.config import NodeConfig, RunConfig
+from lumos_core.config import RunConfig
 from lumos_core.data import Catalog, Sequences
 from lumos_core.data.pooled import pool
 from lumos_core.data.prepared_folder import load_prepared, node_folders
@@ -118,27 +118,13 @@ def _run(job: VariantRun, catalog: Catalog, nodes: Sequence[Sequences]) -> Resul
 
 
 def _federated(job: VariantRun, catalog: Catalog, sequences: Sequence[Sequences]) -> Result:
-    from lumos_core.federation.in_process import InProcessTransport
-    from lumos_core.federation.node import Node
-    from lumos_core.federation.round_loop import run_federation
-    from lumos_core.learning.title_start import initial_params
-    from lumos_core.views.source import view_source
-    from lumos_core.views.view import ViewSource, no_views
+    from lumos_core.federation.simulate import prepared_views, simulate
 
     config = job.config.replace(min_nodes=len(sequences), min_replies=1)
-
-    def views(folder: Path) -> ViewSource:
-        if not config.has_views:
-            return no_views
-        return view_source(config, NodeConfig(data=str(folder)), catalog)
-
-    nodes = [
-        Node(folder.name, catalog, users, config, views(folder))
-        for folder, users in zip(node_folders(job.data), sequences, strict=True)
-    ]
-    result = run_federation(
-        config, InProcessTransport(nodes), catalog.fingerprint, initial_params(config, catalog)
-    )
+    names = [folder.name for folder in node_folders(job.data)]
+    users = dict(zip(names, sequences, strict=True))
+    views_of = prepared_views(config, catalog, job.data)
+    result = simulate(config, catalog, users, views_of=views_of)
     curve = [e for e in result.events if e["event"] == "evaluation" and e["split"] == "validation"]
     return {
         "best_round": result.best_round,
