@@ -179,6 +179,33 @@ def test_a_key_of_another_kind_is_refused(deployment):
         credentials.check_node_key(deployment / "server" / "server.key")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("ca/ca.crt", b"x", r"ca\.crt: is not a certificate in PEM format"),
+        ("ca/ca.crt", None, r"ca\.crt: cannot be read: No such file"),
+        ("ca/ca.key", b"x", r"ca\.key: is not an elliptic-curve key in PEM format"),
+        ("ca/ca.key", None, r"ca\.key: cannot be read: No such file"),
+    ],
+)
+def test_a_damaged_authority_is_named(deployment, tmp_path, name, content, message):
+    (deployment / name).unlink()
+    if content is not None:
+        (deployment / name).write_bytes(content)
+    authority = deployment / "ca"
+    with pytest.raises(ConfigError, match=message):
+        credentials.new_server_certificate(
+            authority / "ca.crt", authority / "ca.key", ["x.example"],
+            tmp_path / "server.crt", tmp_path / "server.key", days=10,
+        )  # fmt: skip
+    assert not (tmp_path / "server.key").exists()
+
+
+def test_a_missing_secret_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"superexec\.secret: cannot be read: No such file"):
+        credentials.check_private_file(tmp_path / "superexec.secret")
+
+
 @pytest.mark.parametrize(("days", "message"), [(-40, "is valid from"), (4000, "expired on")])
 def test_dates_are_checked(deployment, days, message, monkeypatch):
     class Clock(datetime):
