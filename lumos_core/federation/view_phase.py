@@ -75,8 +75,9 @@ class ViewPhase:
             self._join(talk, until)
             while self._open() and time.monotonic() < until:
                 reply = talk.receive(min(LOOK_SECONDS, max(until - time.monotonic(), 0.0)))
-                if reply is not None:
+                while reply is not None:  # all that are there, before anybody is called late
                     self._take(reply)
+                    reply = talk.receive(0.0)
                 self._overdue()
                 self._join(talk, until)
         self.history.add(

@@ -14,7 +14,7 @@ from lumos_core.federation import view_phase
 from lumos_core.federation.round_loop import FederationResult, run_federation
 from lumos_core.runs.history import Event
 from lumos_core.runs.view_coverage import RunViews
-from lumos_core.wire.messages import Instruction, Reply
+from lumos_core.wire.messages import Instruction, Reply, in_turn
 from lumos_core.wire.reply_checks import preparation
 
 Tiny = Callable[..., RunConfig]
@@ -194,3 +194,32 @@ def test_secure_sums_say_how_many_but_not_who() -> None:
     assert found is not None
     assert found.nodes == {"some nodes": 1}
     assert "view-share = 0.1" in found.sentence()
+
+
+class OneProcess(FakeTransport):
+    """Nodes that work one after the other while nothing else happens; each takes ten minutes."""
+
+    def __init__(self, nodes: Sequence[FakeNode]) -> None:
+        super().__init__(nodes)
+        self.now = 0.0
+
+    def exchange(self, instructions: Sequence[Instruction], deadline: float) -> list[Reply]:
+        if all(i.kind == "prepare" for i in instructions):
+            self.now += 600.0 * len(instructions)
+            return [Reply(i.node, "prepare", metrics=DONE) for i in instructions]
+        return super().exchange(instructions, deadline)
+
+    def talk(self) -> Any:
+        return in_turn(self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_nodes_that_take_turns_are_not_late(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny(method="lumos", rounds=2, min_nodes=3)
+    transport = OneProcess([FakeNode(name, config) for name in "abc"])
+    monkeypatch.setattr(view_phase, "time", transport)
+    result = run_federation(config, transport, CATALOG, start())
+    assert ready(result)["nodes"] == ["a", "b", "c"]
+    assert not [event for event in result.events if event["event"] == "views" and "failed" in event]
