@@ -38,7 +38,7 @@ def train_central_command(
     from lumos_core.learning.devices import check_device
     from lumos_core.learning.parameters import ModelShape
     from lumos_core.learning.title_start import initial_params
-    from lumos_core.runs.checkpoint import Checkpoint, Progress, save_checkpoint
+    from lumos_core.runs.checkpoint import Checkpoint, RunProgress, save_checkpoint
     from lumos_core.safe_files import write_json
 
     check_device(device)
@@ -66,7 +66,7 @@ def train_central_command(
     shape = ModelShape.of(run, len(catalog)).fingerprint
     best = result["best_epoch"]
     ndcg = result["validation"]["ndcg@20"]
-    progress = Progress(best, best, ndcg, 0, catalog.fingerprint, shape, run.to_flat())
+    progress = RunProgress(best, best, ndcg, 0, catalog.fingerprint, shape, run.to_flat())
     save_checkpoint(out / "model.safetensors", Checkpoint(params, {}, progress))
     write_json(
         out / "metrics.json",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from lumos_core.data import Catalog, Sequences
     from lumos_core.terminal.progress import Progress, Task
-    from lumos_core.views.build import Progress as Built
+    from lumos_core.views.build import BuildProgress
     from lumos_core.views.provenance import Writer
     from lumos_core.views.titles.resumable import OnStage, StageProgress
     from lumos_core.views.view import UserViews
@@ -253,22 +253,22 @@ def _nodes(data: Path) -> list[Path]:
     return node_folders(data) if (data / "dataset.json").is_file() else [data]
 
 
-def _build_node(run: RunConfig, folder: Path, console: "Console") -> "Built":
+def _build_node(run: RunConfig, folder: Path, console: "Console") -> "BuildProgress":
     """Build one node's views in sight; returns how it ended."""
     from lumos_core.data import LeaveOneOut
     from lumos_core.data.node_folder import read_node
     from lumos_core.terminal.progress import Progress
-    from lumos_core.views.build import Progress as Built
+    from lumos_core.views.build import BuildProgress
     from lumos_core.views.source import view_source
 
-    last = Built(0, 0, 0, 0.0)
+    last = BuildProgress(0, 0, 0, 0.0)
     with Progress(console) as progress:
         task = progress.task(folder.name, unit="users", note="reading the data")
         catalog, sequences = read_node(folder)
         if sequences.left_out:
             console.print(f"{folder.name}: {sequences.users_text}", markup=False, highlight=False)
 
-        def show(built: "Built") -> None:
+        def show(built: "BuildProgress") -> None:
             nonlocal last
             last = built
             done = built.stored + built.generated
@@ -296,7 +296,7 @@ def _stages(progress: "Progress") -> "OnStage":
     return show
 
 
-def note_on(built: "Built") -> str:
+def note_on(built: "BuildProgress") -> str:
     """What is going on, beside the numbers."""
     if not built.missing:
         return f"{built.generated} written, {built.stored} stored"

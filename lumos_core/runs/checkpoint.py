@@ -27,7 +27,7 @@ _MODEL, _OPTIMIZER = "model/", "optimizer/"
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunProgress:
     """Where a run stands."""
 
     round: int  # rounds finished
@@ -38,7 +38,7 @@ class Progress:
     shape: str  # fingerprint of the model's shape
     config: dict[str, str | int | float | bool]
 
-    def after_evaluation(self, of_round: int, metric: float) -> "Progress":
+    def after_evaluation(self, of_round: int, metric: float) -> "RunProgress":
         """The progress once the model of a round has been measured on the validation targets."""
         if self.best_round < 0 or metric > self.best_ndcg:
             return replace(self, best_round=of_round, best_ndcg=metric, evaluations_since_best=0)
@@ -49,7 +49,7 @@ class Progress:
 class Checkpoint:
     params: Params
     optimizer: OptimizerState
-    progress: Progress
+    progress: RunProgress
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -70,7 +70,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        progress = Progress(**json.loads(metadata["progress"]))
+        progress = RunProgress(**json.loads(metadata["progress"]))
         _check_types(progress)
     except FileNotFoundError:
         raise ModelError(f"{path}: no checkpoint here; is this the folder of a run?") from None
@@ -83,7 +83,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     )
 
 
-def _check_types(progress: Progress) -> None:
+def _check_types(progress: RunProgress) -> None:
     kinds = (int, int, float, int, str, str, dict)
     for (name, value), kind in zip(vars(progress).items(), kinds, strict=True):
         if not isinstance(value, kind):

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lumos_core.safe_files import write_atomically
 from lumos_core.terminal.progress import duration
-from lumos_core.views.build import Progress
+from lumos_core.views.build import BuildProgress
 from lumos_core.views.titles.resumable import StageProgress
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class Meter:
         self._plan = dict(stages)
         self._catalog = 0
         self._stages: dict[str, StageProgress] = {}
-        self._users = Progress(0, 0, 0, 0.0)
+        self._users = BuildProgress(0, 0, 0, 0.0)
         self._seen = (0.0, self._begun)  # work done and time, at the last report
         self._at_work = False  # the last report was about work, not about loading the model
         self._pace = (0.0, 0.0)  # work and seconds of what was done, not found
@@ -129,7 +129,7 @@ class Meter:
         self._stages[progress.stage] = progress
         self._tell(progress.stage, progress.done, progress.total)
 
-    def on_users(self, progress: Progress) -> None:
+    def on_users(self, progress: BuildProgress) -> None:
         """Take a report of the users' views."""
         self._users = progress
         begun = progress.generated or not progress.missing

@@ -17,7 +17,7 @@ from lumos_core.deployment import folders, local, server_supervisor
 from lumos_core.deployment.folders import ServerKit
 from lumos_core.deployment.local import LocalNode
 from lumos_core.errors import ConfigError, DataError, FederationError, ModelError
-from lumos_core.runs.checkpoint import LATEST, Checkpoint, Progress, save_checkpoint
+from lumos_core.runs.checkpoint import LATEST, Checkpoint, RunProgress, save_checkpoint
 from lumos_core.runs.folder import CONFIG, read_config, write_config
 
 Tiny = Callable[..., RunConfig]
@@ -146,7 +146,7 @@ def completed(deployment: Path, tiny: Tiny, tmp_path: Path) -> Callable[..., Any
         begun = tiny(catalog="catalog.tsv", run_dir=str(run_dir)).replace(**changes)
         write_config(run_dir, begun, {})
         (run_dir / "summary.json").write_text(json.dumps(summary))
-        progress = Progress(3, 2, 0.5, worse, "c", "s", begun.to_flat())
+        progress = RunProgress(3, 2, 0.5, worse, "c", "s", begun.to_flat())
         save_checkpoint(run_dir / LATEST, Checkpoint({"a": np.zeros(1)}, {}, progress))
 
         def serve(**more: Any) -> tuple[dict[str, Any], str]:

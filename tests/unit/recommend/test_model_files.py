@@ -26,7 +26,7 @@ from lumos_core.recommend.model_files import (
     read_card,
     save_model,
 )
-from lumos_core.runs.checkpoint import BEST, LATEST, Checkpoint, Progress, save_checkpoint
+from lumos_core.runs.checkpoint import BEST, LATEST, Checkpoint, RunProgress, save_checkpoint
 
 OTHER = Catalog(("x", "y"), ("ex", "why"))
 
@@ -46,7 +46,7 @@ def run_dir(tmp_path: Path, tiny, toy_catalog, params) -> Path:
     """A finished run of 3 rounds whose second was best; its last model is another one."""
     config: RunConfig = tiny(catalog="/home/somebody/catalog.tsv", run_dir="/home/somebody/run")
     shape = ModelShape.of(config, len(toy_catalog)).fingerprint
-    progress = Progress(3, 2, 0.5, 1, toy_catalog.fingerprint, shape, config.to_flat())
+    progress = RunProgress(3, 2, 0.5, 1, toy_catalog.fingerprint, shape, config.to_flat())
     folder = tmp_path / "run"
     save_checkpoint(folder / BEST, Checkpoint(params, {}, progress))
     last = {n: a + 1 for n, a in params.items()}

@@ -12,7 +12,7 @@ from safetensors.numpy import save
 from lumos_core import safe_files
 from lumos_core.config import RunConfig
 from lumos_core.errors import ModelError
-from lumos_core.runs.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
+from lumos_core.runs.checkpoint import Checkpoint, RunProgress, load_checkpoint, save_checkpoint
 
 
 def _checkpoint(round_: int = 3) -> Checkpoint:
@@ -24,7 +24,7 @@ def _checkpoint(round_: int = 3) -> Checkpoint:
     }
     params["items.weight"][0, 0] = np.float32(1e-45)  # subnormal: must survive, too
     optimizer = {"m:a": rng.normal(size=3).astype("f4"), "model/x": np.ones(1, "f4")}
-    progress = Progress(round_, 2, 0.1 + 0.2, 1, "c" * 64, "s" * 64, RunConfig().to_flat())
+    progress = RunProgress(round_, 2, 0.1 + 0.2, 1, "c" * 64, "s" * 64, RunConfig().to_flat())
     return Checkpoint(params, optimizer, progress)
 
 
@@ -126,7 +126,7 @@ def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_progress_after_evaluations() -> None:
-    start = Progress(0, -1, 0.0, 0, "", "", {})
+    start = RunProgress(0, -1, 0.0, 0, "", "", {})
     first = start.after_evaluation(0, 0.0)
     assert (first.best_round, first.best_ndcg, first.evaluations_since_best) == (0, 0.0, 0)
     worse = first.after_evaluation(1, 0.0)  # equal is not better: the earlier model stays

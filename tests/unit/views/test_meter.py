@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lumos_core.views import meter as meters
-from lumos_core.views.build import Progress
+from lumos_core.views.build import BuildProgress
 from lumos_core.views.meter import FILE, Meter, ViewProgress
 from lumos_core.views.titles.resumable import StageProgress
 
@@ -42,7 +42,7 @@ def test_work_is_shared_out_by_tokens(
     """50 items at 10 and 30 tokens, 20 users at 100: 4,000 tokens."""
     found = meter()
     found.expect(50, "all")
-    found.on_users(Progress(0, 0, 20, 0.0))
+    found.on_users(BuildProgress(0, 0, 20, 0.0))
     first = ViewProgress.read(tmp_path)
     assert first is not None
     assert (first.users_done, first.users, first.line()) == (0, 20, "loading the language model")
@@ -53,10 +53,10 @@ def test_work_is_shared_out_by_tokens(
     assert found.now().seconds_left == pytest.approx(10 / 500 * 3500)
     found.on_stage(StageProgress("priors", 25, 50))
     assert found.now().percent == pytest.approx(31.2, abs=0.1)
-    found.on_users(Progress(0, 5, 20, 30.0))
+    found.on_users(BuildProgress(0, 5, 20, 30.0))
     assert found.now().percent == pytest.approx(100 * 2500 / 4000)
     assert found.for_server()[0] == 60, "the server is told steps of five"
-    found.on_users(Progress(0, 20, 20, 60.0))
+    found.on_users(BuildProgress(0, 20, 20, 60.0))
     assert found.for_server() == (100, 0.0)
     told = ViewProgress.read(tmp_path)
     assert told is not None
@@ -65,7 +65,7 @@ def test_work_is_shared_out_by_tokens(
 
 def test_what_lies_in_the_cache_costs_nothing(meter: Callable[..., Meter]) -> None:
     found = meter()
-    found.on_users(Progress(10, 0, 20, 0.0))
+    found.on_users(BuildProgress(10, 0, 20, 0.0))
     assert found.now().percent == 50
     found.on_stage(StageProgress("unheard of", 1, 9))
     assert found.now().percent == 50
@@ -73,7 +73,7 @@ def test_what_lies_in_the_cache_costs_nothing(meter: Callable[..., Meter]) -> No
 
 def test_all_but_the_last_user_is_not_a_hundred(meter: Callable[..., Meter]) -> None:
     found = meter()
-    found.on_users(Progress(0, 999, 1000, 1.0))
+    found.on_users(BuildProgress(0, 999, 1000, 1.0))
     assert found.for_server()[0] == 95
 
 
@@ -81,7 +81,7 @@ def test_time_adds_up_over_processes_of_a_run(
     meter: Callable[..., Meter], clock: Clock, tmp_path: Path
 ) -> None:
     first = meter()
-    first.on_users(Progress(0, 0, 4, 0.0))
+    first.on_users(BuildProgress(0, 0, 4, 0.0))
     clock.now += 30
     first.close()
     second = meter()
@@ -104,14 +104,14 @@ def test_a_disk_that_is_full_does_not_end_the_work(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("lumos_core.views.meter.write_atomically", full)
-    Meter(tmp_path, "r", STAGES, clock).on_users(Progress(0, 1, 2, 0.0))
+    Meter(tmp_path, "r", STAGES, clock).on_users(BuildProgress(0, 1, 2, 0.0))
 
 
 def test_requests_of_a_stage_are_not_items(meter: Callable[..., Meter], clock: Clock) -> None:
     """Priors come in packs; substitutes only where the model judges them."""
     found = Meter(Path("/nonexistent"), "r", {"priors": 30, "substitutes": 50}, clock)
     found.expect(1000, "future")
-    found.on_users(Progress(0, 0, 100, 0.0))
+    found.on_users(BuildProgress(0, 0, 100, 0.0))
     found.on_stage(StageProgress("priors", 0, 40))
     clock.now += 10
     found.on_stage(StageProgress("priors", 20, 40))
