@@ -5,7 +5,6 @@ and writes ``summary.json``, which alone says whether the run succeeded.
 exits 0 even with one; supervisors must look at the summary.)
 """
 
-import json
 import os
 import platform
 import time
@@ -20,6 +19,7 @@ from lumos_core import logs
 from lumos_core.config import NODE_NAMES, RunConfig
 from lumos_core.errors import ConfigError, FederationError, LumosError
 from lumos_core.flower import fast_polling
+from lumos_core.flower.registered_nodes import RegisteredNodes
 from lumos_core.runs.history import SUMMARY
 from lumos_core.runs.lock import only_server
 from lumos_core.safe_files import write_json
@@ -113,8 +113,7 @@ def _registered_names() -> dict[int, str] | None:
     path = os.environ.get(NODE_NAMES)
     if path is None:
         return None
-    entries = json.loads(Path(path).read_text(encoding="utf-8"))
-    return {int(entry["id"]): name for name, entry in entries.items()}
+    return RegisteredNodes.read(Path(path)).names()
 
 
 def _write(run_dir: Path, config: RunConfig, started: float, summary: dict[str, Any]) -> None:

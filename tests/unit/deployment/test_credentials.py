@@ -12,11 +12,12 @@ from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from typer.testing import CliRunner
 
 from lumos_core.cli.app import app
-from lumos_core.deployment import credentials, folders
+from lumos_core.deployment import credentials, folders, registry
 from lumos_core.deployment.folders import NodeBundle, ServerKit
 from lumos_core.deployment.registry import Registry
 from lumos_core.deployment.supervision import Backoff
-from lumos_core.errors import ConfigError
+from lumos_core.errors import ConfigError, FederationError, NewerFileError
+from lumos_core.flower.registered_nodes import RegisteredNodes
 
 
 @pytest.fixture
@@ -129,6 +130,65 @@ def test_a_node_whose_bundle_is_elsewhere_can_be_removed(deployment):
     (deployment / "nodes" / "a").rename(deployment.parent / "a")
     place = folders.remove_node(deployment, "a")
     assert [p.name for p in place.iterdir()] == ["a.pub"]
+
+
+OLD_MANIFEST = """{
+  "hosts": [
+    "10.0.0.1",
+    "::1"
+  ],
+  "port": 9092,
+  "nodes": [
+    "a"
+  ],
+  "format": 1
+}
+"""
+"""As it has been written from the beginning; ``format`` is its schema version."""
+
+
+def test_the_manifest_is_read_as_it_always_was(deployment):
+    path = deployment / "server" / "deployment.json"
+    path.write_text(OLD_MANIFEST)
+    manifest = ServerKit.read(deployment / "server").manifest
+    assert (manifest.hosts, manifest.port, manifest.nodes) == (("10.0.0.1", "::1"), 9092, ("a",))
+    manifest.write(path)
+    assert json.loads(path.read_text()) == json.loads(OLD_MANIFEST)
+    path.write_text(json.dumps({**json.loads(OLD_MANIFEST), "region": "eu"}))
+    assert ServerKit.read(deployment / "server").manifest == manifest
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON .* the file is damaged"),
+        ("[]", "found list, expected a JSON object; the file is damaged"),
+        ('{"format": "x"}', "key 'format': found 'x', expected 1; the file is damaged"),
+        ('{"format": 1, "hosts": ["a"], "port": 1}', "key 'nodes' is missing; the file is damaged"),
+        ('{"format": 1, "hosts": "a", "port": 1, "nodes": []}', "key 'hosts': found 'a', expected"),
+    ],
+)
+def test_a_damaged_manifest_is_named(deployment, text, message):
+    (deployment / "server" / "deployment.json").write_text(text)
+    for command in (
+        lambda: ServerKit.read(deployment / "server"),
+        lambda: folders.add_node(deployment, "x"),
+        lambda: folders.remove_node(deployment, "a"),
+    ):
+        with pytest.raises(ConfigError, match=rf"deployment\.json: {message}"):
+            command()
+
+
+def test_a_newer_manifest_is_refused(deployment):
+    (deployment / "server" / "deployment.json").write_text('{"format": 2}')
+    with pytest.raises(NewerFileError, match=r"deployment\.json: has schema version 2"):
+        ServerKit.read(deployment / "server")
+
+
+def test_a_folder_without_a_manifest_is_no_deployment(tmp_path):
+    expected = "cannot be read: No such file or directory; expected the folder 'server' that "
+    with pytest.raises(ConfigError, match=expected):
+        ServerKit.read(tmp_path)
 
 
 @pytest.mark.parametrize("left", ["nodes/c", "server/nodes/c.pub"])
@@ -246,3 +306,50 @@ def test_a_registry_that_does_not_fit_is_dropped(deployment, tmp_path):
     registry.path.unlink()
     registry.prepare()
     assert not registry.database.exists()
+
+
+@pytest.fixture
+def known(deployment, tmp_path):
+    """A registry whose file is of the form before there were schema versions."""
+    (tmp_path / "state").mkdir()
+    found = Registry(ServerKit.read(deployment / "server"), tmp_path / "state")
+    found.path.write_text(json.dumps({"a": {"id": "7", "key": found._digest("a")}}))
+    found.database.write_bytes(b"x")
+    return found
+
+
+def _answering(monkeypatch, *answers):
+    """Flower's answers to the registrations to come."""
+    left = list(answers)
+
+    class Done:
+        def __init__(self, *_, **__):
+            self.stdout, self.stderr = left.pop(0), ""
+
+    monkeypatch.setattr(registry.subprocess, "run", Done)
+
+
+def test_nodes_that_are_registered_stay_so(known, monkeypatch, tmp_path):
+    known.prepare()
+    _answering(monkeypatch, '{"node-id": "18446744073709551615"}')
+    known.register({}, tmp_path)
+    assert RegisteredNodes.read(known.path).names() == {7: "a", 2**64 - 1: "b"}
+    known.prepare()
+    assert known.database.exists()
+
+
+@pytest.mark.parametrize("answer", ["refused", "{}", "[]", '{"node-id": "none"}'])
+def test_a_refused_registration_is_told(known, monkeypatch, tmp_path, answer):
+    _answering(monkeypatch, answer)
+    with pytest.raises(FederationError, match="node b could not be registered"):
+        known.register({}, tmp_path)
+
+
+def test_a_damaged_registry_is_dropped_and_a_newer_one_refused(known):
+    known.path.write_text('{"schema_version": 3}')
+    with pytest.raises(NewerFileError, match=r"nodes\.json: has schema version 3"):
+        known.prepare()
+    assert known.database.exists()
+    known.path.write_text("{")
+    known.prepare()
+    assert not known.database.exists()
