@@ -33,13 +33,17 @@ def train_central_command(
     from lumos_core.cli.options import check_out
     from lumos_core.data.pooled import merged_text, pool
     from lumos_core.data.prepared_folder import load_prepared
+    from lumos_core.deployment.centralised_child import (
+        METRICS_FILE,
+        CentralisedMetrics,
+        CentralisedResult,
+    )
     from lumos_core.experiments.comparison.compare import versions
     from lumos_core.learning.baselines import popularity, train_centralised
     from lumos_core.learning.devices import check_device
     from lumos_core.learning.parameters import ModelShape
     from lumos_core.learning.title_start import initial_params
     from lumos_core.runs.checkpoint import Checkpoint, RunProgress, save_checkpoint
-    from lumos_core.safe_files import write_json
 
     check_device(device)
     run = _configured(data, config, semantic_start)
@@ -68,11 +72,13 @@ def train_central_command(
     ndcg = result["validation"]["ndcg@20"]
     progress = RunProgress(best, best, ndcg, 0, catalog.fingerprint, shape, run.to_flat())
     save_checkpoint(out / "model.safetensors", Checkpoint(params, {}, progress))
-    write_json(
-        out / "metrics.json",
-        {"data": data.name, "config": run.to_flat(), "centralised": result,
-         "popularity": popular, "versions": versions()},
-    )  # fmt: skip
+    CentralisedMetrics(
+        data=data.name,
+        config=run.to_flat(),
+        centralised=CentralisedResult(**result),
+        popularity=popular,
+        versions=versions(),
+    ).write(out / METRICS_FILE)
     for name, test in (("centralised", result["test"]), ("popularity", popular)):
         console.print(f"{name:>12}  test HR@20 {test['hr@20']:.4f}  NDCG@20 {test['ndcg@20']:.4f}")
     console.print(f"written: {out / 'model.safetensors'}, metrics.json")

@@ -266,7 +266,7 @@ class _Views:
 
     def report(self) -> None:
         """Look once."""
-        found = {state: ViewProgress.read(state) for state in self._states}
+        found = {state: ViewProgress.of_node(state) for state in self._states}
         fresh = {s: p for s, p in found.items() if p is not None and p.time >= self._since}
         if not fresh:
             return

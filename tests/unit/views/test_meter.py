@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from lumos_core.errors import NewerFileError
 from lumos_core.views import meter as meters
 from lumos_core.views.build import BuildProgress
 from lumos_core.views.meter import FILE, Meter, ViewProgress
@@ -43,7 +44,7 @@ def test_work_is_shared_out_by_tokens(
     found = meter()
     found.expect(50, "all")
     found.on_users(BuildProgress(0, 0, 20, 0.0))
-    first = ViewProgress.read(tmp_path)
+    first = ViewProgress.of_node(tmp_path)
     assert first is not None
     assert (first.users_done, first.users, first.line()) == (0, 20, "loading the language model")
     for done in (0, 50):
@@ -58,7 +59,7 @@ def test_work_is_shared_out_by_tokens(
     assert found.for_server()[0] == 60, "the server is told steps of five"
     found.on_users(BuildProgress(0, 20, 20, 60.0))
     assert found.for_server() == (100, 0.0)
-    told = ViewProgress.read(tmp_path)
+    told = ViewProgress.of_node(tmp_path)
     assert told is not None
     assert (told.users_done, told.line()) == (20, "users 20 of 20, about 0 s left")
 
@@ -93,8 +94,28 @@ def test_time_adds_up_over_processes_of_a_run(
 
 def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, meter: Callable[..., Meter]) -> None:
     (tmp_path / FILE).write_text("{")
-    assert ViewProgress.read(tmp_path) is None
+    assert ViewProgress.of_node(tmp_path) is None
     assert meter().spent == 0
+
+
+def test_a_file_of_before_there_were_versions_is_read(
+    tmp_path: Path, meter: Callable[..., Meter]
+) -> None:
+    (tmp_path / FILE).write_text(
+        '{"stage":"users","done":1,"total":3,"users_done":1,"users":3,"items":7,"percent":31.2,'
+        '"seconds_left":null,"spent":2.5,"time":1.5,"run":"r"}'
+    )
+    assert ViewProgress.of_node(tmp_path) == ViewProgress(
+        stage="users", done=1, total=3, users_done=1, users=3, items=7, percent=31.2,
+        seconds_left=None, spent=2.5, time=1.5, run="r",
+    )  # fmt: skip
+    assert meter().spent == 2.5
+
+
+def test_a_file_of_a_newer_version_is_refused(tmp_path: Path, meter: Callable[..., Meter]) -> None:
+    (tmp_path / FILE).write_text('{"schema_version": 2}')
+    with pytest.raises(NewerFileError, match=r"views-progress\.json: has schema version 2"):
+        meter()
 
 
 def test_a_disk_that_is_full_does_not_end_the_work(
@@ -103,7 +124,7 @@ def test_a_disk_that_is_full_does_not_end_the_work(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lumos_core.views.meter.write_atomically", full)
+    monkeypatch.setattr("lumos_core.safe_files.write_atomically", full)
     Meter(tmp_path, "r", STAGES, clock).on_users(BuildProgress(0, 1, 2, 0.0))
 
 
