@@ -25,7 +25,8 @@ from lumos_core.errors import FederationError
 from lumos_core.flower import commands, preload
 from lumos_core.processes.children import Child, Children, ending_on_signals
 from lumos_core.runs.folder import check_same_run, read_summary, write_config
-from lumos_core.runs.history import HISTORY, SUMMARY, Event, OnEvent
+from lumos_core.runs.history import HISTORY, Event, OnEvent
+from lumos_core.runs.summary import SUMMARY, RunSummary
 from lumos_core.views.llm.find import default_cache
 from lumos_core.views.meter import ViewProgress
 from lumos_core.views.titles.shipped import seed_cache
@@ -57,7 +58,7 @@ def deploy(
     run_dir: Path,
     on_event: OnEvent,
     resume: bool = False,
-) -> dict[str, Any]:
+) -> RunSummary:
     """Run a federation of one SuperLink and one SuperNode per node; end every process.
 
     Args:
@@ -70,7 +71,7 @@ def deploy(
         resume: go on with the run in ``run_dir``.
 
     Returns:
-        The contents of ``summary.json``; look at its ``outcome``.
+        The run's summary; look at its ``outcome``.
 
     Raises:
         FederationError: the run ended without a summary.
@@ -99,7 +100,7 @@ def simulate(
     run_dir: Path,
     on_event: OnEvent,
     resume: bool = False,
-) -> dict[str, Any]:
+) -> RunSummary:
     """Run a federation of virtual nodes under Flower's simulation engine.
 
     Args:
@@ -111,7 +112,7 @@ def simulate(
         resume: go on with the run in ``run_dir``.
 
     Returns:
-        The contents of ``summary.json``; look at its ``outcome``.
+        The run's summary; look at its ``outcome``.
 
     Raises:
         FederationError: the run ended without a summary.
@@ -226,7 +227,7 @@ def _follow(
     link: Child,
     supernodes: Sequence[Child],
     views: "_Views",
-) -> dict[str, Any]:
+) -> RunSummary:
     """Report events until the summary is there."""
     lost: set[str] = set()
     since: float | None = None

@@ -18,7 +18,6 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -40,7 +39,8 @@ from lumos_core.flower import commands
 from lumos_core.processes.children import Child, Children, ending_on_signals
 from lumos_core.runs.checkpoint import LATEST, load_checkpoint
 from lumos_core.runs.folder import check_same_run, read_summary, write_config
-from lumos_core.runs.history import HISTORY, SUMMARY, Event, OnEvent
+from lumos_core.runs.history import HISTORY, Event, OnEvent
+from lumos_core.runs.summary import SUMMARY, RunSummary
 from lumos_core.views.llm.find import default_cache
 from lumos_core.views.titles.shipped import seed_cache
 
@@ -76,13 +76,13 @@ class _RunLostError(Exception):
     """The ServerApp ended without a result."""
 
 
-def serve(options: ServerOptions, console: Console) -> dict[str, Any]:
+def serve(options: ServerOptions, console: Console) -> RunSummary:
     """Run the federation until it has a result; what dies on the way is started again.
 
     A run that has completed is gone on with if more rounds are asked for than it has done.
 
     Returns:
-        The contents of ``summary.json``; look at its ``outcome``.
+        The run's summary; look at its ``outcome``.
 
     Raises:
         ConfigError: the run's folder holds a run with another configuration, or damaged files.
@@ -148,7 +148,7 @@ class _Generation:
         }
         self._environment = commands.environment(self._home, **extra)
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> RunSummary:
         """Until the run has a result.
 
         Raises:
@@ -209,9 +209,7 @@ class _Generation:
         say(self._console, f"serving on {fleet}; registered nodes: {nodes}")
         return link, executor
 
-    def _follow(
-        self, children: Children, link: Child, executor: Child, run: Child
-    ) -> dict[str, Any]:
+    def _follow(self, children: Children, link: Child, executor: Child, run: Child) -> RunSummary:
         run_dir = self._options.run_dir
         events = Tail(run_dir / HISTORY, self._on_event)
         seen, since = False, 0.0
@@ -252,7 +250,7 @@ class _Once:
 
 
 def _nothing_to_do(
-    run_dir: Path, done: dict[str, Any], config: RunConfig, saved: RunConfig | None
+    run_dir: Path, done: RunSummary, config: RunConfig, saved: RunConfig | None
 ) -> str:
     """Why a run that has ended has no further round under a configuration, or nothing.
 
@@ -265,9 +263,9 @@ def _nothing_to_do(
     Raises:
         ModelError: there are further rounds, but no checkpoint to go on with.
     """
-    if done["outcome"] != "completed":
+    if done.outcome != "completed":
         return ""
-    rounds = int(done["rounds"])
+    rounds = done.rounds
     if config.rounds <= rounds:
         return (
             f"nothing to do: {rounds} rounds are done, asked for are {config.rounds}; to go on, "
@@ -281,9 +279,9 @@ def _nothing_to_do(
             "-c patience=N (0: endless)"
         )
     # A reason of a completed run is why it ended early: its privacy budget.
-    if done["reason"] and not (saved and _allows_more(config.max_epsilon, saved.max_epsilon)):
+    if done.reason and not (saved and _allows_more(config.max_epsilon, saved.max_epsilon)):
         return (
-            f"nothing to do: the run ended after {rounds} rounds ({done['reason']}); to go on, "
+            f"nothing to do: the run ended after {rounds} rounds ({done.reason}); to go on, "
             "raise it with -c max-epsilon=E"
         )
     return ""
@@ -296,5 +294,5 @@ def _allows_more(limit: float, before: float) -> bool:
 
 def _drop_failure(run_dir: Path) -> None:
     summary = read_summary(run_dir)
-    if summary is not None and summary["outcome"] != "completed":
+    if summary is not None and summary.outcome != "completed":
         (run_dir / SUMMARY).unlink()

@@ -87,6 +87,24 @@ def test_metrics_of_another_part_of_the_run_are_left_out(tmp_path, run_dir) -> N
     assert (card.final, card.test, card.validation) == (False, {}, {})
 
 
+def test_a_summary_that_cannot_be_used_is_named(tmp_path, run_dir) -> None:
+    path = run_dir / "summary.json"
+    whole = json.loads(path.read_text())
+    newer = {"schema_version": 2, **whole}
+    without = {key: value for key, value in whole.items() if key != "test"}
+    for damaged, message in (
+        (newer, "has schema version 2, .* update LUMOS on this machine"),
+        (without, "key 'test' is missing; .* move it away to export without metrics"),
+        ({**whole, "test": 3}, "key 'test': found 3, .* move it away"),
+    ):
+        path.write_text(json.dumps(damaged))
+        with pytest.raises(DataError, match=message):
+            export_model(run_dir, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+    path.unlink()
+    assert export_model(run_dir, tmp_path / "out").test == {}
+
+
 def test_any_place_with_a_model_will_do(run_dir, params, toy_catalog) -> None:
     assert same(load_model(run_dir, toy_catalog), params)
     last = load_model(run_dir / LATEST, toy_catalog)
