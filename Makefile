@@ -14,10 +14,10 @@ SMOKE  := --rounds 6 -c view-share=0.1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run simulate deploy-demo test test-faults lint bench clean
+.PHONY: help setup run simulate deploy-demo test test-faults lint bench release-check clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  Options of the command behind run, simulate and bench go into ARGS, for example'
 	@echo '  make run ARGS="--method fedavg --rounds 5"'
@@ -53,6 +53,9 @@ lint: $(STAMP)  ## ruff, mypy, and the storeys of the packages (import-linter)
 
 bench: $(STAMP)  ## speed of centralised training: seconds an epoch, peak memory
 	$(BIN)/python benchmarks/training_speed.py $(ARGS)
+
+release-check: $(STAMP)  ## build sdist and wheel, install the wheel elsewhere and run it there (minutes)
+	$(BIN)/python scripts/release_check.py $(WEIGHTS) $(ARGS)
 
 clean:  ## remove the virtual environment and caches (not runs/)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

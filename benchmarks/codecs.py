@@ -16,6 +16,7 @@ from lumos_core.config import RunConfig, Scalar
 from lumos_core.experiments.comparison.compare import Job, run_jobs
 from lumos_core.experiments.jobs import Result
 from lumos_core.safe_files import write_atomically, write_json
+from lumos_core.terminal.tables import markdown_table
 
 # Plain FedAvg: clipping reacts to what a codec leaves out, and would blur the comparison.
 BASE: dict[str, Scalar] = {
@@ -43,11 +44,12 @@ def message_bytes(config: RunConfig, items: int) -> int:
 
     from lumos_core.flower.records import record_bytes, to_record
     from lumos_core.learning.model import get_params, new_model
-    from lumos_core.wire.codecs import encode
+    from lumos_core.wire.codecs import codec
 
     delta = get_params(new_model(config, items))
     rng = np.random.default_rng(0)
-    return record_bytes(to_record(encode(delta, config.delta_codec, rng, config.top_rows_share)))
+    arrays = codec(config.delta_codec).encode(delta, rng, config.top_rows_share)
+    return record_bytes(to_record(arrays))
 
 
 def summarise(results: list[Result], items: int) -> list[dict[str, Any]]:
@@ -76,18 +78,20 @@ def summarise(results: list[Result], items: int) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
-    lines = [
-        "| codec | bytes a node a round | fewer | HR@20 | against float32 (± standard error) |",
-        "|---|--:|--:|--:|--:|",
+    header = (
+        "codec", "bytes a node a round", "fewer", "HR@20", "against float32 (± standard error)",
+    )  # fmt: skip
+    cells = [
+        [
+            row["codec"],
+            f"{row['bytes_a_node_a_round']:,}",
+            f"{rows[0]['bytes_a_node_a_round'] / row['bytes_a_node_a_round']:.2f} ×",
+            f"{row['hr@20_mean']:.4f} ± {row['hr@20_stdev']:.4f}",
+            f"{row['relative_difference']:+.1%} ± {row['paired_standard_error']:.1%}",
+        ]
+        for row in rows
     ]
-    for row in rows:
-        fewer = rows[0]["bytes_a_node_a_round"] / row["bytes_a_node_a_round"]
-        lines.append(
-            f"| {row['codec']} | {row['bytes_a_node_a_round']:,} | {fewer:.2f} × "
-            f"| {row['hr@20_mean']:.4f} ± {row['hr@20_stdev']:.4f} "
-            f"| {row['relative_difference']:+.1%} ± {row['paired_standard_error']:.1%} |"
-        )
-    return "\n".join(lines) + "\n"
+    return markdown_table(header, cells)
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from lumos_core.data import Catalog, LeaveOneOut
 from lumos_core.data.prepare import prepare
 from lumos_core.data.prepared_folder import load_prepared
 from lumos_core.data.sequences import Sequences
+from lumos_core.terminal.tables import markdown_table
 from lumos_core.views.llm.find import LLMConfig
 from lumos_core.views.llm.load import load_llm
 from lumos_core.views.titles.embeddings import Floats, combine, half_whiten, read_titles, unit
@@ -123,14 +124,13 @@ def main() -> None:
         catalog, users = load(source)
         task = NextItem(catalog, users, args.users)
         print(f"\n{source.name}: {len(catalog)} items, {len(task.targets)} users")
-        print("| vectors | AUC random | AUC as popular | hit@16 | hit@50 | CPU-s |")
-        print("|---|---|---|---|---|---|")
-        rows = {}
+        rows, cells = {}, []
         for name, (space, seconds) in candidates(catalog, args.llm).items():
             row = task.measure(space)
             rows[name] = row | {"cpu seconds": seconds}
-            cells = " | ".join(f"{value:.3f}" for value in row.values())
-            print(f"| {name} | {cells} | {seconds:.0f} |", flush=True)
+            cells.append([name, *(f"{value:.3f}" for value in row.values()), f"{seconds:.0f}"])
+        header = ("vectors", "AUC random", "AUC as popular", "hit@16", "hit@50", "CPU-s")
+        print(markdown_table(header, cells, align="l"), end="", flush=True)
         result[source.name] = rows
     if args.out:
         args.out.write_text(json.dumps(result, indent=2) + "\n")

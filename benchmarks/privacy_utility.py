@@ -18,6 +18,7 @@ from lumos_core.config import RunConfig, Scalar
 from lumos_core.experiments.comparison.compare import Job, run_jobs, versions
 from lumos_core.experiments.jobs import Result
 from lumos_core.safe_files import write_atomically, write_json
+from lumos_core.terminal.tables import markdown_table, spread
 
 BASE: dict[str, Scalar] = {
     "method": "fedavg",
@@ -93,17 +94,18 @@ def summarise(planned: Sequence[Job], results: Sequence[Result]) -> list[dict[st
 
 def table(rows: Sequence[dict[str, Any]], start: float) -> str:
     """The rows as Markdown."""
-    lines = ["| federation | noise | ε | HR@20 | best round |", "|---|---|--:|--:|--:|"]
-    for row in rows:
-        epsilon = "∞" if row["epsilon"] is None else f"{row['epsilon']:.3g}"
-        best = ", ".join(map(str, row["best_rounds"]))
-        spread = f" ± {row['hr@20_stdev']:.4f}" if len(row["seeds"]) > 1 else ""
-        lines.append(
-            f"| {row['federation']} | {row['noise']} | {epsilon} "
-            f"| {row['hr@20_mean']:.4f}{spread} | {best} |"
-        )
-    lines.append(f"| any | the untrained start | 0 | {start:.4f} | – |")
-    return "\n".join(lines) + "\n"
+    cells = [
+        [
+            row["federation"],
+            row["noise"],
+            "∞" if row["epsilon"] is None else f"{row['epsilon']:.3g}",
+            spread(row["hr@20"], "{:.4f}"),
+            ", ".join(map(str, row["best_rounds"])),
+        ]
+        for row in rows
+    ]
+    cells.append(["any", "the untrained start", "0", f"{start:.4f}", "–"])
+    return markdown_table(("federation", "noise", "ε", "HR@20", "best round"), cells, align="llr")
 
 
 def plot(rows: Sequence[dict[str, Any]], start: float, path: Path) -> None:

@@ -30,13 +30,14 @@ from typing import Any
 
 from lumos_core.config import RunConfig
 from lumos_core.data import Catalog
-from lumos_core.deployment.follow import wait_healthy
 from lumos_core.deployment.local import LocalNode, deploy
+from lumos_core.deployment.superlink import wait_healthy
 from lumos_core.flower import commands
 from lumos_core.learning.title_start import initial_params
 from lumos_core.processes.children import Children, ending_on_signals
 from lumos_core.runs.history import Event
 from lumos_core.safe_files import write_atomically, write_json
+from lumos_core.terminal.tables import markdown_table
 
 RESULTS = Path(__file__).parent / "results" / "round_overhead.json"
 NODES = 2
@@ -193,17 +194,23 @@ def summarise(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
-    lines = [
-        "| | rounds measured | seconds a round | of these not training | part of the default "
-        "| CPU seconds of a node's process | load of the machine |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {r['variant']} | {r['rounds']} | {r['seconds']:.1f} | {r['overhead']:.1f} "
-        f"| {r['of_default']:.2f} | {_or_dash(r['message_cpu_seconds'])} | {r['load']:.1f} |"
+    header = (
+        "", "rounds measured", "seconds a round", "of these not training", "part of the default",
+        "CPU seconds of a node's process", "load of the machine",
+    )  # fmt: skip
+    cells = [
+        [
+            r["variant"],
+            str(r["rounds"]),
+            f"{r['seconds']:.1f}",
+            f"{r['overhead']:.1f}",
+            f"{r['of_default']:.2f}",
+            _or_dash(r["message_cpu_seconds"]),
+            f"{r['load']:.1f}",
+        ]
         for r in rows
     ]
-    return "\n".join(lines) + "\n"
+    return markdown_table(header, cells, align="l")
 
 
 def _or_dash(seconds: float) -> str:

@@ -27,6 +27,7 @@ from lumos_core.privacy.secure_aggregation.encoding import Encoding
 from lumos_core.privacy.secure_aggregation.participant import Participant
 from lumos_core.privacy.secure_aggregation.session_store import MemoryStore
 from lumos_core.safe_files import write_atomically, write_json
+from lumos_core.terminal.tables import markdown_table
 from lumos_core.wire.messages import Instruction, Reply
 from lumos_core.wire.reply_checks import TRAIN_METRICS, Metrics
 
@@ -110,20 +111,29 @@ def measure(parameters: int, nodes: int, dropped: int, repeats: int) -> dict[str
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown."""
-    lines = [
-        "| parameters | nodes | die after sharing | s per node | s of the server "
-        "| bytes up per node | plain | more | bytes down beside the model "
-        "| largest error of the mean |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    header = (
+        "parameters", "nodes", "die after sharing", "s per node", "s of the server",
+        "bytes up per node", "plain", "more", "bytes down beside the model",
+        "largest error of the mean",
+    )  # fmt: skip
+    cells = []
     for r in rows:
         more = r["bytes_up"] / (r["plain_bytes_up"] * (r["nodes"] - r["dropped"]) / r["nodes"]) - 1
-        lines.append(
-            f"| {r['parameters']:,} | {r['nodes']} | {r['dropped']} | {r['node_seconds']:.3f} "
-            f"| {r['server_seconds']:.3f} | {r['bytes_up']:,.0f} | {r['plain_bytes_up']:,} "
-            f"| {more:.2%} | {r['bytes_down']:,.0f} | {r['largest_error']:.1e} |"
+        cells.append(
+            [
+                f"{r['parameters']:,}",
+                str(r["nodes"]),
+                str(r["dropped"]),
+                f"{r['node_seconds']:.3f}",
+                f"{r['server_seconds']:.3f}",
+                f"{r['bytes_up']:,.0f}",
+                f"{r['plain_bytes_up']:,}",
+                f"{more:.2%}",
+                f"{r['bytes_down']:,.0f}",
+                f"{r['largest_error']:.1e}",
+            ]
         )
-    return "\n".join(lines) + "\n"
+    return markdown_table(header, cells, align="l")
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from lumos_core.federation.node import Node
 from lumos_core.federation.round_loop import run_federation
 from lumos_core.learning.title_start import initial_params
 from lumos_core.safe_files import write_atomically, write_json
+from lumos_core.terminal.tables import markdown_table
 from lumos_core.views.view import Views, ViewSource
 
 METHODS = ("lumos", "fedavg")
@@ -101,13 +102,14 @@ def _kept(path: Path) -> list[dict[str, Any]]:
 
 def _table(runs: list[dict[str, Any]]) -> str:
     """Means over seeds, and the change against no bounds."""
-    lines = ["| method | bounds | HR@20 | NDCG@20 | HR@20 against none |", "|---|---|---|---|---|"]
+    rows = []
     for method in METHODS:
         free = _mean(runs, method, "none", "hr@20")
         for bounds in BOUNDS:
             hr, ndcg = (_mean(runs, method, bounds, name) for name in METRICS)
-            lines.append(f"| {method} | {bounds} | {hr:.4f} | {ndcg:.4f} | {hr / free - 1:+.1%} |")
-    return "\n".join(lines) + "\n"
+            rows.append([method, bounds, f"{hr:.4f}", f"{ndcg:.4f}", f"{hr / free - 1:+.1%}"])
+    header = ("method", "bounds", "HR@20", "NDCG@20", "HR@20 against none")
+    return markdown_table(header, rows, align="l")
 
 
 def _mean(runs: list[dict[str, Any]], method: str, bounds: str, metric: str) -> float:

@@ -44,7 +44,8 @@ from lumos_core.views.titles.judgements import catalog_tables
 from lumos_core.views.titles.shipped import seed_cache
 from lumos_core.views.view import UserViews
 from lumos_core.views.view_store import ViewStore
-from lumos_core.views.writers.by_likelihood import LLMViewWriter, ViewSettings
+from lumos_core.views.writers.by_likelihood import LLMViewWriter
+from lumos_core.views.writers.view_settings import ViewSettings
 
 NODES = 3
 KINDS = ("bfloat16", "float32")

@@ -29,6 +29,7 @@ from scipy.sparse import csr_array
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data import Catalog, LeaveOneOut
 from lumos_core.data.sequences import Sequences
+from lumos_core.terminal.tables import markdown_table
 from lumos_core.views.titles.resumable import Work
 from lumos_core.views.titles.space import Floats
 from lumos_core.views.titles.tfidf import tfidf_vectors
@@ -119,15 +120,12 @@ def measure(
 
 def markdown(results: dict[str, dict[str, dict[str, float]]]) -> str:
     """A table a data set."""
-    lines = []
+    parts = []
     for name, rows in results.items():
         columns = list(next(iter(rows.values())))
-        lines += [f"\n### {name}\n", f"| views | {' | '.join(columns)} |"]
-        lines.append("|---" * (len(columns) + 1) + "|")
-        for kind, row in rows.items():
-            cells = " | ".join(f"{row[column]:.3f}" for column in columns)
-            lines.append(f"| {kind} | {cells} |")
-    return "\n".join(lines) + "\n"
+        cells = [[kind, *(f"{row[c]:.3f}" for c in columns)] for kind, row in rows.items()]
+        parts.append(f"\n### {name}\n\n{markdown_table(['views', *columns], cells, align='l')}")
+    return "".join(parts)
 
 
 def main() -> None:

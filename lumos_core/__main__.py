@@ -20,12 +20,15 @@ class _Interrupts:
     while it loads may turn it into an ImportError, or lose it in a callback."""
 
     def __init__(self) -> None:
-        self.seen = self.lost = False
+        self.seen = self.lost = self._in_callback = False
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not: ignored, by nohup
             signal.signal(signal.SIGINT, self._raise)
             sys.unraisablehook = self._again
 
     def _raise(self, number: int, frame: types.FrameType | None) -> None:
+        if self._in_callback:  # it would be lost once more
+            self._later()
+            return
         self.seen, self.lost = True, False
         raise KeyboardInterrupt
 
@@ -33,11 +36,18 @@ class _Interrupts:
         if lost.exc_type is not KeyboardInterrupt:
             sys.__unraisablehook__(lost)
             return
+        self.lost = self._in_callback = True
+        try:
+            self._later()
+        finally:
+            self._in_callback = False
+
+    @staticmethod
+    def _later() -> None:
+        """Interrupt again, but not at once: from a callback nothing can be raised."""
         import _thread
         import threading
 
-        self.lost = True
-        # not at once: this is a callback, too, from which nothing can be raised
         again = threading.Timer(0.01, _thread.interrupt_main)
         again.daemon = True
         with suppress(RuntimeError):  # the interpreter is ending anyway

@@ -243,16 +243,44 @@ def _json(value: Any, indent: int | None = None) -> bytes:
     return json.dumps(value, indent=indent, ensure_ascii=False).encode(errors="replace")
 
 
+class HeldError(TimeoutError):
+    """Another process holds a lock file."""
+
+
+def lock_beside(path: Path) -> Path:
+    """The lock file for a file or folder that one process computes while the others wait."""
+    return path.with_name(f".{path.name}.lock")
+
+
 @contextmanager
-def exclusive(target: Path, seconds: float | None = None) -> Iterator[None]:
-    """Hold the lock file beside ``target``: one process computes, the others wait and read.
+def exclusive(
+    lock: Path,
+    seconds: float | None = None,
+    refusal: Exception | None = None,
+    mode: int | None = None,
+) -> Iterator[None]:
+    """Hold a lock file, made with its folder if need be; the end of the process releases it too.
+
+    Args:
+        lock: the file.
+        seconds: how long to wait for another process that holds it; None: without end.
+        refusal: raised if that one still holds it then; None: a HeldError. What the block itself
+            raises passes unchanged.
+        mode: permissions of a lock file that is made here; None: as the umask says.
 
     Raises:
-        filelock.Timeout: somebody else held it for all of ``seconds`` (None: wait for ever).
+        HeldError: another process held it for all of ``seconds``.
     """
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
-    target.parent.mkdir(parents=True, exist_ok=True)
+    lock.parent.mkdir(parents=True, exist_ok=True)
     timeout = -1 if seconds is None else seconds
-    with FileLock(target.with_name(f".{target.name}.lock"), timeout=timeout):
+    file = FileLock(lock, timeout) if mode is None else FileLock(lock, timeout, mode)
+    try:
+        file.acquire()
+    except Timeout as error:
+        raise refusal or HeldError(str(error)) from None
+    try:
         yield
+    finally:
+        file.release()

@@ -68,6 +68,7 @@ def install(venv: Path, weights: Sequence[str]) -> None:
     tools = [PIP, pinned("uv")]
     say(f"1 of 4: the installers, {' and '.join(tools)}")
     pip(venv, "install", "--no-deps", *tools)
+    say("2 of 4: PyTorch")
     install_torch(venv)
     count = sum(1 for line in LOCK.read_text("utf-8").splitlines() if "==" in line)
     say(f"3 of 4: {count} packages of {LOCK.name}")
@@ -154,9 +155,9 @@ def install_torch(venv: Path) -> None:
     choice = torch_choice()
     found = installed(venv, "torch")
     if found.split("+")[0] == wanted.partition("==")[2] and choice == "cpu":
-        say(f"2 of 4: PyTorch {found} is there")
+        say(f"  PyTorch {found} is there")
         return
-    say("2 of 4: PyTorch; looking for the build")
+    say("  looking for the build of PyTorch")
     where, unreachable = [], ""
     if choice == "cpu" and sys.platform == "linux":
         unreachable = why_unreachable(CPU_INDEX)
@@ -165,10 +166,10 @@ def install_torch(venv: Path) -> None:
         where = ["--extra-index-url", choice]
     if choice == "cpu":
         name = refuse_cuda(venv, wanted, where, unreachable)
-        say(f"PyTorch without CUDA: {name}")
+        say(f"  PyTorch without CUDA: {name}")
         pip(venv, "install", "--no-deps", *where, wanted)
     else:
-        say(f"PyTorch as LUMOS_TORCH={choice} asks for; a build with CUDA is about 3 GB to load")
+        say(f"  PyTorch as LUMOS_TORCH={choice} asks for; a build with CUDA is about 3 GB to load")
         pip(venv, "install", "-c", str(LOCK), *where, wanted)
 
 

@@ -1,52 +1,109 @@
 """Assembles the ``lumos`` command; every sub-command lives in a module of its own.
 
-All of them are imported before a command line is read. So none imports torch, flwr or transformers
-outside its function: ``lumos --help`` must not wait for them.
+A module is imported when its command is called, so ``lumos --help`` waits for none of them.
+``lumos COMMAND --help`` waits for what the module imports at its top: that is neither torch nor
+polars, flwr or transformers, which are imported within the functions that need them.
 """
 
 import io
 import sys
+from importlib.metadata import PackageNotFoundError, version
+from platform import python_version
 from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from lumos_core.cli.attack import attack_command
-from lumos_core.cli.audit import audit_command
-from lumos_core.cli.compare import compare_command
-from lumos_core.cli.deploy import deploy_app
-from lumos_core.cli.doctor import doctor_command
-from lumos_core.cli.node import node_app
-from lumos_core.cli.prepare import prepare_command
-from lumos_core.cli.recommend import export_command, recommend_command
-from lumos_core.cli.run import run_command, simulate_command
-from lumos_core.cli.status import status_command
-from lumos_core.cli.train_central import train_central_command
-from lumos_core.cli.views import llm_app, views_app
+from lumos_core import __version__
+from lumos_core.cli.lazy import LazyCommand, LazyGroup
 from lumos_core.errors import LumosError, reason_of
+
+
+class LumosGroup(LazyGroup):
+    """The commands of ``lumos``, as ``lumos --help`` lists them."""
+
+    lazy = (
+        LazyCommand(
+            "prepare",
+            "lumos_core.cli.prepare:prepare_command",
+            "Turn a data set into a catalog and one data folder per node.",
+        ),
+        LazyCommand(
+            "run",
+            "lumos_core.cli.run:run_command",
+            "Run a federation of real processes over gRPC on this computer.",
+        ),
+        LazyCommand(
+            "simulate",
+            "lumos_core.cli.run:simulate_command",
+            "Run the same apps with virtual nodes under Flower's simulation engine.",
+        ),
+        LazyCommand(
+            "train-central",
+            "lumos_core.cli.train_central:train_central_command",
+            "Train SASRec on everybody's data in one place, beside the popularity baseline.",
+        ),
+        LazyCommand(
+            "compare",
+            "lumos_core.cli.compare:compare_command",
+            "Run methods, ablations and controls under equal conditions; write JSON, table, "
+            "picture.",
+        ),
+        LazyCommand(
+            "attack",
+            "lumos_core.cli.attack:attack_command",
+            "Attack federations as a suite says; write JSON, a table and a heat map.",
+        ),
+        LazyCommand(
+            "audit",
+            "lumos_core.cli.audit:audit_command",
+            "Guess the items of a node's users from its delta, with and without defences.",
+        ),
+        LazyCommand(
+            "recommend",
+            "lumos_core.cli.recommend:recommend_command",
+            "Recommend items to users of this node, from their local histories. Nothing is sent.",
+        ),
+        LazyCommand(
+            "export",
+            "lumos_core.cli.recommend:export_command",
+            "Write a run's best model as safetensors with its sizes, metrics and catalog "
+            "fingerprint.",
+        ),
+        LazyCommand(
+            "status",
+            "lumos_core.cli.status:status_command",
+            "Show a run: alive or not, rounds, metrics, nodes and what failed.",
+        ),
+        LazyCommand(
+            "config",
+            "lumos_core.cli.config:config_command",
+            "Show the keys of a run and of a node: default, allowed values, meaning.",
+        ),
+        LazyCommand(
+            "doctor",
+            "lumos_core.cli.doctor:doctor_command",
+            "Check this machine and print what is wrong. Exits 1 if anything fails.",
+        ),
+        LazyCommand(
+            "deploy",
+            "lumos_core.cli.deploy:deploy_app",
+            "A federation across machines: credentials, nodes, server.",
+        ),
+        LazyCommand("node", "lumos_core.cli.node:node_app", "A node on this machine."),
+        LazyCommand("llm", "lumos_core.cli.views:llm_app", "The local language model."),
+        LazyCommand("views", "lumos_core.cli.views:views_app", "The views it writes of histories."),
+    )
+
 
 app = typer.Typer(
     name="lumos",
     help="Federated sequential recommendation with local LLM views.",
+    cls=LumosGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command("prepare")(prepare_command)
-app.command("run")(run_command)
-app.command("simulate")(simulate_command)
-app.command("train-central")(train_central_command)
-app.command("compare")(compare_command)
-app.command("attack")(attack_command)
-app.command("audit")(audit_command)
-app.command("recommend")(recommend_command)
-app.command("export")(export_command)
-app.command("status")(status_command)
-app.command("doctor")(doctor_command)
-app.add_typer(deploy_app, name="deploy")
-app.add_typer(node_app, name="node")
-app.add_typer(llm_app, name="llm")
-app.add_typer(views_app, name="views")
 
 
 _VERSIONS = ("torch", "flwr", "transformers")
@@ -57,11 +114,6 @@ def _show_version(wanted: bool) -> None:
     """Print versions, by the packages' metadata alone, and end."""
     if not wanted:
         return
-    from importlib.metadata import PackageNotFoundError, version
-    from platform import python_version
-
-    from lumos_core import __version__
-
     typer.echo(f"lumos {__version__}")
     typer.echo(f"Python {python_version()}")
     for package in _VERSIONS:

@@ -99,13 +99,13 @@ def _scenarios(suites: str) -> list[Any]:
 def _write_reports(results: list[dict[str, Any]], name: str, out: Path, console: "Console") -> None:
     from lumos_core.cli.screens import results_table
     from lumos_core.errors import DataError
-    from lumos_core.experiments.poisoning.attack_table import markdown_table, plot_heat_map
+    from lumos_core.experiments.poisoning.attack_table import attack_table, plot_heat_map
     from lumos_core.safe_files import write_atomically, write_json
 
     if not results:
         raise DataError(f"{out}: holds no finished run of this suite; run it without --report-only")
     write_json(out / "results.json", results)
-    write_atomically(out / "table.md", markdown_table(results).encode())
+    write_atomically(out / "table.md", attack_table(results).encode())
     plot_heat_map(results, out / "heat-map.png", name)
     headers = ("scenario", "seeds", "HR@20", "lost", "ER@10", "rank")
     console.print(results_table(headers, _screen_rows(results)))

@@ -1,17 +1,26 @@
 """`lumos audit`: what a curious server learns from one node's delta."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
-from lumos_core.cli.options import ConfigOption
+from lumos_core.cli.options import (
+    ConfigOption,
+    check_out,
+    defaults_for,
+    integers,
+    with_overrides,
+)
+from lumos_core.cli.screens import number, results_table
+from lumos_core.errors import ConfigError
 from lumos_core.experiments.inference.settings import SETTINGS
+from lumos_core.safe_files import write_atomically, write_json
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from lumos_core.experiments.inference.leakage import Row
+if TYPE_CHECKING:  # imports torch
+    from lumos_core.experiments.inference.leakage import Leakage
 
 
 def audit_command(
@@ -35,15 +44,10 @@ def audit_command(
     The attack learns on shadow nodes, whose users the server knows, and is measured on others.
     See docs/privacy.md.
     """
-    from rich.console import Console
-
-    from lumos_core.cli.options import check_out, defaults_for, integers, with_overrides
-    from lumos_core.cli.screens import results_table
-    from lumos_core.errors import ConfigError
+    # these import torch and polars
     from lumos_core.experiments.comparison.compare import versions
-    from lumos_core.experiments.inference.audit import audits, table
+    from lumos_core.experiments.inference.audit import audits, leakage_table
     from lumos_core.experiments.inference.leakage import TOP
-    from lumos_core.safe_files import write_atomically, write_json
 
     names = list(SETTINGS) if settings == "all" else [s.strip() for s in settings.split(";")]
     sizes = integers(users, "--users")
@@ -65,17 +69,15 @@ def audit_command(
         "settings": {name: SETTINGS[name].changes for name in names}, "versions": versions(),
     }  # fmt: skip
     write_json(out / "leakage.json", {**facts, "rows": rows})
-    write_atomically(out / "leakage.md", table(rows).encode())
+    write_atomically(out / "leakage.md", leakage_table(rows).encode())
     headers = ("setting", "users", "AUC", f"top {TOP}", "one user's", "views'", "popularity")
     console.print(results_table(headers, _screen_rows(rows, f"precision@{TOP}")))
     console.print(f"written: {out / 'leakage.json'}, leakage.md")
 
 
-def _screen_rows(rows: "list[Row]", precision: str) -> "Iterator[list[str]]":
+def _screen_rows(rows: "list[Leakage]", precision: str) -> Iterator[list[str]]:
     """AUC of guessing items of the node, precision of the best guesses, AUC of single users'
     items and of views' items; and what popularity alone would reach."""
-    from lumos_core.cli.screens import number
-
     for row in rows:
         found = (row[k] for k in ("auc", precision, "user_auc", "view_auc", "popularity_auc"))
         yield [row["setting"], str(row["users"]), *(number(value, ".3f") for value in found)]

@@ -92,14 +92,14 @@ def _write_reports(
 ) -> None:
     from lumos_core.cli.screens import results_table
     from lumos_core.experiments.comparison.comparison_table import (
-        markdown_table,
+        comparison_table,
         plot_curves,
         table_rows,
     )
     from lumos_core.safe_files import write_atomically, write_json
 
     write_json(out / "results.json", results)
-    write_atomically(out / "table.md", markdown_table(results, reference).encode())
+    write_atomically(out / "table.md", comparison_table(results, reference).encode())
     plot_curves(results, out / "curves.png", f"{name}: validation by round")
     headers = ("variant", "seeds", "HR@20", "NDCG@20", f"HR vs {reference}")
     shown = (row[:-1] for row in table_rows(results, reference))  # the last does not fit

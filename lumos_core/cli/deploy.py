@@ -1,9 +1,11 @@
 """``lumos deploy``: credentials of a deployment, and its server."""
 
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
+from rich.console import Console
 
 from lumos_core.cli.options import (
     ConfigOption,
@@ -12,10 +14,9 @@ from lumos_core.cli.options import (
     SeedOption,
     parse_settings,
 )
+from lumos_core.deployment import folders
+from lumos_core.deployment.demo import run_demo
 from lumos_core.errors import ConfigError, FederationError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 deploy_app = typer.Typer(
     name="deploy",
@@ -38,10 +39,6 @@ def init_command(
     ] = 825,
 ) -> None:
     """Write certificates, keys and secrets of a new deployment; never overwrites."""
-    from rich.console import Console
-
-    from lumos_core.deployment import folders
-
     names = folders.node_names(nodes)
     manifest = folders.create(out, host, names, port, days)
     console = Console(soft_wrap=True, highlight=False)
@@ -64,10 +61,6 @@ def add_node_command(
 
     Never overwrites. For a new key under an old name, remove the node first (remove-node).
     """
-    from rich.console import Console
-
-    from lumos_core.deployment import folders
-
     bundle = folders.add_node(out, name)
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"node     {bundle}  to the machine of {name}, and only there")
@@ -83,10 +76,6 @@ def remove_node_command(
 
     Its key and bundle are moved to OUT/removed; its name is free for a new key (add-node).
     """
-    from rich.console import Console
-
-    from lumos_core.deployment import folders
-
     place = folders.remove_node(out, name)
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"removed  {name}; its key and bundle are in {place}")
@@ -94,7 +83,7 @@ def remove_node_command(
     console.print(f"         until then the server still lets {name} take part")
 
 
-def _print_server(console: "Console", out: Path) -> None:
+def _print_server(console: Console, out: Path) -> None:
     """How the server learns of a change. The command is right whether the folder is there or not,
     and leaves run and state in it alone."""
     console.print(f"server   rsync -a {out / 'server'}/ HOST:server/   then restart it there")
@@ -136,10 +125,8 @@ def server_command(
     after its last finished round; the same command goes on with a run that was stopped, also after
     a node was added or removed, and with a larger --rounds with one that has completed.
     """
-    from rich.console import Console
-
+    # these import polars and numpy, which the other commands do without
     from lumos_core.data.domains import NOUNS
-    from lumos_core.deployment.folders import ServerKit
     from lumos_core.deployment.plan import server_config
     from lumos_core.deployment.server_supervisor import ServerOptions, serve
 
@@ -150,11 +137,11 @@ def server_command(
         if "llm-noun" in flat:
             raise ConfigError("key 'llm-noun' is given twice, as --domain and with -c")
         flat["llm-noun"] = NOUNS[domain]
-    folders = ServerKit.read(folder)
+    kit = folders.ServerKit.read(folder)
     run_dir = run_dir or folder / "run"
     options = ServerOptions(
-        kit=folders,
-        config=server_config(flat, len(folders.manifest.nodes), catalog, run_dir),
+        kit=kit,
+        config=server_config(flat, len(kit.manifest.nodes), catalog, run_dir),
         run_dir=run_dir,
         state=state or folder / "state",
         bind=bind,
@@ -186,12 +173,6 @@ def demo_command(
     settings: ConfigOption = None,
 ) -> None:
     """Show a deployment with TLS and node keys on this machine, and tear it down."""
-    from datetime import datetime
-
-    from rich.console import Console
-
-    from lumos_core.deployment.demo import run_demo
-
     folder = folder or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-deploy-demo"
     if folder.exists():
         raise ConfigError(f"{folder}: is there already; choose another --folder")

@@ -1,11 +1,17 @@
 """``lumos doctor``: what would keep a node or a server from working, and how to mend it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
-from lumos_core.deployment.doctor import Finding, examine
+from lumos_core.deployment.doctor import examine
+
+if TYPE_CHECKING:
+    from lumos_core.deployment.checks import Finding
 
 NodeOption = Annotated[Path | None, typer.Option("--node", help="A node's data folder.")]
 CatalogOption = Annotated[Path | None, typer.Option(help="The run's catalog.tsv, to compare with.")]
@@ -30,10 +36,6 @@ def doctor_command(
     llm: LLMOption = None,
 ) -> None:
     """Check this machine and print what is wrong. Exits 1 if anything fails."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     findings = examine(node, catalog, certificates, server, port or [], llm)
     colour = {"ok": "green", "warn": "yellow", "fail": "red"}
     table = Table("", "check", "found", "what to do")
@@ -43,5 +45,5 @@ def doctor_command(
     raise typer.Exit(int(any(_fails(f) for f in findings)))
 
 
-def _fails(finding: Finding) -> bool:
+def _fails(finding: "Finding") -> bool:
     return finding.level == "fail"

@@ -3,22 +3,23 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from rich.console import Console
+
 from lumos_core.config import NodeConfig
+from lumos_core.data import Catalog, LeaveOneOut
 from lumos_core.data.sample import is_bundled
+from lumos_core.views.source import stored_views
+from lumos_core.views.view import UserViews
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from lumos_core.data import Catalog
+if TYPE_CHECKING:  # imports polars
     from lumos_core.deployment.plan import LocalPlan
-    from lumos_core.views.view import UserViews
 
 USERS = 3
 _SHOWN = 4  # items of a row
 _LENGTHS = range(4, 13)  # of histories that are easy to read
 
 
-def print_examples(console: "Console", plan: "LocalPlan") -> None:
+def print_examples(console: Console, plan: "LocalPlan") -> None:
     """Three users of the bundled sample with their views, if there are any. Histories of anybody
     else are shown on request only (``lumos views show``)."""
     if not is_bundled(plan.catalog):
@@ -40,17 +41,14 @@ def print_examples(console: "Console", plan: "LocalPlan") -> None:
             console.print(f"{name:>14}  {titles}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _titles(catalog: "Catalog", items: Sequence[int]) -> str:
+def _titles(catalog: Catalog, items: Sequence[int]) -> str:
     """The last items of a row: those count most."""
     before = "… " if len(items) > _SHOWN else ""
     return before + " · ".join(catalog.title(item) for item in items[-_SHOWN:])
 
 
-def _examples(plan: "LocalPlan") -> Iterator[tuple[str, list[int], "UserViews"]]:
+def _examples(plan: "LocalPlan") -> Iterator[tuple[str, list[int], UserViews]]:
     """One user a node, in turn, whose views are in the node's store."""
-    from lumos_core.data import LeaveOneOut
-    from lumos_core.views.source import stored_views
-
     found = []
     for folder, sequences in zip(plan.folders, plan.sequences, strict=True):
         train = LeaveOneOut(sequences).train()

@@ -1,16 +1,15 @@
 """``lumos node``: a node of a federation across machines."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from lumos_core.cli.options import assignments, with_options
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from lumos_core.deployment.folders import NodeBundle
+from lumos_core.deployment.folders import NodeBundle
+from lumos_core.deployment.node_supervisor import check, keep_running
+from lumos_core.views.llm.find import BUNDLED
 
 node_app = typer.Typer(name="node", help="A node on this machine.", no_args_is_help=True)
 
@@ -46,10 +45,6 @@ def start_command(
     Everything is checked before it starts: data, key, certificate. A server that cannot be reached
     is waited for.
     """
-    from rich.console import Console
-
-    from lumos_core.deployment.node_supervisor import keep_running
-
     console = Console(soft_wrap=True)
     ready = _checked(bundle, data, state, superlink, llm, settings, console)
     try:
@@ -69,8 +64,6 @@ def check_command(
     settings: Settings = None,
 ) -> None:
     """Check what 'lumos node start' would check, and start nothing."""
-    from rich.console import Console
-
     console = Console(soft_wrap=True)
     _checked(bundle, data, state, superlink, llm, settings, console)
     console.print("[green]ready[/]")
@@ -78,8 +71,6 @@ def check_command(
 
 def _place(llm: str) -> str:
     """A file or folder as it is called from everywhere: the node's processes start elsewhere."""
-    from lumos_core.views.llm.find import BUNDLED
-
     path = Path(llm).expanduser()
     return str(path.resolve()) if llm != BUNDLED and path.exists() else llm
 
@@ -91,11 +82,8 @@ def _checked(
     superlink: str | None,
     llm: str | None,
     settings: list[str] | None,
-    console: "Console",
-) -> "NodeBundle":
-    from lumos_core.deployment.folders import NodeBundle
-    from lumos_core.deployment.node_supervisor import check
-
+    console: Console,
+) -> NodeBundle:
     options = {
         "data": str(data.resolve()) if data else None,
         "state": str(state.resolve()) if state else None,

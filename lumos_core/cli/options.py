@@ -1,5 +1,6 @@
 """Options that several commands share, and how their texts are read."""
 
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -112,7 +113,7 @@ def defaults_for(data: Path, **fields: Any) -> RunConfig:
     Raises:
         DataError: what the folder says of its domain is damaged.
     """
-    from lumos_core.data.prepared_folder import prepared_noun
+    from lumos_core.data.prepared_folder import prepared_noun  # imports polars
 
     noun = prepared_noun(data)
     config = RunConfig(**fields)
@@ -155,8 +156,6 @@ def check_out(out: Path) -> None:
     Raises:
         ConfigError: it cannot be made or written to.
     """
-    import tempfile
-
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):

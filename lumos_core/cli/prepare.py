@@ -4,11 +4,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lumos_core.data.sample import SAMPLE_DOMAIN, bundled_sample
+from lumos_core.terminal.progress import Progress
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from lumos_core.data.prepare import PreparedDataset
+
+
+def _formats(incomplete: str) -> list[str]:
+    """What ``--format`` may be, for the shell's completion."""
+    from lumos_core.data.importers.detect import formats  # imports polars
+
+    return [name for name in formats() if name.startswith(incomplete)]
 
 
 def prepare_command(
@@ -21,11 +32,14 @@ def prepare_command(
     ],
     out: Annotated[Path, typer.Option(help="Folder to write: new, empty or the same again.")],
     source_format: Annotated[
-        Literal["auto", "table", "amazon", "mind", "recbole"],
+        str,
         typer.Option(
             "--format",
-            help="table: interactions.(tsv|csv|jsonl|parquet) with items.*; amazon: reviews and "
-            "metadata in JSON lines; mind: behaviors.tsv, news.tsv; recbole: .inter, .item.",
+            metavar="FORMAT",
+            autocompletion=_formats,
+            help="auto, or table: interactions.(tsv|csv|jsonl|parquet) with items.*; amazon: "
+            "reviews and metadata in JSON lines; mind: behaviors.tsv, news.tsv; recbole: .inter, "
+            ".item; or a format of a plug-in.",
         ),
     ] = "auto",
     nodes: Annotated[int, typer.Option(min=1, help="Nodes to distribute the users over.")] = 3,
@@ -121,13 +135,10 @@ def prepare_command(
     Users are never split between nodes. Malformed input ends with file and line, and nothing is
     written.
     """
-    from rich.console import Console
-
+    # these import polars
     from lumos_core.data.interactions import Columns
     from lumos_core.data.prepare import STEPS, prepare
     from lumos_core.data.reading.delimited import separator_of
-    from lumos_core.data.sample import SAMPLE_DOMAIN, bundled_sample
-    from lumos_core.terminal.progress import Progress
 
     columns = Columns(
         user_column, item_column, time_column, title_column, items_id_column,
@@ -172,11 +183,8 @@ def prepare_command(
     console.print(f"{state}: {dataset.folder}", markup=False, soft_wrap=True)
 
 
-def summary_table(dataset: "PreparedDataset") -> "Table":
+def summary_table(dataset: "PreparedDataset") -> Table:
     """Counts of a prepared data set, for the terminal."""
-    from rich.markup import escape
-    from rich.table import Table
-
     least, median, mean, most = dataset.lengths
     dropped = dataset.dropped
     table = Table(title=escape(dataset.name), show_header=False, title_justify="left")

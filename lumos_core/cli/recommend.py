@@ -1,17 +1,24 @@
 """``lumos recommend`` and ``lumos export``: what is done with a trained model."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
+from lumos_core.cli.screens import NO_VALUE
+from lumos_core.data import Catalog, Sequences
+from lumos_core.data.catalog import short_fingerprint
+from lumos_core.data.sequences import Items
 from lumos_core.errors import ConfigError, DataError
 from lumos_core.learning.devices import check_device
+from lumos_core.terminal.progress import Progress
 
-if TYPE_CHECKING:
-    from lumos_core.data import Catalog, Sequences
-    from lumos_core.data.sequences import Items
+if TYPE_CHECKING:  # these import torch
     from lumos_core.recommend.model_files import ModelCard
     from lumos_core.recommend.recommender import Recommendation, Recommender
 
@@ -55,6 +62,7 @@ def recommend_command(
             f"{data}: no interaction of user {user!r}, so no history to go by; ids of its "
             f"{len(users)} users are in the user column of the interactions"
         )
+    # these import torch: what is wrong above is told without waiting for it
     from lumos_core.recommend.model_files import find_model, kept_model, load_model, read_model
     from lumos_core.recommend.recommender import Recommender
 
@@ -80,9 +88,7 @@ def export_command(
     ] = False,
 ) -> None:
     """Write a run's best model as safetensors with its sizes, metrics and catalog fingerprint."""
-    from rich.console import Console
-
-    from lumos_core.data.catalog import short_fingerprint
+    # these import torch
     from lumos_core.recommend.export import export_model
     from lumos_core.recommend.model_files import CONFIG_FILE, MODEL_FILE
 
@@ -93,8 +99,9 @@ def export_command(
     console.print(f"written: {out / MODEL_FILE}, {CONFIG_FILE}", markup=False)
 
 
-def _read(data: Path) -> "tuple[Catalog, Sequences]":
+def _read(data: Path) -> tuple[Catalog, Sequences]:
     """Users with one interaction or two cannot be trained on, but can be recommended to."""
+    # these import polars
     from lumos_core.data.node_folder import read_node
     from lumos_core.data.prepared_folder import DATASET_FILE, node_folders
 
@@ -107,11 +114,8 @@ def _read(data: Path) -> "tuple[Catalog, Sequences]":
     return read_node(data, min_history=1)
 
 
-def _export_all(recommender: "Recommender", users: "Sequences", out: Path) -> None:
-    from rich.console import Console
-
-    from lumos_core.recommend.recommender import export_parquet
-    from lumos_core.terminal.progress import Progress
+def _export_all(recommender: "Recommender", users: Sequences, out: Path) -> None:
+    from lumos_core.recommend.recommender import export_parquet  # imports torch
 
     if out.is_dir():
         raise DataError(f"{out}: found a folder, expected the name of a Parquet file")
@@ -126,12 +130,10 @@ def _as_json(
     user: str,
     path: Path,
     card: "ModelCard",
-    history: "Items",
-    catalog: "Catalog",
+    history: Items,
+    catalog: Catalog,
     found: "list[Recommendation]",
 ) -> str:
-    from dataclasses import asdict
-
     return json.dumps(
         {
             "user": user,
@@ -150,16 +152,10 @@ def _show(
     user: str,
     path: Path,
     card: "ModelCard",
-    history: "Items",
-    catalog: "Catalog",
+    history: Items,
+    catalog: Catalog,
     found: "list[Recommendation]",
 ) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from lumos_core.cli.screens import NO_VALUE
-
     console = Console(highlight=False)
     console.print(f"{_origin(card)}  [dim]{escape(str(path))}[/]", soft_wrap=True)
     recent = [catalog.title(i) for i in history[-_SHOWN_HISTORY:].tolist()]

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
+from lumos_core.cli.examples import print_examples
 from lumos_core.cli.options import (
     MethodOption,
     RoundsOption,
@@ -13,16 +15,21 @@ from lumos_core.cli.options import (
     SettingsOption,
     parse_settings,
 )
+from lumos_core.cli.screens import results_table
+from lumos_core.config import NodeConfig
+from lumos_core.data.sequences import users_text
+from lumos_core.deployment.centralised_child import start_baselines, wait_for_baselines
+from lumos_core.deployment.local import LocalNode, deploy, simulate
+from lumos_core.deployment.round_lines import RoundLines
 from lumos_core.errors import ConfigError, FederationError
+from lumos_core.processes.children import Children, ending_on_signals
+from lumos_core.runs.history import OnEvent
+from lumos_core.runs.report import Row, cells, federated_row, write_report
+from lumos_core.runs.summary import RunSummary
+from lumos_core.views.source import ViewCount, count_views
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
+if TYPE_CHECKING:  # imports polars
     from lumos_core.deployment.plan import LocalPlan
-    from lumos_core.runs.history import OnEvent
-    from lumos_core.runs.report import Row
-    from lumos_core.runs.summary import RunSummary
-    from lumos_core.views.source import ViewCount
 
 Data = Annotated[
     Path | None,
@@ -61,8 +68,7 @@ def run_command(
     Starts a Flower SuperLink and a SuperNode per node, shows every round, and ends every process
     again, also after Ctrl-C. Exits 0 only if the run completed.
     """
-    from lumos_core.deployment.local import LocalNode, deploy
-    from lumos_core.deployment.plan import plan_local
+    from lumos_core.deployment.plan import plan_local  # imports polars
 
     flat, node_settings = parse_settings(settings, rounds=rounds, method=method, seed=seed)
     plan = plan_local(flat, node_settings, data, nodes, run_dir, resume)
@@ -87,8 +93,7 @@ def simulate_command(
     baselines: Baselines = True,
 ) -> None:
     """Run the same apps with virtual nodes under Flower's simulation engine."""
-    from lumos_core.deployment.local import simulate
-    from lumos_core.deployment.plan import plan_local
+    from lumos_core.deployment.plan import plan_local  # imports polars
 
     flat, node_settings = parse_settings(settings, rounds=rounds, method=method, seed=seed)
     if node_settings:
@@ -111,16 +116,8 @@ def _execute(
     command: str,
     plan: "LocalPlan",
     baselines: bool,
-    federate: "Callable[[OnEvent], RunSummary]",
+    federate: Callable[[OnEvent], RunSummary],
 ) -> None:
-    from rich.console import Console
-
-    from lumos_core.data.sequences import users_text
-    from lumos_core.deployment.centralised_child import start_baselines, wait_for_baselines
-    from lumos_core.deployment.round_lines import RoundLines
-    from lumos_core.processes.children import Children, ending_on_signals
-    from lumos_core.runs.report import federated_row, write_report
-
     console = Console(soft_wrap=True)
     users = users_text(sum(len(s) for s in plan.sequences), sum(s.left_out for s in plan.sequences))
     console.print(
@@ -155,19 +152,14 @@ def _execute(
         raise typer.Exit(130) from None
     _print_results(console, plan.run_dir, report, rows)
     if plan.config.has_views:
-        from lumos_core.cli.examples import print_examples
-
         console.print(f"{'views':>8}  {view_line(found, _count_views(plan))}", highlight=False)
         print_examples(console, plan)
     if (views := summary.views) is not None and not views.complete:
         console.print(views.sentence(), style="yellow", markup=False, highlight=False)
 
 
-def _count_views(plan: "LocalPlan") -> "ViewCount":
+def _count_views(plan: "LocalPlan") -> ViewCount:
     """Views in the stores of all nodes: they are on this computer, so no message is needed."""
-    from lumos_core.config import NodeConfig
-    from lumos_core.views.source import ViewCount, count_views
-
     if not plan.config.has_views:
         return ViewCount(0, 0)
     counts = [
@@ -182,17 +174,14 @@ def _count_views(plan: "LocalPlan") -> "ViewCount":
     return ViewCount(*(sum(column) for column in zip(*counts, strict=True)))
 
 
-def view_line(before: "ViewCount", after: "ViewCount") -> str:
+def view_line(before: ViewCount, after: ViewCount) -> str:
     """What a run did about views: those there before and after it."""
     text = f"{after.stored - before.stored} generated, {before.stored} reused"
     missing = after.total - after.stored
     return f"{text}, {missing} still missing" if missing else text
 
 
-def _print_results(console: "Console", run_dir: Path, report: Path, rows: "list[Row]") -> None:
-    from lumos_core.cli.screens import results_table
-    from lumos_core.runs.report import cells
-
+def _print_results(console: Console, run_dir: Path, report: Path, rows: list[Row]) -> None:
     head, *body = cells(rows)
     console.print(results_table(head, body, boxed=True))
     places = {

@@ -5,11 +5,11 @@ names and values, down to 40 columns.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
-    from rich.table import Table
+from rich.box import HEAVY_HEAD
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
 
 NO_VALUE = "–"
 _GAP = 2  # columns between two values
@@ -25,9 +25,7 @@ class ResultsTable:
         self._headers, self._rows = headers, rows
         self._title, self._boxed = title, boxed
 
-    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
-        from rich.text import Text
-
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self._needed() <= options.max_width:
             yield self._table()
             return
@@ -51,11 +49,7 @@ class ResultsTable:
         frame = 3 * (len(widths) + 1) + 1 if self._boxed else 2 * (len(widths) + 1)
         return sum(widths) + min(max(names), _NAME_WIDTH) + frame
 
-    def _table(self) -> "Table":
-        from rich.box import HEAVY_HEAD
-        from rich.table import Table
-        from rich.text import Text
-
+    def _table(self) -> Table:
         box = HEAVY_HEAD if self._boxed else None
         title = Text(self._title, style="italic") if self._title else None
         table = Table(box=box, header_style="bold", title=title, title_justify="left")

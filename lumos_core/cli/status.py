@@ -2,14 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
+from lumos_core.cli.screens import results_table
+from lumos_core.runs.status import RunStatus, status_of
 from lumos_core.terminal.progress import duration
-
-if TYPE_CHECKING:
-    from lumos_core.runs.status import RunStatus
 
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN_DIR")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")]
@@ -20,8 +20,6 @@ def status_command(run_dir: RunFolder, as_json: AsJson = False) -> None:
 
     Exits 0 for a run that is alive or completed, 1 for one that failed, stopped or cannot be read.
     """
-    from lumos_core.runs.status import status_of
-
     status = status_of(run_dir)
     if as_json:
         typer.echo(json.dumps(status.to_dict(), indent=2))
@@ -30,9 +28,7 @@ def status_command(run_dir: RunFolder, as_json: AsJson = False) -> None:
     raise typer.Exit(0 if status.state in ("running", "completed") else 1)
 
 
-def _print(status: "RunStatus") -> None:
-    from rich.console import Console
-
+def _print(status: RunStatus) -> None:
     console = Console(soft_wrap=True)
     colour = {"running": "green", "completed": "green", "failed": "red"}.get(status.state, "yellow")
     rounds = f"round {status.round} of {status.rounds or '?'}"
@@ -72,10 +68,6 @@ def _print(status: "RunStatus") -> None:
 
 
 def _table(title: str, header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
-    from rich.console import Console
-
-    from lumos_core.cli.screens import results_table
-
     if rows:
         cells = ([str(cell) for cell in row] for row in rows)
         Console().print(results_table(header, cells, title, boxed=True))

@@ -1,14 +1,22 @@
 """`lumos train-central`: SASRec on pooled data, the yardstick of every federation."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
-from lumos_core.cli.options import ConfigOption
-
-if TYPE_CHECKING:
-    from lumos_core.config import RunConfig
+from lumos_core.cli.options import ConfigOption, check_out, defaults_for, with_overrides
+from lumos_core.config import RunConfig
+from lumos_core.deployment.centralised_child import (
+    METRICS_FILE,
+    CentralisedMetrics,
+    CentralisedResult,
+)
+from lumos_core.errors import ConfigError
+from lumos_core.learning.devices import check_device
+from lumos_core.learning.parameters import ModelShape
+from lumos_core.runs.checkpoint import Checkpoint, RunProgress, save_checkpoint
 
 
 def train_central_command(
@@ -28,22 +36,12 @@ def train_central_command(
     config: ConfigOption = None,
 ) -> None:
     """Train SASRec on everybody's data in one place, beside the popularity baseline."""
-    from rich.console import Console
-
-    from lumos_core.cli.options import check_out
+    # these import torch and polars
     from lumos_core.data.pooled import merged_text, pool
     from lumos_core.data.prepared_folder import load_prepared
-    from lumos_core.deployment.centralised_child import (
-        METRICS_FILE,
-        CentralisedMetrics,
-        CentralisedResult,
-    )
     from lumos_core.experiments.comparison.compare import versions
     from lumos_core.learning.baselines import popularity, train_centralised
-    from lumos_core.learning.devices import check_device
-    from lumos_core.learning.parameters import ModelShape
     from lumos_core.learning.title_start import initial_params
-    from lumos_core.runs.checkpoint import Checkpoint, RunProgress, save_checkpoint
 
     check_device(device)
     run = _configured(data, config, semantic_start)
@@ -84,16 +82,12 @@ def train_central_command(
     console.print(f"written: {out / 'model.safetensors'}, metrics.json")
 
 
-def _configured(data: Path, texts: list[str] | None, semantic_start: bool | None) -> "RunConfig":
+def _configured(data: Path, texts: list[str] | None, semantic_start: bool | None) -> RunConfig:
     """The configuration; without a word about it, training starts from random embeddings.
 
     Raises:
         ConfigError: a key is wrong, or option and key contradict each other.
     """
-    from lumos_core.cli.options import defaults_for, with_overrides
-    from lumos_core.config import RunConfig
-    from lumos_core.errors import ConfigError
-
     usual = RunConfig().semantic_start if semantic_start else "none"
     base = defaults_for(data, method="fedavg", semantic_start=usual)
     run = with_overrides(base, texts)

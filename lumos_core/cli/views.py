@@ -1,27 +1,30 @@
 """``lumos llm check`` and ``lumos views``: build, show, list."""
 
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from lumos_core.cli.options import ConfigOption, defaults_for, with_overrides
+from lumos_core.cli.screens import results_table
 from lumos_core.config import NodeConfig, RunConfig
+from lumos_core.data import Catalog, LeaveOneOut, Sequences
+from lumos_core.data.sequences import MIN_HISTORY
 from lumos_core.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rich.console import Console
-    from rich.table import Table
-
-    from lumos_core.data import Catalog, Sequences
-    from lumos_core.terminal.progress import Progress, Task
-    from lumos_core.views.build import BuildProgress
-    from lumos_core.views.provenance import Writer
-    from lumos_core.views.titles.resumable import OnStage, StageProgress
-    from lumos_core.views.view import UserViews
-    from lumos_core.views.view_store import WriterCount
+from lumos_core.terminal.progress import Progress, Task
+from lumos_core.views.build import BuildProgress
+from lumos_core.views.llm.load import idle_threads
+from lumos_core.views.provenance import Writer, writer_of
+from lumos_core.views.source import STORE, view_source
+from lumos_core.views.titles.resumable import OnStage, StageProgress
+from lumos_core.views.view import UserViews
+from lumos_core.views.view_store import ViewStore, WriterCount, view_key
+from lumos_core.views.writers.choose import view_factory
 
 _STAGES = {
     "titles": "titles read, once for all",
@@ -55,11 +58,7 @@ def check_command(
     llm: LLMOption = None, quantization: QuantizationOption = None, config: ConfigOption = None
 ) -> None:
     """Load the model; show memory, speed and one example of each view."""
-    from rich.console import Console
-    from rich.markup import escape
-
-    from lumos_core.terminal.progress import Progress
-    from lumos_core.views.llm_check import check_llm
+    from lumos_core.views.llm_check import check_llm  # imports polars
 
     run = _configured(config, llm, quantization, None)
     console = Console()
@@ -93,8 +92,6 @@ def build_command(
 
     Ctrl-C is safe at any time: the next call goes on where this one ended.
     """
-    from rich.console import Console
-
     run = _configured(config, llm, quantization, data)
     console = Console()
     stored = generated = 0
@@ -124,10 +121,6 @@ def show_command(
     config: ConfigOption = None,
 ) -> None:
     """One user's history and its three views side by side; missing views are written."""
-    from rich.console import Console
-
-    from lumos_core.data import LeaveOneOut
-
     if writer and (llm or quantization or config):
         raise ConfigError("--writer names all that views depend on; leave --llm, -c out beside it")
     folder, catalog, sequences, position = _find_user(data, user)
@@ -147,10 +140,6 @@ def show_command(
 @views_app.command("list")
 def list_command(data: DataFolder) -> None:
     """Who wrote the views that are stored, node by node, and how many."""
-    from rich.console import Console
-
-    from lumos_core.cli.screens import results_table
-
     rows: list[list[str]] = []
     for folder in _nodes(data):
         counts = _writers(folder)
@@ -171,14 +160,9 @@ def list_command(data: DataFolder) -> None:
 
 
 def _views_of(
-    run: RunConfig, folder: Path, catalog: "Catalog", history: "Sequences", console: "Console"
-) -> "tuple[Writer, UserViews]":
+    run: RunConfig, folder: Path, catalog: Catalog, history: Sequences, console: Console
+) -> tuple[Writer, UserViews]:
     """One history's views by the configured writer, written if they are missing."""
-    from lumos_core.terminal.progress import Progress
-    from lumos_core.views.provenance import writer_of
-    from lumos_core.views.source import view_source
-    from lumos_core.views.writers.choose import view_factory
-
     node = _node(folder)
     with Progress(console) as progress:  # stays empty unless the catalog has to be prepared
         views = view_source(run, node, catalog, on_stage=_stages(progress))(history)
@@ -187,10 +171,8 @@ def _views_of(
 
 def _stored_views(
     folder: Path, chosen: str, user: str, history: list[int]
-) -> "tuple[Writer, UserViews]":
+) -> tuple[Writer, UserViews]:
     """One history's views by a writer that the store knows."""
-    from lumos_core.views.view_store import ViewStore, view_key
-
     known = [writer for writer, _ in _writers(folder) if writer is not None]
     found = [writer for writer in known if writer.fingerprint.startswith(chosen.lower())]
     if len(found) != 1:
@@ -211,10 +193,8 @@ def _stored_views(
     return writer, views
 
 
-def _writers(folder: Path) -> "list[WriterCount]":
+def _writers(folder: Path) -> list[WriterCount]:
     """Of a node's store, which is not made if it is missing."""
-    from lumos_core.views.view_store import ViewStore
-
     if not _store(folder).is_file():
         return []
     with ViewStore(_store(folder)) as store:
@@ -222,8 +202,6 @@ def _writers(folder: Path) -> "list[WriterCount]":
 
 
 def _store(folder: Path) -> Path:
-    from lumos_core.views.source import STORE
-
     return NodeConfig(data=str(folder)).state_folder / STORE
 
 
@@ -241,25 +219,19 @@ def _configured(
 
 def _node(folder: Path) -> NodeConfig:
     """A node that uses the cores that are idle now."""
-    from lumos_core.views.llm.load import idle_threads
-
     return NodeConfig(data=str(folder), threads=idle_threads())
 
 
 def _nodes(data: Path) -> list[Path]:
     """The node folders of a prepared folder; a node folder is its own."""
-    from lumos_core.data.prepared_folder import node_folders
+    from lumos_core.data.prepared_folder import node_folders  # imports polars
 
     return node_folders(data) if (data / "dataset.json").is_file() else [data]
 
 
-def _build_node(run: RunConfig, folder: Path, console: "Console") -> "BuildProgress":
+def _build_node(run: RunConfig, folder: Path, console: Console) -> BuildProgress:
     """Build one node's views in sight; returns how it ended."""
-    from lumos_core.data import LeaveOneOut
-    from lumos_core.data.node_folder import read_node
-    from lumos_core.terminal.progress import Progress
-    from lumos_core.views.build import BuildProgress
-    from lumos_core.views.source import view_source
+    from lumos_core.data.node_folder import read_node  # imports polars
 
     last = BuildProgress(0, 0, 0, 0.0)
     with Progress(console) as progress:
@@ -268,7 +240,7 @@ def _build_node(run: RunConfig, folder: Path, console: "Console") -> "BuildProgr
         if sequences.left_out:
             console.print(f"{folder.name}: {sequences.users_text}", markup=False, highlight=False)
 
-        def show(built: "BuildProgress") -> None:
+        def show(built: BuildProgress) -> None:
             nonlocal last
             last = built
             done = built.stored + built.generated
@@ -281,11 +253,11 @@ def _build_node(run: RunConfig, folder: Path, console: "Console") -> "BuildProgr
     return last
 
 
-def _stages(progress: "Progress") -> "OnStage":
+def _stages(progress: Progress) -> OnStage:
     """Shows the catalog's preparation, a task a stage, the first time it is needed."""
     tasks: dict[str, Task] = {}
 
-    def show(stage: "StageProgress") -> None:
+    def show(stage: StageProgress) -> None:
         note = _STAGES.get(stage.stage)
         if note is None:
             return
@@ -296,16 +268,15 @@ def _stages(progress: "Progress") -> "OnStage":
     return show
 
 
-def note_on(built: "BuildProgress") -> str:
+def note_on(built: BuildProgress) -> str:
     """What is going on, beside the numbers."""
     if not built.missing:
         return f"{built.generated} written, {built.stored} stored"
     return "" if built.generated else "preparing the model"
 
 
-def _find_user(data: Path, user: str) -> tuple[Path, "Catalog", "Sequences", int]:
-    from lumos_core.data.node_folder import read_node
-    from lumos_core.data.sequences import MIN_HISTORY
+def _find_user(data: Path, user: str) -> tuple[Path, Catalog, Sequences, int]:
+    from lumos_core.data.node_folder import read_node  # imports polars
 
     for folder in _nodes(data):
         catalog, sequences = read_node(folder)
@@ -317,15 +288,8 @@ def _find_user(data: Path, user: str) -> tuple[Path, "Catalog", "Sequences", int
     )
 
 
-def _side_by_side(
-    title: str, catalog: "Catalog", history: "Sequence[int]", views: "UserViews"
-) -> "Table":
+def _side_by_side(title: str, catalog: Catalog, history: Sequence[int], views: UserViews) -> Table:
     """A row a position: the recent history with its paraphrase and counterfactual, the future."""
-    from itertools import zip_longest
-
-    from rich.markup import escape
-    from rich.table import Table
-
     recent = list(history)[-len(views.paraphrase) :]
     heads = (
         f"history (last {len(recent)})",

@@ -36,6 +36,12 @@ class Catalog:
     Raises:
         DataError: if there is no item, an id occurs twice, an id or title is empty or holds a tab
             or line break, or a title is quoted.
+
+    >>> catalog = Catalog(("B7", "A1"), ("red lamp", "paper chain"))
+    >>> len(catalog), catalog.index("A1"), catalog.title(1)
+    (2, 2, 'red lamp')
+    >>> catalog.fingerprint == Catalog(("A1", "B7"), ("paper chain", "red lamp")).fingerprint
+    False
     """
 
     item_ids: tuple[str, ...]

@@ -11,7 +11,7 @@ import polars as pl
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.domains import Domain
 from lumos_core.data.filtering import Dedup, codes, core_mask, drop_duplicates
-from lumos_core.data.importers.detect import SourceFormat, load_source
+from lumos_core.data.importers.detect import AUTO, load_source
 from lumos_core.data.importers.raw_log import RawLog
 from lumos_core.data.interactions import Columns, check_known_items
 from lumos_core.data.node_folder import chronological
@@ -104,7 +104,7 @@ def prepare(
     nodes: int = 3,
     seed: int = 0,
     k_core: int = 5,
-    source_format: SourceFormat = "auto",
+    source_format: str = AUTO,
     items: Path | None = None,
     columns: Columns | None = None,
     dedup: Dedup = "exact",

@@ -1,54 +1,87 @@
-"""Following a run from outside: its events, its summary, and whether the SuperLink answers."""
+"""Following a run from outside: its events, and how it ends.
+
+A supervisor learns what happens from the run folder: events from ``history.jsonl``, the outcome
+from ``summary.json``; Flower's own idea of success is not asked.
+"""
 
 import json
 import os
-import ssl
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 from lumos_core.errors import FederationError
-from lumos_core.flower.commands import LOOPBACK
 from lumos_core.processes.children import Child
-from lumos_core.runs.history import Event
+from lumos_core.runs.folder import read_summary
+from lumos_core.runs.history import OnEvent
+from lumos_core.runs.summary import RunSummary
 
-HEALTH_SECONDS = 90.0  # a cold start on a busy machine takes 20
 SUMMARY_SECONDS = 3.0  # between the end of a run and its summary being seen
 FOLLOW_SECONDS = 0.2
 
 
-def wait_healthy(link: Child, control_port: int, ca: Path | None = None) -> None:
-    """Wait until a SuperLink answers on its control port.
+class RunLostError(FederationError):
+    """A run ended without a result."""
+
+
+class Watch:
+    """What a supervisor does beside looking for the summary; supervisors differ in this alone.
 
     Args:
-        link: it.
-        control_port: on loopback.
-        ca: authority of its certificate; None if it speaks plain HTTP.
+        on_event: called with every event of the history.
+    """
+
+    def __init__(self, on_event: OnEvent) -> None:
+        self.on_event = on_event
+
+    def before(self) -> None:
+        """Called before every look; what it raises counts more than a summary."""
+
+    def without_summary(self) -> None:
+        """Called after every look that found no summary; what it raises ends the following."""
+
+    def has_ended(self, run: Child) -> bool:
+        """Whether the run has ended, so that its summary is due.
+
+        Args:
+            run: the command that submitted it and streams its log.
+        """
+        return run.exit_code is not None
+
+
+def follow(run_dir: Path, run: Child, events: "Tail", watch: Watch) -> RunSummary:
+    """Report events until the summary is there.
+
+    Args:
+        run_dir: the run's folder.
+        run: the command that submitted the run.
+        events: the history, from before the run was submitted.
+        watch: what is done meanwhile.
+
+    Returns:
+        The run's summary.
 
     Raises:
-        FederationError: it has ended, or does not answer in time.
+        RunLostError: the run has ended, and there is no summary.
+        FederationError: the watch says why it cannot go on.
+        DataError: the summary is damaged.
     """
-    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
-    if ca is not None:
-        context = ssl.create_default_context(cafile=str(ca))
-        handlers.append(urllib.request.HTTPSHandler(context=context))
-    opener = urllib.request.build_opener(*handlers)
-    url = f"{'http' if ca is None else 'https'}://{LOOPBACK}:{control_port}/health"
-    until = time.monotonic() + HEALTH_SECONDS
-    while time.monotonic() < until:
-        if link.exit_code is not None:
-            raise ended(link)
-        try:
-            with opener.open(url, timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
-    raise FederationError(
-        f"the SuperLink did not become healthy within {HEALTH_SECONDS:g} s; the end of "
-        f"{link.log}:\n{link.last_lines()}"
-    )
+    due: float | None = None
+    while True:
+        watch.before()
+        summary = read_summary(run_dir)
+        events.report()  # after the summary was looked for, so that its last events are in
+        if summary is not None:
+            return summary
+        watch.without_summary()
+        if not watch.has_ended(run):
+            due = None
+        elif due is None:
+            due = time.monotonic() + SUMMARY_SECONDS
+        elif time.monotonic() > due:
+            raise RunLostError(
+                f"the run ended without a result; the end of {run.log}:\n{run.last_lines(25)}"
+            )
+        time.sleep(FOLLOW_SECONDS)
 
 
 class Tail:
@@ -57,7 +90,7 @@ class Tail:
     A resumed run first writes its history anew, as another file; until then there is nothing new.
     """
 
-    def __init__(self, path: Path, callback: Callable[[Event], None]) -> None:
+    def __init__(self, path: Path, callback: OnEvent) -> None:
         self._path, self._callback, self._offset = path, callback, 0
         self._old = path.stat().st_ino if path.exists() else None
 

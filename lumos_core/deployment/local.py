@@ -1,30 +1,21 @@
 """A federation on this machine: real processes over gRPC, or Flower's simulation engine.
 
-Both run the same two apps. The supervisor learns what happens from the run folder: events from
-``history.jsonl``, the outcome from ``summary.json``; Flower's own idea of success is not asked.
+Both run the same two apps.
 """
 
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lumos_core.config import SIMULATION_DATA, NodeConfig, RunConfig, Scalar
-from lumos_core.deployment.follow import (
-    FOLLOW_SECONDS,
-    SUMMARY_SECONDS,
-    Tail,
-    ended,
-    wait_healthy,
-)
+from lumos_core.deployment.follow import Watch, ended
+from lumos_core.deployment.superlink import SuperLink, workplace
 from lumos_core.errors import FederationError
 from lumos_core.flower import commands, preload
 from lumos_core.processes.children import Child, Children, ending_on_signals
-from lumos_core.runs.folder import check_same_run, read_summary, write_config
+from lumos_core.runs.folder import check_same_run, write_config
 from lumos_core.runs.history import HISTORY, Event, OnEvent
 from lumos_core.runs.summary import SUMMARY, RunSummary
 from lumos_core.views.llm.find import default_cache
@@ -79,18 +70,17 @@ def deploy(
     """
     settings = {node.name: node.config().to_flat() for node in nodes}  # before anything starts
     config = _prepare(config, run_dir, settings, resume)
-    events = Tail(run_dir / HISTORY, on_event)
-    with _workplace() as place, ending_on_signals(), Children(run_dir / "logs") as children:
+    states = [node.config().state_folder for node in nodes]
+    with workplace() as place, ending_on_signals(), Children(run_dir / "logs") as children:
         control, fleet_port, *runtime = commands.free_ports(2 + len(nodes))
         fleet = f"{commands.LOOPBACK}:{fleet_port}"
-        link = _start_superlink(children, place, control, fleet)
+        link = SuperLink(children, place, config, control, fleet)
         supernodes = [
-            _start_supernode(children, place, fleet, port, name, flat)
+            _start_supernode(children, place / name, link.cwd, fleet, port, flat)
             for port, (name, flat) in zip(runtime, settings.items(), strict=True)
         ]
-        run = _submit(children, place, config, control, link, None)
-        watch = _Views([node.config().state_folder for node in nodes], on_event)
-        return _follow(run_dir, events, on_event, run, link, supernodes, watch)
+        link.wait_healthy()
+        return link.run(run_dir, _LocalWatch(link, supernodes, states, on_event))
 
 
 def simulate(
@@ -119,19 +109,19 @@ def simulate(
         ConfigError: the run to go on with is another one.
     """
     config = _prepare(config, run_dir, {"nodes": nodes, "data": str(data)}, resume)
-    events = Tail(run_dir / HISTORY, on_event)
-    with _workplace() as place, ending_on_signals(), Children(run_dir / "logs") as children:
+    states = [NodeConfig(data=str(data / f"node-{n}")).state_folder for n in range(nodes)]
+    with workplace() as place, ending_on_signals(), Children(run_dir / "logs") as children:
         [control] = commands.free_ports(1)
-        extra = {
+        ray = place / "r"  # sockets live there: the path must stay short
+        ray.mkdir()
+        variables = {
             SIMULATION_DATA: str(data.resolve()),
-            "RAY_TMPDIR": str(place / "r"),  # sockets live there: the path must stay short
+            "RAY_TMPDIR": str(ray),
             "OMP_NUM_THREADS": "1",
         }
-        link = _start_superlink(children, place, control, None, **extra)
-        run = _submit(children, place, config, control, link, nodes)
-        folders = [NodeConfig(data=str(data / f"node-{n}")) for n in range(nodes)]
-        watch = _Views([node.state_folder for node in folders], on_event)
-        return _follow(run_dir, events, on_event, run, link, [], watch)
+        link = SuperLink(children, place, config, control, None, variables=variables)
+        link.wait_healthy()
+        return link.run(run_dir, _LocalWatch(link, [], states, on_event), virtual_nodes=nodes)
 
 
 # ---------------------------------------------------------------- start
@@ -158,103 +148,57 @@ def _prepare(config: RunConfig, run_dir: Path, nodes: Mapping[str, Any], resume:
     return config
 
 
-@contextmanager
-def _workplace() -> Iterator[Path]:
-    """A short-lived folder for Flower's homes; ``empty`` in it is where processes start, so that
-    no package is picked up from the current folder."""
-    place = Path(tempfile.mkdtemp(prefix="lumos-"))
-    try:
-        for name in ("empty", "r"):
-            (place / name).mkdir()
-        yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-
-
-def _start_superlink(
-    children: Children, place: Path, control: int, fleet: str | None, **extra: str
-) -> Child:
-    home = place / "superlink"
-    commands.write_connection(home, control)
-    # It starts one ServerApp; more questions would only take processor time from the nodes.
-    extra["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"] = "1"
-    return children.start(
-        "superlink",
-        commands.superlink(control, fleet),
-        environment=commands.environment(home, **extra),
-        cwd=place / "empty",
-    )
-
-
 def _start_supernode(
-    children: Children, place: Path, fleet: str, port: int, name: str, flat: Mapping[str, Scalar]
+    children: Children, home: Path, cwd: Path, fleet: str, port: int, flat: Mapping[str, Scalar]
 ) -> Child:
-    home, empty = place / name, place / "empty"
+    name = home.name
     environment = commands.environment(home, OMP_NUM_THREADS=str(flat["threads"]))
     return children.start(
         name,
         commands.supernode(fleet, port, commands.write_toml(home / "node.toml", flat)),
-        environment=preload.start(children, f"{name}-preloaded", home / "bin", environment, empty),
-        cwd=empty,
-    )
-
-
-def _submit(
-    children: Children,
-    place: Path,
-    config: RunConfig,
-    control: int,
-    link: Child,
-    virtual_nodes: int | None,
-) -> Child:
-    app = commands.stage_app(place / "app")
-    run_config = commands.write_toml(place / "run.toml", config.to_flat())
-    wait_healthy(link, control)
-    return children.start(
-        "server",
-        commands.submit(app, run_config, virtual_nodes),
-        environment=commands.environment(place / "superlink"),
-        cwd=place / "empty",
+        environment=preload.start(children, f"{name}-preloaded", home / "bin", environment, cwd),
+        cwd=cwd,
     )
 
 
 # ---------------------------------------------------------------- follow
-def _follow(
-    run_dir: Path,
-    events: Tail,
-    on_event: OnEvent,
-    run: Child,
-    link: Child,
-    supernodes: Sequence[Child],
-    views: "_Views",
-) -> RunSummary:
-    """Report events until the summary is there."""
-    lost: set[str] = set()
-    since: float | None = None
-    while True:
-        summary = read_summary(run_dir)
-        views.report()
-        events.report()  # after the summary was looked for, so that its last events are in
-        if summary is not None:
-            return summary
-        for child in supernodes:
-            if child.exit_code is not None and child.name not in lost:
-                lost.add(child.name)
-                on_event({"event": "node-lost", "node": child.name, "log": str(child.log)})
-        if link.exit_code is not None:
-            raise ended(link)
-        if supernodes and len(lost) == len(supernodes):
+class _LocalWatch(Watch):
+    """Tells of views and lost nodes; the run ends with its SuperLink or its last node.
+
+    Args:
+        link: the SuperLink.
+        supernodes: none if nodes are virtual.
+        states: the nodes' state folders.
+        on_event: see :func:`deploy`.
+    """
+
+    def __init__(
+        self,
+        link: SuperLink,
+        supernodes: Sequence[Child],
+        states: Sequence[Path],
+        on_event: OnEvent,
+    ) -> None:
+        super().__init__(on_event)
+        self._link, self._supernodes = link.process, supernodes
+        self._views = _Views(states, on_event)
+        self._lost: set[str] = set()
+
+    def before(self) -> None:
+        self._views.report()
+
+    def without_summary(self) -> None:
+        for child in self._supernodes:
+            if child.exit_code is not None and child.name not in self._lost:
+                self._lost.add(child.name)
+                self.on_event({"event": "node-lost", "node": child.name, "log": str(child.log)})
+        if self._link.exit_code is not None:
+            raise ended(self._link)
+        if self._supernodes and len(self._lost) == len(self._supernodes):
+            last = self._supernodes[-1]
             raise FederationError(
-                "every SuperNode has ended; the end of "
-                f"{supernodes[-1].log}:\n{supernodes[-1].last_lines()}"
+                f"every SuperNode has ended; the end of {last.log}:\n{last.last_lines()}"
             )
-        if run.exit_code is not None:
-            since = since or time.monotonic()
-            if time.monotonic() - since > SUMMARY_SECONDS:
-                raise FederationError(
-                    f"the run ended without a result; the end of {run.log}:\n{run.last_lines(25)}"
-                )
-        time.sleep(FOLLOW_SECONDS)
 
 
 class _Views:

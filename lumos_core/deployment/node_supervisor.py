@@ -7,30 +7,23 @@ other process of this machine can take over the node's work. If one ends, both a
 
 import re
 import shutil
-import socket
-import ssl
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
-from lumos_core.deployment import credentials
-from lumos_core.deployment.folders import NodeBundle, split_address
-from lumos_core.deployment.supervision import Backoff, alone, say
-from lumos_core.errors import ConfigError, ModelError, reason_of
+from lumos_core.deployment import checks, credentials
+from lumos_core.deployment.folders import NodeBundle
+from lumos_core.deployment.supervision import STOP_SECONDS, Backoff, alone, say
 from lumos_core.flower import commands, preload
-from lumos_core.learning.devices import check_device
 from lumos_core.processes.children import Child, Children, ending_on_signals
-from lumos_core.safe_files import private_folder
 from lumos_core.views.llm.find import default_cache
 from lumos_core.views.meter import ViewProgress
 from lumos_core.views.titles.shipped import seed_cache
 
-CONNECT_SECONDS = 5.0
-STOP_SECONDS = 15.0  # a SuperNode says good-bye to the server, else its key is refused for a minute
-EXPIRES_SOON_DAYS = 30.0
 _POLL_SECONDS = 0.5
 _VIEWS_SECONDS = 10.0  # between two lines about views
 _LINES = 400  # of the SuperNode's output to look for the reason of its end in
@@ -62,22 +55,23 @@ def check(bundle: NodeBundle) -> Iterator[str]:
             bundle's authority.
         DataError: naming file and line, the data are not as they should be.
     """
-    from lumos_core.data.catalog import short_fingerprint
-    from lumos_core.data.node_folder import read_node
-
-    authority = credentials.check_certificate(bundle.ca)
-    credentials.check_node_key(bundle.key)
-    check_device(bundle.config.device)
-    _check_llm(bundle.config.llm)
-    catalog, sequences = read_node(Path(bundle.config.data))
-    yield escape(
-        f"{bundle.config.name}: {sequences.users_text}, {len(catalog)} items, "
-        f"catalog {short_fingerprint(catalog.fingerprint)}"
+    config = bundle.config
+    chosen = chain(
+        checks.certificate(bundle.ca),
+        checks.node_key(bundle.key),
+        checks.device(config.device),
+        checks.node_llm(config.llm),
+        checks.data(Path(config.data)),
+        checks.state(state_folder(bundle)),
+        checks.server(bundle.superlink, bundle.ca),
     )
-    _writable(state_folder(bundle))
-    if (days := credentials.days_left(authority)) < EXPIRES_SOON_DAYS:
-        yield f"[yellow]{escape(str(bundle.ca))} expires in {days:.0f} days[/]"
-    yield from _check_server(bundle)
+    for finding in chosen:
+        if finding.error is not None:
+            raise finding.error
+        if finding.check == "data":  # what takes part, also if all is well
+            yield escape(f"{config.name}: {finding.found}")
+        elif finding.level != "ok":
+            yield f"[yellow]{escape(finding.found)}[/]"
 
 
 def state_folder(bundle: NodeBundle) -> Path:
@@ -183,71 +177,3 @@ def _reason(output: str) -> str:
         if re.search(pattern, output):
             return reason
     return "its SuperNode has ended"
-
-
-def _check_llm(llm: str) -> None:
-    """Find the node's own model, without loading it; the run's is not known here."""
-    if not llm:
-        return
-    from lumos_core.views.llm.find import BUNDLED, find_model
-
-    place = Path(llm).expanduser()
-    if llm != BUNDLED and place.exists() and not place.is_absolute():
-        raise ConfigError(
-            f"key 'llm': found the relative path {llm!r}, expected an absolute one, since the "
-            f"node's processes start in a folder of their own; write {str(place.resolve())!r}"
-        )
-    try:
-        find_model(llm)
-    except ModelError as error:
-        raise ConfigError(f"key 'llm': {error}") from None
-
-
-def _check_server(bundle: NodeBundle) -> Iterator[str]:
-    """Shake hands with the server, if it is there.
-
-    A connection that is cut or left without an answer counts as not there yet: so does whatever
-    forwards a port whose server has not been started.
-    """
-    host, port = split_address(bundle.superlink, "node.toml")
-    context = ssl.create_default_context(cafile=str(bundle.ca))
-    context.set_alpn_protocols(["h2"])  # what gRPC speaks
-    try:
-        with (
-            socket.create_connection((host, port), CONNECT_SECONDS) as plain,
-            context.wrap_socket(plain, server_hostname=host),
-        ):
-            return
-    except ssl.SSLCertVerificationError as error:
-        raise ConfigError(
-            f"{bundle.superlink}: its certificate is refused: {error.verify_message}; expected one "
-            f"that {bundle.ca} has signed, for {host}, valid now (the clock here says "
-            f"{time.strftime('%Y-%m-%d %H:%M')}); take the bundle that belongs to this server"
-        ) from None
-    except ssl.SSLEOFError:
-        yield _not_yet(bundle, "Connection closed by peer")
-    except ssl.SSLError as error:
-        raise ConfigError(
-            f"{bundle.superlink}: answers, but without TLS as expected of the server "
-            f"({error.reason}); take the fleet port of 'lumos deploy server': correct superlink "
-            "in node.toml, or --superlink"
-        ) from None
-    except OSError as error:
-        yield _not_yet(bundle, reason_of(error))
-
-
-def _not_yet(bundle: NodeBundle, reason: str) -> str:
-    return f"[yellow]{escape(bundle.superlink)} cannot be reached yet ({escape(reason)})[/]"
-
-
-def _writable(state: Path) -> None:
-    try:
-        private_folder(state)
-        probe = state / ".writable"
-        probe.write_bytes(b"lumos")
-        probe.unlink()
-    except OSError as error:
-        raise ConfigError(
-            f"{state}: cannot be written: {reason_of(error)}; the node keeps its views and its "
-            "ledger there; choose another folder with --state"
-        ) from error

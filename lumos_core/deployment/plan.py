@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lumos_core.config import NodeConfig, RunConfig
+from lumos_core.config import NodeConfig, RunConfig, load_plugins
 from lumos_core.data import Catalog, Sequences
 from lumos_core.data.layout import CATALOG_FILE
 from lumos_core.data.prepare import prepare
@@ -71,7 +71,7 @@ def plan_local(
         saved = _saved_config(run_dir)
         flat = {**saved.to_flat(), **flat}
         data = data or Path(saved.catalog).parent
-    check_tracker(RunConfig.from_flat(flat))
+    _check_parts(RunConfig.from_flat(flat))
     try:
         check_device(NodeConfig.from_flat({"data": ".", **node_settings}).device)
     except ConfigError as error:
@@ -144,7 +144,7 @@ def server_config(flat: Mapping[str, Any], nodes: int, catalog: Path, run_dir: P
         told["llm-noun"] = saved.llm_noun
     flat = {**told, **flat, "catalog": str(catalog.resolve())}
     config = for_nodes(flat, nodes)
-    check_tracker(config)
+    _check_parts(config)
     return config
 
 
@@ -197,3 +197,13 @@ def for_nodes(flat: Mapping[str, Any], count: int) -> RunConfig:
     if config.min_nodes > count:
         raise ConfigError(f"min-nodes = {config.min_nodes}, but there are only {count} nodes")
     return config
+
+
+def _check_parts(config: RunConfig) -> None:
+    """Load what a run takes from other packages: what is missing is told before anything starts.
+
+    Raises:
+        ConfigError: a plug-in or the library of ``tracking`` is not installed.
+    """
+    load_plugins(config)
+    check_tracker(config)

@@ -12,9 +12,8 @@ the run's folder.
 """
 
 import json
-import shutil
-import tempfile
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,27 +23,21 @@ from rich.markup import escape
 
 from lumos_core.config import NODE_NAMES, RunConfig
 from lumos_core.deployment.folders import ServerKit
-from lumos_core.deployment.follow import (
-    FOLLOW_SECONDS,
-    SUMMARY_SECONDS,
-    Tail,
-    ended,
-    wait_healthy,
-)
+from lumos_core.deployment.follow import RunLostError, Watch, ended
 from lumos_core.deployment.registry import Registry
 from lumos_core.deployment.round_lines import RoundLines
-from lumos_core.deployment.supervision import Backoff, alone, say
+from lumos_core.deployment.superlink import SuperLink, workplace
+from lumos_core.deployment.supervision import STOP_SECONDS, Backoff, alone, say
 from lumos_core.errors import FederationError
 from lumos_core.flower import commands
 from lumos_core.processes.children import Child, Children, ending_on_signals
 from lumos_core.runs.checkpoint import LATEST, load_checkpoint
 from lumos_core.runs.folder import check_same_run, read_summary, write_config
-from lumos_core.runs.history import HISTORY, Event, OnEvent
+from lumos_core.runs.history import Event, OnEvent
 from lumos_core.runs.summary import SUMMARY, RunSummary
 from lumos_core.views.llm.find import default_cache
 from lumos_core.views.titles.shipped import seed_cache
 
-STOP_SECONDS = 8.0
 _SERVER_APP = "flwr-serverapp"
 _RUNNING = (
     "a server with this state folder runs already; end it, or choose another folder with --state"
@@ -70,10 +63,6 @@ class ServerOptions:
     state: Path
     bind: str
     control_port: int
-
-
-class _RunLostError(Exception):
-    """The ServerApp ended without a result."""
 
 
 def serve(options: ServerOptions, console: Console) -> RunSummary:
@@ -103,12 +92,11 @@ def serve(options: ServerOptions, console: Console) -> RunSummary:
         write_config(options.run_dir, config, {n: {} for n in options.kit.manifest.nodes})
         seed_cache(default_cache())  # here: Flower sends the apps' code only
         stack.enter_context(ending_on_signals())
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lumos-")))
         lines = _Once(stack.enter_context(RoundLines(console, config.rounds).live()))
         backoff, served = Backoff(), False
         while True:
             backoff.started()
-            generation = _Generation(options, config, place, lines, console)
+            generation = _Generation(options, config, lines, console)
             try:
                 return generation.run()
             except FederationError as error:
@@ -125,28 +113,12 @@ class _Generation:
     """One life of a SuperLink."""
 
     def __init__(
-        self,
-        options: ServerOptions,
-        config: RunConfig,
-        place: Path,
-        on_event: OnEvent,
-        console: Console,
+        self, options: ServerOptions, config: RunConfig, on_event: OnEvent, console: Console
     ) -> None:
-        self._options, self._on_event, self._console = options, on_event, console
+        self._options, self._config = options, config
+        self._on_event, self._console = on_event, console
         self._registry = Registry(options.kit, options.state.resolve())
         self.served = False
-        shutil.rmtree(place, ignore_errors=True)
-        self._home, self._empty = place / "home", place / "empty"
-        self._empty.mkdir(parents=True)  # no package is picked up from where processes start
-        self._app = commands.stage_app(place / "app")
-        self._run_config = commands.write_toml(place / "run.toml", config.to_flat())
-        extra = {
-            NODE_NAMES: str(self._registry.path),
-            "OMP_NUM_THREADS": "1",
-            # One ServerApp is all it starts, and the SuperLink writes a line for every question.
-            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "1",
-        }
-        self._environment = commands.environment(self._home, **extra)
 
     def run(self) -> RunSummary:
         """Until the run has a result.
@@ -154,85 +126,80 @@ class _Generation:
         Raises:
             FederationError: SuperLink or SuperExec have ended, or did not start.
         """
-        with Children(self._options.run_dir / "logs", grace=STOP_SECONDS) as children:
-            link, executor = self._start(children)
+        run_dir = self._options.run_dir
+        with workplace() as place, Children(run_dir / "logs", grace=STOP_SECONDS) as children:
+            link, executor = self._start(children, place)
             backoff = Backoff()
             while True:
                 backoff.started()
-                run = children.start(
-                    "server",
-                    commands.submit(self._app, self._run_config, None),
-                    environment=self._environment,
-                    cwd=self._empty,
-                )
+                watch = _ServerWatch(children, (link.process, executor), run_dir, self._on_event)
                 try:
-                    return self._follow(children, link, executor, run)
-                except _RunLostError as lost:
+                    return link.run(run_dir, watch)
+                except RunLostError:
                     pause = backoff.pause()
-                    say(self._console, f"[yellow]{lost}[/]; submitting it again in {pause:.0f} s")
-                    children.stop_one(run)
+                    lost = "[yellow]the ServerApp ended without a result[/]"
+                    say(self._console, f"{lost}; submitting it again in {pause:.0f} s")
                 time.sleep(pause)
 
-    def _start(self, children: Children) -> tuple[Child, Child]:
+    def _start(self, children: Children, place: Path) -> tuple[SuperLink, Child]:
         options, kit = self._options, self._options.kit
         control = options.control_port or commands.free_ports(1)[0]
         fleet = f"{options.bind}:{kit.manifest.port}"
         self._registry.prepare()
-        commands.write_connection(self._home, control, kit.ca)
-        link = children.start(
-            "superlink",
-            commands.superlink(
-                control,
-                fleet,
-                "--database",
-                str(self._registry.database),
-                security=commands.LinkSecurity(kit.ca, kit.certificate, kit.key, kit.secret),
-            ),
-            environment=self._environment,
-            cwd=self._empty,
+        link = SuperLink(
+            children,
+            place,
+            self._config,
+            control,
+            fleet,
+            security=commands.LinkSecurity(kit.ca, kit.certificate, kit.key, kit.secret),
+            database=self._registry.database,
+            variables={NODE_NAMES: str(self._registry.path), "OMP_NUM_THREADS": "1"},
         )
-        wait_healthy(link, control, kit.ca)
+        link.wait_healthy()
         try:
-            self._registry.register(self._environment, self._empty)
+            self._registry.register(link.environment, link.cwd)
         except FederationError:
             children.stop()
             self._registry.drop()  # it and the database do not fit each other
             raise
-        executor = children.start(
-            "superexec",
-            commands.superexec(control, kit.secret, kit.ca),
-            environment=self._environment,
-            cwd=self._empty,
-        )
+        executor = link.start("superexec", commands.superexec(control, kit.secret, kit.ca))
         self.served = True
         nodes = ", ".join(kit.manifest.nodes)
         say(self._console, f"serving on {fleet}; registered nodes: {nodes}")
         return link, executor
 
-    def _follow(self, children: Children, link: Child, executor: Child, run: Child) -> RunSummary:
-        run_dir = self._options.run_dir
-        events = Tail(run_dir / HISTORY, self._on_event)
-        seen, since = False, 0.0
-        while True:
-            for child in (link, executor):
-                if child.exit_code is not None:
-                    # A ServerApp that lost its SuperLink may yet write that the run has failed.
-                    children.stop()
-                    _drop_failure(run_dir)
-                    raise ended(child)
-            summary = read_summary(run_dir)
-            events.report()
-            if summary is not None:
-                return summary
-            running = children.runs(_SERVER_APP)
-            if running or not (seen or run.exit_code is not None):
-                since = 0.0
-            elif not since:
-                since = time.monotonic()
-            elif time.monotonic() - since > SUMMARY_SECONDS:
-                raise _RunLostError("the ServerApp ended without a result")
-            seen = seen or running
-            time.sleep(FOLLOW_SECONDS)
+
+class _ServerWatch(Watch):
+    """Everything has to be started again without SuperLink or SuperExec; the run has ended with its
+    ServerApp, whatever else still runs.
+
+    Args:
+        children: stopped when one of ``needed`` has ended.
+        needed: SuperLink and SuperExec.
+        run_dir: the run's folder.
+        on_event: called with every event of the history.
+    """
+
+    def __init__(
+        self, children: Children, needed: Iterable[Child], run_dir: Path, on_event: OnEvent
+    ) -> None:
+        super().__init__(on_event)
+        self._children, self._needed, self._run_dir = children, needed, run_dir
+        self._seen = False
+
+    def before(self) -> None:
+        for child in self._needed:
+            if child.exit_code is not None:
+                # A ServerApp that lost its SuperLink may yet write that the run has failed.
+                self._children.stop()
+                _drop_failure(self._run_dir)
+                raise ended(child)
+
+    def has_ended(self, run: Child) -> bool:
+        running = self._children.runs(_SERVER_APP)
+        self._seen = self._seen or running
+        return not running and (self._seen or run.exit_code is not None)
 
 
 class _Once:

@@ -2,36 +2,32 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from lumos_core.errors import FederationError
+from lumos_core.safe_files import exclusive
 
+STOP_SECONDS = 15.0  # a SuperNode says good-bye to the server, else its key is refused for a minute
 FIRST_SECONDS = 2.0
 LONGEST_SECONDS = 60.0
 STEADY_SECONDS = 120.0
 
 
-@contextmanager
-def alone(state: Path, refusal: str) -> Iterator[None]:
+def alone(state: Path, refusal: str) -> AbstractContextManager[None]:
     """Hold a state folder.
 
     Args:
-        state: exists.
+        state: the folder.
         refusal: what to say to a second one.
 
     Raises:
         FederationError: another process holds the folder.
     """
-    try:
-        with FileLock(state / ".running").acquire(blocking=False):
-            yield
-    except Timeout:
-        raise FederationError(f"{state}: {refusal}") from None
+    return exclusive(state / ".running", 0, FederationError(f"{state}: {refusal}"))
 
 
 def say(console: Console, text: str) -> None:

@@ -12,7 +12,7 @@ from lumos_core.privacy.secure_aggregation import packets
 from lumos_core.privacy.secure_aggregation.participant import Participant
 from lumos_core.privacy.secure_aggregation.primitives import Primitives
 from lumos_core.privacy.secure_aggregation.session_store import MemoryStore
-from lumos_core.wire.deltas import wire_bytes
+from lumos_core.wire.codecs import wire_bytes
 from lumos_core.wire.messages import Instruction, Packet, Reply, Talk, in_turn
 from lumos_core.wire.reply_checks import preparation
 

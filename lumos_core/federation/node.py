@@ -11,13 +11,14 @@ from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import LeaveOneOut, Sequences
 from lumos_core.federation.error_feedback import Residuals
 from lumos_core.learning.evaluation import evaluate
-from lumos_core.learning.model import SASRec, get_params, set_params
+from lumos_core.learning.model import SASRec, build_model, get_params, set_params
 from lumos_core.learning.parameters import ModelShape, Params
 from lumos_core.learning.training import Trainer, TrainingSet, TrainSums
 from lumos_core.privacy import mechanisms, noise
 from lumos_core.runs.resume import run_key
 from lumos_core.views.view import ViewSource, no_views
-from lumos_core.wire import codecs, deltas
+from lumos_core.wire import deltas
+from lumos_core.wire.codecs import codec
 from lumos_core.wire.reply_checks import Metrics
 
 
@@ -133,20 +134,20 @@ class Node:
 
     def _sendable(self, delta: Params, round: int, rng: np.random.Generator) -> Params:
         """The delta, and what earlier rounds still owe, in the agreed codec."""
-        codec, share = self.config.delta_codec, self.config.top_rows_share
-        feedback = self.config.error_feedback and not codecs.is_lossless(codec)
+        agreed, share = codec(self.config.delta_codec), self.config.top_rows_share
+        feedback = self.config.error_feedback and not agreed.lossless
         owed = self._residuals.before(round) if feedback else None
         if owed is not None:
             delta = deltas.add(delta, owed)
         delta = mechanisms.protect(delta, self.config, self._key, self.name, round)
-        arrays = codecs.encode(delta, codec, rng, share)
+        arrays = agreed.encode(delta, rng, share)
         if feedback:
-            sent = codecs.decode(arrays, codec, delta, share)
+            sent = agreed.decode(arrays, delta, share)
             self._residuals.keep(round, deltas.subtract(delta, sent))
         return arrays
 
     def _model(self, params: Params) -> SASRec:
-        model = SASRec(self.shape, self.config.dropout)
+        model = build_model(self.shape, self.config.dropout)
         set_params(model, params)
         return model.to(self.device)
 

@@ -10,7 +10,7 @@ from lumos_core.config import RunConfig
 from lumos_core.data.sequences import LeaveOneOut, Sequences
 from lumos_core.learning.evaluation import evaluate, target_ranks
 from lumos_core.learning.metrics import SELECTION_METRIC, means, ranking_sums
-from lumos_core.learning.model import SASRec, get_params, set_params
+from lumos_core.learning.model import build_model, get_params, set_params
 from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
 from lumos_core.learning.training import Trainer, TrainingSet
 
@@ -42,7 +42,7 @@ def train_centralised(
     """
     config = config.replace(method="fedavg")
     split = LeaveOneOut(sequences)
-    model = SASRec(ModelShape.of(config, len(initial[ITEM_TABLE]) - 1), config.dropout)
+    model = build_model(ModelShape.of(config, len(initial[ITEM_TABLE]) - 1), config.dropout)
     set_params(model, initial)
     model.to(device)
     trainer = Trainer(

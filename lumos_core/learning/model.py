@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lumos_core import plugins
 from lumos_core.config import RunConfig
 from lumos_core.errors import ModelError
-from lumos_core.learning.parameters import ModelShape, Params
+from lumos_core.learning.parameters import SASREC, ModelShape, Params
 
 
 class CausalSelfAttention(nn.Module):
@@ -121,11 +122,27 @@ def _initialise(module: nn.Module) -> None:
                 module.weight[module.padding_idx].zero_()
 
 
+def build_model(shape: ModelShape, dropout: float = 0.0) -> SASRec:
+    """An encoder of a shape, its values undetermined.
+
+    Another encoder than SASRec comes from a plug-in: a class that is called, and answers, as
+    :class:`SASRec` does. It keeps its item embeddings as ``items``, an ``nn.Embedding`` of N + 1
+    rows of size ``dim``.
+
+    Raises:
+        ConfigError: no installed package has this encoder.
+    """
+    if shape.encoder == SASREC:
+        return SASRec(shape, dropout)
+    encoder: type[SASRec] = plugins.load("encoder", shape.encoder)
+    return encoder(shape, dropout)
+
+
 def new_model(config: RunConfig, num_items: int) -> SASRec:
     """A freshly initialised model; the run's seed alone determines its values."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return SASRec(ModelShape.of(config, num_items), config.dropout)
+        return build_model(ModelShape.of(config, num_items), config.dropout)
 
 
 def get_params(model: nn.Module) -> Params:

@@ -6,11 +6,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from lumos_core.config import RunConfig
+from lumos_core.config import ModelKeys
 
 Params = dict[str, np.ndarray]
 """Names and float32 arrays of a model, in the order of ``SASRec.state_dict()``."""
 
+SASREC = "sasrec"
+"""The encoder that LUMOS itself has."""
 ITEM_TABLE = "items.weight"
 """Name of the item embeddings, float32 [N + 1, D]; row 0 is padding and stays zero."""
 
@@ -24,12 +26,20 @@ class ModelShape:
     layers: int
     heads: int
     max_len: int
+    encoder: str = SASREC
 
     @classmethod
-    def of(cls, config: RunConfig, num_items: int) -> "ModelShape":
-        return cls(num_items, config.dim, config.layers, config.heads, config.max_len)
+    def of(cls, config: ModelKeys, num_items: int) -> "ModelShape":
+        return cls(
+            num_items, config.dim, config.layers, config.heads, config.max_len, config.encoder
+        )
+
+    def to_dict(self) -> dict[str, int | str]:
+        """What is written down of it; the usual encoder is not named, as it never was."""
+        found = asdict(self)
+        return {k: v for k, v in found.items() if k != "encoder" or v != SASREC}
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 hex digest; equal on two machines exactly when their models fit each other."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()

@@ -11,9 +11,7 @@ from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.learning.model import get_params, new_model
 from lumos_core.learning.parameters import ITEM_TABLE, Params
-
-WHITENING = 0.5
-"""Exponent by which principal components are evened out: 0 leaves the spectrum, 1 flattens it."""
+from lumos_core.views.titles.whitening import half_whitened
 
 
 def initial_params(config: RunConfig, catalog: Catalog) -> Params:
@@ -43,7 +41,7 @@ def place_titles(params: Params, vectors: np.ndarray, scale: float) -> None:
 
 
 def principal_components(vectors: np.ndarray, dim: int) -> np.ndarray:
-    """Rows of unit length, centred, projected on ``dim`` partly evened principal components.
+    """Rows of unit length, centred, projected on ``dim`` half-whitened principal components.
 
     Components beyond the rank of ``vectors`` are zero. Signs are fixed, so that the result does not
     depend on the linear algebra library.
@@ -58,13 +56,10 @@ def principal_components(vectors: np.ndarray, dim: int) -> np.ndarray:
     x = vectors.astype(np.float64)
     x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
     x -= x.mean(axis=0)
-    variances, axes = np.linalg.eigh(x.T @ x / len(x))  # ascending; [H], [H, H]
-    order = np.argsort(variances)[::-1][:dim]
-    variances, axes = variances[order], axes[:, order]
-    axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
-    # Rows have length 1, so a largest variance this small is rounding: all rows are alike.
-    kept = variances > max(variances.max() * 1e-9, 1e-9)
-    weight = np.where(kept, np.maximum(variances, 1e-300) ** (-WHITENING / 2), 0.0)
+    # Rows have length 1, so a largest variance below 1e-9 is rounding: all rows are alike.
+    components = half_whitened(
+        x, x.T @ x / len(x), dim, negligible=1e-9, least=1.0, fixed_signs=True
+    )
     out = np.zeros((len(x), dim), dtype=np.float32)
-    out[:, : len(order)] = x @ axes * weight
+    out[:, : components.shape[1]] = components
     return out

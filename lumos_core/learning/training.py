@@ -1,7 +1,7 @@
 """Training SASRec on the histories of one node (or of everybody, for the centralised baseline)."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -159,16 +159,15 @@ class Trainer:
         real = targets > 0
         examples = int(real.sum())
         if examples:
-            next_item = self._next_item(hidden[:, :-1][real], targets[real], rng)
+            next_item = self.next_item(hidden[:, :-1][real], targets[real], rng)
             loss = loss + next_item
             sums.loss += float(next_item.detach()) * examples
             sums.examples += examples
 
-        anchor = last_position(hidden, lengths)  # [B, D]
-        if self.config.method == "confedsrs" and self.config.contrastive_weight:
-            loss = loss + self._two_view(users, rng, sums)
-        elif self.config.method == "lumos":
-            loss = loss + self._tri_view(anchor, users, rng, sums)
+        auxiliary = OBJECTIVES[self.config.objective]
+        if auxiliary is not None:
+            anchor = last_position(hidden, lengths)  # [B, D]
+            loss = loss + auxiliary(self, anchor, users, rng, sums)
 
         if not loss.requires_grad:  # a lone user with a single item and no views
             return
@@ -177,7 +176,8 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         self._optimizer.step()
 
-    def _next_item(self, hidden: Tensor, targets: Tensor, rng: np.random.Generator) -> Tensor:
+    def next_item(self, hidden: Tensor, targets: Tensor, rng: np.random.Generator) -> Tensor:
+        """Mean loss of float [M, D] states against int64 [M] targets."""
         table = self.model.items.weight
         num_items = len(table) - 1
         if uses_full_softmax(self.config, num_items):
@@ -186,56 +186,74 @@ class Trainer:
         negatives = torch.from_numpy(drawn).to(table.device)
         return objectives.sampled_softmax(hidden, targets, table, negatives)
 
-    def _tri_view(
-        self, anchor: Tensor, users: np.ndarray, rng: np.random.Generator, sums: TrainSums
-    ) -> Tensor:
-        """Weighted auxiliary losses of the users that have views; 0 where none has."""
-        config, data, device = self.config, self.data, anchor.device
-        having = data.has_views[users]
-        chosen = users[having]
-        total = torch.zeros((), device=device)
-        if not len(chosen):
-            return total
-        anchor = anchor[torch.from_numpy(having).to(device)]
 
-        def encode(view: Padded, use: bool) -> Tensor | None:
-            return self.model.encode_last(*view.rows(chosen, device)) if use else None
-
-        if config.contrastive_weight:
-            contrast = objectives.tri_view(
-                anchor,
-                encode(data.future, config.use_future),
-                encode(data.paraphrase, config.use_paraphrase),
-                encode(data.counterfactual, config.use_counterfactual),
-                config.temperature,
-            )
-            sums.contrastive += float(contrast.detach()) * len(chosen)
-            sums.contrastive_users += len(chosen)
-            total = total + config.contrastive_weight * contrast
-        if config.view_target_weight and config.use_future:
-            targets, _ = data.future_items.rows(chosen, device)  # [B, F]
-            real = targets > 0
-            if bool(real.any()):
-                repeated = anchor[:, None].expand(-1, targets.shape[1], -1)[real]
-                as_targets = self._next_item(repeated, targets[real], rng)
-                total = total + config.view_target_weight * as_targets
+def tri_view_loss(
+    trainer: Trainer, anchor: Tensor, users: np.ndarray, rng: np.random.Generator, sums: TrainSums
+) -> Tensor:
+    """LUMOS: contrast with the three views, and future items as further targets; of the users that
+    have views, 0 where none has."""
+    config, data, device = trainer.config, trainer.data, anchor.device
+    having = data.has_views[users]
+    chosen = users[having]
+    total = torch.zeros((), device=device)
+    if not len(chosen):
         return total
+    anchor = anchor[torch.from_numpy(having).to(device)]
 
-    def _two_view(self, users: np.ndarray, rng: np.random.Generator, sums: TrainSums) -> Tensor:
-        """Weighted InfoNCE between two perturbations of each history."""
-        device = self.model.items.weight.device
-        history = self.data.history
-        longest = max(int(history.lengths[users].max()), 1)
-        items, lengths = history.items[users, :longest], history.lengths[users]
-        encoded = []
-        for _ in range(2):
-            view, view_lengths = perturb(items, lengths, rng)
-            encoded.append(
-                self.model.encode_last(
-                    torch.from_numpy(view).to(device), torch.from_numpy(view_lengths).to(device)
-                )
+    def encode(view: Padded, use: bool) -> Tensor | None:
+        return trainer.model.encode_last(*view.rows(chosen, device)) if use else None
+
+    if config.contrastive_weight:
+        contrast = objectives.tri_view(
+            anchor,
+            encode(data.future, config.use_future),
+            encode(data.paraphrase, config.use_paraphrase),
+            encode(data.counterfactual, config.use_counterfactual),
+            config.temperature,
+        )
+        sums.contrastive += float(contrast.detach()) * len(chosen)
+        sums.contrastive_users += len(chosen)
+        total = total + config.contrastive_weight * contrast
+    if config.view_target_weight and config.use_future:
+        targets, _ = data.future_items.rows(chosen, device)  # [B, F]
+        real = targets > 0
+        if bool(real.any()):
+            repeated = anchor[:, None].expand(-1, targets.shape[1], -1)[real]
+            as_targets = trainer.next_item(repeated, targets[real], rng)
+            total = total + config.view_target_weight * as_targets
+    return total
+
+
+def two_view_loss(
+    trainer: Trainer, anchor: Tensor, users: np.ndarray, rng: np.random.Generator, sums: TrainSums
+) -> Tensor:
+    """ConFedSRS: InfoNCE between two perturbations of each history."""
+    if not trainer.config.contrastive_weight:
+        return torch.zeros((), device=anchor.device)
+    device = anchor.device
+    history = trainer.data.history
+    longest = max(int(history.lengths[users].max()), 1)
+    items, lengths = history.items[users, :longest], history.lengths[users]
+    encoded = []
+    for _ in range(2):
+        view, view_lengths = perturb(items, lengths, rng)
+        encoded.append(
+            trainer.model.encode_last(
+                torch.from_numpy(view).to(device), torch.from_numpy(view_lengths).to(device)
             )
-        contrast = objectives.two_view(encoded[0], encoded[1], self.config.temperature)
-        sums.contrastive += float(contrast.detach()) * len(users)
-        sums.contrastive_users += len(users)
-        return self.config.contrastive_weight * contrast
+        )
+    contrast = objectives.two_view(encoded[0], encoded[1], trainer.config.temperature)
+    sums.contrastive += float(contrast.detach()) * len(users)
+    sums.contrastive_users += len(users)
+    return trainer.config.contrastive_weight * contrast
+
+
+Auxiliary = Callable[[Trainer, Tensor, np.ndarray, np.random.Generator, TrainSums], Tensor]
+"""A weighted loss beside the next-item loss: of a trainer, float [B, D] states after last items,
+int64 [B] users, a generator for what it draws, and the sums that it adds to."""
+OBJECTIVES: dict[str, Auxiliary | None] = {
+    "next-item": None,
+    "two-view": two_view_loss,
+    "tri-view": tri_view_loss,
+}
+"""By ``Method.objective``."""

@@ -162,7 +162,7 @@ class PrivateTrainer:
 
             hidden = encode(0)
             total = next_item(params, hidden[0, :-1], rows[0][1:])
-            if config.method != "lumos":
+            if config.objective != "tri-view":
                 return total
             anchor = last_position(hidden, rows[1][None])
             if config.contrastive_weight:

@@ -11,12 +11,18 @@ A node keeps the models it receives in the same form, see :mod:`client_app.recei
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -29,8 +35,8 @@ from lumos_core.data.catalog import (
     short_fingerprint,
 )
 from lumos_core.errors import ConfigError, ModelError
-from lumos_core.learning.model import SASRec, set_params
-from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
+from lumos_core.learning.model import SASRec, build_model, set_params
+from lumos_core.learning.parameters import ITEM_TABLE, SASREC, ModelShape, Params
 from lumos_core.runs.checkpoint import BEST, Checkpoint, load_checkpoint
 from lumos_core.safe_files import write_atomically
 
@@ -57,6 +63,13 @@ class Shape(BaseModel):
     layers: Size
     heads: Size
     max_len: Size
+    encoder: str = SASREC
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, as_usual: SerializerFunctionWrapHandler) -> dict[str, int | str]:
+        """Without the usual encoder, so that versions that know no other can read the card."""
+        found: dict[str, int | str] = as_usual(self)
+        return {k: v for k, v in found.items() if k != "encoder" or v != SASREC}
 
 
 class ModelCard(BaseModel):
@@ -87,7 +100,7 @@ class ModelCard(BaseModel):
 
     @property
     def model_shape(self) -> ModelShape:
-        return ModelShape(**self.shape.model_dump())
+        return ModelShape(**dict(self.shape))
 
     @classmethod
     def of(
@@ -103,7 +116,7 @@ class ModelCard(BaseModel):
             final: whether training has come to its end.
         """
         return cls(
-            shape=Shape(**asdict(ModelShape.of(config, num_items))),
+            shape=Shape.model_validate(ModelShape.of(config, num_items).to_dict()),
             catalog=catalog,
             round=of_round,
             final=final,
@@ -182,11 +195,7 @@ def read_model(path: Path) -> tuple[Params, ModelCard]:
 
 
 def load_model(place: Path | str, catalog: Catalog, device: "torch.device | str" = "cpu") -> SASRec:
-    """A trained model, ready to use::
-
-        catalog = Catalog.read(Path("catalog.tsv"))
-        model = load_model("exported", catalog)
-        ranked = Recommender(model, catalog).rank([[catalog.index("A1"), catalog.index("B7")]])
+    """A trained model, ready to use.
 
     Args:
         place: an exported folder, a run folder or a model file.
@@ -199,13 +208,25 @@ def load_model(place: Path | str, catalog: Catalog, device: "torch.device | str"
     Raises:
         ModelError: there is no such model, it was made for another catalog, or its arrays are not
             those of its shape.
+
+    >>> import tempfile
+    >>> from lumos_core import Catalog, RunConfig, load_model, simulate
+    >>> from lumos_core.data import Sequences
+    >>> catalog = Catalog(("A1", "B7", "C3", "D5"), ("lamp", "paper chain", "tea pot", "cake tin"))
+    >>> shop = Sequences.from_lists([[1, 2, 3, 4], [2, 3, 4, 1]])
+    >>> config = RunConfig(method="fedavg", rounds=1, dim=8, semantic_start="none")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = simulate(config, catalog, [shop], run_dir=Path(folder))
+    ...     model = load_model(folder, catalog)
+    >>> model.shape.num_items, model.training
+    (4, False)
     """
     path = find_model(Path(place))
     params, card = read_model(path)
     _check_catalog(path, card, catalog)
     _check_copy(path, card)
     _check_arrays(path, params, card)
-    model = SASRec(card.model_shape)
+    model = build_model(card.model_shape)
     set_params(model, params)
     return model.to(device).eval()
 
@@ -269,10 +290,9 @@ def _check_arrays(path: Path, params: Params, card: ModelCard) -> None:
     """Refuse arrays of another size before a model of the card's size is built, and numbers that
     are none."""
     shape = card.shape
-    sizes = {
-        ITEM_TABLE: (shape.num_items + 1, shape.dim),
-        "positions.weight": (shape.max_len, shape.dim),
-    }
+    sizes = {ITEM_TABLE: (shape.num_items + 1, shape.dim)}
+    if shape.encoder == SASREC:
+        sizes["positions.weight"] = (shape.max_len, shape.dim)
     for name, expected in sizes.items():
         found = params[name].shape if name in params else None
         if found != expected:
@@ -280,7 +300,7 @@ def _check_arrays(path: Path, params: Params, card: ModelCard) -> None:
                 f"{path}: array '{name}' has shape {found}, expected {expected} as its card says; "
                 "the file is damaged"
             )
-    if shape.dim % shape.heads:
+    if shape.encoder == SASREC and shape.dim % shape.heads:
         raise ModelError(f"{path}: dim {shape.dim} is not a multiple of heads {shape.heads}")
     bad = next(_not_finite(params), None)
     if bad is not None:

@@ -88,6 +88,14 @@ class Recommender:
         top: items per user, K; at most the catalog's size counts.
         reasons: items of the history given as reasons for each, R.
         include_seen: rank items of the history as well.
+
+    >>> from lumos_core import Catalog, Recommender, RunConfig
+    >>> from lumos_core.learning.model import new_model
+    >>> catalog = Catalog(("A1", "B7", "C3"), ("lamp", "paper chain", "tea pot"))
+    >>> model = new_model(RunConfig(dim=8), len(catalog))  # of load_model, if it is to be any good
+    >>> best = Recommender(model, catalog, top=2).for_user([catalog.index("B7")])
+    >>> [found.rank for found in best], {found.item_id for found in best} == {"A1", "C3"}
+    ([1, 2], True)
     """
 
     def __init__(

@@ -5,20 +5,17 @@ lives, however that ends. A server that was restarted while the old one is still
 for it, so that two never write the same history; ``lumos status`` sees whether anybody holds it.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from lumos_core.errors import FederationError
+from lumos_core.safe_files import HeldError, exclusive
 
 LOCK = "server.lock"
 WAIT_SECONDS = 30.0
 
 
-@contextmanager
-def only_server(run_dir: Path, seconds: float = WAIT_SECONDS) -> Iterator[None]:
+def only_server(run_dir: Path, seconds: float = WAIT_SECONDS) -> AbstractContextManager[None]:
     """Hold the run folder.
 
     Args:
@@ -28,19 +25,11 @@ def only_server(run_dir: Path, seconds: float = WAIT_SECONDS) -> Iterator[None]:
     Raises:
         FederationError: another server still works in the folder.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run_dir / LOCK, timeout=seconds)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise FederationError(
-            f"{run_dir}: another server still works in this folder ({LOCK} is held after "
-            f"{seconds:g} s); end it, or choose another run-dir"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+    refusal = FederationError(
+        f"{run_dir}: another server still works in this folder ({LOCK} is held after "
+        f"{seconds:g} s); end it, or choose another run-dir"
+    )
+    return exclusive(run_dir / LOCK, seconds, refusal)
 
 
 def is_held(run_dir: Path) -> bool | None:
@@ -49,9 +38,9 @@ def is_held(run_dir: Path) -> bool | None:
     if not path.exists():
         return False
     try:
-        with FileLock(path, timeout=0):
+        with exclusive(path, 0):
             return False
-    except Timeout:
+    except HeldError:
         return True
     except OSError:
         return None

@@ -8,8 +8,9 @@ from lumos_core.runs.history import read_history
 from lumos_core.runs.summary import RunSummary
 from lumos_core.runs.view_coverage import NOT_COMPLETE
 from lumos_core.safe_files import write_atomically
+from lumos_core.terminal.tables import markdown_table
 
-METRICS = ("hr@10", "hr@20", "ndcg@20", "mrr")
+REPORTED_METRICS = ("hr@10", "hr@20", "ndcg@20", "mrr")
 CENTRALISED = "centralised SASRec"
 
 
@@ -29,10 +30,10 @@ class Row:
 def cells(rows: list[Row]) -> list[list[str]]:
     """Header and lines of the comparison as text."""
     reference = next((row for row in rows if row.name == CENTRALISED), None)
-    table = [["test", *(m.upper() for m in METRICS), "HR@20 of centralised"]]
+    table = [["test", *(m.upper() for m in REPORTED_METRICS), "HR@20 of centralised"]]
     for row in rows:
         share = row.share_of(reference)
-        metrics = [f"{row.metrics[m]:.4f}" for m in METRICS]
+        metrics = [f"{row.metrics[m]:.4f}" for m in REPORTED_METRICS]
         table.append([row.name, *metrics, "–" if share is None else f"{share:.0%}"])
     return table
 
@@ -48,14 +49,13 @@ def write_report(run_dir: Path, summary: RunSummary, rows: list[Row]) -> Path:
         *_privacy(summary),
         *_views(summary),
         "",
-        *_markdown(cells(rows)),
-        "",
+        _markdown(cells(rows)),
         "## Rounds",
         "",
-        *_markdown(_rounds(run_dir)),
+        _markdown(_rounds(run_dir)),
     ]
     path = run_dir / "report.md"
-    write_atomically(path, ("\n".join(lines) + "\n").encode())
+    write_atomically(path, "\n".join(lines).encode())
     return path
 
 
@@ -100,7 +100,6 @@ def _rounds(run_dir: Path) -> list[list[str]]:
     return table
 
 
-def _markdown(table: list[list[str]]) -> list[str]:
-    head, *body = table
-    rule = ["---", *("---:" for _ in head[1:])]
-    return [f"| {' | '.join(row)} |" for row in (head, rule, *body)]
+def _markdown(table: list[list[str]]) -> str:
+    header, *rows = table
+    return markdown_table(header, rows)

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from lumos_core.config import METHODS
 from lumos_core.runs.history import Event
 
 NOT_COMPLETE = "views incomplete"
@@ -35,7 +36,8 @@ class RunViews(BaseModel):
     @classmethod
     def of(cls, config: Mapping[str, Any], events: Iterable[Event]) -> "RunViews | None":
         """From a run's flat configuration and its history; None for a method without views."""
-        if config.get("method", "lumos") != "lumos":
+        method = METHODS.get(str(config.get("method", "lumos")))
+        if method is None or not method.views:
             return None
         trained = [event for event in events if event["event"] == "round"]
         lacking = [event for event in trained if event.get("views_lacking")]

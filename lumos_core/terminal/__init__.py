@@ -1,4 +1,4 @@
-"""What a person sees of long work, and how it is interrupted. Begin with `progress`.
+"""What a person sees: the progress of long work and how it is interrupted, tables of its results.
 
-Imports nothing else of LUMOS.
+Begin with `progress`. Imports nothing else of LUMOS.
 """

@@ -19,7 +19,7 @@ class Writer(NamedTuple):
     fingerprint: str
     """SHA-256 hex of all that views depend on except the history."""
     name: str
-    """llm, tfidf or random."""
+    """llm, tfidf, random, or what a plug-in is called."""
     model: str = ""
     """As the configuration names it; empty where there is none, as all that follow."""
     mode: str = ""
@@ -50,7 +50,7 @@ def writer_of(config: RunConfig, node: NodeConfig, fingerprint: str) -> Writer:
     Raises:
         ModelError: the model cannot be found.
     """
-    if config.views in ("tfidf", "random"):
+    if config.views not in ("llm", "shuffled"):
         return Writer(fingerprint, config.views, version=__version__)
     from lumos_core.views.llm.find import llm_config
     from lumos_core.views.writers.choose import choose_mode

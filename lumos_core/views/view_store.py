@@ -17,10 +17,9 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from lumos_core.errors import DataError
-from lumos_core.safe_files import owner_only, private_folder
+from lumos_core.safe_files import HeldError, exclusive, owner_only, private_folder
 from lumos_core.views.provenance import Writer
 from lumos_core.views.view import UserViews
 
@@ -87,11 +86,11 @@ class ViewStore:
             self._db = sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None)
             self._db.execute("PRAGMA synchronous=NORMAL")
             # the change to WAL is refused at once, not waited for, while another process opens too
-            with FileLock(path.with_name(path.name + ".lock"), timeout=_LOCK_SECONDS):
+            with exclusive(path.with_name(path.name + ".lock"), _LOCK_SECONDS):
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute(_SCHEMA)
                 self._migrate()
-        except (sqlite3.Error, Timeout) as error:
+        except (sqlite3.Error, HeldError) as error:
             raise self._unusable(error) from error
 
     def __enter__(self) -> Self:

@@ -7,22 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lumos_core.config import Codec
 from lumos_core.errors import ReplyError
 from lumos_core.learning.parameters import Params
-from lumos_core.wire.codecs import decode, encode, wire_bytes
-
-__all__ = [
-    "Codec",
-    "add",
-    "check_norm",
-    "clip",
-    "decode",
-    "encode",
-    "norm",
-    "subtract",
-    "wire_bytes",
-]
 
 
 def subtract(local: Mapping[str, np.ndarray], received: Mapping[str, np.ndarray]) -> Params:

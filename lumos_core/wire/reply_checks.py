@@ -12,6 +12,7 @@ from lumos_core.errors import ReplyError
 from lumos_core.learning.metrics import CUTOFFS
 from lumos_core.learning.parameters import Params
 from lumos_core.wire import deltas
+from lumos_core.wire.codecs import codec
 
 Metrics = dict[str, int | float]
 
@@ -64,7 +65,7 @@ def check_train(
         raise ReplyError("metric 'users' is 0: a delta of nobody")
     if evaluated:
         _check_ranking(metrics)
-    delta = deltas.decode(arrays, config.delta_codec, like, config.top_rows_share)
+    delta = codec(config.delta_codec).decode(arrays, like, config.top_rows_share)
     deltas.check_norm(delta, config.max_delta_norm)
     return delta
 

@@ -15,7 +15,8 @@ from lumos_core.views.llm.likelihood import Request, log_likelihoods
 from lumos_core.views.llm.load import LocalLLM, load_llm
 from lumos_core.views.llm.prompts import list_head
 from lumos_core.views.titles.judgements import CatalogTables, ListPrompt, catalog_tables
-from lumos_core.views.writers.by_likelihood import LLMViewWriter, ViewSettings
+from lumos_core.views.writers.by_likelihood import LLMViewWriter
+from lumos_core.views.writers.view_settings import ViewSettings
 
 pytestmark = pytest.mark.integration
 

@@ -28,7 +28,8 @@ from lumos_core.views.titles.judgements import (
 )
 from lumos_core.views.titles.resumable import StageProgress, Work
 from lumos_core.views.titles.shipped import DIGEST, STAGE, seed_cache
-from lumos_core.views.writers.by_likelihood import LLMViewWriter, ViewSettings
+from lumos_core.views.writers.by_likelihood import LLMViewWriter
+from lumos_core.views.writers.view_settings import ViewSettings
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from bundled_stage import bundled_catalog

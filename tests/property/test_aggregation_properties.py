@@ -25,7 +25,7 @@ def test_every_value_lies_between_those_of_the_nodes(
     rule: str, stack: np.ndarray, seed: int
 ) -> None:
     weights = np.random.default_rng(seed).random(len(stack)) + 0.01
-    found = RULES[rule](_deltas(stack), weights / weights.sum())
+    found = RULES[rule].function(_deltas(stack), weights / weights.sum())
     values = np.concatenate([found["a"][None], found["items.weight"]])
     assert (values >= stack.min(axis=0) - 1e-4).all()
     assert (values <= stack.max(axis=0) + 1e-4).all()
@@ -38,8 +38,8 @@ def test_the_order_of_nodes_does_not_matter(rule: str, stack: np.ndarray, seed: 
     weights = rng.random(len(stack)) + 0.01
     weights /= weights.sum()
     order = rng.permutation(len(stack))
-    first = RULES[rule](_deltas(stack), weights)
-    second = RULES[rule](_deltas(stack[order]), weights[order])
+    first = RULES[rule].function(_deltas(stack), weights)
+    second = RULES[rule].function(_deltas(stack[order]), weights[order])
     for name in first:
         np.testing.assert_allclose(first[name], second[name], rtol=1e-5, atol=1e-4)
 
@@ -51,8 +51,8 @@ def test_multi_krum_does_not_depend_on_the_order_either(seed: int, n: int) -> No
     stack = rng.normal(size=(n, 4, 3)).astype(np.float32)
     order = rng.permutation(n)
     weights = np.full(n, 1 / n)
-    first = RULES["multi-krum"](_deltas(stack), weights)
-    second = RULES["multi-krum"](_deltas(stack[order]), weights)
+    first = RULES["multi-krum"].function(_deltas(stack), weights)
+    second = RULES["multi-krum"].function(_deltas(stack[order]), weights)
     for name in first:
         np.testing.assert_allclose(first[name], second[name], rtol=1e-5, atol=1e-5)
 
@@ -61,8 +61,8 @@ def test_multi_krum_does_not_depend_on_the_order_either(seed: int, n: int) -> No
 @given(stack=stacks)
 def test_rules_follow_a_shift_and_a_scale(rule: str, stack: np.ndarray) -> None:
     weights = np.full(len(stack), 1 / len(stack))
-    base = RULES[rule](_deltas(stack), weights)
-    moved = RULES[rule](_deltas(stack * np.float32(2) + np.float32(1)), weights)
+    base = RULES[rule].function(_deltas(stack), weights)
+    moved = RULES[rule].function(_deltas(stack * np.float32(2) + np.float32(1)), weights)
     for name in base:
         np.testing.assert_allclose(moved[name], base[name] * 2 + 1, rtol=1e-4, atol=1e-3)
 
@@ -73,8 +73,8 @@ def test_rules_that_choose_follow_as_well(rule: str, seed: int, n: int) -> None:
     """Without ties, on which rounding errors would decide."""
     stack = np.random.default_rng(seed).normal(size=(n, 6, 3)).astype(np.float32)
     weights = np.full(n, 1 / n)
-    base = RULES[rule](_deltas(stack), weights)
-    moved = RULES[rule](_deltas(stack * np.float32(2) + np.float32(1)), weights)
+    base = RULES[rule].function(_deltas(stack), weights)
+    moved = RULES[rule].function(_deltas(stack * np.float32(2) + np.float32(1)), weights)
     for name in base:
         np.testing.assert_allclose(moved[name], base[name] * 2 + 1, rtol=1e-4, atol=1e-4)
 
@@ -91,7 +91,7 @@ def test_fewer_than_half_cannot_move_the_median_beyond_the_honest(
 ) -> None:
     honest = np.random.default_rng(seed).normal(size=(len(lies) + extra, 4, 3)).astype(np.float32)
     stack = np.concatenate([lies, honest])
-    found = RULES["median"](_deltas(stack), np.full(len(stack), 1 / len(stack)))
+    found = RULES["median"].function(_deltas(stack), np.full(len(stack), 1 / len(stack)))
     values = np.concatenate([found["a"][None], found["items.weight"]])
     assert (values >= honest.min(axis=0)).all()
     assert (values <= honest.max(axis=0)).all()

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from lumos_core.views.view import UserViews, ViewWriter
 from lumos_core.views.writers.controls import RandomViewWriter, TfidfViewWriter
+from lumos_core.views.writers.view_settings import ViewSettings
 
 titles = st.lists(st.text(max_size=12), min_size=1, max_size=12)
 
@@ -24,10 +25,10 @@ def test_views_are_catalog_items_of_the_right_length(
     items = len(titles)
     history = st.lists(st.integers(1, items), min_size=1, max_size=10)
     histories = data.draw(st.lists(history, min_size=1, max_size=4))
-    options = {"future_items": future, "recent": recent, "seed": 3}
+    options = ViewSettings(future_items=future, recent=recent, seed=3)
     writers: list[ViewWriter] = [
-        TfidfViewWriter(titles, "c", **options),
-        RandomViewWriter(items, "c", **options),
+        TfidfViewWriter(titles, "c", options),
+        RandomViewWriter(items, "c", options),
     ]
     for writer in writers:
         views = writer.write(histories)
@@ -39,7 +40,7 @@ def test_views_are_catalog_items_of_the_right_length(
 
 def test_tfidf_finds_the_obvious() -> None:
     titles = ["red pen", "red pen set", "blue pen", "desk lamp", "floor lamp", "garden hose"]
-    writer = TfidfViewWriter(titles, "c", future_items=2, recent=3)
+    writer = TfidfViewWriter(titles, "c", ViewSettings(future_items=2, recent=3))
     (pens,) = writer.write([[1]])
     assert pens.paraphrase == (2,)
     assert pens.future == (2, 3)
@@ -50,7 +51,7 @@ def test_tfidf_finds_the_obvious() -> None:
 
 def test_future_is_new_and_counterfactual_is_not_the_history() -> None:
     titles = [f"thing number {i}" for i in range(20)]
-    for writer in (TfidfViewWriter(titles, "c", future_items=5),):
+    for writer in (TfidfViewWriter(titles, "c", ViewSettings(future_items=5)),):
         (views,) = writer.write([[1, 2, 3]])
         assert len(views.future) == 5
         assert not set(views.future) & {1, 2, 3}
@@ -60,12 +61,13 @@ def test_future_is_new_and_counterfactual_is_not_the_history() -> None:
 
 
 def test_fingerprints_tell_settings_apart() -> None:
+    base = ViewSettings()
     prints = {
-        TfidfViewWriter(["a", "b"], "c").fingerprint,
-        TfidfViewWriter(["a", "b"], "d").fingerprint,
-        TfidfViewWriter(["a", "b"], "c", seed=1).fingerprint,
-        TfidfViewWriter(["a", "b"], "c", future_items=3).fingerprint,
-        TfidfViewWriter(["a", "b"], "c", recent=3).fingerprint,
-        RandomViewWriter(2, "c").fingerprint,
+        TfidfViewWriter(["a", "b"], "c", base).fingerprint,
+        TfidfViewWriter(["a", "b"], "d", base).fingerprint,
+        TfidfViewWriter(["a", "b"], "c", base._replace(seed=1)).fingerprint,
+        TfidfViewWriter(["a", "b"], "c", base._replace(future_items=3)).fingerprint,
+        TfidfViewWriter(["a", "b"], "c", base._replace(recent=3)).fingerprint,
+        RandomViewWriter(2, "c", base).fingerprint,
     }
     assert len(prints) == 6

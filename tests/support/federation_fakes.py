@@ -9,7 +9,7 @@ import numpy as np
 
 from lumos_core.config import RunConfig
 from lumos_core.learning.parameters import ModelShape, Params
-from lumos_core.wire.deltas import encode
+from lumos_core.wire.codecs import codec
 from lumos_core.wire.messages import Instruction, Reply, Talk, in_turn
 from lumos_core.wire.reply_checks import RANKING, Metrics, preparation
 
@@ -58,7 +58,7 @@ class FakeNode:
             "users": self.users, "examples": 5 * self.users, "loss": 9.0 * self.users,
             "contrastive": 0.0, "contrastive-users": 0, "views-complete": 1, "seconds": 0.01,
         }  # fmt: skip
-        arrays = encode(delta, self.config.delta_codec, rng)
+        arrays = codec(self.config.delta_codec).encode(delta, rng)
         return replace(reply, arrays=arrays, metrics={**counts, **metrics})
 
     def _evaluation(self, instruction: Instruction) -> Metrics:

@@ -14,6 +14,7 @@ from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
+import click
 import jsonschema
 import pytest
 import typer
@@ -339,9 +340,8 @@ FLOWER_PARSERS = {
 def options_of(program: typer.Typer, words: list[str]) -> dict[str, Any]:
     """What a program built with typer reads in the words after its name."""
     command: Any = typer.main.get_command(program)
-    words = list(words)
-    while hasattr(command, "commands"):
-        command = command.commands[words.pop(0)]
+    while isinstance(command, click.Group):
+        _, command, words = command.resolve_command(click.Context(command), words)
     options: dict[str, Any] = command.make_context("program", words).params
     return options
 

@@ -1,8 +1,10 @@
-"""A crash while writing leaves the old file whole and nothing beside it."""
+"""A crash while writing leaves the old file whole and nothing beside it; a lock has one holder."""
 
 import json
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,8 +13,22 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from lumos_core import safe_files
-from lumos_core.errors import ConfigError, DataError, LumosError, NewerFileError
-from lumos_core.safe_files import JsonFile, private_folder, write_atomically, write_json
+from lumos_core.errors import (
+    ConfigError,
+    DataError,
+    FederationError,
+    LumosError,
+    NewerFileError,
+)
+from lumos_core.safe_files import (
+    HeldError,
+    JsonFile,
+    exclusive,
+    lock_beside,
+    private_folder,
+    write_atomically,
+    write_json,
+)
 
 
 class SimulatedCrashError(BaseException):
@@ -144,6 +160,58 @@ def test_json_is_readable_by_people_and_machines(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_json(path, {"bad": object()})
     assert path.read_bytes() == before
+
+
+# ---------------------------------------------------------------- locks
+def test_a_held_lock_is_refused_and_free_afterwards(tmp_path: Path) -> None:
+    lock = tmp_path / "folder" / ".running"
+    refusal = FederationError("somebody else is at it")
+    with exclusive(lock):
+        with pytest.raises(HeldError, match=r"\.running"), exclusive(lock, 0):
+            pass
+        with (
+            pytest.raises(FederationError, match="somebody else") as caught,
+            exclusive(lock, 0.01, refusal),
+        ):
+            pass
+        assert caught.value is refusal
+    with exclusive(lock, 0):
+        pass
+
+
+def test_what_the_block_raises_is_not_taken_for_a_held_lock(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with pytest.raises(TimeoutError, match="a socket's"), exclusive(lock, 0, FederationError("x")):
+        raise TimeoutError("a socket's")
+    with pytest.raises(HeldError, match="another lock"), exclusive(lock, 0, FederationError("x")):
+        raise HeldError("another lock")
+
+
+def test_a_lock_is_waited_for_and_ends_with_its_process(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    code = (
+        "import sys, pathlib; from lumos_core.safe_files import exclusive\n"
+        f"with exclusive(pathlib.Path({str(lock)!r})):\n"
+        "    print('held', flush=True); sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(HeldError), exclusive(lock, 0):
+            pass
+        threading.Timer(0.2, holder.kill).start()
+        with exclusive(lock, 20):
+            assert holder.wait(20) != 0
+
+
+@pytest.mark.usefixtures("usual_umask")
+def test_the_lock_file_has_the_mode_that_was_asked_for(tmp_path: Path) -> None:
+    with exclusive(tmp_path / "own", mode=0o600), exclusive(tmp_path / "usual"):
+        assert mode(tmp_path / "own") == 0o600
+        assert mode(tmp_path / "usual") & 0o044
+    assert lock_beside(tmp_path / "model") == tmp_path / ".model.lock"
 
 
 # ---------------------------------------------------------------- JSON files

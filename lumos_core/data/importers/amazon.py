@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from lumos_core.data.importers.item_list import is_catalog, refuse_columns, with_catalog
-from lumos_core.data.importers.raw_log import RawLog, items_of_log
+from lumos_core.data.importers.raw_log import Importer, RawLog, items_of_log
 from lumos_core.data.interactions import Columns, read_interactions
 from lumos_core.data.reading.table_files import column_names, read_table, table_format
 from lumos_core.data.reading.text_files import text_blocks
@@ -215,3 +215,11 @@ def _literal(line: bytes, key: str, place: str) -> dict[str, object]:
     if not isinstance(record, dict) or key not in record:
         raise DataError(f"{place}: found no {key!r}, expected a record of Amazon metadata")
     return record
+
+
+IMPORTER = Importer(
+    "Amazon reviews (*.json, *.jsonl)",
+    load_amazon,
+    finds=lambda names: any(name.endswith(SUFFIXES) for name in names),
+    knows=are_reviews,
+)

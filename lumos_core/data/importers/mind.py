@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from lumos_core.data.importers.item_list import is_catalog, refuse, refuse_columns, with_catalog
-from lumos_core.data.importers.raw_log import RawLog
+from lumos_core.data.importers.raw_log import Importer, RawLog
 from lumos_core.data.interactions import Columns, check_unique_items
 from lumos_core.data.reading.table_files import Table, first_true, read_headerless
 from lumos_core.data.reading.title_text import usable_titles
@@ -26,7 +26,7 @@ _TIME_FORMAT = "%m/%d/%Y %I:%M:%S %p"
 
 
 def load_mind(
-    source: Path, items: Path | None, columns: Columns, impression_clicks: bool
+    source: Path, items: Path | None, columns: Columns, impression_clicks: bool = False
 ) -> RawLog:
     """Import click histories.
 
@@ -149,3 +149,12 @@ def _require(table: Table, column: str, width: int) -> None:
             f"{table.place(first_true(empty))}: no {column}, expected {width} tab-separated fields "
             "as in the published files"
         )
+
+
+IMPORTER = Importer(
+    f"{BEHAVIORS} (MIND)",
+    load_mind,
+    finds=lambda names: BEHAVIORS in names,
+    knows=lambda path, items: path.name == BEHAVIORS,
+    impressions=True,
+)

@@ -1,6 +1,8 @@
-"""What every importer hands over: a log and the items it speaks of, not yet filtered."""
+"""What an importer is, and what it hands over: a log and its items, not yet filtered."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import polars as pl
 
@@ -40,3 +42,23 @@ def items_of_log(interactions: Table) -> pl.DataFrame:
     """Items of a log that comes without a list of items: sorted ids, no titles."""
     ids = interactions.frame["item_id"].unique().sort()
     return pl.DataFrame({"item_id": ids, "title": pl.Series([""] * len(ids), dtype=pl.String)})
+
+
+@dataclass(frozen=True)
+class Importer:
+    """A format that ``lumos prepare`` reads; what a plug-in of group ``lumos.importers`` has to be.
+
+    Attributes:
+        expected: what is looked for in a folder, for messages; "" if there is nothing to look for.
+        load: of the source (a folder or file), the list of items if it is named, and the names of
+            columns; raises DataError naming file and line of what is missing or malformed.
+        finds: whether the names of a folder's files are those of this format.
+        knows: whether a file is of this format, given the list of items if that is named.
+        impressions: whether ``load`` takes ``impression_clicks`` as well.
+    """
+
+    expected: str
+    load: Callable[..., RawLog]
+    finds: Callable[[Sequence[str]], bool] = lambda names: False
+    knows: Callable[[Path, Path | None], bool] = lambda path, items: False
+    impressions: bool = False

@@ -7,7 +7,7 @@ Tab-separated, with typed headers such as ``user_id:token`` and ``timestamp:floa
 from pathlib import Path
 
 from lumos_core.data.importers.item_list import is_catalog, with_catalog, without_list
-from lumos_core.data.importers.raw_log import RawLog
+from lumos_core.data.importers.raw_log import Importer, RawLog
 from lumos_core.data.interactions import Columns, read_interactions, read_items
 from lumos_core.data.reading.table_files import column_names
 from lumos_core.errors import DataError
@@ -56,3 +56,11 @@ def _check_types(path: Path) -> None:
             f"{path}: line 1: column {untyped[0]!r} has no type, expected a RecBole header such "
             "as 'user_id:token'; use --format table for plain tables (.tsv, .csv)"
         )
+
+
+IMPORTER = Importer(
+    "*.inter (RecBole)",
+    load_recbole,
+    finds=lambda names: any(name.endswith(".inter") for name in names),
+    knows=lambda path, items: path.suffix == ".inter",
+)

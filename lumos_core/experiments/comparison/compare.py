@@ -202,7 +202,7 @@ def _federated(job: Job, catalog: Catalog, sequences: Sequence[Sequences]) -> Re
     config = job.config.replace(min_nodes=len(sequences), min_replies=1)
 
     def views(folder: Path) -> ViewSource:
-        if config.method != "lumos":
+        if not config.has_views:
             return no_views
         return view_source(config, NodeConfig(data=str(folder)), catalog)
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from lumos_core.terminal.tables import markdown_table, spread
+
 Result = Mapping[str, Any]
-METRICS = ("hr@20", "ndcg@20")
+COMPARED_METRICS = ("hr@20", "ndcg@20")
 
 
 def by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
@@ -20,12 +22,10 @@ def by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
     return {name: sorted(group, key=lambda r: r["seed"]) for name, group in groups.items()}
 
 
-def markdown_table(results: Sequence[Result], reference: str) -> str:
+def comparison_table(results: Sequence[Result], reference: str) -> str:
     """The rows of `table_rows` as Markdown."""
     header = ["variant", "seeds", "HR@20", "NDCG@20", f"HR@20 vs {reference}", "NDCG@20 vs same"]
-    lines = ["| " + " | ".join(header) + " |", "|---|--:|--:|--:|--:|--:|"]
-    lines += ["| " + " | ".join(row) + " |" for row in table_rows(results, reference)]
-    return "\n".join(lines) + "\n"
+    return markdown_table(header, table_rows(results, reference))
 
 
 def table_rows(results: Sequence[Result], reference: str) -> list[list[str]]:
@@ -41,10 +41,10 @@ def table_rows(results: Sequence[Result], reference: str) -> list[list[str]]:
     rows = []
     for name, group in groups.items():
         row = [name, str(len(group))]
-        row += [spread([r["test"][m] for r in group], "{:.4f}") for m in METRICS]
+        row += [spread([r["test"][m] for r in group], "{:.4f}") for m in COMPARED_METRICS]
         row += [
             spread(relative_differences(group, groups.get(reference, []), m), "{:+.1%}")
-            for m in METRICS
+            for m in COMPARED_METRICS
         ]
         rows.append(row)
     return rows
@@ -62,15 +62,6 @@ def relative_differences(
     ]
 
 
-def spread(values: Sequence[float], form: str) -> str:
-    """Mean ± standard deviation in a format like "{:+.4f}"; the mean alone of a single value."""
-    if not values:
-        return "–"
-    text = form.format(mean(values))
-    unsigned = form.replace("+", "")
-    return f"{text} ± {unsigned.format(stdev(values))}" if len(values) > 1 else text
-
-
 def plot_curves(results: Sequence[Result], path: Path, title: str) -> None:
     """HR@20 and NDCG@20 on validation by round: a line a variant, a band of ± one standard
     deviation over seeds. Variants without rounds are horizontal lines at their best."""
@@ -82,7 +73,7 @@ def plot_curves(results: Sequence[Result], path: Path, title: str) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
     colors = plt.get_cmap("tab10" if len(by_variant(results)) <= 10 else "tab20")
     last = max((p["round"] for r in _federated(results) for p in r["curve"]), default=1)
-    for axis, metric in zip(axes, METRICS, strict=True):
+    for axis, metric in zip(axes, COMPARED_METRICS, strict=True):
         for number, (name, group) in enumerate(by_variant(results).items()):
             color = colors(number)
             if not _federated(group):
@@ -96,9 +87,9 @@ def plot_curves(results: Sequence[Result], path: Path, title: str) -> None:
                 [p[metric] for r in group for p in r["curve"] if p["round"] == at] for at in rounds
             ]
             middle = np.array([mean(v) for v in values])
-            spread = np.array([stdev(v) if len(v) > 1 else 0.0 for v in values])
+            away = np.array([stdev(v) if len(v) > 1 else 0.0 for v in values])
             axis.plot(rounds, middle, color=color, linewidth=1.8, label=name)
-            axis.fill_between(rounds, middle - spread, middle + spread, color=color, alpha=0.15)
+            axis.fill_between(rounds, middle - away, middle + away, color=color, alpha=0.15)
         axis.set(xlabel="round", ylabel=f"validation {metric.upper()}", xlim=(0, last))
         axis.set_ylim(bottom=0)
         axis.xaxis.get_major_locator().set_params(integer=True)

@@ -8,10 +8,9 @@ from lumos_core.config import RunConfig, Scalar
 
 Overrides = dict[str, Scalar]
 
-CENTRALISED = "centralised"
 LOCAL = "local"
 POPULARITY = "popularity"
-UNFEDERATED = frozenset({CENTRALISED, f"{CENTRALISED}-start", LOCAL, POPULARITY})
+UNFEDERATED = frozenset({"centralised", "centralised-start", LOCAL, POPULARITY})
 """Variants that are trained without rounds."""
 
 _RANDOM_START: Overrides = {"semantic-start": "none"}

@@ -9,9 +9,10 @@ from lumos_core.data import LeaveOneOut
 from lumos_core.data.prepared_folder import load_prepared, node_folders
 from lumos_core.data.sequences import Sequences
 from lumos_core.errors import ConfigError, DataError
-from lumos_core.experiments.inference.leakage import TOP, Row, World, audit
+from lumos_core.experiments.inference.leakage import TOP, Leakage, World, audit
 from lumos_core.experiments.inference.settings import SETTINGS
 from lumos_core.learning.parameters import Params
+from lumos_core.terminal.tables import markdown_table
 from lumos_core.views.view import UserViews
 
 
@@ -26,8 +27,8 @@ def audits(
     seed: int,
     after: int = 0,
     masks: int = 1,
-    on_row: Callable[[Row], None] = lambda row: None,
-) -> list[Row]:
+    on_row: Callable[[Leakage], None] = lambda row: None,
+) -> list[Leakage]:
     """Every setting with every size of node.
 
     Args:
@@ -47,7 +48,7 @@ def audits(
         if name not in SETTINGS:
             raise ConfigError(f"unknown setting {name!r}; known are: {'; '.join(SETTINGS)}")
     configs = {n: RunConfig.from_flat({**base.to_flat(), **SETTINGS[n].changes}) for n in names}
-    with_views = any(config.method == "lumos" for config in configs.values())
+    with_views = any(config.has_views for config in configs.values())
     world = open_world(data, base, with_views, after)
     for size in sizes:
         if size * (shadows + 1) > len(world.users):
@@ -110,7 +111,7 @@ def _params(base: RunConfig, catalog: Any, nodes: Sequence[Sequences], after: in
     return run_federation(config, transport, catalog.fingerprint, initial).params
 
 
-def table(rows: Sequence[Row]) -> str:
+def leakage_table(rows: Sequence[Leakage]) -> str:
     """The rows as Markdown."""
     header = (
         "setting", "users", "AUC", "largest of a node", f"precision@{TOP}", "chance",
@@ -121,14 +122,13 @@ def table(rows: Sequence[Row]) -> str:
         "auc", "auc_max", f"precision@{TOP}", "chance", "user_auc", "popularity_auc", "view_auc",
         "real_auc",
     )  # fmt: skip
-    lines = ["| " + " | ".join(header) + " |", "|---|" + "--:|" * (len(header) - 1)]
-    for row in rows:
-        cells = [row["setting"], str(row["users"]), *(_cell(row, key) for key in keys)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    return markdown_table(
+        header,
+        [[row["setting"], str(row["users"]), *(_cell(row, key) for key in keys)] for row in rows],
+    )
 
 
-def _cell(row: Row, key: str) -> str:
+def _cell(row: Leakage, key: str) -> str:
     value, spread = row[key], row.get(f"{key}_stdev")
     if value is None:
         return "–"

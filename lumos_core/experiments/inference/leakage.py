@@ -30,11 +30,12 @@ from lumos_core.data.sequences import Sequences
 from lumos_core.federation.node import Node
 from lumos_core.learning.parameters import ITEM_TABLE, Params
 from lumos_core.views.view import UserViews, Views, ViewSource, no_views
-from lumos_core.wire import codecs
+from lumos_core.wire.codecs import codec
 from lumos_core.wire.reply_checks import Metrics
 
 Floats = NDArray[np.float64]
-Row = dict[str, Any]
+Leakage = dict[str, Any]
+"""Numbers by name: what one node, or the nodes of one setting, gave away."""
 FEATURES = ("size", "against-mean", "angle", "along-item", "unexplained", "against-shadows")
 TOP = 20
 
@@ -50,7 +51,7 @@ class World:
 
     def node(self, name: str, users: NDArray[np.int64], config: RunConfig) -> Node:
         """A node of these users, with their views where the method has any."""
-        source: ViewSource = self._views_of if config.method == "lumos" else no_views
+        source: ViewSource = self._views_of if config.has_views else no_views
         return Node(name, self.catalog, self.users.subset(users), config, source)
 
     def _views_of(self, histories: Sequences) -> Views:
@@ -87,7 +88,7 @@ def observe(world: World, node: Node, round: int, masks: int = 0) -> list[Observ
     """
     config = node.config
     arrays, metrics = node.train(world.params, round)
-    delta = codecs.decode(arrays, config.delta_codec, world.params, config.top_rows_share)
+    delta = codec(config.delta_codec).decode(arrays, world.params, config.top_rows_share)
     replies = [under_mask(delta, metrics, config) for _ in range(masks)] if masks else [delta]
     train = node.split.train()
     items = len(world.catalog)
@@ -95,7 +96,7 @@ def observe(world: World, node: Node, round: int, masks: int = 0) -> list[Observ
     for user, history in enumerate(train):
         per_user[user, history] = True
     seen = np.zeros(items + 1, dtype=bool)
-    if config.method == "lumos":
+    if config.has_views:
         for u in train.user_ids:
             for view in world.views.get(u, UserViews((), (), ())):
                 seen[list(view)] = True
@@ -121,7 +122,7 @@ def under_mask(delta: Params, metrics: Metrics, config: RunConfig) -> Params:
 
 
 # ---------------------------------------------------------------- the attack
-class Attack:
+class InferenceAttack:
     """Learns from shadow nodes, then scores the items of others.
 
     Args:
@@ -166,7 +167,7 @@ class Attack:
         return found
 
 
-def measure(scores: Floats, target: Observation, popularity: Floats) -> Row:
+def measure_leakage(scores: Floats, target: Observation, popularity: Floats) -> Leakage:
     """The numbers of one target node; None where there is nothing to tell apart.
 
     Args:
@@ -199,7 +200,7 @@ def audit(
     seed: int,
     round: int = 1,
     masks: int = 0,
-) -> Row:
+) -> Leakage:
     """Attack ``trials`` nodes of ``users`` users each; means and standard deviations over nodes,
     and the largest AUC of a node.
 
@@ -219,23 +220,23 @@ def audit(
         observe(world, world.node(f"shadow-{n}", part, config), round, min(masks, 1))[0]
         for n, part in enumerate(np.split(known, shadows))
     ]
-    attack = Attack(world, observed)
+    attack = InferenceAttack(world, observed)
     popularity = sum((s.per_user.sum(axis=0) for s in observed), np.zeros(len(world.catalog)))
     rows = []
     for trial in range(trials):
         chosen = rng.choice(rest, size=users, replace=False)
         seen = observe(world, world.node(f"target-{trial}", chosen, config), round, masks)
-        rows.append(_means([measure(attack.scores(o.table), o, popularity) for o in seen]))
+        rows.append(_means([measure_leakage(attack.scores(o.table), o, popularity) for o in seen]))
     return _summary(rows)
 
 
-def _means(rows: Sequence[Row]) -> Row:
+def _means(rows: Sequence[Leakage]) -> Leakage:
     return {name: _mean([row[name] for row in rows]) for name in rows[0]}
 
 
-def _summary(rows: Sequence[Row]) -> Row:
+def _summary(rows: Sequence[Leakage]) -> Leakage:
     aucs = [row["auc"] for row in rows if row["auc"] is not None]
-    out: Row = {"trials": len(rows), "auc_max": max(aucs, default=None)}
+    out: Leakage = {"trials": len(rows), "auc_max": max(aucs, default=None)}
     for name in rows[0]:
         values = [row[name] for row in rows if row[name] is not None]
         out[name] = float(np.mean(values)) if values else None

@@ -5,17 +5,15 @@ from typing import NamedTuple
 
 from lumos_core.config import Scalar
 
-Overrides = Mapping[str, Scalar]
-
 
 class Setting(NamedTuple):
     """What nodes run under, and whether their replies are masked."""
 
-    changes: Overrides
+    changes: Mapping[str, Scalar]
     masked: bool = False
 
 
-_NODE_LEVEL: Overrides = {
+_NODE_LEVEL: Mapping[str, Scalar] = {
     "dp": "distributed", "weighting": "uniform", "aggregation": "mean", "clip": "none",
     "min-replies": 8, "min-nodes": 8,
 }  # fmt: skip

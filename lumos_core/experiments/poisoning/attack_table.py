@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lumos_core.experiments.comparison.comparison_table import spread
 from lumos_core.experiments.poisoning.scenarios import NONE
+from lumos_core.terminal.tables import markdown_table, spread
 
 Result = Mapping[str, Any]
 Cell = tuple[str, str]
@@ -56,12 +56,12 @@ def lost(results: Sequence[Result], group: Sequence[Result], metric: str) -> lis
     return losses
 
 
-def markdown_table(results: Sequence[Result]) -> str:
+def attack_table(results: Sequence[Result]) -> str:
     """A row a method and scenario: mean ± standard deviation over seeds. Differences are to the
     same method, seed and nodes without attack."""
     header = ["method", "scenario", "seeds", "HR@20", "lost HR@20", "NDCG@20", "ER@10 of target",
               "mean rank of target", "refused replies"]  # fmt: skip
-    lines = ["| " + " | ".join(header) + " |", "|---|---|--:|--:|--:|--:|--:|--:|--:|"]
+    rows = []
     for (method, label), group in by_cell(results).items():
         refused = sum(r["rejected"]["malicious"] + r["rejected"]["honest"] for r in group)
         cells = [
@@ -75,8 +75,8 @@ def markdown_table(results: Sequence[Result]) -> str:
             spread([r["target-rank"] for r in group], "{:.1%}"),
             str(refused),
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append(cells)
+    return markdown_table(header, rows, align="llr")
 
 
 def plot_heat_map(results: Sequence[Result], path: Path, title: str) -> None:

@@ -19,14 +19,14 @@ from lumos_core.data import Catalog, Sequences
 from lumos_core.data.partition import partition_users
 from lumos_core.data.prepared_folder import load_prepared, node_folders
 from lumos_core.errors import ModelError
-from lumos_core.experiments.poisoning.knowledge import Knowledge, cold_target, popularity
+from lumos_core.experiments.poisoning.knowledge import Knowledge, cold_target, interaction_counts
 from lumos_core.experiments.poisoning.malicious_node import ATTACKS, MaliciousNode
 from lumos_core.experiments.poisoning.poisoned_users import replace_interactions
 from lumos_core.experiments.poisoning.scenarios import Scenario
 from lumos_core.federation.in_process import InProcessTransport
 from lumos_core.federation.node import Node
 from lumos_core.federation.round_loop import Federation
-from lumos_core.learning.model import SASRec, set_params
+from lumos_core.learning.model import build_model, set_params
 from lumos_core.learning.parameters import ModelShape, Params
 from lumos_core.learning.title_start import initial_params
 from lumos_core.runs.checkpoint import Checkpoint, RunProgress, load_checkpoint, save_checkpoint
@@ -77,7 +77,7 @@ def run_scenario(
         rounds: clean rounds, rounds under attack.
     """
     calm, attacked = rounds
-    if scenario.noise and config.method == "lumos" and config.views == "llm":
+    if scenario.noise and config.has_views and config.views == "llm":
         config = config.replace(views="tfidf")  # noisy histories have no views by the LLM
     ground = Ground.of(data, config)
     if scenario.noise:
@@ -95,19 +95,19 @@ def run_scenario(
     rejected = [f for e in federation.history.events for f in e.get("failed", ())]
     return {
         "users": len(ground.users),
-        "views": config.views if config.method == "lumos" else "none",
+        "views": config.views if config.has_views else "none",
         "target_interactions": int(
-            popularity(ground.users.without_last(2), len(ground.catalog))[ground.target - 1]
+            interaction_counts(ground.users.without_last(2), len(ground.catalog))[ground.target - 1]
         ),
         "rejected": {
             "honest": sum(f["node"].startswith("node-") for f in rejected),
             "malicious": sum(not f["node"].startswith("node-") for f in rejected),
         },
-        **measure(federation.params, config, ground),
+        **measure_honest_users(federation.params, config, ground),
     }
 
 
-def measure(params: Params, config: RunConfig, ground: Ground) -> dict[str, float]:
+def measure_honest_users(params: Params, config: RunConfig, ground: Ground) -> dict[str, float]:
     """Metrics of the honest users: "hr@20" and "ndcg@20" of the test targets, "er@10": the share
     of those who never met the target item to whom it is shown among the first ten, "target-rank":
     its mean rank among them as a share of the catalog. Full ranking, what a user met left out."""
@@ -117,7 +117,7 @@ def measure(params: Params, config: RunConfig, ground: Ground) -> dict[str, floa
     from lumos_core.learning.batching import pad
     from lumos_core.learning.evaluation import evaluate, target_ranks
 
-    model = SASRec(ModelShape.of(config, len(ground.catalog)))
+    model = build_model(ModelShape.of(config, len(ground.catalog)))
     set_params(model, params)
     model.eval()
     histories, targets = LeaveOneOut(ground.users).test()
@@ -230,7 +230,7 @@ def _attackers(
 # ---------------------------------------------------------------- views
 def _views(data: Path, parts: list[Sequences], catalog: Catalog, config: RunConfig) -> Views:
     """Views of all users of a prepared folder, from its nodes' stores; missing ones are written."""
-    if config.method != "lumos":
+    if not config.has_views:
         return {}
     found: dict[int, UserViews] = {}
     first = 0
@@ -243,7 +243,7 @@ def _views(data: Path, parts: list[Sequences], catalog: Catalog, config: RunConf
 
 def _views_of(data: Path, users: Sequences, catalog: Catalog, config: RunConfig) -> Views:
     """Views of changed histories, kept in the first node's store."""
-    if config.method != "lumos":
+    if not config.has_views:
         return {}
     source = _source(node_folders(data)[0], catalog, config)
     return source(users.without_last(2))

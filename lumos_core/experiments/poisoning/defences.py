@@ -1,6 +1,6 @@
 """Defences by name: what each sets in the configuration of a run."""
 
-from lumos_core.config import RunConfig, Scalar
+from lumos_core.config import METHODS, RunConfig, Scalar
 from lumos_core.errors import ConfigError
 
 UNDEFENDED = "none"
@@ -47,6 +47,8 @@ def method_config(name: str, base: RunConfig) -> RunConfig:
     if (defence or UNDEFENDED) not in DEFENCES:
         known = ", ".join(DEFENCES)
         raise ConfigError(f"--methods {name!r}: unknown defence '{defence}'; known are: {known}")
-    start: dict[str, Scalar] = {} if method == "lumos" else {"semantic-start": "none"}
+    trained = METHODS.get(method)
+    own_start = trained is None or trained.start
+    start: dict[str, Scalar] = {} if own_start else {"semantic-start": "none"}
     settings = {**base.to_flat(), "method": method, **start, **DEFENCES[defence or UNDEFENDED]}
     return RunConfig.from_flat(settings)

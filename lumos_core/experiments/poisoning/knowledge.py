@@ -32,10 +32,11 @@ class Knowledge:
 
     def popular(self, count: int) -> np.ndarray:
         """The ``count`` items met most often, as far as is known, most popular first: int64."""
-        return np.argsort(-popularity(self.histories, self.items), kind="stable")[:count] + 1
+        counts = interaction_counts(self.histories, self.items)
+        return np.argsort(-counts, kind="stable")[:count] + 1
 
 
-def popularity(histories: list[np.ndarray] | Sequences, items: int) -> np.ndarray:
+def interaction_counts(histories: list[np.ndarray] | Sequences, items: int) -> np.ndarray:
     """Interactions of every item: int64 [N]; entry j is of item j + 1."""
     met = np.concatenate([np.asarray(h, dtype=np.int64) for h in histories] or [np.zeros(0, int)])
     return np.bincount(met, minlength=items + 1)[1:]
@@ -43,7 +44,7 @@ def popularity(histories: list[np.ndarray] | Sequences, items: int) -> np.ndarra
 
 def cold_target(train: Sequences, items: int, rng: np.random.Generator) -> int:
     """An item to promote: one at random of the least popular quarter of those ever met."""
-    counts = popularity(train, items)
+    counts = interaction_counts(train, items)
     met = np.flatnonzero(counts)
     coldest = met[np.argsort(counts[met], kind="stable")]
     return int(rng.choice(coldest[: max(int(len(met) * COLD_SHARE), 1)])) + 1

@@ -10,7 +10,7 @@ from lumos_core.experiments.poisoning import adapted_updates, poisoned_users, up
 from lumos_core.experiments.poisoning.knowledge import Knowledge
 from lumos_core.federation.node import Node
 from lumos_core.learning.parameters import ITEM_TABLE, Params
-from lumos_core.wire import codecs
+from lumos_core.wire.codecs import codec
 from lumos_core.wire.reply_checks import EVALUATION_METRICS, Metrics
 
 CLAIMED_USERS = 10**6
@@ -18,7 +18,7 @@ CLAIMED_USERS = 10**6
 
 
 @dataclass(frozen=True)
-class Attack:
+class PoisoningAttack:
     """What a malicious node trains on, what it makes of the delta, and whether it lies about how
     many users it has."""
 
@@ -27,23 +27,23 @@ class Attack:
     lies: bool = True
 
 
-ATTACKS: dict[str, Attack] = {
+ATTACKS: dict[str, PoisoningAttack] = {
     # untargeted: harm everybody
-    "sign-flip": Attack(poisoned_users.known_users, updates.sign_flip),
-    "gaussian": Attack(poisoned_users.known_users, updates.gaussian),
-    "scaled": Attack(poisoned_users.known_users, updates.scaled),
-    "nan": Attack(poisoned_users.known_users, updates.not_a_number),
-    "noise": Attack(poisoned_users.noisy_users, updates.honest, lies=False),
+    "sign-flip": PoisoningAttack(poisoned_users.known_users, updates.sign_flip),
+    "gaussian": PoisoningAttack(poisoned_users.known_users, updates.gaussian),
+    "scaled": PoisoningAttack(poisoned_users.known_users, updates.scaled),
+    "nan": PoisoningAttack(poisoned_users.known_users, updates.not_a_number),
+    "noise": PoisoningAttack(poisoned_users.noisy_users, updates.honest, lies=False),
     # targeted: promote an item
-    "fake-random": Attack(poisoned_users.random_fakes, updates.honest),
-    "fake-popular": Attack(poisoned_users.popular_fakes, updates.honest),
-    "boosted": Attack(poisoned_users.popular_fakes, updates.boosted),
-    "align-items": Attack(poisoned_users.known_users, updates.align_items),
-    "align-users": Attack(poisoned_users.known_users, updates.align_users),
+    "fake-random": PoisoningAttack(poisoned_users.random_fakes, updates.honest),
+    "fake-popular": PoisoningAttack(poisoned_users.popular_fakes, updates.honest),
+    "boosted": PoisoningAttack(poisoned_users.popular_fakes, updates.boosted),
+    "align-items": PoisoningAttack(poisoned_users.known_users, updates.align_items),
+    "align-users": PoisoningAttack(poisoned_users.known_users, updates.align_users),
     # adapted to the server's bounds
-    "align-all": Attack(poisoned_users.known_users, adapted_updates.align_all),
-    "align-encoder": Attack(poisoned_users.known_users, adapted_updates.align_encoder),
-    "ruin-encoder": Attack(poisoned_users.known_users, adapted_updates.ruin_encoder),
+    "align-all": PoisoningAttack(poisoned_users.known_users, adapted_updates.align_all),
+    "align-encoder": PoisoningAttack(poisoned_users.known_users, adapted_updates.align_encoder),
+    "ruin-encoder": PoisoningAttack(poisoned_users.known_users, adapted_updates.ruin_encoder),
 }
 
 
@@ -63,7 +63,7 @@ class MaliciousNode:
     def __init__(
         self,
         name: str,
-        attack: Attack,
+        attack: PoisoningAttack,
         catalog: Catalog,
         config: RunConfig,
         knowledge: Knowledge,
@@ -127,7 +127,8 @@ class MaliciousNode:
             metrics |= {"users": CLAIMED_USERS, "examples": CLAIMED_USERS}
         if evaluate_on:
             metrics |= self.evaluate(params, evaluate_on)
-        arrays = codecs.encode(delta, self._config.delta_codec, rng, self._config.top_rows_share)
+        agreed = codec(self._config.delta_codec)
+        arrays = agreed.encode(delta, rng, self._config.top_rows_share)
         return arrays, metrics
 
     def _watch(self, params: Params) -> None:

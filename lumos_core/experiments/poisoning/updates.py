@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lumos_core.experiments.poisoning.knowledge import Knowledge
-from lumos_core.learning.model import SASRec, set_params
+from lumos_core.learning.model import SASRec, build_model, set_params
 from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
 from lumos_core.wire import deltas
 
@@ -154,7 +154,7 @@ def mined(change: np.ndarray, count: int) -> np.ndarray:
 
 def global_model(s: Situation) -> SASRec:
     """The model received, without dropout."""
-    model = SASRec(s.shape)
+    model = build_model(s.shape)
     set_params(model, s.params)
     return model.eval()
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lumos_core import plugins
 from lumos_core.config import RunConfig
 from lumos_core.federation.aggregation.clipping import clip_norms, clip_rows
 from lumos_core.federation.aggregation.rules import (
@@ -23,19 +24,34 @@ from lumos_core.federation.aggregation.sparse import sparse_median, sparse_trimm
 from lumos_core.learning.parameters import Params
 
 __all__ = [
-    "RULES", "Rule", "aggregate", "clip", "clip_norms", "clip_rows", "mean", "median",
-    "median_encoder", "multi_krum", "sparse_median", "sparse_trimmed_mean", "trimmed_mean",
+    "RULES", "Rule", "aggregate", "clip_as_configured", "clip_norms", "clip_rows", "mean", "median",
+    "median_encoder", "multi_krum", "rule", "sparse_median", "sparse_trimmed_mean", "trimmed_mean",
 ]  # fmt: skip
 
 RULES: dict[str, Rule] = {
-    "mean": mean,
-    "median": median,
-    "median-encoder": median_encoder,
-    "trimmed-mean": trimmed_mean,
-    "multi-krum": multi_krum,
-    "sparse-median": sparse_median,
-    "sparse-trimmed-mean": sparse_trimmed_mean,
+    made.name: made
+    for made in (
+        Rule("mean", mean, needs_single_deltas=False),
+        Rule("median", median, needs_single_deltas=True),
+        Rule("median-encoder", median_encoder, needs_single_deltas=True),
+        Rule("trimmed-mean", trimmed_mean, needs_single_deltas=True),
+        Rule("multi-krum", multi_krum, needs_single_deltas=True),
+        Rule("sparse-median", sparse_median, needs_single_deltas=True),
+        Rule("sparse-trimmed-mean", sparse_trimmed_mean, needs_single_deltas=True),
+    )
 }
+
+
+def rule(name: str) -> Rule:
+    """The rule of a name: LUMOS's own, or a plug-in's.
+
+    Raises:
+        ConfigError: neither has a rule that is called so.
+    """
+    if name in RULES:
+        return RULES[name]
+    found: Rule = plugins.load("aggregation", name)
+    return found
 
 
 def aggregate(deltas: Sequence[Params], weights: np.ndarray, config: RunConfig) -> Params:
@@ -49,12 +65,12 @@ def aggregate(deltas: Sequence[Params], weights: np.ndarray, config: RunConfig) 
     Returns:
         float32 arrays with the names and shapes of the deltas.
     """
-    return RULES[config.rule](clip(deltas, config), weights)
+    return rule(config.rule).function(clip_as_configured(deltas, config), weights)
 
 
-def clip(deltas: Sequence[Params], config: RunConfig) -> Sequence[Params]:
-    """Deltas as ``clip`` wants them: rows first, so that one boosted row does not use up the norm
-    of everything else that its node has to say.
+def clip_as_configured(deltas: Sequence[Params], config: RunConfig) -> Sequence[Params]:
+    """Deltas of a round, bounded as ``clip`` says: rows first, so that one boosted row does not use
+    up the norm of everything else that its node has to say.
 
     One or two deltas, such as the sum that secure aggregation shows, are left alone: among them
     nothing is typical.

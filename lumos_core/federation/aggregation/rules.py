@@ -1,6 +1,7 @@
-"""Rules that treat all items alike."""
+"""What a rule is, and the rules that treat all items alike."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -9,8 +10,20 @@ from lumos_core.learning.parameters import ITEM_TABLE, Params
 TRIM_SHARE = 0.1
 """Share of the values that the trimmed mean drops at either end (at least one, if three vote)."""
 
-Rule = Callable[[Sequence[Params], np.ndarray], Params]
+RuleFunction = Callable[[Sequence[Params], np.ndarray], Params]
 """Deltas and float64 [nodes] weights (positive, summing to 1) → aggregated delta."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A way to make one delta of many."""
+
+    name: str
+    """What ``aggregation`` calls it."""
+    function: RuleFunction
+    needs_single_deltas: bool
+    """Whether it compares deltas with each other. If not, their weighted sum is enough, and the
+    rule can be used where the server learns nothing else, as under secure aggregation."""
 
 
 def mean(deltas: Sequence[Params], weights: np.ndarray) -> Params:

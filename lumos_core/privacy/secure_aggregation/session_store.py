@@ -2,16 +2,13 @@
 
 import re
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
-from filelock import FileLock
-
 from lumos_core.errors import DataError, NewerFileError
 from lumos_core.privacy.secure_aggregation.session import Session
-from lumos_core.safe_files import private_folder
+from lumos_core.safe_files import exclusive, private_folder
 
 FOLDER = "secagg"
 """Its name in a node's state folder."""
@@ -57,12 +54,10 @@ class FileStore:
     def __init__(self, state: Path) -> None:
         self._folder = state / FOLDER
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[object]:
         private_folder(self._folder.parent)
         private_folder(self._folder)
-        with FileLock(self._folder / "lock", timeout=_LOCK_SECONDS, mode=0o600):
-            yield
+        return exclusive(self._folder / "lock", _LOCK_SECONDS, mode=0o600)
 
     def load(self, run: str) -> Session | None:
         """Raises OSError if the file cannot be read or is damaged, NewerFileError if a newer LUMOS

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lumos_core.errors import ModelError
-from lumos_core.safe_files import exclusive
+from lumos_core.safe_files import exclusive, lock_beside
 from lumos_core.views.llm.find import (
     LLMConfig,
     ModelSource,
@@ -247,7 +247,7 @@ def _converted(gguf: Path, revision: str, cache: Path) -> Path:
     target = converted_folder(gguf, revision, cache)
     if target.is_dir():
         return target
-    with exclusive(target):
+    with exclusive(lock_beside(target)):
         if not target.is_dir():
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".convert-") as scratch:
                 folder = Path(scratch) / "model"

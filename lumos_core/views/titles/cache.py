@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import Timeout
 
-from lumos_core.safe_files import exclusive
+from lumos_core.safe_files import HeldError, exclusive, lock_beside
 from lumos_core.views.titles.resumable import (
     Arrays,
     BudgetSpentError,
@@ -41,13 +40,13 @@ def cached_arrays(
     found = read_arrays(path)
     if found is None:
         try:
-            with exclusive(path, work.seconds_left):
+            with exclusive(lock_beside(path), work.seconds_left):
                 found = read_arrays(path)
                 if found is None:
                     pieces = Pieces(path.with_name(f".{path.stem}.pieces"), work)
                     found = {name: np.ascontiguousarray(a) for name, a in compute(pieces).items()}
                     write_arrays(path, found)
                     pieces.clear()
-        except Timeout:  # another process is at it
+        except HeldError:  # another process is at it
             raise BudgetSpentError from None
     return found

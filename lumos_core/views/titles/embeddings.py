@@ -21,6 +21,7 @@ from lumos_core.views.llm.find import LLMConfig, model_fingerprint
 from lumos_core.views.llm.load import LocalLLM, load_llm
 from lumos_core.views.titles.cache import cached_arrays
 from lumos_core.views.titles.resumable import Pieces, Work
+from lumos_core.views.titles.whitening import half_whitened
 
 Floats = npt.NDArray[np.float32]
 
@@ -85,16 +86,13 @@ def combine(readings: Readings) -> Floats:
 
 
 def half_whiten(states: Floats, dim: int) -> Floats:
-    """[N, <= dim] centred principal components, scaled by the square root of their spread.
-
-    Full whitening blows up noise, none leaves the shared directions in charge. Rows of length 1.
-    """
+    """[N, <= dim] half-whitened principal components of the states; rows of length 1."""
     centred = states.astype(np.float64) - states.mean(axis=0, dtype=np.float64)
-    values, vectors = np.linalg.eigh(centred.T @ centred)
-    kept = np.flatnonzero(values > 1e-6 * max(values[-1], 1e-12))[::-1][:dim]
-    if not len(kept):  # a single title, or all the same
+    scatter = centred.T @ centred
+    # Signs stay the library's: cosines do not depend on them, and stored vectors have them so.
+    components = half_whitened(centred, scatter, dim, negligible=1e-6, least=1e-12)
+    if not components.shape[1]:  # a single title, or all the same
         return np.zeros((len(states), 1), dtype=np.float32)
-    components = centred @ vectors[:, kept] / values[kept] ** 0.25
     return unit(components.astype(np.float32))
 
 

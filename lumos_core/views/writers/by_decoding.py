@@ -29,8 +29,9 @@ from lumos_core.views.titles.space import (
     stable_rng,
 )
 from lumos_core.views.view import UserViews, writer_digest
-from lumos_core.views.writers.by_likelihood import FAR_HALF_LIFE, HALF_LIFE, ViewSettings
+from lumos_core.views.writers.by_likelihood import FAR_HALF_LIFE, HALF_LIFE
 from lumos_core.views.writers.grounding import MIN_SIMILARITY, Grounder, parse_lines
+from lumos_core.views.writers.view_settings import ViewSettings
 
 WrittenMode = Literal["trie", "free"]
 

@@ -12,7 +12,6 @@ ones the history makes least likely. That costs three times the tokens and chang
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from lumos_core.views.llm.likelihood import log_likelihoods
 from lumos_core.views.llm.load import LocalLLM
 from lumos_core.views.llm.prompts import list_head
 from lumos_core.views.titles import judgements
-from lumos_core.views.titles.judgements import CatalogTables, Judges, ListPrompt
+from lumos_core.views.titles.judgements import CatalogTables, ListPrompt
 from lumos_core.views.titles.space import (
     Floats,
     best_new,
@@ -31,32 +30,12 @@ from lumos_core.views.titles.space import (
     substitutes,
 )
 from lumos_core.views.view import UserViews, writer_digest
+from lumos_core.views.writers.view_settings import ViewSettings
 
 _VERSION = "3"
 HALF_LIFE = 2.0  # of an item's weight in the history, in items: what comes next is about now
 FAR_HALF_LIFE = 50.0  # what contradicts a history contradicts all of it
 _SPARE_FAR = 3  # far items that may be refused
-
-
-class ViewSettings(NamedTuple):
-    """How views are written; part of the fingerprint."""
-
-    noun: str = "products bought by a customer"
-    """What a history is, in the domain's words."""
-    future_items: int = 5
-    recent: int = 8
-    """Items at the end of the history that are rewritten."""
-    prompt_items: int = 4
-    """Items at the end of the history that the model reads."""
-    candidates: int = 10
-    """Items among which the future is chosen (at least twice ``future_items``)."""
-    seed: int = 0
-    judges: Judges = "future"
-    """What the model is asked about: the future alone, or all three views."""
-
-    @property
-    def judges_all(self) -> bool:
-        return self.judges == "all"
 
 
 class LLMViewWriter:

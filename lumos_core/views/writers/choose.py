@@ -8,8 +8,10 @@ Small models have something to say only when they judge; above about a billion w
 the better question, and the catalog's trie keeps it honest.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
+from lumos_core import plugins
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.views.llm.find import LLMConfig, llm_config, model_fingerprint, model_size
@@ -23,15 +25,17 @@ from lumos_core.views.writers.by_decoding import (
     title_vectors,
     written_fingerprint,
 )
-from lumos_core.views.writers.by_likelihood import (
-    LLMViewWriter,
-    ViewSettings,
-    writer_fingerprint,
+from lumos_core.views.writers.by_likelihood import LLMViewWriter, writer_fingerprint
+from lumos_core.views.writers.controls import (
+    RandomViewWriter,
+    TfidfViewWriter,
+    control_fingerprint,
 )
-from lumos_core.views.writers.controls import RandomViewWriter, TfidfViewWriter
+from lumos_core.views.writers.view_settings import ViewSettings
 
 Mode = Literal["score", "trie", "free"]
-RECENT = 8  # last items of a history that views are about
+ViewFactory = Callable[[RunConfig, NodeConfig, Catalog], tuple[str, WriterFactory]]
+"""What a plug-in of group ``lumos.views`` has to be; see :func:`view_factory`."""
 SMALL = 1_000_000_000  # weights up to which "auto" means "score"
 
 
@@ -104,18 +108,20 @@ def view_factory(
 
     Args:
         config: ``views`` chooses the writer; "shuffled" views are the LLM's, dealt out anew by
-            :func:`lumos_core.views.source.shuffled`.
+            :func:`lumos_core.views.source.shuffled`. Other names are those of plug-ins.
         node: its LLM choice wins over the run's.
         catalog: the public catalog.
     """
-    options = {"future_items": config.view_items, "recent": RECENT, "seed": config.view_seed}
-    identity = (catalog.fingerprint, config.view_items, RECENT, config.view_seed)
+    settings, known = view_settings(config), catalog.fingerprint
     if config.views == "random":
-        return RandomViewWriter.fingerprint_of(*identity), lambda _: RandomViewWriter(
-            len(catalog), catalog.fingerprint, **options
+        return control_fingerprint("random", known, settings), lambda _: RandomViewWriter(
+            len(catalog), known, settings
         )
     if config.views == "tfidf":
-        return TfidfViewWriter.fingerprint_of(*identity), lambda _: TfidfViewWriter(
-            catalog.titles, catalog.fingerprint, **options
+        return control_fingerprint("tfidf", known, settings), lambda _: TfidfViewWriter(
+            catalog.titles, known, settings
         )
-    return llm_view_factory(config, node, catalog)
+    if config.views in ("llm", "shuffled"):
+        return llm_view_factory(config, node, catalog)
+    factory: ViewFactory = plugins.load("views", config.views)
+    return factory(config, node, catalog)

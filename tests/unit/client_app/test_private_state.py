@@ -15,7 +15,7 @@ from client_app.received_model import keep
 from lumos_core.config import NodeConfig
 from lumos_core.data import Catalog
 from lumos_core.data.node_cache import read_kept_node
-from lumos_core.deployment.node_supervisor import _writable
+from lumos_core.deployment import checks
 from lumos_core.errors import DataError
 from lumos_core.federation.error_feedback import Residuals
 from lumos_core.flower import records
@@ -50,7 +50,7 @@ def _read_histories(state: Path) -> None:
 
 
 WAYS: dict[str, Callable[[Path], object]] = {
-    "check": _writable,
+    "check": lambda state: list(checks.state(state)),
     "views": lambda state: ViewStore(state / "views.sqlite").close(),
     "failure": lambda state: _note(state, DataError("secret title")),
     "model": _keep_model,

@@ -398,8 +398,8 @@ def test_a_run_keeps_the_noun_that_it_was_begun_with(news: Path, tmp_path: Path)
 def test_commands_take_the_noun_from_the_data(
     news: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from lumos_core.cli import views
     from lumos_core.experiments.comparison import compare
-    from lumos_core.views import source
 
     class SeenError(Exception):
         pass
@@ -410,7 +410,7 @@ def test_commands_take_the_noun_from_the_data(
     def see_plan(data: Any, out: Any, names: Any, seeds: Any, base: Any) -> Any:
         raise SeenError(base.llm_noun)
 
-    monkeypatch.setattr(source, "view_source", see)
+    monkeypatch.setattr(views, "view_source", see)
     monkeypatch.setattr(compare, "plan", see_plan)
     commands = (
         ["views", "build", str(news)],

@@ -19,8 +19,8 @@ from lumos_core.federation.round_loop import run_federation
 from lumos_core.learning.parameters import ITEM_TABLE, Params
 from lumos_core.learning.title_start import initial_params
 from lumos_core.runs.history import Event
-from lumos_core.wire import deltas
-from lumos_core.wire.codecs import ROWS
+from lumos_core.wire.codecs import codec
+from lumos_core.wire.row_choice import ROWS
 
 Tiny = Callable[..., RunConfig]
 Users = Callable[..., Sequences]
@@ -80,7 +80,7 @@ def _node(config: RunConfig, catalog: Catalog, users: Sequences, state: Path | N
 
 
 def _decoded(arrays: Params, config: RunConfig, like: Params) -> Params:
-    return deltas.decode(arrays, config.delta_codec, like, config.top_rows_share)
+    return codec(config.delta_codec).decode(arrays, like, config.top_rows_share)
 
 
 @pytest.mark.parametrize("codec", ["float16", "int8", "top-rows", "top-rows-int8"])

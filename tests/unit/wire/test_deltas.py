@@ -1,30 +1,19 @@
-"""Deltas: what is sent, and what is refused, by name."""
+"""Deltas: subtracted, applied, measured, clipped."""
 
 import warnings
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from lumos_core.config import RunConfig
 from lumos_core.errors import ReplyError
-from lumos_core.learning.model import get_params, new_model
 from lumos_core.learning.parameters import Params
-from lumos_core.wire import deltas
-from lumos_core.wire.codecs import ROWS, SCALES, decode, encode, wire_bytes
 from lumos_core.wire.deltas import add, check_norm, clip, norm, subtract
-
-CODECS: tuple[deltas.Codec, ...] = ("float32", "float16", "int8", "top-rows", "top-rows-int8")
 
 
 def _params(seed: int = 0, size: float = 1.0) -> Params:
     rng = np.random.default_rng(seed)
     shapes = {"items.weight": (6, 4), "blocks.0.w": (2, 3, 4), "norm.bias": (4,)}
     return {n: (size * rng.normal(size=s)).astype(np.float32) for n, s in shapes.items()}
-
-
-def _rng() -> np.random.Generator:
-    return np.random.default_rng(7)
 
 
 def test_subtract_and_add_are_inverse() -> None:
@@ -49,242 +38,6 @@ def test_norm_does_not_overflow() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert norm(huge) == pytest.approx(3e39)
-
-
-@pytest.mark.parametrize("codec", CODECS)
-def test_round_trip(codec: deltas.Codec) -> None:
-    delta = _params(size=0.01)
-    sent = encode(delta, codec, _rng())
-    back = decode(sent, codec, _params())
-    assert list(back) == list(delta)
-    for name, array in back.items():
-        assert array.dtype == np.float32
-        limit = {
-            "float32": 0.0,
-            "float16": 1e-5,
-            "int8": float(np.abs(delta[name]).max()) / 126,
-            "top-rows": 0.0,
-            "top-rows-int8": float(np.abs(delta[name]).max()) / 126,
-        }[codec]
-        assert np.abs(array - delta[name]).max() <= limit
-
-
-def test_float16_saturates_instead_of_overflowing() -> None:
-    delta = {"a": np.array([1e6, -1e6], dtype=np.float32)}
-    back = decode(encode(delta, "float16", _rng()), "float16", delta)
-    assert back["a"].tolist() == [65504.0, -65504.0]
-
-
-def test_codecs_save_what_they_promise() -> None:
-    delta = {"items.weight": _params()["items.weight"].repeat(16, axis=1)}  # [6, 64]
-    sizes = {c: wire_bytes(encode(delta, c, _rng(), share=0.5)) for c in CODECS}
-    assert sizes == {
-        "float32": 6 * 64 * 4,
-        "float16": 6 * 64 * 2,
-        "int8": 6 * 64 + 6 * 2,
-        "top-rows": 3 * 64 * 4 + 3 * 4,
-        "top-rows-int8": 3 * 64 + 3 * 2 + 3 * 4,
-    }
-
-
-def test_int8_messages_of_the_default_model_are_3_8_times_smaller() -> None:
-    """Names, ``.npy`` headers and scales included; the bundled catalog, the smallest we ship."""
-    from lumos_core.flower.records import record_bytes, to_record
-
-    delta = get_params(new_model(RunConfig(), 1482))
-    sizes = {c: record_bytes(to_record(encode(delta, c, _rng()))) for c in ("float32", "int8")}
-    assert sizes["float32"] / sizes["int8"] >= 3.8
-
-
-def test_int8_rounding_is_unbiased() -> None:
-    delta = {"a": np.array([[0.5, 1.0, -0.123, 0.0049, 0.0]], dtype=np.float32)}
-    rng = _rng()
-    draws = np.stack([decode(encode(delta, "int8", rng), "int8", delta)["a"] for _ in range(4000)])
-    scale = 1.0 / 127 * (1 + 2**-7)  # scales are rounded up to eight significant bits
-    assert np.abs(draws - delta["a"]).max() <= scale
-    error = draws.std(axis=0) / np.sqrt(len(draws))
-    assert (error < scale / 100).all()
-    assert (np.abs(draws.mean(axis=0) - delta["a"]) <= 4 * error + 1e-6).all()
-    assert draws.std(axis=0)[0, 2] > 0, "values between two steps must be rounded either way"
-
-
-def test_int8_rounding_is_determined_by_its_generator() -> None:
-    first, again, other = (encode(_params(), "int8", np.random.default_rng(s)) for s in (1, 1, 2))
-    assert all(np.array_equal(first[n], again[n]) for n in first)
-    assert not all(np.array_equal(first[n], other[n]) for n in first)
-
-
-def test_int8_of_a_zero_row_is_zero() -> None:
-    delta = {"a": np.array([[0.0, 0.0], [127.0, -127.0]], dtype=np.float32)}
-    back = decode(encode(delta, "int8", _rng()), "int8", delta)
-    assert np.array_equal(back["a"], delta["a"])
-
-
-@pytest.mark.parametrize("size", [1e-37, 1e-20, 1e-3, 1e3, 1e30])
-def test_int8_keeps_its_bound_at_every_size(size: float) -> None:
-    """Scales are bfloat16 and no float16, which would end at 6e-8."""
-    delta = {"a": _params(size=1.0)["items.weight"] * np.float32(size)}
-    back = decode(encode(delta, "int8", _rng()), "int8", delta)
-    step = np.abs(delta["a"]).max(axis=1, keepdims=True) / 127 * (1 + 2**-6)
-    assert (np.abs(back["a"] - delta["a"]) <= step).all()
-
-
-# ---------------------------------------------------------------- rows
-def test_the_rows_that_moved_most_are_sent_and_no_others() -> None:
-    delta = _params()
-    delta["items.weight"] *= np.array([[1], [9], [2], [7], [3], [8]], dtype=np.float32)
-    norms = np.linalg.norm(delta["items.weight"], axis=1)
-    sent = encode(delta, "top-rows", _rng(), share=0.5)
-    assert set(sent[f"items.weight{ROWS}"].tolist()) == set(np.argsort(norms)[-3:].tolist())
-    back = decode(sent, "top-rows", _params(), share=0.5)
-    for row in range(6):
-        kept = row in sent[f"items.weight{ROWS}"]
-        expected = delta["items.weight"][row] if kept else np.zeros(4)
-        assert np.array_equal(back["items.weight"][row], expected)
-    assert np.array_equal(back["blocks.0.w"], delta["blocks.0.w"])
-
-
-def test_the_number_of_rows_is_the_configurations_not_the_datas() -> None:
-    """A node whose users touched two items sends as many rows as one whose users touched all."""
-    still = {"items.weight": np.zeros((10, 2), dtype=np.float32)}
-    for share, rows in ((0.01, 1), (0.25, 3), (0.7, 7), (1.0, 10)):
-        sent = encode(still, "top-rows-int8", _rng(), share)
-        assert sent["items.weight"].shape == (rows, 2)
-        assert np.array_equal(
-            decode(sent, "top-rows-int8", still, share)["items.weight"], still["items.weight"]
-        )
-
-
-# ---------------------------------------------------------------- garbage
-Spoil = Callable[[Params], object]
-
-
-def _swap(name: str, make: Callable[[np.ndarray], object]) -> Spoil:
-    def spoil(arrays: Params) -> None:
-        arrays[name] = make(arrays[name])  # type: ignore[assignment]
-
-    return spoil
-
-
-def _with(value: float, at: tuple[int, ...] = (0,)) -> Callable[[np.ndarray], np.ndarray]:
-    def make(array: np.ndarray) -> np.ndarray:
-        out = array.copy()
-        out[at] = value
-        return out
-
-    return make
-
-
-TABLE_ROWS = f"items.weight{ROWS}"
-GARBAGE: dict[str, tuple[deltas.Codec, Spoil, str]] = {
-    "nothing at all": ("float32", dict.clear, "lacks 'blocks.0.w'"),
-    "a name missing": ("float32", lambda a: a.pop("norm.bias"), "lacks 'norm.bias'"),
-    "scales missing": ("int8", lambda a: a.pop(SCALES), "lacks ':scales'"),
-    "rows missing": ("top-rows", lambda a: a.pop(TABLE_ROWS), "lacks 'items.weight:rows'"),
-    "a name too many": (
-        "float32",
-        lambda a: a.update(histories=np.zeros(3)),
-        "does not have: 'histories'",
-    ),
-    "scales too many": ("float32", lambda a: a.update({SCALES: np.zeros(3, "i2")}), "':scales'"),
-    "rows too many": (
-        "int8",
-        lambda a: a.update({TABLE_ROWS: np.arange(6, dtype="i4")}),
-        "'items.weight:rows'",
-    ),
-    "a hostile name": (
-        "float32",
-        lambda a: a.update({"x\n2026 INFO all is well" + "y" * 10_000: np.zeros(1)}),
-        r"'x\\n2026 INFO all is wellyyy",
-    ),
-    "a name that is no text": ("float32", lambda a: a.update({7: np.zeros(1)}), "'7'"),
-    "another shape": (
-        "float32",
-        _swap("items.weight", lambda a: a[:-1]),
-        r"'items.weight' has shape \(5, 4\)",
-    ),
-    "transposed": ("float32", _swap("items.weight", lambda a: a.T), r"has shape \(4, 6\)"),
-    "one axis more": ("float32", _swap("norm.bias", lambda a: a[None]), r"has shape \(1, 4\)"),
-    "a broadcastable shape": (
-        "float32",
-        _swap("norm.bias", lambda a: a[:1]),
-        r"'norm.bias' has shape \(1,\)",
-    ),
-    "a scale too few": ("int8", _swap(SCALES, lambda a: a[:-1]), r"':scales' has shape \(12,\)"),
-    "the whole table": (
-        "top-rows",
-        _swap("items.weight", lambda a: np.concatenate([a, a])),
-        r"'items.weight' has shape \(12, 4\), expected \(6, 4\)",
-    ),
-    "float64": ("float32", _swap("norm.bias", lambda a: a.astype("f8")), "dtype float64"),
-    "big-endian": ("float32", _swap("norm.bias", lambda a: a.astype(">f4")), "dtype >f4"),
-    "another codec": ("float16", _swap("norm.bias", lambda a: a.astype("f4")), "dtype float32"),
-    "complex": ("float32", _swap("norm.bias", lambda a: a.astype("c8")), "dtype complex64"),
-    "objects": ("float32", _swap("norm.bias", lambda a: a.astype(object)), "dtype object"),
-    "text": ("float32", _swap("norm.bias", lambda a: a.astype("U8")), "dtype <U8"),
-    "unsigned": ("int8", _swap("norm.bias", lambda a: a.astype("u1")), "dtype uint8"),
-    "float scales": ("int8", _swap(SCALES, lambda a: a.astype("f4")), "dtype float32"),
-    "64-bit rows": ("top-rows", _swap(TABLE_ROWS, lambda a: a.astype("i8")), "dtype int64"),
-    "float rows": ("top-rows", _swap(TABLE_ROWS, lambda a: a.astype("f4")), "dtype float32"),
-    "a list": ("float32", _swap("norm.bias", lambda a: a.tolist()), "is a list"),
-    "None": ("float32", _swap("norm.bias", lambda a: None), "is a NoneType"),
-    "NaN": ("float32", _swap("norm.bias", _with(np.nan)), "'norm.bias' holds NaN or infinite"),
-    "infinity": ("float16", _swap("norm.bias", _with(np.inf)), "holds NaN or infinite"),
-    "minus infinity": ("float32", _swap("items.weight", _with(-np.inf, (5, 3))), "infinite"),
-    "a NaN scale": ("int8", _swap(SCALES, _with(0x7FC0)), "':scales' holds NaN"),
-    "an infinite scale": ("int8", _swap(SCALES, _with(0x7F80)), "infinite"),
-    "a negative scale": ("int8", _swap(SCALES, _with(-0x4080)), "':scales' holds negative"),
-    "a scale that overflows": ("int8", _swap(SCALES, _with(0x7F61)), "beyond the range of float32"),
-    "a row twice": ("top-rows", _swap(TABLE_ROWS, _with(1)), "does not rise strictly"),
-    "rows in another order": ("top-rows", _swap(TABLE_ROWS, lambda a: a[::-1]), "does not rise"),
-    "a row before the first": ("top-rows-int8", _swap(TABLE_ROWS, _with(-1)), "outside 0 … 5"),
-    "a row after the last": ("top-rows", _swap(TABLE_ROWS, _with(6, (5,))), "outside 0 … 5"),
-    "a row far away": ("top-rows", _swap(TABLE_ROWS, _with(2**31 - 1, (5,))), "outside 0 … 5"),
-    "a NaN among the rows": ("top-rows", _swap("items.weight", _with(np.nan)), "holds NaN"),
-}
-
-
-@pytest.mark.parametrize("case", GARBAGE)
-def test_garbage_is_refused_and_named(case: str) -> None:
-    codec, spoil, message = GARBAGE[case]
-    arrays = encode(_params(1), codec, _rng())
-    decode(arrays, codec, _params())  # good so far
-    spoil(arrays)
-    with pytest.raises(ReplyError, match=message) as caught:
-        decode(arrays, codec, _params())
-    assert len(str(caught.value)) < 300
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("sent", CODECS)
-@pytest.mark.parametrize("agreed", CODECS)
-def test_another_codec_than_the_agreed_one_is_refused(
-    sent: deltas.Codec, agreed: deltas.Codec
-) -> None:
-    if sent == agreed:
-        return
-    with pytest.raises(ReplyError):
-        decode(encode(_params(), sent, _rng()), agreed, _params())
-
-
-@pytest.mark.parametrize("codec", CODECS)
-def test_a_diverged_model_is_refused_whatever_the_codec(codec: deltas.Codec) -> None:
-    for bad in (np.nan, np.inf):
-        delta = _params()
-        delta["items.weight"][2, 1] = bad
-        with np.errstate(invalid="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            sent = encode(delta, codec, _rng())
-        if codec == "float16" and bad == np.inf:
-            continue  # saturates: large, finite, and a matter for the norm
-        with pytest.raises(ReplyError, match="NaN or infinite"):
-            decode(sent, codec, _params())
-
-
-def test_decoding_keeps_the_models_order_whatever_the_senders() -> None:
-    sent = encode(_params(1), "float32", _rng())
-    shuffled = dict(sorted(sent.items(), reverse=True))
-    assert list(decode(shuffled, "float32", _params())) == list(_params())
 
 
 def test_absurd_norms_are_refused() -> None:
@@ -312,8 +65,3 @@ def test_clipping_bounds_even_a_diverged_delta(bad: float) -> None:
     delta = _params()
     delta["norm.bias"][1] = bad
     assert norm(clip(delta, 2.0)) <= 2.0
-
-
-def test_names_beside_the_models_are_few() -> None:
-    assert set(encode(_params(), "int8", _rng())) == {*_params(), SCALES}
-    assert set(encode(_params(), "top-rows-int8", _rng())) == {*_params(), SCALES, TABLE_ROWS}

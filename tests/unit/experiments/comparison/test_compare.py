@@ -128,7 +128,7 @@ def test_a_reference_of_zero_gives_no_number() -> None:
 
 def test_the_table_has_a_row_a_variant_and_means_over_seeds() -> None:
     results = [_result("a", s, 0.1 + s / 10) for s in range(3)] + [_result("b", 0, 0.4)]
-    lines = comparison_table.markdown_table(results, "b").splitlines()
+    lines = comparison_table.comparison_table(results, "b").splitlines()
     assert len(lines) == 4
     assert "0.2000 ± 0.1000" in lines[2]
     assert "-75.0%" in lines[2]

@@ -13,14 +13,14 @@ from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import Sequences
 from lumos_core.errors import ConfigError
 from lumos_core.experiments.inference import leakage
-from lumos_core.experiments.inference.audit import audits, table
+from lumos_core.experiments.inference.audit import audits, leakage_table
 from lumos_core.experiments.inference.leakage import (
     FEATURES,
-    Attack,
+    InferenceAttack,
     Observation,
     World,
     audit,
-    measure,
+    measure_leakage,
     observe,
     under_mask,
 )
@@ -110,15 +110,15 @@ def test_the_attack_learns_from_shadows_only(world: World, tiny: Tiny) -> None:
     config = tiny(local_epochs=2)
     shadows = [observe(world, world.node(f"s{i}", np.arange(6) + 6 * i, config), 1)[0]
                for i in range(2)]  # fmt: skip
-    attack = Attack(world, shadows)
+    attack = InferenceAttack(world, shadows)
     assert attack.features(shadows[0].table).shape == (ITEMS, len(FEATURES))
     (target,) = observe(world, world.node("t", np.arange(20, 26), config), 1)
-    numbers = measure(attack.scores(target.table), target, np.zeros(ITEMS))
+    numbers = measure_leakage(attack.scores(target.table), target, np.zeros(ITEMS))
     assert numbers["popularity_auc"] == 0.5
     none = np.zeros(ITEMS, dtype=bool)
     empty = Observation(np.zeros((ITEMS, 8)), none, none, none[None])
     with pytest.raises(ValueError, match="some"):
-        Attack(world, [empty])
+        InferenceAttack(world, [empty])
 
 
 def test_every_setting_is_a_configuration_and_unknown_ones_are_refused(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_the_command_writes_numbers_and_a_table(tmp_path: Path) -> None:
     assert {"torch", "numpy"} < set(written["versions"])
     assert [r["setting"] for r in rows] == ["fedavg", "fedavg, sampled softmax"]
     assert rows[0]["auc"] > 0.6
-    assert (tmp_path / "out" / "leakage.md").read_text() == table(rows)
+    assert (tmp_path / "out" / "leakage.md").read_text() == leakage_table(rows)
     with pytest.raises(ConfigError, match="too few"):
         audits(tmp_path / "data", RunConfig().replace(semantic_start="none"), ["fedavg"], [400],
                trials=1, shadows=1, seed=0)  # fmt: skip

@@ -160,7 +160,7 @@ def test_losses_are_paired_by_method_and_seed(tmp_path: Path) -> None:
         _result("fedavg", "none", 0, 0.9, 0.0),
     ]  # fmt: skip
     assert attack_table.lost(results, results[2:4], "hr@20") == pytest.approx([0.05, 0.0])
-    lines = attack_table.markdown_table(results).splitlines()
+    lines = attack_table.attack_table(results).splitlines()
     assert len(lines) == 2 + 3
     (attacked,) = [line for line in lines if "nan" in line]
     assert "0.2250 ± 0.0354" in attacked

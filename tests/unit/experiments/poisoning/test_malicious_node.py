@@ -10,9 +10,9 @@ import torch
 from lumos_core.config import RunConfig
 from lumos_core.data import Catalog, Sequences
 from lumos_core.experiments.poisoning import adapted_updates, poisoned_users, updates
-from lumos_core.experiments.poisoning.knowledge import Knowledge, cold_target, popularity
-from lumos_core.experiments.poisoning.malicious_node import ATTACKS, Attack, MaliciousNode
-from lumos_core.federation.aggregation import clip
+from lumos_core.experiments.poisoning.knowledge import Knowledge, cold_target, interaction_counts
+from lumos_core.experiments.poisoning.malicious_node import ATTACKS, MaliciousNode, PoisoningAttack
+from lumos_core.federation.aggregation import clip_as_configured
 from lumos_core.federation.in_process import InProcessTransport
 from lumos_core.federation.node import Node
 from lumos_core.federation.round_loop import FederationResult, run_federation
@@ -63,7 +63,7 @@ def _within(part: list[int], whole: tuple[int, ...]) -> bool:
 
 def test_popularity_counts_and_the_target_is_cold(users: Sequences) -> None:
     train = users.without_last(2)
-    counts = popularity(train, ITEMS)
+    counts = interaction_counts(train, ITEMS)
     assert counts.sum() == len(train.items)
     assert counts[TARGET - 1] == 1
     targets = {cold_target(train, ITEMS, np.random.default_rng(s)) for s in range(40)}
@@ -201,7 +201,7 @@ def test_an_adapted_attack_stays_within_the_bounds_and_still_works(
     known = Knowledge.of(users.without_last(2), ITEMS, 0.9, _rng())
     s = _situation(config, toy_catalog, known)
     delta, own = adapted_updates.align_all(s), s.train()
-    clipped = clip([delta, own, own, own], config)[0]
+    clipped = clip_as_configured([delta, own, own, own], config)[0]
     for name, array in delta.items():
         np.testing.assert_allclose(clipped[name], array, rtol=1e-5, atol=1e-7)
     sizes = np.linalg.norm(delta[ITEM_TABLE], axis=1)
@@ -224,7 +224,7 @@ def test_attacks_on_the_encoder_stay_within_the_bounds_and_work(
     before = _rank(s.params, config, users)
     for attack in (adapted_updates.align_encoder, adapted_updates.ruin_encoder):
         delta = attack(s)
-        clipped = clip([delta, own, own, own], config)[0]
+        clipped = clip_as_configured([delta, own, own, own], config)[0]
         for name, array in delta.items():
             np.testing.assert_allclose(clipped[name], array, rtol=1e-4, atol=1e-6)
         assert np.count_nonzero(np.linalg.norm(delta[ITEM_TABLE], axis=1)) <= 1
@@ -242,7 +242,11 @@ def test_mining_takes_what_moved_most() -> None:
 
 # ---------------------------------------------------------------- in a federation
 def _federate(
-    config: RunConfig, catalog: Catalog, users: Sequences, attack: Attack | None, **known: Any
+    config: RunConfig,
+    catalog: Catalog,
+    users: Sequences,
+    attack: PoisoningAttack | None,
+    **known: Any,
 ) -> FederationResult:
     parts = np.array_split(np.arange(len(users)), 5)
     nodes: list[Any] = [
@@ -278,7 +282,7 @@ def test_the_default_bounds_keep_a_target_down(
     known = {"knowledge": knowledge, "target": TARGET}
     histories = users.without_last(1)
 
-    def place(attack: Attack | None, **changes: Any) -> float:
+    def place(attack: PoisoningAttack | None, **changes: Any) -> float:
         config = tiny(rounds=4, local_epochs=6, dropout=0.0, learning_rate=0.02, **changes)
         result = _federate(config, toy_catalog, users, attack, **(known if attack else {}))
         return _rank(result.params, config, histories)

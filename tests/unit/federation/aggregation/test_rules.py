@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lumos_core.config import RunConfig
+from lumos_core.config import RunConfig, run_config
+from lumos_core.errors import ConfigError
+from lumos_core.federation import aggregation
 from lumos_core.federation.aggregation import (
     RULES,
     aggregate,
@@ -44,10 +46,58 @@ def _distance(found: Params, truth: float = 1.0) -> float:
     return max(float(np.abs(a - truth).max()) for a in found.values())
 
 
+def test_every_rule_of_the_configuration_is_there_under_its_name() -> None:
+    of_sums = {name for name, rule in RULES.items() if not rule.needs_single_deltas}
+    assert set(run_config.RULES_OF_SUMS) == of_sums
+    assert set(run_config.RULES_OF_SINGLE_DELTAS) == RULES.keys() - of_sums
+    assert [made.name for made in RULES.values()] == list(RULES)
+    assert all(aggregation.rule(name) is RULES[name] for name in RULES)
+
+
+def test_an_unknown_rule_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"aggregation 'best': neither LUMOS nor an inst"):
+        aggregation.rule("best")
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        {"secure_aggregation": True, "min_nodes": 3, "min_replies": 3},
+        {"dp": "central", "weighting": "uniform"},
+        {"dp": "distributed", "weighting": "uniform"},
+    ],
+    ids=["secure", "central", "distributed"],
+)
+def test_rules_and_configuration_agree_on_what_needs_single_deltas(
+    rule: str, hidden: dict[str, Any]
+) -> None:
+    if RULES[rule].needs_single_deltas:
+        with pytest.raises(ConfigError, match=f"needs aggregation = mean, found {rule}"):
+            RunConfig().replace(aggregation=rule, **hidden)
+    else:
+        assert RunConfig().replace(aggregation=rule, **hidden).rule == rule
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_to_a_rule_that_needs_no_single_deltas_their_sum_says_all(rule: str) -> None:
+    """Else it would give another result under secure aggregation."""
+    lies = [{n: np.full_like(a, 50.0) for n, a in d.items()} for d in _honest(2)]
+    deltas, weights = [*_honest(5), *lies], np.array([0.3, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1])
+    whole = {
+        n: sum(w * d[n] for w, d in zip(weights, deltas, strict=True)).astype(np.float32)
+        for n in deltas[0]
+    }
+    apart = RULES[rule].function(deltas, weights)
+    together = RULES[rule].function([whole], np.ones(1))
+    same = all(np.allclose(apart[n], together[n], rtol=1e-5) for n in whole)
+    assert same is not RULES[rule].needs_single_deltas
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_a_single_node_is_taken_as_it_is(rule: str) -> None:
     (delta,) = _honest(1)
-    found = RULES[rule]([delta], np.ones(1))
+    found = RULES[rule].function([delta], np.ones(1))
     assert list(found) == list(delta)
     assert all(np.array_equal(found[n], delta[n]) for n in delta)
 
@@ -56,7 +106,7 @@ def test_a_single_node_is_taken_as_it_is(rule: str) -> None:
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 11])
 def test_equal_deltas_aggregate_to_themselves(rule: str, n: int) -> None:
     (delta,) = _honest(1)
-    found = RULES[rule]([delta] * n, _equal(n))
+    found = RULES[rule].function([delta] * n, _equal(n))
     for name in delta:
         np.testing.assert_allclose(found[name], delta[name], rtol=1e-6)
         assert found[name].dtype == np.float32
@@ -114,7 +164,7 @@ def test_robust_rules_withstand_a_liar(rule: str, lie: float) -> None:
     liar = {n: np.full_like(a, lie) for n, a in _honest(1)[0].items()}
     deltas = [liar, *_honest(8)]
     weights = np.array([0.92, *[0.01] * 8])  # and it claims to have nearly all users
-    assert _distance(RULES[rule](deltas, weights)) < 0.5
+    assert _distance(RULES[rule].function(deltas, weights)) < 0.5
     assert _distance(mean(deltas, weights)) > 10, "the mean shows that the attack is one"
 
 
@@ -122,7 +172,7 @@ def test_robust_rules_withstand_a_liar(rule: str, lie: float) -> None:
 def test_they_withstand_as_many_as_they_promise(rule: str) -> None:
     liars = [{n: np.full_like(a, -30.0) for n, a in d.items()} for d in _honest(4)]
     deltas = [*liars, *_honest(7)]  # 11: f = 4
-    assert _distance(RULES[rule](deltas, _equal(11))) < 0.5
+    assert _distance(RULES[rule].function(deltas, _equal(11))) < 0.5
 
 
 def test_multi_krum_tells_neighbours_apart_far_from_the_origin() -> None:
@@ -139,7 +189,7 @@ def test_multi_krum_tells_neighbours_apart_far_from_the_origin() -> None:
 def test_inputs_are_left_alone(rule: str) -> None:
     deltas = _honest(6)
     before = [{n: a.copy() for n, a in d.items()} for d in deltas]
-    RULES[rule](deltas, _equal(6))
+    RULES[rule].function(deltas, _equal(6))
     for delta, old in zip(deltas, before, strict=True):
         assert all(np.array_equal(delta[n], old[n]) for n in old)
 

@@ -31,7 +31,8 @@ from lumos_core.views.titles.resumable import (
     Work,
 )
 from lumos_core.views.titles.space import TitleSpace
-from lumos_core.views.writers.by_likelihood import ViewSettings, writer_fingerprint
+from lumos_core.views.writers.by_likelihood import writer_fingerprint
+from lumos_core.views.writers.view_settings import ViewSettings
 
 NOUN = "things"
 NOUNS = ("pen", "desk", "lamp", "hose", "inks", "cup", "mug", "jar")

@@ -21,9 +21,10 @@ from lumos_core.views.titles.tfidf import tfidf_embeddings
 from lumos_core.views.view_store import ViewStore
 from lumos_core.views.writers import choose
 from lumos_core.views.writers.by_decoding import WrittenViewWriter, complete, written_fingerprint
-from lumos_core.views.writers.by_likelihood import ViewSettings, writer_fingerprint
+from lumos_core.views.writers.by_likelihood import writer_fingerprint
 from lumos_core.views.writers.choose import view_factory
 from lumos_core.views.writers.grounding import Grounder, normalise, parse_lines
+from lumos_core.views.writers.view_settings import ViewSettings
 
 SEPARATOR, STOP = [8, 9], 0
 TITLES = [[1, 2], [1, 2, 3], [4], [1, 2], [1, 5]]  # items 1 and 4 are written alike

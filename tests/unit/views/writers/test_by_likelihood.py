@@ -24,12 +24,12 @@ from lumos_core.views.view import ViewWriter
 from lumos_core.views.view_store import ViewStore
 from lumos_core.views.writers.by_likelihood import (
     LLMViewWriter,
-    ViewSettings,
     choose_counterfactual,
     choose_future,
     writer_fingerprint,
 )
 from lumos_core.views.writers.choose import make_writer, view_factory
+from lumos_core.views.writers.view_settings import ViewSettings
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.errors import ConfigError
 
-PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
 
 
 def test_defaults_are_valid_and_come_back() -> None:

@@ -1,0 +1,57 @@
+"""What a run and a node are configured by: flat keys in, validated frozen objects out.
+
+Begin with `run_config`: every key of a run, its default and its meaning. `node_config` has those of
+a node, `methods` what ``method`` may name, `flat` what both configurations have in common;
+`reference` writes ``docs/configuration.md`` from the fields.
+"""
+
+from lumos_core.config.flat import FlatConfig, LogFormat, LogLevel, Scalar
+from lumos_core.config.methods import METHODS, Method
+from lumos_core.config.node_config import NODE_NAME, NODE_NAMES, SIMULATION_DATA, NodeConfig
+from lumos_core.config.run_config import (
+    AggregationKeys,
+    CodecName,
+    LLMKeys,
+    ModelKeys,
+    PrivacyKeys,
+    RoundKeys,
+    RunConfig,
+    SecureKeys,
+    TrainingKeys,
+    ViewKeys,
+    WatchKeys,
+    first_difference,
+    fixed,
+    free_keys,
+    load_plugins,
+)
+
+__all__ = [
+    "METHODS",
+    "NODE_NAME",
+    "NODE_NAMES",
+    "SIMULATION_DATA",
+    "AggregationKeys",
+    "CodecName",
+    "FlatConfig",
+    "LLMKeys",
+    "LogFormat",
+    "LogLevel",
+    "Method",
+    "ModelKeys",
+    "NodeConfig",
+    "PrivacyKeys",
+    "RoundKeys",
+    "RunConfig",
+    "Scalar",
+    "SecureKeys",
+    "TrainingKeys",
+    "ViewKeys",
+    "WatchKeys",
+    "first_difference",
+    "fixed",
+    "free_keys",
+    "load_plugins",
+]
+
+Codec = CodecName

@@ -1,0 +1,38 @@
+"""Keys whose values are names: of LUMOS's own parts, or of parts that other packages provide."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from lumos_core import plugins
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Annotates a text key: it accepts these names, and those of plug-ins of a kind.
+
+    Attributes:
+        known: names of LUMOS's own parts; with one of them no plug-in is looked for.
+        kind: of the parts, where other packages may provide more.
+    """
+
+    known: tuple[str, ...]
+    kind: plugins.Kind | None = None
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, value: str) -> str:
+        if value in self.known:
+            return value
+        offered = plugins.names(self.kind) if self.kind else []
+        if value in offered:
+            return value
+        *most, last = (f"'{name}'" for name in (*self.known, *offered))
+        expected = f"{', '.join(most)} or {last}" if most else last
+        message = "Input should be {expected}"
+        raise PydanticCustomError("unknown_name", message, {"expected": expected})

@@ -1,0 +1,65 @@
+"""The configuration of one node: facts that stay on its machine."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lumos_core.config.flat import (
+    Count,
+    FlatConfig,
+    LogFormat,
+    LogLevel,
+    NonNegative,
+    Positive,
+    key,
+)
+
+NODE_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""What a node may be called, as a regular expression: it becomes part of file names and logs."""
+NODE_NAMES = "LUMOS_NODE_NAMES"
+"""In the environment of a deployed ServerApp: the file with the names of registered nodes."""
+SIMULATION_DATA = "LUMOS_SIMULATION_DATA"
+"""In the environment of virtual nodes: the folder of node-0/, node-1/, …"""
+
+
+class NodeConfig(FlatConfig):
+    """Facts of one node that stay on its machine (Flower's ``--node-config``).
+
+    >>> NodeConfig(data="data/node-0").state_folder.as_posix()
+    'data/node-0/state'
+    """
+
+    data: str = key(..., "folder with catalog.tsv and interactions.tsv")
+    state: str = key("", "folder for views, ledger, models and logs; empty: state/ below data")
+    name: Annotated[str, Field(pattern=f"^{NODE_NAME}$")] = key(
+        "node", "the node's name, the same in every run; it becomes part of file names and logs"
+    )
+    device: str = key("cpu", "torch device that SASRec is trained on")
+    threads: Positive = key(1, "CPU threads")
+    llm: str = key("", "the node's own language model; empty: the run's")
+    llm_quantization: Literal["", "none", "8bit", "4bit"] = key(
+        "", "of the node's language model; empty: the run's"
+    )
+    view_seconds: NonNegative = key(
+        60.0, "seconds a round for views that are still missing after the first"
+    )
+    prepare_seconds: NonNegative = key(
+        0.0, "seconds for views before round 1; 0: until none is missing"
+    )
+    log_format: LogFormat = key("text", "of the node's process; json: one object a line")
+    log_level: LogLevel = key("info", "of the node's process")
+    keep_model: bool = key(True, "keep the received global model for `lumos recommend`")
+    require_secure_aggregation: bool = key(
+        False, "refuse to train where the server could read a single delta"
+    )
+    secagg_min_nodes: Annotated[int, Field(ge=2)] = key(
+        3, "the smallest number of nodes whose sum this node takes part in"
+    )
+    partition_id: Count = key(0, "set by Flower's simulation engine")
+    num_partitions: Positive = key(1, "set by Flower's simulation engine")
+
+    @property
+    def state_folder(self) -> Path:
+        """Where the node keeps its views, ledger, models and logs."""
+        return Path(self.state) if self.state else Path(self.data) / "state"

@@ -1,0 +1,110 @@
+"""All keys as people read them: for ``lumos config``, and as ``docs/configuration.md``."""
+
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic.fields import FieldInfo
+
+from lumos_core.config.flat import FlatConfig, kebab
+from lumos_core.config.names import OneOf
+from lumos_core.config.node_config import NodeConfig
+from lumos_core.config.run_config import FREE_KEYS, GROUPS, RunConfig, group_keys
+
+_SIGNS: dict[type[Any], tuple[str, str]] = {
+    Ge: ("ge", "≥"), Gt: ("gt", ">"), Le: ("le", "≤"), Lt: ("lt", "<"),
+}  # fmt: skip
+_HEAD = """\
+# Every key of a run and of a node
+
+Made by `make docs` from `lumos_core/config/`; `lumos config` shows the same. Keys of a run are
+given with `-c KEY=VALUE`; on separate machines the server has them and tells the nodes. Keys marked
+↻ may change when a run is resumed.
+"""
+_NODE = """\
+## A node's own
+
+Flower hands them over as `--node-config`; `lumos node start` sets them by its options. They stay on
+the node's machine.
+"""
+
+
+class Row(NamedTuple):
+    """One key."""
+
+    key: str
+    default: str
+    allowed: str
+    meaning: str
+    free: bool
+
+
+def groups() -> Iterator[tuple[str, list[Row]]]:
+    """Titles of the groups of a run's keys, and their keys."""
+    for group in GROUPS:
+        title = "What is run" if group is RunConfig else (group.__doc__ or "").partition("\n")[0]
+        yield title, _rows(group)
+
+
+def node_rows() -> list[Row]:
+    """The keys of a node."""
+    return _rows(NodeConfig)
+
+
+def markdown() -> str:
+    """The content of ``docs/configuration.md``."""
+    parts = [_HEAD]
+    for title, rows in groups():
+        parts.append(f"## {title}\n\n{_table(rows)}")
+    parts.append(f"{_NODE}\n{_table(node_rows())}")
+    return "\n".join(parts)
+
+
+def _table(rows: list[Row]) -> str:
+    lines = ["| key | default | allowed | meaning |", "|---|---|---|---|"]
+    for row in rows:
+        mark = " ↻" if row.free else ""
+        default = f"`{row.default}`" if row.default else ""
+        cells = (f"`{row.key}`{mark}", default, row.allowed, row.meaning)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _rows(group: type[FlatConfig]) -> list[Row]:
+    return [
+        Row(
+            kebab(name),
+            "" if field.is_required() else _shown(field.default),
+            _allowed(field),
+            field.description or "",
+            group is not NodeConfig and kebab(name) in FREE_KEYS,
+        )
+        for name, field in group_keys(group).items()
+    ]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if value == "" else str(value)
+
+
+def _allowed(field: FieldInfo) -> str:
+    """Choices, or the type with its limits."""
+    choices = _choices(field)
+    if choices:
+        return ", ".join(value or '""' for value in choices)
+    limits = [
+        f"{sign} {getattr(limit, attribute)}"
+        for limit in field.metadata
+        for kind, (attribute, sign) in _SIGNS.items()
+        if isinstance(limit, kind)
+    ]
+    names = {int: "whole number", float: "number", bool: "true, false", str: "text"}
+    return " ".join([names[field.annotation], ", ".join(limits)]).strip()  # type: ignore[index]
+
+
+def _choices(field: FieldInfo) -> tuple[str, ...]:
+    if get_origin(field.annotation) is Literal:
+        return get_args(field.annotation)
+    return next((m.known for m in field.metadata if isinstance(m, OneOf)), ())

@@ -1,0 +1,486 @@
+"""Every key of a run: its default, its limits, its meaning. Defaults are what measured best.
+
+Keys stand in groups, one class each; :class:`RunConfig` has all of them. A function that needs one
+group alone says so in its signature. A new key is one field here and one line in
+``pyproject.toml``, where Flower wants it; ``make docs`` writes it into ``docs/configuration.md``.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from lumos_core import plugins
+from lumos_core.config.flat import (
+    Count,
+    FlatConfig,
+    Fraction,
+    LogFormat,
+    LogLevel,
+    NonNegative,
+    Positive,
+    PositiveFloat,
+    Probability,
+    Scalar,
+    kebab,
+    key,
+)
+from lumos_core.config.methods import METHODS
+from lumos_core.config.names import OneOf
+
+VIEW_WRITERS = ("llm", "tfidf", "random", "shuffled")
+ENCODERS = ("sasrec",)
+CODECS = ("float32", "float16", "int8", "top-rows", "top-rows-int8")
+RULES_OF_SUMS = ("mean",)
+RULES_OF_SINGLE_DELTAS = (
+    "median-encoder", "median", "trimmed-mean", "multi-krum", "sparse-median",
+    "sparse-trimmed-mean",
+)  # fmt: skip
+
+
+MethodName = Annotated[str, OneOf(tuple(METHODS))]
+WriterName = Annotated[str, OneOf(VIEW_WRITERS, "views")]
+EncoderName = Annotated[str, OneOf(ENCODERS, "encoder")]
+CodecName = Annotated[str, OneOf(CODECS, "codec")]
+RuleName = Annotated[str, OneOf(("auto", *RULES_OF_SUMS, *RULES_OF_SINGLE_DELTAS), "aggregation")]
+
+
+class ModelKeys(FlatConfig):
+    """The encoder"""
+
+    encoder: EncoderName = key("sasrec", "what encodes a history; others come from plug-ins")
+    dim: Positive = key(64, "size of item embeddings and hidden states")
+    layers: Positive = key(2, "transformer blocks")
+    heads: Positive = key(2, "attention heads; dim must be a multiple of them")
+    max_len: Annotated[int, Field(ge=2, le=1024)] = key(50, "last items of a history that are read")
+    dropout: Probability = key(0.3, "in training")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(f"dim = {self.dim} must be a multiple of heads = {self.heads}")
+        return self
+
+
+class TrainingKeys(FlatConfig):
+    """Local training"""
+
+    local_epochs: Positive = key(3, "epochs that a node trains in a round")
+    batch_size: Positive = key(32, "users in a step")
+    learning_rate: PositiveFloat = key(2e-3, "of Adam, on the node")
+    weight_decay: NonNegative = key(1e-5, "of Adam, on the node")
+    grad_clip: PositiveFloat = key(5.0, "L2 norm of a step's gradient at most")
+    loss: Literal["auto", "full", "sampled"] = key(
+        "auto", "next-item loss: softmax over the whole catalog, or over drawn negatives"
+    )
+    full_softmax_max_items: Positive = key(
+        5_000, "with loss = auto: full softmax up to this many items"
+    )
+    num_negatives: Positive = key(512, "items drawn for the sampled softmax, shared by the batch")
+
+
+class ViewKeys(FlatConfig):
+    """Views and contrastive learning"""
+
+    views: WriterName = key(
+        "llm", "who writes views; tfidf, random and shuffled (another user's) are controls"
+    )
+    contrastive_weight: NonNegative = key(0.05, "λ: weight of the contrastive loss")
+    temperature: PositiveFloat = key(0.2, "τ: of the contrastive loss")
+    view_target_weight: NonNegative = key(
+        0.2, "weight of future items as extra targets of the last position"
+    )
+    view_items: Positive = key(5, "new items in a future view")
+    view_seed: Count = key(0, "of views, apart from seed: views cost more than training")
+    view_share: Fraction = key(
+        1.0, "share of a node's users who get views; below 1 for smoke runs only"
+    )
+    view_timeout: NonNegative = key(
+        3_600.0, "seconds for views before round 1; 0: begin without", free=True
+    )
+    use_future: bool = key(True, "false: an ablation without this view")
+    use_paraphrase: bool = key(True, "false: an ablation without this view")
+    use_counterfactual: bool = key(True, "false: an ablation without this view")
+    semantic_start: Literal["none", "llm", "tfidf"] = key(
+        "llm", "what item embeddings start from: random numbers, or the titles' vectors"
+    )
+    semantic_scale: PositiveFloat = key(0.1, "standard deviation of item embeddings at that start")
+
+
+class LLMKeys(FlatConfig):
+    """The local language model"""
+
+    llm: str = key("smollm2", "smollm2 (bundled), Hugging Face id, local folder, or .gguf file")
+    llm_quantization: Literal["none", "8bit", "4bit"] = key("none", "by bitsandbytes")
+    llm_noun: str = key(
+        "products bought by a customer", "what a history is, in the domain's words, for prompts"
+    )
+    llm_mode: Literal["auto", "score", "trie", "free"] = key(
+        "auto",
+        "judge items by likelihood, write titles held to the catalog, or write freely; auto: score "
+        "up to 1 B weights, trie above",
+    )
+    llm_judges: Literal["future", "all"] = key(
+        "future", "what is judged with llm-mode = score; all reads three times the tokens"
+    )
+
+
+class RoundKeys(FlatConfig):
+    """Rounds"""
+
+    rounds: Positive = key(20, "rounds of training", free=True)
+    fraction: Fraction = key(1.0, "share of the nodes that train in a round")
+    min_nodes: Positive = key(2, "nodes to wait for before the first round", free=True)
+    min_replies: Positive = key(
+        2, "valid replies that a round needs; may change on resuming unless dp = distributed"
+    )
+    start_timeout: PositiveFloat = key(120.0, "seconds to wait for min-nodes", free=True)
+    round_timeout: PositiveFloat = key(
+        600.0, "seconds until a round ends with the replies that have come", free=True
+    )
+    max_failed_rounds: Count = key(2, "failed rounds in a row before the run gives up", free=True)
+    evaluate_every: Positive = key(1, "rounds from one evaluation to the next")
+    patience: Count = key(
+        0, "evaluations without a better NDCG@20 until the run ends; 0: no limit", free=True
+    )
+
+    @model_validator(mode="after")
+    def _replies_can_come(self) -> Self:
+        if self.min_replies > self.min_nodes:
+            raise ValueError(
+                f"min-replies = {self.min_replies} can never be met with "
+                f"min-nodes = {self.min_nodes}; lower min-replies or raise min-nodes"
+            )
+        return self
+
+
+class AggregationKeys(FlatConfig):
+    """Aggregation and compression"""
+
+    aggregation: RuleName = key(
+        "auto", "how deltas become one; auto: median-encoder, or mean where only a sum may be seen"
+    )
+    clip: Literal["auto", "none", "norm", "rows", "norm+rows"] = key(
+        "auto", "what bounds a single delta; auto: norm+rows, or none where only a sum may be seen"
+    )
+    clip_norm_factor: PositiveFloat = key(1.0, "a delta's norm at most, in the round's medians")
+    clip_row_factor: PositiveFloat = key(1.25, "an item row's norm at most, in typical ones")
+    max_weight_ratio: Annotated[float, Field(ge=1.0)] = key(
+        1.0, "a node's weight at most, in median weights"
+    )
+    weighting: Literal["examples", "users", "uniform"] = key("users", "what a node weighs by")
+    server_optimizer: Literal["sgd", "momentum", "adam"] = key(
+        "momentum", "how the model moves along the aggregated delta"
+    )
+    server_learning_rate: PositiveFloat = key(1.0, "of the server's optimiser")
+    server_momentum: Probability = key(0.8, "of the server's optimiser; β1 of adam")
+    max_delta_norm: PositiveFloat = key(
+        1_000.0, "L2 norm beyond which a reply is refused as absurd"
+    )
+    delta_codec: CodecName = key("float32", "how deltas travel; int8 sends 3.8 times fewer bytes")
+    top_rows_share: Fraction = key(
+        0.25, "share of the item table's rows that the top-rows codecs send"
+    )
+    error_feedback: bool = key(
+        False, "keep what a codec left out and add it to the node's next delta"
+    )
+
+
+class PrivacyKeys(FlatConfig):
+    """Differential privacy"""
+
+    dp: Literal["none", "central", "distributed", "user"] = key(
+        "none", "who adds noise, and whom it hides (docs/privacy.md)"
+    )
+    dp_clip: PositiveFloat = key(
+        1.0, "L2 norm of a node's delta at most; with dp = user of a user's gradient"
+    )
+    dp_noise_multiplier: NonNegative = key(
+        1.0, "noise in units of dp-clip, of a round; with dp = user of a step"
+    )
+    dp_delta: Annotated[float, Field(gt=0.0, lt=1.0)] = key(
+        1e-5, "δ; well below 1 / nodes, with dp = user 1 / users"
+    )
+    max_epsilon: NonNegative = key(
+        0.0, "the run stops before the round that would exceed it; 0: no limit", free=True
+    )
+    dp_noise_seed: Annotated[int, Field(ge=-1)] = key(
+        -1, "-1: secret noise; from 0 on a public seed, for tests only"
+    )
+
+
+class SecureKeys(FlatConfig):
+    """Secure aggregation"""
+
+    secure_aggregation: bool = key(
+        False, "the server learns sums over nodes and no single delta (docs/secure-aggregation.md)"
+    )
+    secagg_threshold: Annotated[float, Field(gt=0.5, le=1.0)] = key(
+        0.66, "share of the nodes that it takes to unmask a sum"
+    )
+    secagg_clip: PositiveFloat = key(
+        10.0, "L2 norm to which a node clips its delta before masking it"
+    )
+    secagg_bits: Annotated[int, Field(ge=8, le=30)] = key(
+        24, "bits of a value; 2^(32 - bits) nodes fit into a sum"
+    )
+    secagg_max_weight: Annotated[int, Field(ge=1, le=10**6)] = key(
+        1_000, "a node's count weighs this at most"
+    )
+
+
+class WatchKeys(FlatConfig):
+    """Watching the run, on the server"""
+
+    log_format: LogFormat = key("text", "json: one object a line (docs/monitoring.md)", free=True)
+    log_level: LogLevel = key("info", "of the server's log", free=True)
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = key(
+        0, "of the Prometheus endpoint; 0: none", free=True
+    )
+    metrics_host: str = key(
+        "127.0.0.1", "its address; it has no password: loopback or a private network", free=True
+    )
+    tracking: Literal["none", "tensorboard", "mlflow"] = key(
+        "none", "also record the run by this library", free=True
+    )
+
+
+class RunConfig(
+    WatchKeys,
+    SecureKeys,
+    PrivacyKeys,
+    AggregationKeys,
+    RoundKeys,
+    LLMKeys,
+    ViewKeys,
+    TrainingKeys,
+    ModelKeys,
+):
+    """What every party of a run has to agree on.
+
+    >>> config = RunConfig.from_flat({"rounds": 5, "learning-rate": 0.001})
+    >>> config.rounds, config.method, config.rule
+    (5, 'lumos', 'median-encoder')
+    >>> RunConfig.from_flat({"round": 5})
+    Traceback (most recent call last):
+        ...
+    lumos_core.errors.ConfigError: unknown key 'round' (did you mean 'rounds'?)
+    """
+
+    method: MethodName = key("lumos", "what is trained; lumos, confedsrs or fedavg")
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = key(
+        0, "determines data split, sampling of nodes and training"
+    )
+    catalog: str = key("", "path of catalog.tsv on the server's machine", free=True)
+    run_dir: str = key(
+        "", "folder on the server's machine for checkpoints, history and summary", free=True
+    )
+
+    @property
+    def has_views(self) -> bool:
+        """Whether the method trains on views of a writer."""
+        return METHODS[self.method].views
+
+    @property
+    def objective(self) -> str:
+        """What the method adds to the next-item loss."""
+        return METHODS[self.method].objective
+
+    @property
+    def keeps_counts_back(self) -> bool:
+        """Whether a node tells nothing about its users but what the protocol cannot do without."""
+        return self.secure_aggregation or self.dp in ("distributed", "user")
+
+    def without_paths(self) -> dict[str, Scalar]:
+        """Flat, without the keys that name folders of one machine."""
+        return {k: v for k, v in self.to_flat().items() if k not in ("catalog", "run-dir")}
+
+    @property
+    def rule(self) -> str:
+        """``aggregation`` with "auto" resolved."""
+        if self.aggregation != "auto":
+            return self.aggregation
+        return "mean" if self._needs_plain_sum else "median-encoder"
+
+    @property
+    def clipping(self) -> str:
+        """``clip`` with "auto" resolved."""
+        if self.clip != "auto":
+            return self.clip
+        return "none" if self._needs_plain_sum else "norm+rows"
+
+    @property
+    def _needs_plain_sum(self) -> bool:
+        return self.secure_aggregation or self.dp in ("central", "distributed")
+
+    # --- combinations of keys of several groups
+
+    @model_validator(mode="after")
+    def _some_view_is_positive(self) -> Self:
+        if self.objective == "tri-view" and not (
+            self.use_future or self.use_paraphrase or self.contrastive_weight == 0
+        ):
+            raise ValueError(
+                "use-future and use-paraphrase are both false: the tri-view loss has no positive; "
+                "turn one on or set contrastive-weight = 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _privacy_holds(self) -> Self:
+        """What the proofs behind (ε, δ) rest on."""
+        if self.dp in ("central", "distributed"):
+            for name, found, needed in (
+                ("weighting", self.weighting, "uniform"),
+                ("aggregation", self.rule, "mean"),
+                ("clip", self.clipping, "none"),
+            ):
+                if found != needed:
+                    raise ValueError(
+                        f"dp = {self.dp} bounds what one node adds to a plain sum: it needs "
+                        f"{name} = {needed}, found {found}"
+                    )
+        if self.dp == "user" and self.weighting == "examples":
+            raise ValueError(
+                "dp = user keeps the numbers of examples secret: it needs weighting = users or "
+                "uniform, found examples"
+            )
+        if self.dp == "user" and self.views == "shuffled":
+            raise ValueError(
+                "dp = user protects one user's history and views; views = shuffled gives them to "
+                "another user"
+            )
+        if self.dp == "user" and not METHODS[self.method].per_user:
+            allowed = " or ".join(sorted(name for name, m in METHODS.items() if m.per_user))
+            raise ValueError(
+                f"dp = user clips every user's gradient, but {self.method} contrasts users with "
+                f"each other; choose method = {allowed}, or dp = central or distributed"
+            )
+        if self.dp == "user" and self.encoder not in ENCODERS:
+            raise ValueError(
+                "dp = user needs the gradient of each user by itself, which is known to hold for "
+                f"encoder = {' or '.join(ENCODERS)} only, found {self.encoder}"
+            )
+        if self.max_epsilon and (self.dp == "none" or not self.dp_noise_multiplier):
+            raise ValueError(
+                f"max-epsilon = {self.max_epsilon:g} needs dp (found {self.dp}) and a positive "
+                f"dp-noise-multiplier (found {self.dp_noise_multiplier:g})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sums_can_be_secret(self) -> Self:
+        """What cannot be done without seeing a single delta, and what makes sums secret."""
+        if not self.secure_aggregation:
+            return self
+        if needs_single_deltas(self.rule):
+            raise ValueError(
+                f"secure-aggregation = true needs aggregation = mean, found {self.rule}: "
+                "it compares single deltas"
+            )
+        for name, found, needed, why in (
+            ("clip", self.clipping, "none", "it measures single deltas; secagg-clip bounds them"),
+            ("delta-codec", self.delta_codec, "float32", "masked values cannot be compressed"),
+        ):
+            if found != needed:
+                raise ValueError(
+                    f"secure-aggregation = true needs {name} = {needed}, found {found}: {why}"
+                )
+        if self.min_replies < 3:
+            raise ValueError(
+                f"secure-aggregation = true needs min-replies ≥ 3, found {self.min_replies}: in a "
+                "sum of two, each node knows the other's part"
+            )
+        if self.min_replies > 2 ** (32 - self.secagg_bits):
+            raise ValueError(
+                f"secure-aggregation = true: secagg-bits = {self.secagg_bits} leave room for "
+                f"{2 ** (32 - self.secagg_bits)} nodes, min-replies = {self.min_replies}; lower "
+                "secagg-bits"
+            )
+        if self.dp == "central" and self.secagg_clip < self.dp_clip:
+            raise ValueError(
+                f"secure-aggregation = true: secagg-clip = {self.secagg_clip:g} must not be below "
+                f"dp-clip = {self.dp_clip:g}"
+            )
+        return self
+
+
+GROUPS: tuple[type[FlatConfig], ...] = (
+    RunConfig, ModelKeys, TrainingKeys, ViewKeys, LLMKeys, RoundKeys, AggregationKeys, PrivacyKeys,
+    SecureKeys, WatchKeys,
+)  # fmt: skip
+"""In the order of the reference; RunConfig stands for the keys of its own."""
+
+
+def needs_single_deltas(rule: str) -> bool:
+    """Whether an aggregation rule compares the nodes' deltas, so that their sum is not enough.
+
+    Raises:
+        ConfigError: the rule is a plug-in that cannot be loaded.
+    """
+    if rule in RULES_OF_SUMS or rule in RULES_OF_SINGLE_DELTAS:
+        return rule in RULES_OF_SINGLE_DELTAS
+    return bool(plugins.load("aggregation", rule).needs_single_deltas)
+
+
+def load_plugins(config: RunConfig) -> list[Any]:
+    """The objects of all plug-ins that a run names, none in most runs.
+
+    Raises:
+        ConfigError: one cannot be loaded.
+    """
+    named: tuple[tuple[plugins.Kind, str, tuple[str, ...]], ...] = (
+        ("encoder", config.encoder, ENCODERS),
+        ("views", config.views, VIEW_WRITERS),
+        ("codec", config.delta_codec, CODECS),
+        ("aggregation", config.rule, (*RULES_OF_SUMS, *RULES_OF_SINGLE_DELTAS)),
+    )
+    return [plugins.load(kind, name) for kind, name, known in named if name not in known]
+
+
+FREE_KEYS = frozenset(
+    kebab(name)
+    for name, field in RunConfig.model_fields.items()
+    if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("free")
+)
+"""Keys that may change when a run is resumed: how long, how many nodes it waits for, where its
+files lie, who watches it. So may ``min-replies``, but not always: see :func:`free_keys`."""
+ADDED_LATER: dict[str, Scalar] = {"encoder": "sasrec"}
+"""Keys that runs of version 0.1 do not have, and the values that make a run one of those."""
+
+
+def free_keys(flat: Mapping[str, Scalar]) -> frozenset[str]:
+    """Keys of a flat configuration that may change when its run is resumed.
+
+    With ``dp = distributed`` every node's noise is computed from ``min-replies``: a node's draw of
+    a round, scaled in two ways, could be taken out of what it sent. Elsewhere it only says how many
+    replies a round needs, and the number of nodes may have changed.
+    """
+    return FREE_KEYS if flat["dp"] == "distributed" else FREE_KEYS | {"min-replies"}
+
+
+def fixed(flat: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """What makes a run this run and no other: its configuration without :func:`free_keys`.
+
+    Keys of :data:`ADDED_LATER` count only where they are not as ever: a run that was begun before
+    they existed is still itself.
+    """
+    free = free_keys(flat)
+    return {
+        key: value
+        for key, value in flat.items()
+        if key not in free and (key not in ADDED_LATER or value != ADDED_LATER[key])
+    }
+
+
+def first_difference(saved: Mapping[str, Scalar], wanted: Mapping[str, Scalar]) -> str | None:
+    """The first key that makes ``wanted`` another run than ``saved``; both have all keys."""
+    free = free_keys(saved)
+    changed = (key for key, value in saved.items() if key not in free and wanted[key] != value)
+    return next(changed, None)
+
+
+def group_keys(group: type[FlatConfig]) -> dict[str, Any]:
+    """Field name → field of the keys that a group declares itself."""
+    inherited = {name for base in group.__mro__[1:] for name in getattr(base, "model_fields", {})}
+    return {name: f for name, f in group.model_fields.items() if name not in inherited}

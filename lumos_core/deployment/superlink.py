@@ -1,0 +1,146 @@
+"""A SuperLink on this machine, from its start to the summary of the run that is submitted to it."""
+
+import ssl
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from lumos_core.config import RunConfig
+from lumos_core.deployment.follow import RunLostError, Tail, Watch, ended, follow
+from lumos_core.errors import FederationError
+from lumos_core.flower import commands
+from lumos_core.processes.children import Child, Children
+from lumos_core.runs.history import HISTORY
+from lumos_core.runs.summary import RunSummary
+
+HEALTH_SECONDS = 90.0  # a cold start on a busy machine takes 20
+
+
+@contextmanager
+def workplace() -> Iterator[Path]:
+    """A short-lived folder for Flower's homes."""
+    with tempfile.TemporaryDirectory(prefix="lumos-", ignore_cleanup_errors=True) as place:
+        yield Path(place)
+
+
+class SuperLink:
+    """Starts a SuperLink; when it is healthy, the run can be submitted, and again if it is lost.
+
+    Args:
+        children: end it, and what submits the run.
+        place: an empty :func:`workplace`.
+        config: of the run.
+        control_port: on loopback.
+        fleet: ``host:port`` for the nodes; None for the simulation runtime.
+        security: None for a SuperLink without TLS, for this machine alone.
+        database: file that keeps what it knows; None: that is lost when it ends.
+        variables: further ones of the environment.
+
+    Attributes:
+        process: the SuperLink.
+        environment: of every program that talks to it.
+        cwd: an empty folder to start programs in, so that no package is picked up from there.
+    """
+
+    def __init__(
+        self,
+        children: Children,
+        place: Path,
+        config: RunConfig,
+        control_port: int,
+        fleet: str | None,
+        *,
+        security: commands.LinkSecurity | None = None,
+        database: Path | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        self._children, self._control_port = children, control_port
+        self._ca = security.ca if security else None
+        home = place / "superlink"
+        commands.write_connection(home, control_port, self._ca)
+        self.environment = commands.environment(
+            home,
+            # It starts one ServerApp: more questions would only take processor time from the
+            # nodes, and it writes a line for each.
+            FLWR_SUPEREXEC_TASK_POLL_INTERVAL="1",
+            **(variables or {}),
+        )
+        self.cwd = place / "empty"
+        self.cwd.mkdir()
+        options = [] if database is None else ["--database", str(database)]
+        command = commands.superlink(control_port, fleet, *options, security=security)
+        self.process = self.start("superlink", command)
+        self._app = commands.stage_app(place / "app")  # while it starts
+        self._settings = commands.write_toml(place / "run.toml", config.to_flat())
+
+    def start(self, name: str, command: list[str]) -> Child:
+        """Start a program that talks to it."""
+        return self._children.start(name, command, environment=self.environment, cwd=self.cwd)
+
+    def wait_healthy(self) -> None:
+        """Wait until it answers.
+
+        Raises:
+            FederationError: it has ended, or does not answer in time.
+        """
+        wait_healthy(self.process, self._control_port, self._ca)
+
+    def run(self, run_dir: Path, watch: Watch, virtual_nodes: int | None = None) -> RunSummary:
+        """Submit the run to the healthy SuperLink and follow it.
+
+        Args:
+            run_dir: the run's folder.
+            watch: what is done meanwhile.
+            virtual_nodes: number of nodes to simulate; None for real SuperNodes.
+
+        Returns:
+            The run's summary; look at its ``outcome``.
+
+        Raises:
+            RunLostError: the run ended without one; it may be submitted again.
+            FederationError: the watch says why it cannot go on.
+        """
+        events = Tail(run_dir / HISTORY, watch.on_event)
+        run = self.start("server", commands.submit(self._app, self._settings, virtual_nodes))
+        try:
+            return follow(run_dir, run, events, watch)
+        except RunLostError:
+            self._children.stop_one(run)
+            raise
+
+
+def wait_healthy(link: Child, control_port: int, ca: Path | None = None) -> None:
+    """Wait until a SuperLink answers on its control port.
+
+    Args:
+        link: it.
+        control_port: on loopback.
+        ca: authority of its certificate; None if it speaks plain HTTP.
+
+    Raises:
+        FederationError: it has ended, or does not answer in time.
+    """
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+    if ca is not None:
+        context = ssl.create_default_context(cafile=str(ca))
+        handlers.append(urllib.request.HTTPSHandler(context=context))
+    opener = urllib.request.build_opener(*handlers)
+    scheme = "http" if ca is None else "https"
+    url = f"{scheme}://{commands.LOOPBACK}:{control_port}/health"
+    until = time.monotonic() + HEALTH_SECONDS
+    while time.monotonic() < until:
+        if link.exit_code is not None:
+            raise ended(link)
+        try:
+            with opener.open(url, timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise FederationError(
+        f"the SuperLink did not become healthy within {HEALTH_SECONDS:g} s; the end of "
+        f"{link.log}:\n{link.last_lines()}"
+    )

@@ -1,0 +1,80 @@
+"""Programs that stand in for Flower's: a SuperLink that only answers, a ``flwr`` that follows a
+script, and others that only wait."""
+
+import stat
+import sys
+from pathlib import Path
+
+from lumos_core.flower import commands
+
+_SUPERLINK = """
+import http.server, os, pathlib, ssl, sys
+options = dict(zip(sys.argv[1:], sys.argv[2:]))
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+server = http.server.HTTPServer(("127.0.0.1", int(options["--port"])), Answer)
+if "--ssl-certfile" in options:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(options["--ssl-certfile"], options["--ssl-keyfile"])
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+(pathlib.Path(__file__).parent / "superlink.pid").write_text(str(os.getpid()))
+server.serve_forever()
+"""
+_FLWR = """
+import json, os, pathlib, signal, sys
+place = pathlib.Path(__file__).parent
+if sys.argv[1] == "supernode":
+    print(json.dumps({"node-id": 7}))
+    sys.exit()
+print("flwr", *sys.argv[1:])
+done = len(list(place.glob("submitted-*")))
+(place / f"submitted-{done}").write_text(" ".join(sys.argv[1:]))
+run_dir = pathlib.Path((place / "run-dir").read_text())
+for step in (place / "script").read_text().splitlines()[done].split():
+    if step == "kill-superlink":
+        os.kill(int((place / "superlink.pid").read_text()), signal.SIGKILL)
+    elif step.startswith("event="):
+        with (run_dir / "history.jsonl").open("a") as file:
+            file.write(json.dumps({"event": step.removeprefix("event=")}) + "\\n")
+    else:
+        summary = {"outcome": step, "reason": "", "rounds": 1, "best_round": 1, "test": {}}
+        (run_dir / "summary.json").write_text(json.dumps(summary))
+"""
+_WAITING = "import time; time.sleep(600)"
+
+
+class FlowerPrograms:
+    """Write the programs, and have them found instead of Flower's.
+
+    Args:
+        monkeypatch: of the test.
+        folder: for the programs.
+        run_dir: where ``flwr run`` writes.
+        script: what each ``flwr run`` does, one after another: words ``event=NAME`` (a line of the
+            history), ``kill-superlink`` and ``completed`` or ``failed`` (a summary).
+    """
+
+    def __init__(self, monkeypatch, folder: Path, run_dir: Path, script: list[str]) -> None:
+        folder.mkdir()
+        run_dir.mkdir(exist_ok=True)
+        (folder / "run-dir").write_text(str(run_dir))
+        (folder / "script").write_text("\n".join(script))
+        self.folder = folder
+        for name, code in (
+            ("flower-superlink", _SUPERLINK),
+            ("flower-superexec", _WAITING),
+            ("flwr", _FLWR),
+        ):
+            program = folder / name
+            program.write_text(f"#!{sys.executable}\n{code}")
+            program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setattr(commands, "executable", lambda name: str(folder / name))
+
+    @property
+    def submitted(self) -> list[str]:
+        """Arguments of every ``flwr run``."""
+        return [path.read_text() for path in sorted(self.folder.glob("submitted-*"))]

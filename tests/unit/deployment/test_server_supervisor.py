@@ -1,0 +1,69 @@
+"""What a supervised server does about what dies, with programs that stand in for Flower's."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from flower_programs import FlowerPrograms
+from rich.console import Console
+
+from lumos_core.config import RunConfig
+from lumos_core.deployment import folders, follow
+from lumos_core.deployment.folders import ServerKit
+from lumos_core.deployment.server_supervisor import ServerOptions, serve
+from lumos_core.deployment.supervision import Backoff
+from lumos_core.errors import FederationError
+
+
+@pytest.fixture
+def options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ServerOptions:
+    monkeypatch.setattr(follow, "SUMMARY_SECONDS", 0.2)
+    monkeypatch.setattr(Backoff, "pause", lambda self: 0.0)
+    folders.create(tmp_path / "deployment", ["127.0.0.1"], ["a", "b"], 9092, 30)
+    return ServerOptions(
+        kit=ServerKit.read(tmp_path / "deployment" / "server"),
+        config=RunConfig(catalog="catalog.tsv"),
+        run_dir=tmp_path / "run",
+        state=tmp_path / "state",
+        bind="127.0.0.1",
+        control_port=0,
+    )
+
+
+def served(options: ServerOptions) -> tuple[dict[str, object], str]:
+    console = Console(file=io.StringIO(), width=500)
+    summary = serve(options, console)
+    return summary, console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_lost_serverapp_costs_a_submission_and_a_lost_superlink_a_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: ServerOptions
+) -> None:
+    """The second ServerApp's failure is that of its SuperLink, and no outcome of the run."""
+    script = ["", "kill-superlink failed", "completed"]
+    programs = FlowerPrograms(monkeypatch, tmp_path / "programs", options.run_dir, script)
+    summary, said = served(options)
+    assert summary.outcome == "completed"
+    assert len(programs.submitted) == 3
+    lines = [line.partition(" ")[2].partition(" ")[2] for line in said.splitlines()]
+    [again] = [n for n, line in enumerate(lines) if line.startswith("the ServerApp ended")]
+    assert lines[again] == "the ServerApp ended without a result; submitting it again in 0 s"
+    starts = [n for n, line in enumerate(lines) if "serving on 127.0.0.1:9092" in line]
+    assert len(starts) == 2
+    assert starts[0] < again < starts[1]
+    assert "registered nodes: a, b" in lines[starts[0]]
+    assert any("superlink ended with exit code -9" in line for line in said.splitlines())
+    assert "starting everything again in 0 s" in lines
+    registered = json.loads((options.state / "nodes.json").read_text())
+    assert {n: entry["id"] for n, entry in registered["nodes"].items()} == {"a": "7", "b": "7"}
+
+
+def test_what_never_served_is_not_started_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: ServerOptions
+) -> None:
+    programs = FlowerPrograms(monkeypatch, tmp_path / "programs", options.run_dir, [])
+    (programs.folder / "flower-superlink").write_text("#!/bin/sh\nexit 3\n")
+    with pytest.raises(FederationError, match="superlink ended with exit code 3"):
+        served(options)
+    assert programs.submitted == []
