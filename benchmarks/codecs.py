@@ -13,8 +13,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from lumos_core.config import RunConfig, Scalar
-from lumos_core.experiments.comparison.compare import Job, run_jobs
-from lumos_core.experiments.jobs import Result
+from lumos_core.experiments.comparison.compare import VariantRun
+from lumos_core.experiments.jobs import run_jobs
+from lumos_core.experiments.results_file import Result, ResultsFile
 from lumos_core.safe_files import write_atomically, write_json
 from lumos_core.terminal.tables import markdown_table
 
@@ -105,12 +106,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=RunConfig().rounds)
     parser.add_argument("--jobs", type=int, default=1)
     args = parser.parse_args()
+    base = {**BASE, "rounds": args.rounds}
     jobs = [
-        Job(
-            name,
-            args.data,
-            args.runs,
-            RunConfig.from_flat({**BASE, **changes, "rounds": args.rounds, "seed": int(seed)}),
+        VariantRun(
+            args.data, RunConfig.from_flat({**base, **changes, "seed": int(seed)}), variant=name
         )
         for seed in args.seeds.split(",")
         for name, changes in CODECS.items()
@@ -119,7 +118,8 @@ def main() -> None:
     def say(result: Result, found: bool) -> None:
         print(result["variant"], result["seed"], f"{result['test']['hr@20']:.4f}", flush=True)
 
-    results = run_jobs(jobs, args.jobs, say)
+    kept = ResultsFile(args.runs, RunConfig.from_flat(base))
+    results = run_jobs(jobs, kept, args.jobs, say)
     from lumos_core.data.prepared_folder import load_prepared
 
     catalog, nodes = load_prepared(args.data)

@@ -15,8 +15,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from lumos_core.config import RunConfig, Scalar
-from lumos_core.experiments.comparison.compare import Job, run_jobs, versions
-from lumos_core.experiments.jobs import Result
+from lumos_core.experiments.comparison.compare import VariantRun
+from lumos_core.experiments.jobs import library_versions, run_jobs
+from lumos_core.experiments.results_file import Result, ResultsFile
 from lumos_core.safe_files import write_atomically, write_json
 from lumos_core.terminal.tables import markdown_table, spread
 
@@ -36,18 +37,19 @@ FEDERATIONS: dict[str, tuple[int, dict[str, Scalar], tuple[float, ...]]] = {
 """Nodes, what is set, noise multipliers (0: clipping alone)."""
 
 
-def jobs(data: Path, out: Path, seeds: Sequence[int], rounds: int, delta: float) -> list[Job]:
-    """All runs, seed by seed; every federation has a folder of data of its own."""
+def jobs(
+    name: str, data: Path, seeds: Sequence[int], rounds: int, delta: float
+) -> list[VariantRun]:
+    """All runs of a federation, seed by seed."""
+    nodes, changes, multipliers = FEDERATIONS[name]
+    folder = data / f"{nodes}-nodes"
     planned = []
     for seed in seeds:
-        for name, (nodes, changes, multipliers) in FEDERATIONS.items():
-            common = {**BASE, "rounds": rounds, "seed": seed}
-            folder, runs = data / f"{nodes}-nodes", out / name.replace(", ", "-").replace(" ", "-")
-            plain = RunConfig.from_flat(common)
-            planned.append(Job(PLAIN, folder, runs, plain))
-            for z in multipliers:
-                noisy = {**common, **changes, "dp-noise-multiplier": z, "dp-delta": delta}
-                planned.append(Job(f"z = {z:g}", folder, runs, RunConfig.from_flat(noisy)))
+        common = {**BASE, "rounds": rounds, "seed": seed}
+        planned.append(VariantRun(folder, RunConfig.from_flat(common), PLAIN))
+        for z in multipliers:
+            noisy = {**common, **changes, "dp-noise-multiplier": z, "dp-delta": delta}
+            planned.append(VariantRun(folder, RunConfig.from_flat(noisy), f"z = {z:g}"))
     return planned
 
 
@@ -67,14 +69,13 @@ def untrained(folder: Path, seed: int) -> float:
     return means(evaluate(model, *LeaveOneOut(Sequences.concat(nodes)).test()))["hr@20"]
 
 
-def summarise(planned: Sequence[Job], results: Sequence[Result]) -> list[dict[str, Any]]:
+def summarise(seeds: Sequence[int], results: Sequence[Result]) -> list[dict[str, Any]]:
     """A row for every federation and noise: ε, mean and spread of HR@20 over seeds."""
     by_key = {(r["nodes"], r["config"]["dp"], r["variant"], r["seed"]): r for r in results}
     rows = []
     for name, (nodes, changes, multipliers) in FEDERATIONS.items():
         for variant in (PLAIN, *(f"z = {z:g}" for z in multipliers)):
             dp = "none" if variant == PLAIN else changes["dp"]
-            seeds = sorted({j.config.seed for j in planned})
             group = [by_key[nodes, dp, variant, s] for s in seeds]
             found = [r["test"]["hr@20"] for r in group]
             rows.append(
@@ -82,7 +83,7 @@ def summarise(planned: Sequence[Job], results: Sequence[Result]) -> list[dict[st
                     "federation": name,
                     "noise": variant,
                     "epsilon": max((r["epsilon"] for r in group if r["epsilon"]), default=None),
-                    "seeds": seeds,
+                    "seeds": list(seeds),
                     "hr@20": found,
                     "hr@20_mean": mean(found),
                     "hr@20_stdev": stdev(found) if len(found) > 1 else 0.0,
@@ -156,7 +157,6 @@ def main() -> None:
     for nodes in sorted({nodes for nodes, _, _ in FEDERATIONS.values()}):
         prepare(bundled_sample(), args.runs / "data" / f"{nodes}-nodes", nodes=nodes, seed=0)
     seeds = [int(seed) for seed in args.seeds.split(",")]
-    planned = jobs(args.runs / "data", args.runs, seeds, args.rounds, args.delta)
 
     def say(result: Result, found: bool) -> None:
         print(
@@ -165,16 +165,22 @@ def main() -> None:
             flush=True,
         )  # fmt: skip
 
-    results = run_jobs(planned, args.jobs, say)
+    base = RunConfig.from_flat({**BASE, "rounds": args.rounds})
+    results = []
+    for name in FEDERATIONS:
+        planned = jobs(name, args.runs / "data", seeds, args.rounds, args.delta)
+        kept = ResultsFile(args.runs / name.replace(", ", "-").replace(" ", "-"), base)
+        results += run_jobs(planned, kept, args.jobs, say)
     start = mean(untrained(args.runs / "data" / "8-nodes", seed) for seed in seeds)
-    rows = summarise(planned, results)
+    rows = summarise(sorted(seeds), results)
     head = (
         f"`python benchmarks/privacy_utility.py --seeds {args.seeds} --rounds {args.rounds}`: "
         f"bundled sample, fedavg with the semantic start, δ = {args.delta:g}, "
         f"dp-clip = {RunConfig().dp_clip:g}.\n\n"
     )
-    facts = {"start": start, "delta": args.delta, "config": planned[0].config.without_paths()}
-    write_json(args.out / "utility.json", {**facts, "versions": versions(), "rows": rows})
+    config = base.replace(seed=seeds[0]).without_paths()
+    facts = {"start": start, "delta": args.delta, "config": config}
+    write_json(args.out / "utility.json", {**facts, "versions": library_versions(), "rows": rows})
     write_atomically(args.out / "utility.md", (head + table(rows, start)).encode())
     plot(rows, start, args.out / "utility.png")
     print(table(rows, start))

@@ -19,7 +19,7 @@ import torch
 from lumos_core.cli.options import with_overrides
 from lumos_core.config import RunConfig
 from lumos_core.data.partition import partition_users
-from lumos_core.experiments.comparison.compare import versions
+from lumos_core.experiments.jobs import library_versions
 from lumos_core.experiments.poisoning.bench import Ground
 from lumos_core.experiments.poisoning.defences import method_config
 from lumos_core.federation.in_process import InProcessTransport
@@ -59,7 +59,7 @@ def main() -> None:
                 if (method, bounds, seed) not in done:
                     config = method_config(f"{method}:{bounds}", base.replace(seed=seed))
                     runs.append({"bounds": bounds, **_run(options.data, config, options.nodes)})
-                    write_json(options.out, {"versions": versions(), "runs": runs})
+                    write_json(options.out, {"versions": library_versions(), "runs": runs})
     table = _table(runs)
     write_atomically(options.out.with_suffix(".md"), table.encode())
     print(table)

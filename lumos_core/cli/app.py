@@ -47,13 +47,13 @@ class LumosGroup(LazyGroup):
         LazyCommand(
             "compare",
             "lumos_core.cli.compare:compare_command",
-            "Run methods, ablations and controls under equal conditions; write JSON, table, "
+            "Run methods, ablations and controls under equal conditions; write results, table, "
             "picture.",
         ),
         LazyCommand(
             "attack",
             "lumos_core.cli.attack:attack_command",
-            "Attack federations as a suite says; write JSON, a table and a heat map.",
+            "Attack federations as a suite says; write results, a table and a heat map.",
         ),
         LazyCommand(
             "audit",

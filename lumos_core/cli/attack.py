@@ -1,7 +1,8 @@
 """`lumos attack`: malicious nodes in otherwise real federations, and what they achieve."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,9 +10,13 @@ from lumos_core.cli.options import ConfigOption
 from lumos_core.experiments.poisoning.defences import DEFENCES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from rich.console import Console
+    from lumos_core.cli.screens import ResultsTable
+    from lumos_core.config import RunConfig
+    from lumos_core.experiments.poisoning.scenarios import Scenario
+    from lumos_core.experiments.poisoning.suite import AttackRun
+    from lumos_core.experiments.results_file import Result
 
 DEFAULT_METHODS = "lumos:default,lumos,fedavg,confedsrs"
 
@@ -41,54 +46,82 @@ def attack_command(
     ] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Attack federations as a suite says; write JSON, a table and a heat map.
+    """Attack federations as a suite says; write results, a table and a heat map.
 
     Interrupted, it goes on where it was when started again.
     """
-    from rich.console import Console
-
-    from lumos_core.cli.options import check_out, defaults_for, integers, names, with_overrides
-    from lumos_core.experiments.jobs import Result
-    from lumos_core.experiments.poisoning.attack_table import scenario_label
-    from lumos_core.experiments.poisoning.suite import finished, plan, run_jobs
-    from lumos_core.terminal.progress import Progress
+    from lumos_core.cli.options import defaults_for, integers, names, with_overrides
+    from lumos_core.cli.suites import run_suite
 
     own = {"seed": "--seeds", "method": "--methods", "rounds": "--clean-rounds, --attack-rounds"}
-    base = with_overrides(defaults_for(data), config, own)
-    planned = plan(
-        data, out, names(methods, "--methods"), _scenarios(suite), integers(seeds, "--seeds"),
-        base, (clean_rounds, attack_rounds),
+    base = with_overrides(defaults_for(data, rounds=clean_rounds + attack_rounds), config, own)
+    attacks = _Attacks(
+        names(methods, "--methods"), _scenarios(suite), integers(seeds, "--seeds"),
+        (clean_rounds, attack_rounds),
     )  # fmt: skip
-    check_out(out)
-    console = Console()
-    if report_only:
-        _write_reports(finished(planned), data.name, out, console)
-        return
-    with Progress(console) as progress:
-        task = progress.task(data.name, total=len(planned), unit="runs")
-
-        def on_result(result: Result, found: bool) -> None:
-            task.advance()
-            how = "kept" if found else f"{result['seconds']:.0f} s"
-            console.print(
-                f"{result['method']:>20}  {scenario_label(result['scenario']):<40} "
-                f"seed {result['seed']}  HR@20 {result['hr@20']:.4f}  "
-                f"ER@10 {result['er@10']:.4f}  [dim]{how}[/]",
-                highlight=False,
-                soft_wrap=True,
-            )
-
-        run_jobs(planned, jobs, on_result)
-    _write_reports(finished(planned), data.name, out, console)
+    run_suite(attacks, data, out, base, jobs, report_only=report_only)
 
 
-def _scenarios(suites: str) -> list[Any]:
+@dataclass(frozen=True)
+class _Attacks:
+    """The suite of this command: methods × scenarios × seeds.
+
+    Attributes:
+        rounds: clean rounds, rounds under attack.
+    """
+
+    methods: "Sequence[str]"
+    scenarios: "Sequence[Scenario]"
+    seeds: "Sequence[int]"
+    rounds: tuple[int, int]
+    picture = "heat-map.png"
+
+    def plan(self, data: Path, out: Path, base: "RunConfig") -> "list[AttackRun]":
+        from lumos_core.experiments.poisoning.suite import plan_attacks
+
+        return plan_attacks(data, out, self.methods, self.scenarios, self.seeds, base, self.rounds)
+
+    def check(self, kept: "Mapping[str, Result]", data: Path, out: Path, base: "RunConfig") -> None:
+        """Runs of something else are left where they are, and out of the table."""
+
+    def line(self, result: "Result") -> str:
+        from lumos_core.experiments.poisoning.attack_table import scenario_label
+
+        return (
+            f"{result['method']:>20}  {scenario_label(result['scenario']):<40} "
+            f"seed {result['seed']}  HR@20 {result['hr@20']:.4f}  ER@10 {result['er@10']:.4f}"
+        )
+
+    def collect(self, jobs: "Sequence[AttackRun]", results: "Sequence[Result]") -> "list[Result]":
+        """Of the runs that are asked for, those that have finished."""
+        from lumos_core.experiments.jobs import find_results
+
+        return [result for result in find_results(jobs, results) if result is not None]
+
+    def table(self, results: "Sequence[Result]") -> str:
+        from lumos_core.experiments.poisoning.attack_table import attack_table
+
+        return attack_table(results)
+
+    def draw(self, results: "Sequence[Result]", path: Path, name: str) -> None:
+        from lumos_core.experiments.poisoning.attack_table import plot_heat_map
+
+        plot_heat_map(results, path, name)
+
+    def screen(self, results: "Sequence[Result]") -> "ResultsTable":
+        from lumos_core.cli.screens import results_table
+
+        headers = ("scenario", "seeds", "HR@20", "lost", "ER@10", "rank")
+        return results_table(headers, _screen_rows(results))
+
+
+def _scenarios(suites: str) -> "list[Scenario]":
     """The scenarios of one or more suites, each once."""
     from lumos_core.cli.options import names
     from lumos_core.errors import ConfigError
     from lumos_core.experiments.poisoning.scenarios import SUITES
 
-    chosen: list[Any] = []
+    chosen: list[Scenario] = []
     for name in names(suites, "--suite"):
         if name not in SUITES:
             raise ConfigError(f"--suite {name!r}: unknown; known are: {', '.join(SUITES)}")
@@ -96,23 +129,7 @@ def _scenarios(suites: str) -> list[Any]:
     return chosen
 
 
-def _write_reports(results: list[dict[str, Any]], name: str, out: Path, console: "Console") -> None:
-    from lumos_core.cli.screens import results_table
-    from lumos_core.errors import DataError
-    from lumos_core.experiments.poisoning.attack_table import attack_table, plot_heat_map
-    from lumos_core.safe_files import write_atomically, write_json
-
-    if not results:
-        raise DataError(f"{out}: holds no finished run of this suite; run it without --report-only")
-    write_json(out / "results.json", results)
-    write_atomically(out / "table.md", attack_table(results).encode())
-    plot_heat_map(results, out / "heat-map.png", name)
-    headers = ("scenario", "seeds", "HR@20", "lost", "ER@10", "rank")
-    console.print(results_table(headers, _screen_rows(results)))
-    console.print(f"written: {out / 'results.json'}, table.md, heat-map.png")
-
-
-def _screen_rows(results: list[dict[str, Any]]) -> "Iterator[list[str]]":
+def _screen_rows(results: "Sequence[Result]") -> "Iterator[list[str]]":
     """Means over seeds, scenario by scenario, under the name of each method."""
     from statistics import mean
 

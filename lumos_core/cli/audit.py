@@ -45,9 +45,9 @@ def audit_command(
     See docs/privacy.md.
     """
     # these import torch and polars
-    from lumos_core.experiments.comparison.compare import versions
     from lumos_core.experiments.inference.audit import audits, leakage_table
     from lumos_core.experiments.inference.leakage import TOP
+    from lumos_core.experiments.jobs import library_versions
 
     names = list(SETTINGS) if settings == "all" else [s.strip() for s in settings.split(";")]
     sizes = integers(users, "--users")
@@ -66,7 +66,8 @@ def audit_command(
     facts = {
         "data": data.name, "seed": seed, "trials": trials, "shadows": shadows, "after": after,
         "masks": masks, "config": base.without_paths(),
-        "settings": {name: SETTINGS[name].changes for name in names}, "versions": versions(),
+        "settings": {name: SETTINGS[name].changes for name in names},
+        "versions": library_versions(),
     }  # fmt: skip
     write_json(out / "leakage.json", {**facts, "rows": rows})
     write_atomically(out / "leakage.md", leakage_table(rows).encode())

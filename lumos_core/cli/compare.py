@@ -1,5 +1,7 @@
 """`lumos compare`: variants × seeds on a data folder, everything else equal."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +11,10 @@ from lumos_core.cli.options import ConfigOption
 from lumos_core.experiments.comparison.variants import VARIANTS
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from lumos_core.cli.screens import ResultsTable
+    from lumos_core.config import RunConfig
+    from lumos_core.experiments.comparison.compare import VariantRun
+    from lumos_core.experiments.results_file import Result
 
 DEFAULT_VARIANTS = "popularity,fedavg,confedsrs,centralised,lumos"
 REFERENCE = "confedsrs"
@@ -29,79 +34,102 @@ def compare_command(
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 2,
     config: ConfigOption = None,
 ) -> None:
-    """Run methods, ablations and controls under equal conditions; write JSON, table, picture.
+    """Run methods, ablations and controls under equal conditions; write results, table, picture.
 
     Interrupted, it goes on where it was when started again. A folder that holds runs of the same
     base configuration keeps them in its table; one with another configuration is refused.
     """
     from rich.console import Console
 
-    from lumos_core.cli.options import check_out, defaults_for, integers, names, with_overrides
+    from lumos_core.cli.options import defaults_for, integers, names, with_overrides
+    from lumos_core.cli.suites import run_suite
     from lumos_core.data.pooled import merged_text
-    from lumos_core.experiments.comparison.compare import MERGED, kept_results, plan, run_jobs
-    from lumos_core.experiments.jobs import Result
-    from lumos_core.terminal.progress import Progress
+    from lumos_core.experiments.comparison.compare import MERGED
 
     chosen = list(VARIANTS) if variants == "all" else names(variants, "--variants")
     base = with_overrides(defaults_for(data), config, {"seed": "--seeds", "method": "--variants"})
-    planned = plan(data, out, chosen, integers(seeds, "--seeds"), base)
-    kept = kept_results(out, data, base)
-    shown = chosen + [v for v in VARIANTS if v not in chosen and v in {r["variant"] for r in kept}]
-    reference = _reference(reference, shown)
-    check_out(out)
-    console = Console()
-    with Progress(console) as progress:
-        task = progress.task(data.name, total=len(planned), unit="runs")
-
-        def on_result(result: Result, found: bool) -> None:
-            task.advance()
-            test = result["test"]
-            how = "kept" if found else f"{result['seconds']:.0f} s"
-            console.print(
-                f"{result['variant']:>24} seed {result['seed']}  HR@20 {test['hr@20']:.4f}  "
-                f"NDCG@20 {test['ndcg@20']:.4f}  [dim]{how}[/]",
-                soft_wrap=True,
-            )
-
-        results = run_jobs(planned, jobs, on_result)
+    suite = _Comparison(chosen, integers(seeds, "--seeds"), reference)
+    results = run_suite(suite, data, out, base, jobs)
     if merged := max((result.get(MERGED, 0) for result in results), default=0):
-        console.print(f"[yellow]warning:[/] {merged_text(merged)}", soft_wrap=True)
-    done = {(r["variant"], r["seed"]) for r in results}
-    results += [r for r in kept if (r["variant"], r["seed"]) not in done]
-    order = {name: i for i, name in enumerate(shown)}
-    results.sort(key=lambda r: (order[r["variant"]], r["seed"]))
-    _write_reports(results, data.name, out, reference, console)
+        Console().print(f"[yellow]warning:[/] {merged_text(merged)}", soft_wrap=True)
 
 
-def _reference(chosen: str | None, names: list[str]) -> str:
-    """What to compare with; found out now, not when the table is written, hours later."""
-    from lumos_core.errors import ConfigError
+@dataclass(frozen=True)
+class _Comparison:
+    """The suite of this command.
 
-    if chosen is None:
-        return REFERENCE if REFERENCE in names else names[0]
-    if chosen not in names:
-        raise ConfigError(
-            f"--reference {chosen!r}: expected one of the variants in the table: "
-            f"{', '.join(names)}; name one of them, or add it to --variants"
+    Attributes:
+        variants, seeds: what is to be run.
+        reference: what variants are compared with, if that was said.
+    """
+
+    variants: Sequence[str]
+    seeds: Sequence[int]
+    reference: str | None
+    picture = "curves.png"
+
+    def plan(self, data: Path, out: Path, base: "RunConfig") -> "list[VariantRun]":
+        from lumos_core.experiments.comparison.compare import plan_comparison
+
+        return plan_comparison(data, self.variants, self.seeds, base)
+
+    def check(self, kept: "Mapping[str, Result]", data: Path, out: Path, base: "RunConfig") -> None:
+        from lumos_core.experiments.comparison.compare import check_kept
+
+        self._reference_among(self._shown(check_kept(kept, out, data, base)))
+
+    def line(self, result: "Result") -> str:
+        test = result["test"]
+        return (
+            f"{result['variant']:>24} seed {result['seed']}  HR@20 {test['hr@20']:.4f}  "
+            f"NDCG@20 {test['ndcg@20']:.4f}"
         )
-    return chosen
 
+    def collect(self, jobs: "Sequence[VariantRun]", results: "Sequence[Result]") -> "list[Result]":
+        """All of the folder, each variant and seed once."""
+        from lumos_core.experiments.comparison.compare import is_variant
 
-def _write_reports(
-    results: list[dict[str, object]], name: str, out: Path, reference: str, console: "Console"
-) -> None:
-    from lumos_core.cli.screens import results_table
-    from lumos_core.experiments.comparison.comparison_table import (
-        comparison_table,
-        plot_curves,
-        table_rows,
-    )
-    from lumos_core.safe_files import write_atomically, write_json
+        found = {(r["variant"], r["seed"]): r for r in results if is_variant(r)}
+        order = {name: i for i, name in enumerate(self._shown(list(found.values())))}
+        return sorted(found.values(), key=lambda r: (order[r["variant"]], r["seed"]))
 
-    write_json(out / "results.json", results)
-    write_atomically(out / "table.md", comparison_table(results, reference).encode())
-    plot_curves(results, out / "curves.png", f"{name}: validation by round")
-    headers = ("variant", "seeds", "HR@20", "NDCG@20", f"HR vs {reference}")
-    shown = (row[:-1] for row in table_rows(results, reference))  # the last does not fit
-    console.print(results_table(headers, shown))
-    console.print(f"written: {out / 'results.json'}, table.md, curves.png")
+    def table(self, results: "Sequence[Result]") -> str:
+        from lumos_core.experiments.comparison.comparison_table import comparison_table
+
+        return comparison_table(results, self._reference_among(self._shown(results)))
+
+    def draw(self, results: "Sequence[Result]", path: Path, name: str) -> None:
+        from lumos_core.experiments.comparison.comparison_table import plot_curves
+
+        plot_curves(results, path, f"{name}: validation by round")
+
+    def screen(self, results: "Sequence[Result]") -> "ResultsTable":
+        from lumos_core.cli.screens import results_table
+        from lumos_core.experiments.comparison.comparison_table import table_rows
+
+        reference = self._reference_among(self._shown(results))
+        headers = ("variant", "seeds", "HR@20", "NDCG@20", f"HR vs {reference}")
+        rows = table_rows(results, reference)
+        return results_table(headers, (row[:-1] for row in rows))  # the last does not fit
+
+    def _shown(self, results: "Sequence[Result]") -> list[str]:
+        """Variants of the table: those that are asked for, then others that the folder holds."""
+        there = {result["variant"] for result in results}
+        return [*self.variants, *(v for v in VARIANTS if v in there and v not in self.variants)]
+
+    def _reference_among(self, shown: Sequence[str]) -> str:
+        """What to compare with; found out before anything runs, too.
+
+        Raises:
+            ConfigError: it is not in the table.
+        """
+        from lumos_core.errors import ConfigError
+
+        if self.reference is None:
+            return REFERENCE if REFERENCE in shown else shown[0]
+        if self.reference not in shown:
+            raise ConfigError(
+                f"--reference {self.reference!r}: expected one of the variants in the table: "
+                f"{', '.join(shown)}; name one of them, or add it to --variants"
+            )
+        return self.reference

@@ -39,7 +39,7 @@ def train_central_command(
     # these import torch and polars
     from lumos_core.data.pooled import merged_text, pool
     from lumos_core.data.prepared_folder import load_prepared
-    from lumos_core.experiments.comparison.compare import versions
+    from lumos_core.experiments.jobs import library_versions
     from lumos_core.learning.baselines import popularity, train_centralised
     from lumos_core.learning.title_start import initial_params
 
@@ -75,7 +75,7 @@ def train_central_command(
         config=run.to_flat(),
         centralised=CentralisedResult(**result),
         popularity=popular,
-        versions=versions(),
+        versions=library_versions(),
     ).write(out / METRICS_FILE)
     for name, test in (("centralised", result["test"]), ("popularity", popular)):
         console.print(f"{name:>12}  test HR@20 {test['hr@20']:.4f}  NDCG@20 {test['ndcg@20']:.4f}")

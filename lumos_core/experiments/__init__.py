@@ -1,13 +1,13 @@
-"""Experiments: methods, ablations and audits side by side, each run kept in a file.
+"""Experiments: methods, attacks and audits side by side, under equal conditions.
 
-variants      methods, ablations and controls by name: what each sets in the configuration
-compare       runs variants × seeds on one prepared folder
-jobs          runs in processes of their own; finished ones are not repeated
-leakage       a curious server: guesses the items of a node's users from its delta
-exposures     settings that are audited, by name: what each changes
-audit         runs the attack under each of them
-report        tables and pictures
+============= ==================================================================================
+jobs          runs of a suite, in processes of their own; finished ones are not repeated
+results_file  what finished runs have measured: ``results.jsonl``, a line a run
+comparison/   `lumos compare`: methods, ablations and controls
+poisoning/    `lumos attack`: malicious nodes, and what they achieve
+inference/    `lumos audit`: what a reply tells about histories
+============= ==================================================================================
 
-Attacks by malicious nodes have a package of their own (`lumos_core/attacks/`). Nothing of this
-travels to nodes.
+A suite says what its jobs are: to add one, begin with :class:`~lumos_core.experiments.jobs.Job`.
+Nothing of this travels to nodes.
 """

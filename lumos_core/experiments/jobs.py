@@ -1,65 +1,164 @@
-"""Runs in processes of their own, each with a result file, so that a suite can be gone on with."""
+"""Suites of runs: each in a process of its own, its result kept when it has finished.
 
-import json
+A suite says what its jobs are (:class:`Job`); everything else is here. What a results file holds
+is not run again, so an interrupted suite is resumed by starting it once more.
+"""
+
 import os
+import platform
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from importlib.metadata import version
 from multiprocessing import active_children, get_context
 from pathlib import Path
-from typing import Any, TypeVar
 
+from lumos_core.config import RunConfig
+from lumos_core.data import Catalog
+from lumos_core.data.layout import CATALOG_FILE
+from lumos_core.data.prepared_folder import interactions_digest
+from lumos_core.experiments.results_file import Result, ResultsFile
 from lumos_core.terminal import interrupts
 
-Result = dict[str, Any]
 OnResult = Callable[[Result, bool], None]
 """Called with each result and whether it was found rather than run."""
-Job = TypeVar("Job")
+
+_PACKAGES = ("lumos", "torch", "transformers", "flwr", "numpy")
 _LOOK_SECONDS = 0.5  # between two looks for an interrupt
 
 
-def read_result(path: Path, wanted: Result) -> Result | None:
-    """What a finished run has written; None if there is nothing, only a part, or another run.
+@dataclass(frozen=True)
+class Job(ABC):
+    """One run of a suite: picklable, so that a process of its own can do it.
 
-    Args:
-        wanted: keys that the result must have, with their values.
+    Attributes:
+        data: a prepared folder.
+        config: complete, seed included.
     """
-    try:
-        found: Result = json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return found if all(found.get(key) == value for key, value in wanted.items()) else None
+
+    data: Path
+    config: RunConfig
+
+    @abstractmethod
+    def names(self) -> Result:
+        """What the run is called. With its seed, configuration and data, it is no other run."""
+
+    @abstractmethod
+    def work(self) -> Result:
+        """Do it; returns what was measured."""
 
 
-def run_missing(
-    work: Callable[[Job], Result], jobs: Sequence[Job], processes: int, on_result: OnResult
+# ---------------------------------------------------------------- facts
+def data_facts(folder: Path) -> Result:
+    """What distinguishes the data of a prepared folder from any other.
+
+    Raises:
+        DataError: it is not a prepared folder.
+    """
+    return {
+        "catalog": Catalog.read(folder / CATALOG_FILE).fingerprint,
+        "interactions": interactions_digest(folder),
+    }
+
+
+def library_versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    return {"python": platform.python_version(), **{p: version(p) for p in _PACKAGES}}
+
+
+def _facts(job: Job, data: Result) -> Result:
+    """What distinguishes a job from others."""
+    seed, config = job.config.seed, job.config.without_paths()
+    return {**job.names(), "seed": seed, **data, "config": config}
+
+
+# ---------------------------------------------------------------- running
+def find_results(jobs: Sequence[Job], results: Iterable[Result]) -> list[Result | None]:
+    """For every job the result of an earlier run with the same names, configuration and data."""
+    kept = list(results)
+    data = {folder: data_facts(folder) for folder in {job.data for job in jobs}}
+    found = []
+    for job in jobs:
+        facts = _facts(job, data[job.data])
+        same = (r for r in kept if all(r.get(key) == value for key, value in facts.items()))
+        found.append(next(same, None))
+    return found
+
+
+def run_jobs(
+    jobs: Sequence[Job], file: ResultsFile, processes: int, on_result: OnResult
 ) -> list[Result]:
-    """Do jobs, ``processes`` at a time, one thread each; results in the order they come.
+    """Run what the file does not hold, ``processes`` at a time, one thread each.
 
-    Ctrl-C loses the runs in progress only. It is the parent's: workers do not see it, wherever
-    they are in their start, and are ended at once, since a result is written whole or not at all.
+    Every result is added to the file as it comes. Ctrl-C loses the runs in progress only.
+
+    Returns:
+        Results that were found, then the others in the order they came.
     """
-    results: list[Result] = []
+    file.convert_old()
+    found = find_results(jobs, file.read().values())
+    results = [result for result in found if result is not None]
+    for result in results:
+        on_result(result, True)
+    missing = [job for job, result in zip(jobs, found, strict=True) if result is None]
+
+    def keep(result: Result) -> None:
+        file.append(result)
+        results.append(result)
+
+    _run_all(missing, processes, keep, lambda result: on_result(result, False))
+    return results
+
+
+def run_job(job: Job) -> Result:
+    """Do one run; returns all that is to be kept of it."""
+    started, cpu = time.perf_counter(), time.process_time()
+    return {
+        **_facts(job, data_facts(job.data)),
+        "data": job.data.name,
+        **job.work(),
+        "seconds": round(time.perf_counter() - started, 1),
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+        "versions": library_versions(),
+    }
+
+
+def _run_all(
+    jobs: Sequence[Job],
+    processes: int,
+    keep: Callable[[Result], None],
+    show: Callable[[Result], None],
+) -> None:
+    """Ctrl-C is the parent's: workers do not see it, wherever they are in their start, and are
+    ended at once."""
     if not jobs:
-        return results
+        return
     context = get_context("spawn")  # fork and torch's thread pools do not go together
     with ProcessPoolExecutor(processes, context, initializer=_start_worker) as pool:
+        waiting: set[Future[Result]] = set()
         try:
             with interrupts.held():  # workers start here, and inherit it
-                waiting = {pool.submit(work, job) for job in jobs}
+                waiting |= {pool.submit(run_job, job) for job in jobs}
             while waiting:
                 # not for ever: polars has signals start a wait for a lock again, Ctrl-C unseen
-                done, waiting = wait(waiting, _LOOK_SECONDS, FIRST_COMPLETED)
+                done, _ = wait(waiting, _LOOK_SECONDS, FIRST_COMPLETED)
                 for future in done:
-                    results.append(future.result())
-                    on_result(results[-1], False)
+                    result = future.result()
+                    with interrupts.held():
+                        keep(result)
+                        waiting.remove(future)
+                    show(result)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for worker in active_children():
                 worker.terminate()
+            for future in waiting:  # finished while another one was looked after
+                if future.done() and not future.cancelled() and future.exception() is None:
+                    keep(future.result())
             raise
-    return results
 
 
 def _start_worker() -> None:

@@ -106,6 +106,23 @@ def simulate(
         )
 
 
+def prepared_views(config: RunConfig, catalog: Catalog, data: Path) -> ViewsOf:
+    """Views from the configured writer, kept where the nodes of a prepared folder keep theirs.
+
+    Args:
+        config: of the run.
+        catalog: the public catalog.
+        data: the folder; its nodes are called as their folders.
+    """
+
+    def views_of(name: str) -> ViewSource:
+        if not config.has_views:
+            return no_views
+        return view_source(config, NodeConfig(data=str(data / name)), catalog)
+
+    return views_of
+
+
 def _named(users: Sequence[Sequences]) -> dict[str, Sequences]:
     return {f"node-{n}": sequences for n, sequences in enumerate(users)}
 

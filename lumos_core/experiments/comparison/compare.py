@@ -1,30 +1,21 @@
-"""Runs variants × seeds on one prepared data folder, everything else equal.
+"""Runs of variants × seeds on one prepared data folder, everything else equal.
 
-Every finished run is a JSON file of its own, named by variant and seed and holding the complete
-configuration; a run whose file is there with the same configuration is not repeated, so an
-interrupted comparison goes on where it was. All files of a folder have the same base configuration
-and data: they are rows of one table.
+All runs of a folder have the same base configuration and data: they are rows of one table.
 """
 
-import json
-import platform
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
-from lumos_core.config import NodeConfig, RunConfig
+from lumos_core.config import RunConfig
 from lumos_core.data import Catalog, Sequences
-from lumos_core.data.layout import CATALOG_FILE
 from lumos_core.data.pooled import pool
-from lumos_core.data.prepared_folder import interactions_digest, load_prepared, node_folders
+from lumos_core.data.prepared_folder import load_prepared, node_folders
 from lumos_core.errors import ConfigError
 from lumos_core.experiments.comparison import variants
-from lumos_core.experiments.jobs import OnResult, Result, read_result, run_missing
-from lumos_core.safe_files import write_json
+from lumos_core.experiments.jobs import Job, data_facts
+from lumos_core.experiments.results_file import Result
 
-PACKAGES = ("lumos", "torch", "transformers", "flwr", "numpy")
 MERGED = "merged_users"
 """Key of results on pooled data: users who have interactions on more than one node."""
 CENTRALISED_MAX_EPOCHS = 150
@@ -32,22 +23,23 @@ CENTRALISED_PATIENCE = 10
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run: picklable, so that a process of its own can do it."""
+class VariantRun(Job):
+    """One run of a variant."""
 
     variant: str
-    data: Path
-    out: Path
-    config: RunConfig  # complete, seed included
 
-    @property
-    def path(self) -> Path:
-        return self.out / "runs" / f"{self.variant}-seed{self.config.seed}.json"
+    def names(self) -> Result:
+        return {"variant": self.variant}
+
+    def work(self) -> Result:
+        catalog, nodes = load_prepared(self.data)
+        users = sum(map(len, nodes))
+        return {"nodes": len(nodes), "users": users, **_run(self, catalog, nodes)}
 
 
-def plan(
-    data: Path, out: Path, names: Sequence[str], seeds: Iterable[int], base: RunConfig
-) -> list[Job]:
+def plan_comparison(
+    data: Path, names: Sequence[str], seeds: Iterable[int], base: RunConfig
+) -> list[VariantRun]:
     """All runs of a comparison, seed by seed.
 
     Raises:
@@ -58,17 +50,18 @@ def plan(
             known = ", ".join(variants.VARIANTS)
             raise ConfigError(f"unknown variant '{name}'; known are: {known}")
     return [
-        Job(name, data, out, variants.variant_config(name, base.replace(seed=seed)))
+        VariantRun(data, variants.variant_config(name, base.replace(seed=seed)), name)
         for seed in seeds
         for name in names
     ]
 
 
-def kept_results(out: Path, data: Path, base: RunConfig) -> list[Result]:
-    """All finished runs of a folder, also of variants and seeds that are not asked for now.
+def check_kept(kept: Mapping[str, Result], out: Path, data: Path, base: RunConfig) -> list[Result]:
+    """Finished runs of a folder that belong in its table, also those that are not asked for now.
 
     Args:
-        out: folder of a comparison; may be new.
+        kept: finished runs by where they were found.
+        out: the folder.
         data: prepared folder.
         base: the configuration that variants change and seeds complete.
 
@@ -77,43 +70,32 @@ def kept_results(out: Path, data: Path, base: RunConfig) -> list[Result]:
             stand in one table.
         DataError: ``data`` is not a prepared folder.
     """
-    paths = sorted((out / "runs").glob("*.json"))
-    facts = data_facts(data) if paths else {}
-    results = []
-    for path in paths:
-        found = _read(path)
-        if found is None:
-            continue  # not a whole result: run again if it is asked for
+    found = {where: result for where, result in kept.items() if is_variant(result)}
+    facts = data_facts(data) if found else {}
+    for where, result in found.items():
         for key, value in facts.items():
-            if found.get(key) != value:
+            if result.get(key) != value:
                 raise ConfigError(
-                    f"--out {out}: {path.name} is of other data than {data} (another {key}); "
+                    f"--out {out}: {where} is of other data than {data} (another {key}); "
                     "choose another --out"
                 )
-        _check_base(out, path, found, base)
-        results.append(found)
-    return results
+        _check_base(out, where, result, base)
+    return list(found.values())
 
 
-def _read(path: Path) -> Result | None:
-    """A result file, None if it is not one of a variant that there is."""
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except ValueError:
-        return None
-    if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
-        return None
-    return found if found.get("variant") in variants.VARIANTS and "test" in found else None
+def is_variant(result: Result) -> bool:
+    """Whether a result is that of a variant that there is."""
+    return result.get("variant") in variants.VARIANTS and "test" in result
 
 
-def _check_base(out: Path, path: Path, found: Result, base: RunConfig) -> None:
+def _check_base(out: Path, where: str, found: Result, base: RunConfig) -> None:
     config = base.replace(seed=found["config"].get("seed", 0))
     wanted = variants.variant_config(found["variant"], config).without_paths()
     kept: Result = found["config"]
     for key in [*wanted, *(k for k in kept if k not in wanted)]:
         if kept.get(key) != wanted.get(key):
             raise ConfigError(
-                f"--out {out}: {path.name} was run with {_setting(key, kept)}, this comparison "
+                f"--out {out}: {where} was run with {_setting(key, kept)}, this comparison "
                 f"has {_setting(key, wanted)}; both cannot stand in one table. Choose another "
                 f"--out, or give the same -c {key}=…"
             )
@@ -123,63 +105,7 @@ def _setting(key: str, config: Result) -> str:
     return f"{key} = {config[key]!r}" if key in config else f"no key '{key}' (another LUMOS)"
 
 
-def run_jobs(jobs: Sequence[Job], processes: int, on_result: OnResult) -> list[Result]:
-    """Run what has not been run, ``processes`` at a time, one thread each.
-
-    Ctrl-C loses the runs in progress only.
-    """
-    results = []
-    missing = []
-    data = {folder: data_facts(folder) for folder in {job.data for job in jobs}}
-    for job in jobs:
-        found = _finished(job, data[job.data])
-        if found is None:
-            missing.append(job)
-        else:
-            results.append(found)
-            on_result(found, True)
-    return results + run_missing(run_job, missing, processes, on_result)
-
-
-def run_job(job: Job) -> Result:
-    """Do one run and keep its result."""
-    started, cpu = time.perf_counter(), time.process_time()
-    catalog, nodes = load_prepared(job.data)
-    result: Result = {
-        "variant": job.variant,
-        "seed": job.config.seed,
-        "data": job.data.name,
-        "nodes": len(nodes),
-        "users": sum(map(len, nodes)),
-        **data_facts(job.data),
-        "config": job.config.without_paths(),
-        **_run(job, catalog, nodes),
-        "seconds": round(time.perf_counter() - started, 1),
-        "cpu_seconds": round(time.process_time() - cpu, 1),
-        "versions": versions(),
-    }
-    write_json(job.path, result)
-    return result
-
-
-def data_facts(folder: Path) -> Result:
-    """What distinguishes the data of a prepared folder from any other.
-
-    Raises:
-        DataError: it is not a prepared folder.
-    """
-    return {
-        "catalog": Catalog.read(folder / CATALOG_FILE).fingerprint,
-        "interactions": interactions_digest(folder),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions that a result depends on."""
-    return {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}}
-
-
-def _run(job: Job, catalog: Catalog, nodes: Sequence[Sequences]) -> Result:
+def _run(job: VariantRun, catalog: Catalog, nodes: Sequence[Sequences]) -> Result:
     if job.variant == variants.POPULARITY:
         from lumos_core.learning.baselines import popularity
 
@@ -191,28 +117,14 @@ def _run(job: Job, catalog: Catalog, nodes: Sequence[Sequences]) -> Result:
     return _federated(job, catalog, nodes)
 
 
-def _federated(job: Job, catalog: Catalog, sequences: Sequence[Sequences]) -> Result:
-    from lumos_core.federation.in_process import InProcessTransport
-    from lumos_core.federation.node import Node
-    from lumos_core.federation.round_loop import run_federation
-    from lumos_core.learning.title_start import initial_params
-    from lumos_core.views.source import view_source
-    from lumos_core.views.view import ViewSource, no_views
+def _federated(job: VariantRun, catalog: Catalog, sequences: Sequence[Sequences]) -> Result:
+    from lumos_core.federation.simulate import prepared_views, simulate
 
     config = job.config.replace(min_nodes=len(sequences), min_replies=1)
-
-    def views(folder: Path) -> ViewSource:
-        if not config.has_views:
-            return no_views
-        return view_source(config, NodeConfig(data=str(folder)), catalog)
-
-    nodes = [
-        Node(folder.name, catalog, users, config, views(folder))
-        for folder, users in zip(node_folders(job.data), sequences, strict=True)
-    ]
-    result = run_federation(
-        config, InProcessTransport(nodes), catalog.fingerprint, initial_params(config, catalog)
-    )
+    names = [folder.name for folder in node_folders(job.data)]
+    users = dict(zip(names, sequences, strict=True))
+    views_of = prepared_views(config, catalog, job.data)
+    result = simulate(config, catalog, users, views_of=views_of)
     curve = [e for e in result.events if e["event"] == "evaluation" and e["split"] == "validation"]
     return {
         "best_round": result.best_round,
@@ -224,7 +136,7 @@ def _federated(job: Job, catalog: Catalog, sequences: Sequence[Sequences]) -> Re
     }
 
 
-def _without_rounds(job: Job, catalog: Catalog, sequences: Sequence[Sequences]) -> Result:
+def _without_rounds(job: VariantRun, catalog: Catalog, sequences: Sequence[Sequences]) -> Result:
     """Centralised: one model for all. Local: a model per node, metrics averaged over all users."""
     from lumos_core.learning.baselines import train_centralised
     from lumos_core.learning.title_start import initial_params
@@ -265,8 +177,3 @@ def _without_rounds(job: Job, catalog: Catalog, sequences: Sequence[Sequences]) 
         "curve": curve,
         MERGED: together.merged if together else 0,
     }
-
-
-def _finished(job: Job, data: Result) -> Result | None:
-    """The result of an earlier run of the same configuration on the same data."""
-    return read_result(job.path, {**data, "config": job.config.without_paths()})

@@ -1,16 +1,15 @@
 """Results as people read them: Markdown tables and pictures."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
 import numpy as np
 
+from lumos_core.experiments.results_file import Result
 from lumos_core.terminal.tables import markdown_table, spread
 
-Result = Mapping[str, Any]
 COMPARED_METRICS = ("hr@20", "ndcg@20")
 
 

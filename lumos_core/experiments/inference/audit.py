@@ -95,20 +95,15 @@ def _stored_views(
 
 
 def _params(base: RunConfig, catalog: Any, nodes: Sequence[Sequences], after: int) -> Params:
-    from lumos_core.federation.in_process import InProcessTransport
-    from lumos_core.federation.node import Node
-    from lumos_core.federation.round_loop import run_federation
+    from lumos_core.federation.simulate import simulate
     from lumos_core.learning.title_start import initial_params
 
-    initial = initial_params(base, catalog)
     if not after:
-        return initial
+        return initial_params(base, catalog)
     config = base.replace(
         method="fedavg", rounds=after, min_nodes=len(nodes), evaluate_every=after, min_replies=1
     )
-    parts = [Node(f"node-{i}", catalog, users, config) for i, users in enumerate(nodes)]
-    transport = InProcessTransport(parts)
-    return run_federation(config, transport, catalog.fingerprint, initial).params
+    return simulate(config, catalog, nodes).params
 
 
 def leakage_table(rows: Sequence[Leakage]) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from lumos_core.experiments.poisoning.scenarios import NONE
+from lumos_core.experiments.results_file import Result
 from lumos_core.terminal.tables import markdown_table, spread
 
-Result = Mapping[str, Any]
 Cell = tuple[str, str]
 """Method and scenario."""
 

@@ -9,7 +9,6 @@ the round that is best on validation: that one could be from before the attack.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -23,6 +22,7 @@ from lumos_core.experiments.poisoning.knowledge import Knowledge, cold_target, i
 from lumos_core.experiments.poisoning.malicious_node import ATTACKS, MaliciousNode
 from lumos_core.experiments.poisoning.poisoned_users import replace_interactions
 from lumos_core.experiments.poisoning.scenarios import Scenario
+from lumos_core.experiments.results_file import Result
 from lumos_core.federation.in_process import InProcessTransport
 from lumos_core.federation.node import Node
 from lumos_core.federation.round_loop import Federation
@@ -34,7 +34,6 @@ from lumos_core.runs.history import History
 from lumos_core.runs.resume import StartingPoint
 from lumos_core.views.view import UserViews, Views, ViewSource, no_views
 
-Result = dict[str, Any]
 NEVER = 10**6
 EXPOSURE_AT = 10
 

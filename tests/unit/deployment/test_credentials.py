@@ -12,12 +12,11 @@ from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from typer.testing import CliRunner
 
 from lumos_core.cli.app import app
-from lumos_core.deployment import credentials, folders, registry
+from lumos_core.deployment import credentials, folders
 from lumos_core.deployment.folders import NodeBundle, ServerKit
 from lumos_core.deployment.registry import Registry
 from lumos_core.deployment.supervision import Backoff
-from lumos_core.errors import ConfigError, FederationError, NewerFileError
-from lumos_core.flower.registered_nodes import RegisteredNodes
+from lumos_core.errors import ConfigError, NewerFileError
 
 
 @pytest.fixture
@@ -239,6 +238,33 @@ def test_a_key_of_another_kind_is_refused(deployment):
         credentials.check_node_key(deployment / "server" / "server.key")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("ca/ca.crt", b"x", r"ca\.crt: is not a certificate in PEM format"),
+        ("ca/ca.crt", None, r"ca\.crt: cannot be read: No such file"),
+        ("ca/ca.key", b"x", r"ca\.key: is not an elliptic-curve key in PEM format"),
+        ("ca/ca.key", None, r"ca\.key: cannot be read: No such file"),
+    ],
+)
+def test_a_damaged_authority_is_named(deployment, tmp_path, name, content, message):
+    (deployment / name).unlink()
+    if content is not None:
+        (deployment / name).write_bytes(content)
+    authority = deployment / "ca"
+    with pytest.raises(ConfigError, match=message):
+        credentials.new_server_certificate(
+            authority / "ca.crt", authority / "ca.key", ["x.example"],
+            tmp_path / "server.crt", tmp_path / "server.key", days=10,
+        )  # fmt: skip
+    assert not (tmp_path / "server.key").exists()
+
+
+def test_a_missing_secret_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"superexec\.secret: cannot be read: No such file"):
+        credentials.check_private_file(tmp_path / "superexec.secret")
+
+
 @pytest.mark.parametrize(("days", "message"), [(-40, "is valid from"), (4000, "expired on")])
 def test_dates_are_checked(deployment, days, message, monkeypatch):
     class Clock(datetime):
@@ -306,50 +332,3 @@ def test_a_registry_that_does_not_fit_is_dropped(deployment, tmp_path):
     registry.path.unlink()
     registry.prepare()
     assert not registry.database.exists()
-
-
-@pytest.fixture
-def known(deployment, tmp_path):
-    """A registry whose file is of the form before there were schema versions."""
-    (tmp_path / "state").mkdir()
-    found = Registry(ServerKit.read(deployment / "server"), tmp_path / "state")
-    found.path.write_text(json.dumps({"a": {"id": "7", "key": found._digest("a")}}))
-    found.database.write_bytes(b"x")
-    return found
-
-
-def _answering(monkeypatch, *answers):
-    """Flower's answers to the registrations to come."""
-    left = list(answers)
-
-    class Done:
-        def __init__(self, *_, **__):
-            self.stdout, self.stderr = left.pop(0), ""
-
-    monkeypatch.setattr(registry.subprocess, "run", Done)
-
-
-def test_nodes_that_are_registered_stay_so(known, monkeypatch, tmp_path):
-    known.prepare()
-    _answering(monkeypatch, '{"node-id": "18446744073709551615"}')
-    known.register({}, tmp_path)
-    assert RegisteredNodes.read(known.path).names() == {7: "a", 2**64 - 1: "b"}
-    known.prepare()
-    assert known.database.exists()
-
-
-@pytest.mark.parametrize("answer", ["refused", "{}", "[]", '{"node-id": "none"}'])
-def test_a_refused_registration_is_told(known, monkeypatch, tmp_path, answer):
-    _answering(monkeypatch, answer)
-    with pytest.raises(FederationError, match="node b could not be registered"):
-        known.register({}, tmp_path)
-
-
-def test_a_damaged_registry_is_dropped_and_a_newer_one_refused(known):
-    known.path.write_text('{"schema_version": 3}')
-    with pytest.raises(NewerFileError, match=r"nodes\.json: has schema version 3"):
-        known.prepare()
-    assert known.database.exists()
-    known.path.write_text("{")
-    known.prepare()
-    assert not known.database.exists()

@@ -26,7 +26,14 @@ from lumos_core.recommend.model_files import (
     read_card,
     save_model,
 )
-from lumos_core.runs.checkpoint import BEST, LATEST, Checkpoint, RunProgress, save_checkpoint
+from lumos_core.runs.checkpoint import (
+    BEST,
+    LATEST,
+    Checkpoint,
+    RunProgress,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 OTHER = Catalog(("x", "y"), ("ex", "why"))
 
@@ -127,14 +134,28 @@ def test_export_does_not_overwrite(tmp_path, run_dir) -> None:
 
 
 def test_before_the_first_evaluation_there_is_nothing_to_export(tmp_path, run_dir, params) -> None:
-    from lumos_core.runs.checkpoint import load_checkpoint
-
     fresh = load_checkpoint(run_dir / BEST)
     fresh = replace(fresh, progress=replace(fresh.progress, round=0, best_round=-1))
     save_checkpoint(run_dir / BEST, fresh)
     with pytest.raises(ModelError, match="no round has been evaluated"):
         export_model(run_dir, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"config": {"epochs": 3}}, "made by another version of LUMOS"),
+        ({"shape": "0" * 64}, r"not those of its shape \(fingerprint 000000000000…"),
+    ],
+)
+def test_a_checkpoint_that_does_not_describe_itself_is_refused(
+    run_dir, toy_catalog, change: dict[str, Any], message: str
+) -> None:
+    saved = load_checkpoint(run_dir / BEST)
+    save_checkpoint(run_dir / BEST, replace(saved, progress=replace(saved.progress, **change)))
+    with pytest.raises(ModelError, match=message):
+        load_model(run_dir, toy_catalog)
 
 
 def test_a_model_of_another_catalog_is_refused(tmp_path, params, card) -> None:

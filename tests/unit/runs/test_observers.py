@@ -67,6 +67,26 @@ def test_status_reads_rounds_metrics_nodes_and_failures(run_dir):
     assert {"round": 2, "node": "", "reason": "0 valid replies"} in found.failures
 
 
+def views(node: str, percent: int | None, done: bool = False) -> Event:
+    return {"event": "views", "round": 0, "node": node, "percent": percent, "seconds_left": 60.0,
+            "done": done, "time": TIME}  # fmt: skip
+
+
+def test_before_round_1_it_tells_how_far_each_node_is_with_its_views(tmp_path):
+    history = History(tmp_path / "history.jsonl")
+    for event in (views("b", 10), views("a", 5), views("b", None), views("c", 80, done=True)):
+        history.add(event)
+    found = status_of(tmp_path).preparing
+    assert [(p["node"], p["percent"], p["done"]) for p in found] == [
+        ("a", 5, False), ("b", None, False), ("c", 80, True),
+    ]  # fmt: skip
+    shown = CliRunner().invoke(cli, ["status", str(tmp_path)]).output
+    for text in ("5 %", "does not answer", "all that it will"):
+        assert text in shown
+    history.add(round_(1))
+    assert status_of(tmp_path).preparing == []
+
+
 def test_the_best_round_is_the_one_that_the_server_chose(run_dir):
     """By what was bounded, not by what one node made of the mean."""
     lie = {**evaluation(3, 0.9), "selection": 0.2, "doubted": ["b"]}
@@ -169,7 +189,7 @@ def test_prometheus_counts_bytes_replies_and_quality(tmp_path):
     url = f"http://127.0.0.1:{port}/metrics"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with observers.observing(config, tmp_path) as observe:
-        for event in EVENTS:
+        for event in (views("a", 40), views("b", 80, done=True), *EVENTS):
             observe(event)
         text = opener.open(url, timeout=5).read().decode()
         with (
@@ -179,6 +199,8 @@ def test_prometheus_counts_bytes_replies_and_quality(tmp_path):
             pass
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
     assert values["lumos_round"] == "2.0"
+    assert values['lumos_views_percent{node="a"}'] == "40.0"
+    assert values['lumos_views_percent{node="b"}'] == "100.0"  # all that it will
     assert values["lumos_bytes_up_total"] == "21.0"
     assert values['lumos_train_replies_total{result="valid"}'] == "2.0"
     assert values['lumos_train_replies_total{result="invalid"}'] == "3.0"

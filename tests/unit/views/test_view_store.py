@@ -64,6 +64,22 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
         ViewStore(path)
 
 
+def test_a_store_that_breaks_while_it_is_used_is_named(tmp_path: Path) -> None:
+    with ViewStore(tmp_path / "views.sqlite") as store:
+        store.put_many({b"a": VIEWS})
+        with sqlite3.connect(tmp_path / "views.sqlite") as other:
+            other.execute("UPDATE views SET future = x'00'")  # no whole number of items
+        other.close()
+        with pytest.raises(DataError, match=r"views\.sqlite cannot be used .*delete it"):
+            store.get_many([b"a"])
+        with sqlite3.connect(tmp_path / "views.sqlite") as other:
+            other.execute("DROP TABLE views")
+        other.close()
+        for use in (lambda: len(store), lambda: store.put_many({b"b": VIEWS}), store.writers):
+            with pytest.raises(DataError, match=r"no such table.*delete it"):
+                use()
+
+
 def _put(path: Path, worker: int) -> None:
     with ViewStore(path) as store:
         for i in range(40):

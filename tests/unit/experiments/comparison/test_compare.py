@@ -18,7 +18,10 @@ from lumos_core.cli.app import app
 from lumos_core.config import RunConfig
 from lumos_core.data.prepare import prepare
 from lumos_core.errors import ConfigError
+from lumos_core.experiments import jobs
 from lumos_core.experiments.comparison import compare, comparison_table, variants
+from lumos_core.experiments.jobs import data_facts, find_results, run_job, run_jobs
+from lumos_core.experiments.results_file import Result, ResultsFile
 
 SMALL = RunConfig(rounds=1, local_epochs=1, dim=8, semantic_start="tfidf", views="tfidf")
 
@@ -42,7 +45,7 @@ def test_every_variant_is_a_valid_configuration() -> None:
 
 def test_an_unknown_variant_is_named_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"fedvag.*known are.*fedavg"):
-        compare.plan(tmp_path, tmp_path, ["fedvag"], [0], RunConfig())
+        compare.plan_comparison(tmp_path, ["fedvag"], [0], RunConfig())
 
 
 def test_a_reference_that_is_not_compared_is_named_before_anything_runs(
@@ -64,9 +67,11 @@ def test_without_confedsrs_the_first_variant_is_the_reference(data: Path, tmp_pa
 
 @pytest.mark.parametrize("name", ["popularity", "centralised", "local", "fedavg", "confedsrs"])
 def test_a_run_leaves_its_result_and_configuration(data: Path, tmp_path: Path, name: str) -> None:
-    (job,) = compare.plan(data, tmp_path, [name], [3], SMALL)
-    result = compare.run_job(job)
-    assert json.loads(job.path.read_text()) == json.loads(json.dumps(result))
+    (job,) = compare.plan_comparison(data, [name], [3], SMALL)
+    result = run_job(job)
+    file = ResultsFile(tmp_path, SMALL)
+    file.append(result)
+    assert list(file.read().values()) == [json.loads(json.dumps(result))]
     assert result["seed"] == 3
     assert result["config"]["seed"] == 3
     assert all(0 <= value <= 1 for value in result["test"].values())
@@ -76,39 +81,43 @@ def test_the_same_job_gives_the_same_result_and_is_not_run_twice(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = SMALL.replace(semantic_start="none")
-    (job,) = compare.plan(data, tmp_path, ["lumos-tfidf-views"], [0], base)
-    first = compare.run_job(job)
-    assert compare.run_job(job)["test"] == first["test"]
-    monkeypatch.setattr(compare, "run_job", None)  # calling it again would fail
+    (job,) = compare.plan_comparison(data, ["lumos-tfidf-views"], [0], base)
+    first = run_job(job)
+    assert run_job(job)["test"] == first["test"]
+    file = ResultsFile(tmp_path, base)
+    file.append(first)
+    monkeypatch.setattr(jobs, "run_job", None)  # calling it again would fail
     seen: list[bool] = []
-    (kept,) = compare.run_jobs([job], 1, lambda result, found: seen.append(found))
+    (kept,) = run_jobs([job], file, 1, lambda result, found: seen.append(found))
     assert seen == [True]
     assert kept["test"] == first["test"]
 
 
-def _is_kept(job: compare.Job) -> bool:
-    return compare._finished(job, compare.data_facts(job.data)) is not None
+def _is_kept(job: compare.VariantRun, file: ResultsFile) -> bool:
+    return find_results([job], file.read().values()) != [None]
 
 
 def test_another_configuration_is_another_run(data: Path, tmp_path: Path) -> None:
-    (job,) = compare.plan(data, tmp_path, ["popularity"], [0], SMALL)
-    compare.run_job(job)
-    (other,) = compare.plan(data, tmp_path, ["popularity"], [0], SMALL.replace(rounds=2))
-    assert _is_kept(job)
-    assert not _is_kept(other)
+    (job,) = compare.plan_comparison(data, ["popularity"], [0], SMALL)
+    file = ResultsFile(tmp_path, SMALL)
+    file.append(run_job(job))
+    (other,) = compare.plan_comparison(data, ["popularity"], [0], SMALL.replace(rounds=2))
+    assert _is_kept(job, file)
+    assert not _is_kept(other, file)
 
 
 def test_results_of_other_data_are_not_taken_for_these(data: Path, tmp_path: Path) -> None:
-    (job,) = compare.plan(data, tmp_path, ["popularity"], [0], SMALL)
-    compare.run_job(job)
+    (job,) = compare.plan_comparison(data, ["popularity"], [0], SMALL)
+    file = ResultsFile(tmp_path, SMALL)
+    file.append(run_job(job))
     prepare(data.parent, tmp_path / "other", nodes=2, seed=1, k_core=0)  # users dealt out anew
-    (other,) = compare.plan(tmp_path / "other", tmp_path, ["popularity"], [0], SMALL)
-    assert other.path == job.path
-    assert _is_kept(job)
-    assert not _is_kept(other)
+    (other,) = compare.plan_comparison(tmp_path / "other", ["popularity"], [0], SMALL)
+    assert (other.names(), other.config) == (job.names(), job.config)
+    assert _is_kept(job, file)
+    assert not _is_kept(other, file)
 
 
-def _result(variant: str, seed: int, hr: float) -> comparison_table.Result:
+def _result(variant: str, seed: int, hr: float) -> Result:
     return {"variant": variant, "seed": seed, "test": {"hr@20": hr, "ndcg@20": hr / 2}}
 
 
@@ -135,8 +144,8 @@ def test_the_table_has_a_row_a_variant_and_means_over_seeds() -> None:
 
 
 def test_the_picture_is_drawn(data: Path, tmp_path: Path) -> None:
-    jobs = compare.plan(data, tmp_path, ["popularity", "fedavg"], [0, 1], SMALL)
-    results = [compare.run_job(job) for job in jobs]
+    planned = compare.plan_comparison(data, ["popularity", "fedavg"], [0, 1], SMALL)
+    results = [run_job(job) for job in planned]
     comparison_table.plot_curves(results, tmp_path / "curves.png", "test")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
@@ -150,69 +159,108 @@ def compared(data: Path, out: Path, variants: str, *more: str) -> str:
     return (out / "table.md").read_text()
 
 
-def keep(job: compare.Job, **changes: object) -> None:
-    result = {
-        "variant": job.variant, "seed": job.config.seed, **compare.data_facts(job.data),
-        "config": {**job.config.without_paths(), **changes}, "seconds": 1.0,
-        "test": {"hr@20": 0.5, "ndcg@20": 0.25}, "curve": [],
-    }  # fmt: skip
-    job.path.parent.mkdir(parents=True, exist_ok=True)
-    job.path.write_text(json.dumps(result))
+class Kept:
+    """Leaves results in a folder as this version does, or as earlier ones did."""
+
+    def __init__(self, old: bool) -> None:
+        self.old = old
+
+    def __call__(self, job: compare.VariantRun, out: Path, **changes: object) -> None:
+        """One run more; ``changes`` are what its configuration has and the job's has not."""
+        result = {
+            "variant": job.variant, "seed": job.config.seed, **data_facts(job.data),
+            "config": {**job.config.without_paths(), **changes}, "seconds": 1.0,
+            "test": {"hr@20": 0.5, "ndcg@20": 0.25}, "curve": [],
+        }  # fmt: skip
+        if self.old:
+            path = out / "runs" / f"{job.variant}-seed{job.config.seed}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(result))
+        else:
+            ResultsFile(out, SMALL).append(result)
+
+    @property
+    def first(self) -> str:
+        """Where fedavg with seed 0 is, if it is the only run."""
+        return "fedavg-seed0.json" if self.old else "line 2 of results.jsonl"
 
 
-def test_a_folder_keeps_all_its_variants_in_the_table(data: Path, tmp_path: Path) -> None:
+@pytest.fixture(params=["results.jsonl", "a file a run"])
+def keep(request: pytest.FixtureRequest) -> Kept:
+    return Kept(old=request.param == "a file a run")
+
+
+def check(out: Path, data: Path) -> list[Result]:
+    return compare.check_kept(ResultsFile(out, SMALL).read(), out, data, SMALL)
+
+
+def test_a_folder_keeps_all_its_variants_in_the_table(
+    data: Path, tmp_path: Path, keep: Kept
+) -> None:
     out = tmp_path / "out"
     config = SMALL.replace(semantic_start="none", views=RunConfig().views)
-    for job in compare.plan(data, out, ["confedsrs", "fedavg"], [0, 7], config):
-        keep(job)
+    for job in compare.plan_comparison(data, ["confedsrs", "fedavg"], [0, 7], config):
+        keep(job, out)
     table = compared(data, out, "popularity")
     assert [line.split("|")[1:3] for line in table.splitlines()[2:]] == [
         [" popularity ", " 1 "], [" fedavg ", " 2 "], [" confedsrs ", " 2 "],
     ]  # fmt: skip
     assert "HR@20 vs confedsrs" in table
     assert "HR@20 vs fedavg" in compared(data, out, "popularity", "--reference", "fedavg")
-    results = json.loads((out / "results.json").read_text())
+    results = ResultsFile(out, config).read().values()
     assert len({(r["variant"], r["seed"]) for r in results}) == len(results) == 5
+    assert not (out / "runs").exists()
 
 
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"rounds": 2}, r"fedavg-seed0.json was run with rounds = 2, .* has rounds = 1;"),
+        ({"rounds": 2}, r"was run with rounds = 2, .* has rounds = 1;"),
         ({"new-key": 1}, r"new-key = 1, this comparison has no key 'new-key'"),
     ],
 )
 def test_another_base_configuration_is_refused_by_name(
-    data: Path, tmp_path: Path, changes: dict[str, object], named: str
+    data: Path, tmp_path: Path, keep: Kept, changes: dict[str, object], named: str
 ) -> None:
-    (job,) = compare.plan(data, tmp_path, ["fedavg"], [0], SMALL)
-    keep(job, **changes)
-    with pytest.raises(ConfigError, match=named):
-        compare.kept_results(tmp_path, data, SMALL)
-    keep(job)
-    assert len(compare.kept_results(tmp_path, data, SMALL)) == 1
+    (job,) = compare.plan_comparison(data, ["fedavg"], [0], SMALL)
+    keep(job, tmp_path / "other", **changes)
+    with pytest.raises(ConfigError, match=named) as refused:
+        check(tmp_path / "other", data)
+    assert f"--out {tmp_path / 'other'}: {keep.first} was run with" in str(refused.value)
+    keep(job, tmp_path)
+    assert len(check(tmp_path, data)) == 1
 
 
-def test_a_seed_and_what_a_variant_sets_are_not_another_base(data: Path, tmp_path: Path) -> None:
-    for job in compare.plan(data, tmp_path, list(variants.VARIANTS), [0, 5], SMALL):
-        keep(job)
-    found = compare.kept_results(tmp_path, data, SMALL)
+def test_a_seed_and_what_a_variant_sets_are_not_another_base(
+    data: Path, tmp_path: Path, keep: Kept
+) -> None:
+    for job in compare.plan_comparison(data, list(variants.VARIANTS), [0, 5], SMALL):
+        keep(job, tmp_path)
+    found = check(tmp_path, data)
     assert len(found) == 2 * len(variants.VARIANTS)
 
 
-def test_other_data_is_refused(data: Path, tmp_path: Path) -> None:
-    (job,) = compare.plan(data, tmp_path, ["fedavg"], [0], SMALL)
-    keep(job)
+def test_other_data_is_refused(data: Path, tmp_path: Path, keep: Kept) -> None:
+    (job,) = compare.plan_comparison(data, ["fedavg"], [0], SMALL)
+    keep(job, tmp_path)
     prepare(data.parent, tmp_path / "other", nodes=2, seed=1, k_core=0)
-    with pytest.raises(ConfigError, match=r"is of other data than .*interactions"):
-        compare.kept_results(tmp_path, tmp_path / "other", SMALL)
+    with pytest.raises(ConfigError, match=r"is of other data than .*interactions") as refused:
+        check(tmp_path, tmp_path / "other")
+    assert f"--out {tmp_path}: {keep.first} is of other data" in str(refused.value)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"variant": "x", "config": {}, "test": 1}'])
 def test_what_is_no_result_is_not_in_the_table(data: Path, tmp_path: Path, text: str) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "fedavg-seed0.json").write_text(text)
-    assert compare.kept_results(tmp_path, data, SMALL) == []
+    assert check(tmp_path, data) == []
+
+
+def test_a_line_of_no_variant_is_not_in_the_table(data: Path, tmp_path: Path) -> None:
+    file = ResultsFile(tmp_path, SMALL)
+    file.append({"variant": "x", "seed": 0, "config": {}, "test": 1})
+    file.append({"variant": "fedavg", "seed": 0, "config": {}})
+    assert check(tmp_path, data) == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no process groups")

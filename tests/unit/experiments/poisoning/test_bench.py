@@ -10,9 +10,11 @@ from typer.testing import CliRunner
 from lumos_core.config import RunConfig
 from lumos_core.data.prepare import prepare
 from lumos_core.errors import ConfigError
+from lumos_core.experiments.jobs import data_facts, find_results, run_job, run_jobs
 from lumos_core.experiments.poisoning import attack_table, suite
 from lumos_core.experiments.poisoning.defences import DEFENCES, method_config
 from lumos_core.experiments.poisoning.scenarios import SUITES, Scenario
+from lumos_core.experiments.results_file import ResultsFile
 
 SMALL = RunConfig(
     local_epochs=1, dim=8, layers=1, semantic_start="tfidf", views="tfidf", max_len=10
@@ -32,8 +34,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-def _job(data: Path, out: Path, method: str, scenario: Scenario, seed: int = 0) -> suite.Job:
-    (job,) = suite.plan(data, out, [method], [scenario], [seed], SMALL, ROUNDS)
+def _job(data: Path, out: Path, method: str, scenario: Scenario, seed: int = 0) -> suite.AttackRun:
+    (job,) = suite.plan_attacks(data, out, [method], [scenario], [seed], SMALL, ROUNDS)
     return job
 
 
@@ -57,7 +59,7 @@ def test_nodes_of_very_different_size_are_a_federation_of_their_own(
     data: Path, tmp_path: Path
 ) -> None:
     even, skewed = Scenario(nodes=3), Scenario(nodes=3, partition="skewed")
-    results = [suite.run_job(_job(data, tmp_path, "fedavg", s)) for s in (even, skewed)]
+    results = [run_job(_job(data, tmp_path, "fedavg", s)) for s in (even, skewed)]
     assert results[0]["ndcg@20"] != results[1]["ndcg@20"]
     assert len(list((tmp_path / "clean").glob("*.safetensors"))) == 2
     scenario = Scenario("nan", 0.3, nodes=3, partition="skewed")
@@ -70,9 +72,9 @@ def test_unknown_names_are_refused_before_anything_runs(data: Path, tmp_path: Pa
     with pytest.raises(ConfigError, match=r"unknown attack 'theft'; known are: sign-flip"):
         Scenario("theft")
     with pytest.raises(ConfigError, match=r"'lumos:wall': unknown defence 'wall'"):
-        suite.plan(data, tmp_path, ["lumos:wall"], [Scenario()], [0], SMALL, ROUNDS)
+        suite.plan_attacks(data, tmp_path, ["lumos:wall"], [Scenario()], [0], SMALL, ROUNDS)
     with pytest.raises(ConfigError, match="method"):
-        suite.plan(data, tmp_path, ["lumens"], [Scenario()], [0], SMALL, ROUNDS)
+        suite.plan_attacks(data, tmp_path, ["lumens"], [Scenario()], [0], SMALL, ROUNDS)
 
 
 def test_a_method_without_defence_has_none_and_default_is_what_runs_do() -> None:
@@ -87,12 +89,12 @@ def test_a_method_without_defence_has_none_and_default_is_what_runs_do() -> None
 def test_a_run_is_kept_repeats_and_starts_from_the_common_clean_model(
     data: Path, tmp_path: Path
 ) -> None:
-    first = suite.run_job(_job(data, tmp_path, "lumos", Scenario("align-users", 0.3, 0.9, nodes=3)))
+    first = run_job(_job(data, tmp_path, "lumos", Scenario("align-users", 0.3, 0.9, nodes=3)))
     (clean,) = (tmp_path / "clean").glob("*.safetensors")
     before = clean.read_bytes()
     again = _job(data, tmp_path / "again", "lumos", Scenario("align-users", 0.3, 0.9, nodes=3))
-    assert suite.run_job(again)["hr@20"] == first["hr@20"]
-    calm = suite.run_job(_job(data, tmp_path, "lumos", Scenario(nodes=3)))
+    assert run_job(again)["hr@20"] == first["hr@20"]
+    calm = run_job(_job(data, tmp_path, "lumos", Scenario(nodes=3)))
     assert clean.read_bytes() == before
     assert calm["config"] == first["config"]
     for result in (first, calm):
@@ -104,41 +106,43 @@ def test_a_run_is_kept_repeats_and_starts_from_the_common_clean_model(
 def test_refused_replies_are_counted_and_leave_the_model_as_it_is(
     data: Path, tmp_path: Path
 ) -> None:
-    calm = suite.run_job(_job(data, tmp_path, "fedavg", Scenario(nodes=3)))
-    attacked = suite.run_job(_job(data, tmp_path, "fedavg", Scenario("nan", 0.3, nodes=3)))
+    calm = run_job(_job(data, tmp_path, "fedavg", Scenario(nodes=3)))
+    attacked = run_job(_job(data, tmp_path, "fedavg", Scenario("nan", 0.3, nodes=3)))
     assert attacked["rejected"] == {"honest": 0, "malicious": 1}
     metrics = ("hr@20", "ndcg@20", "er@10", "target-rank")
     assert all(attacked[m] == calm[m] for m in metrics)
 
 
 def test_noise_changes_the_result(data: Path, tmp_path: Path) -> None:
-    calm = suite.run_job(_job(data, tmp_path, "lumos", Scenario(nodes=3)))
-    noisy = suite.run_job(_job(data, tmp_path, "lumos", Scenario(noise=0.9, nodes=3)))
+    calm = run_job(_job(data, tmp_path, "lumos", Scenario(nodes=3)))
+    noisy = run_job(_job(data, tmp_path, "lumos", Scenario(noise=0.9, nodes=3)))
     assert noisy["views"] == "tfidf"
     assert (noisy["ndcg@20"], noisy["target-rank"]) != (calm["ndcg@20"], calm["target-rank"])
 
 
 def test_what_has_been_run_is_not_run_again(data: Path, tmp_path: Path) -> None:
     job = _job(data, tmp_path, "fedavg", Scenario(nodes=3))
-    result = suite.run_job(job)
+    result = run_job(job)
+    file = ResultsFile(tmp_path, SMALL)
+    file.append(result)
     seen: list[bool] = []
-    (kept,) = suite.run_jobs([job], 1, lambda r, found: seen.append(found))
+    (kept,) = run_jobs([job], file, 1, lambda r, found: seen.append(found))
     assert seen == [True]
     assert kept == json.loads(json.dumps(result))
     other = _job(data, tmp_path, "fedavg", Scenario(nodes=3), seed=1)
-    assert suite.finished([job, other]) == [kept]
-    longer = suite.plan(data, tmp_path, ["fedavg"], [Scenario(nodes=3)], [0], SMALL, (1, 2))
-    assert suite.finished(longer) == []
+    assert find_results([job, other], file.read().values()) == [kept, None]
+    longer = suite.plan_attacks(data, tmp_path, ["fedavg"], [Scenario(nodes=3)], [0], SMALL, (1, 2))
+    assert find_results(longer, file.read().values()) == [None]
 
 
 def test_runs_on_other_data_are_neither_kept_nor_begun_from(data: Path, tmp_path: Path) -> None:
     job = _job(data, tmp_path, "fedavg", Scenario(nodes=3))
-    suite.run_job(job)
+    results = [run_job(job)]
     prepare(data.parent, tmp_path / data.name, nodes=2, seed=1, k_core=0)  # users dealt out anew
     other = _job(tmp_path / data.name, tmp_path, "fedavg", Scenario(nodes=3))
-    assert other.path == job.path
-    assert suite.finished([job])
-    assert not suite.finished([other])
+    assert (other.names(), other.config) == (job.names(), job.config)
+    assert find_results([job], results) == results
+    assert find_results([other], results) == [None]
     assert other.clean != job.clean
     assert job.clean.exists()
     assert not other.clean.exists()
@@ -182,6 +186,27 @@ def test_the_command_writes_what_is_there(data: Path, tmp_path: Path) -> None:
     empty = runner.invoke(app, [*argv, "--report-only"])
     assert "holds no finished run" in str(empty.exception)
     assert runner.invoke(app, [*argv[:5], "nothing"]).exception is not None
+    jobs = suite.plan_attacks(data, tmp_path, ["fedavg"], SUITES["smoke"], [0], SMALL, ROUNDS)
+    for job, hr in zip(jobs, (0.3, 0.25), strict=False):
+        leave_as_earlier_versions_did(job, hr)
+    reported = runner.invoke(app, [*argv, "--report-only"], catch_exceptions=False)
+    written = f"written: {tmp_path / 'results.jsonl'}, table.md, heat-map.png"
+    assert " ".join(reported.output.split()).endswith(written)
+    *runs, missing = find_results(jobs, ResultsFile(tmp_path, SMALL).read().values())
+    assert [run["hr@20"] for run in runs if run] == [0.3, 0.25]
+    assert missing is None
+    assert "| fedavg | no attack (19 nodes) | 1 | 0.3000 |" in (tmp_path / "table.md").read_text()
+    assert not (tmp_path / "runs").exists()
+
+
+def leave_as_earlier_versions_did(job: suite.AttackRun, hr: float) -> None:
+    result = {
+        **_result("fedavg", "none", 0, hr, 0.1), **job.names(), **data_facts(job.data),
+        "data": job.data.name, "config": job.config.without_paths(),
+    }  # fmt: skip
+    path = job.out / "runs" / f"{job.method}-{job.scenario.name}-seed{job.config.seed}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result))
 
 
 def test_a_defence_spells_out_what_the_defaults_are() -> None:

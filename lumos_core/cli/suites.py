@@ -1,0 +1,118 @@
+"""What `lumos compare` and `lumos attack` have in common: a suite of runs, then its reports."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lumos_core.cli.screens import ResultsTable
+    from lumos_core.config import RunConfig
+    from lumos_core.experiments.jobs import Job
+    from lumos_core.experiments.results_file import Result
+
+TABLE = "table.md"
+Run = TypeVar("Run", bound="Job")
+
+
+class Suite(Protocol[Run]):
+    """What a command says about its runs; :func:`run_suite` does the rest."""
+
+    @property
+    def picture(self) -> str:
+        """File name of the picture."""
+
+    def plan(self, data: Path, out: Path, base: "RunConfig") -> "Sequence[Run]":
+        """All runs that are asked for."""
+
+    def check(self, kept: "Mapping[str, Result]", data: Path, out: Path, base: "RunConfig") -> None:
+        """Refuse, before anything runs, a folder whose runs (by where they were found) must not
+        stand in the table, and what else would be found out only when it is written."""
+
+    def line(self, result: "Result") -> str:
+        """A run on the screen, without how long it took."""
+
+    def collect(self, jobs: "Sequence[Run]", results: "Sequence[Result]") -> "list[Result]":
+        """Those of a folder's results that are reported, in the order of the table."""
+
+    def table(self, results: "Sequence[Result]") -> str:
+        """In Markdown."""
+
+    def draw(self, results: "Sequence[Result]", path: Path, name: str) -> None:
+        """The picture; ``name`` is that of the data."""
+
+    def screen(self, results: "Sequence[Result]") -> "ResultsTable":
+        """What a screen has room for."""
+
+
+def run_suite(
+    suite: "Suite[Run]",
+    data: Path,
+    out: Path,
+    base: "RunConfig",
+    processes: int,
+    *,
+    report_only: bool = False,
+) -> "list[Result]":
+    """Plan, run what has not been run, show how far it is, and write table and picture.
+
+    Args:
+        suite: what runs, and how it is shown.
+        data: prepared folder.
+        out: folder for the results; those that it holds are not repeated.
+        base: the configuration that the suite changes from run to run.
+        processes: runs at a time.
+        report_only: run nothing.
+
+    Returns:
+        What has been reported.
+
+    Raises:
+        ConfigError: a name is unknown, or the folder holds runs of something else.
+        DataError: ``data`` is not a prepared folder, or there is nothing to report.
+    """
+    from rich.console import Console
+
+    from lumos_core.cli.options import check_out
+    from lumos_core.errors import DataError
+    from lumos_core.experiments.jobs import data_facts, run_jobs
+    from lumos_core.experiments.results_file import ResultsFile
+    from lumos_core.terminal.progress import Progress
+
+    jobs = suite.plan(data, out, base)
+    data_facts(data)  # raises now, rather than when the folder for results is there
+    file = ResultsFile(out, base)
+    suite.check(file.read(), data, out, base)
+    check_out(out)
+    console = Console()
+    file.convert_old()
+    if not report_only:
+        with Progress(console) as progress:
+            task = progress.task(data.name, total=len(jobs), unit="runs")
+
+            def on_result(result: "Result", found: bool) -> None:
+                task.advance()
+                how = "kept" if found else f"{result['seconds']:.0f} s"
+                console.print(
+                    f"{suite.line(result)}  [dim]{how}[/]", highlight=False, soft_wrap=True
+                )
+
+            run_jobs(jobs, file, processes, on_result)
+    results = suite.collect(jobs, list(file.read().values()))
+    if not results:
+        raise DataError(f"{out}: holds no finished run of this suite; run it without --report-only")
+    _report(suite, results, data.name, out, console)
+    return results
+
+
+def _report(
+    suite: "Suite[Run]", results: "Sequence[Result]", name: str, out: Path, console: "Console"
+) -> None:
+    from lumos_core.experiments.results_file import RESULTS
+    from lumos_core.safe_files import write_atomically
+
+    write_atomically(out / TABLE, suite.table(results).encode())
+    suite.draw(results, out / suite.picture, name)
+    console.print(suite.screen(results))
+    console.print(f"written: {out / RESULTS}, {TABLE}, {suite.picture}")
