@@ -28,8 +28,8 @@ from lumos_core.privacy.secure_aggregation.participant import Participant
 from lumos_core.privacy.secure_aggregation.session_store import MemoryStore
 from lumos_core.safe_files import write_atomically, write_json
 from lumos_core.terminal.tables import markdown_table
-from lumos_core.wire.messages import Instruction, Reply
-from lumos_core.wire.reply_checks import TRAIN_METRICS, Metrics
+from lumos_core.wire.messages import Instruction, Metrics, Reply
+from lumos_core.wire.reply_checks import TRAIN_METRICS
 
 RESULTS = Path(__file__).parent / "results" / "secure_aggregation.json"
 METRICS: Metrics = {**dict.fromkeys(TRAIN_METRICS, 0), "users": 90}

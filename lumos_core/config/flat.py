@@ -50,6 +50,7 @@ class FlatConfig(BaseModel):
         validate_by_name=True,
         allow_inf_nan=False,
         protected_namespaces=(),
+        defer_build=True,  # of the groups of keys, none is ever made by itself
     )
 
     @classmethod

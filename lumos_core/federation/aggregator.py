@@ -13,8 +13,7 @@ from lumos_core.learning.parameters import ITEM_TABLE, Params
 from lumos_core.privacy import mechanisms
 from lumos_core.runs.history import Event
 from lumos_core.wire import reply_checks
-from lumos_core.wire.messages import Reply
-from lumos_core.wire.reply_checks import Metrics
+from lumos_core.wire.messages import Metrics, Reply
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from lumos_core.learning.parameters import Params
-from lumos_core.wire.reply_checks import Metrics
 
 Split = Literal["validation", "test"]
+Metrics = dict[str, int | float]
+"""Counts and sums by name (:mod:`lumos_core.wire.reply_checks`)."""
 Value = int | str | bytes | list[str] | list[bytes]
 Packet = dict[str, Value]
 """A message of secure aggregation (:mod:`lumos_core.privacy.secure_aggregation.packets`)."""

@@ -13,8 +13,7 @@ from lumos_core.learning.metrics import CUTOFFS
 from lumos_core.learning.parameters import Params
 from lumos_core.wire import deltas
 from lumos_core.wire.codecs import codec
-
-Metrics = dict[str, int | float]
+from lumos_core.wire.messages import Metrics
 
 TRAIN_METRICS = frozenset(
     {"users", "examples", "loss", "contrastive", "contrastive-users", "views-complete", "seconds"}

@@ -10,8 +10,8 @@ import numpy as np
 from lumos_core.config import RunConfig
 from lumos_core.learning.parameters import ModelShape, Params
 from lumos_core.wire.codecs import codec
-from lumos_core.wire.messages import Instruction, Reply, Talk, in_turn
-from lumos_core.wire.reply_checks import RANKING, Metrics, preparation
+from lumos_core.wire.messages import Instruction, Metrics, Reply, Talk, in_turn
+from lumos_core.wire.reply_checks import RANKING, preparation
 
 ITEMS = 6
 CATALOG = "c" * 64

@@ -31,7 +31,7 @@ from lumos_core.federation.node import Node
 from lumos_core.learning.parameters import ITEM_TABLE, Params
 from lumos_core.views.view import UserViews, Views, ViewSource, no_views
 from lumos_core.wire.codecs import codec
-from lumos_core.wire.reply_checks import Metrics
+from lumos_core.wire.messages import Metrics
 
 Floats = NDArray[np.float64]
 Leakage = dict[str, Any]

@@ -11,7 +11,8 @@ from lumos_core.experiments.poisoning.knowledge import Knowledge
 from lumos_core.federation.node import Node
 from lumos_core.learning.parameters import ITEM_TABLE, Params
 from lumos_core.wire.codecs import codec
-from lumos_core.wire.reply_checks import EVALUATION_METRICS, Metrics
+from lumos_core.wire.messages import Metrics
+from lumos_core.wire.reply_checks import EVALUATION_METRICS
 
 CLAIMED_USERS = 10**6
 """Counts are claims: an attacker says as much as is believed."""

@@ -18,7 +18,8 @@ from lumos_core.errors import ModelError, ReplyError
 from lumos_core.learning.parameters import Params
 from lumos_core.privacy import mechanisms
 from lumos_core.wire import deltas
-from lumos_core.wire.reply_checks import EVALUATION_METRICS, MAX_COUNT, TRAIN_METRICS, Metrics
+from lumos_core.wire.messages import Metrics
+from lumos_core.wire.reply_checks import EVALUATION_METRICS, MAX_COUNT, TRAIN_METRICS
 
 _LIMBS, _LIMB_BITS = 4, 16
 _FRACTION = 2**30  # fixed point: MAX_COUNT < 2^30, so that 60 of 64 bits are in use

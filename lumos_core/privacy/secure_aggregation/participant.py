@@ -43,7 +43,7 @@ from lumos_core.wire.messages import Packet
 
 if TYPE_CHECKING:  # they import torch, which only the upload needs
     from lumos_core.learning.parameters import Params
-    from lumos_core.wire.reply_checks import Metrics
+    from lumos_core.wire.messages import Metrics
 
 MIN_NODES = 3
 """Of two nodes in a sum each knows the other's part."""

@@ -10,11 +10,11 @@ import pytest
 
 from lumos_core.config import RunConfig
 from lumos_core.errors import ReplyError
+from lumos_core.wire.messages import Metrics
 from lumos_core.wire.reply_checks import (
     EVALUATION_METRICS,
     MAX_COUNT,
     TRAIN_METRICS,
-    Metrics,
     check_evaluation,
     check_preparation,
     check_train,

@@ -36,8 +36,7 @@ from lumos_core.privacy.secure_aggregation.primitives import CryptoError
 from lumos_core.privacy.secure_aggregation.session import Session
 from lumos_core.privacy.secure_aggregation.session_store import FileStore, MemoryStore
 from lumos_core.wire import deltas
-from lumos_core.wire.messages import Packet
-from lumos_core.wire.reply_checks import Metrics
+from lumos_core.wire.messages import Metrics, Packet
 
 CONFIG = RunConfig(
     method="fedavg", secure_aggregation=True, min_nodes=3, min_replies=3, secagg_threshold=0.6
