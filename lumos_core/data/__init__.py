@@ -1,10 +1,11 @@
 """Catalogs, interaction logs, and the histories made of them. Begin with `catalog` and `sequences`.
 
-`prepare` makes a folder of nodes (`prepared_folder`, `node_folder`) of a log that `importers/` have
-read; `reading/` deals with files as people have them.
+`importers/` read the logs of published data sets, with `reading/` for the formats of their files.
+`prepare` turns such a log into a prepared folder (`prepared_folder`) with a data folder per node
+(`node_folder`). May import only `errors`, `plugins` and `safe_files` outside this package.
 
-Only what needs no table reader is imported here: a node starts a process for every message, which
-goes without polars as long as the node's data has not changed (`node_cache`).
+Importing this package must not import polars: a node starts a process for every message, and as
+long as the node's data has not changed, that process needs no table reader (`node_cache`).
 """
 
 from lumos_core.data.catalog import Catalog

@@ -1,8 +1,8 @@
 """The catalog: every item that can be recommended, public to all nodes.
 
-Its fingerprint is a text ``VERSION:HEX``, equal wherever ids, titles and their order are equal,
-whatever the versions of Python and Unicode. Before it had a version, it was the hexadecimal digits
-alone, of titles that another rule had cleaned: see :meth:`Catalog.is_known_as`.
+Its fingerprint is a text ``VERSION:HEX``. It is equal wherever ids, titles and their order are
+equal, for any version of Python and Unicode. A fingerprint of the first version has only the
+hexadecimal digits, and its titles were cleaned by another rule: see :meth:`Catalog.is_known_as`.
 """
 
 import hashlib
@@ -22,16 +22,16 @@ HEADER = "item_id\ttitle"
 FINGERPRINT_VERSION = 2
 """Changes whenever the same items could get another fingerprint."""
 FINGERPRINT_PATTERN = "^([1-9][0-9]{0,3}:)?[0-9a-f]{64}$"
-"""Of any version, also of later ones, as a regular expression."""
+"""Regular expression for fingerprints of any version, also of later ones."""
 
 
 @dataclass(frozen=True)
 class Catalog:
     """Item ids and titles in index order: row 1 is index 1, index 0 is padding.
 
-    Ids are text, always (leading zeros count). Ids and titles are non-empty and lie on one line;
-    titles are as `clean_title` (:mod:`lumos_core.data.reading.title_text`) leaves them and without
-    the quoting of CSV, which ``catalog.tsv`` does not have.
+    Ids are always text (leading zeros count). Ids and titles are not empty and hold no line break.
+    Titles are cleaned by `clean_title` (:mod:`lumos_core.data.reading.title_text`) and have no CSV
+    quoting: ``catalog.tsv`` has none.
 
     Raises:
         DataError: if there is no item, an id occurs twice, an id or title is empty or holds a tab
@@ -80,8 +80,8 @@ class Catalog:
     def is_known_as(self, fingerprint: str) -> bool:
         """Whether a fingerprint, of this version or the first, is of these items in this order.
 
-        A catalog that the first version read has lost characters (joiners, soft hyphens) which stay
-        now; they do not make it another one.
+        The first version removed characters (joiners, soft hyphens) from titles that are kept now.
+        Its fingerprints, computed without these characters, are still accepted.
         """
         return fingerprint == self.fingerprint or fingerprint in self._first_version
 
@@ -178,8 +178,8 @@ def short_fingerprint(fingerprint: str) -> str:
 
 
 def differing_versions(found: str, expected: str) -> str:
-    """For the end of a message about two fingerprints that differ: nothing, or that their versions
-    differ, too, so that they say nothing about the catalogs."""
+    """The end of a message about two fingerprints that differ: empty if their versions are the
+    same; else it says that fingerprints of two versions cannot be compared."""
     one, other = _version(found), _version(expected)
     if one == other:
         return ""

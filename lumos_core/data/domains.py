@@ -1,4 +1,4 @@
-"""What the items of a data set are, and how a prompt speaks of a history of them."""
+"""What the items of a data set are, and the words by which a prompt calls a history of them."""
 
 from collections.abc import Mapping
 from typing import Literal, get_args
@@ -16,4 +16,4 @@ NOUNS: Mapping[Domain, str] = {
     "music": "songs played by a listener",
     "places": "places visited by a guest",
 }
-"""The key ``llm-noun`` of a run, by domain; other texts can be given as that key."""
+"""The value of a run's key ``llm-noun`` for each domain; the key may also have any other text."""

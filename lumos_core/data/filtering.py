@@ -10,7 +10,7 @@ Dedup = Literal["exact", "item", "none"]
 
 
 def drop_duplicates(interactions: pl.DataFrame, dedup: Dedup) -> pl.DataFrame:
-    """Rows that repeat an earlier one removed, the others in their order.
+    """The interactions without rows that repeat an earlier one; the order stays.
 
     Args:
         interactions: ``user_id``, ``item_id``, ``timestamp``.

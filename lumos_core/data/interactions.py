@@ -40,11 +40,11 @@ class Columns:
 
     Attributes:
         user, item, time, title: names of columns; empty: found by their usual names.
-        items_id: column with ids in the list of items, where it is not called as in the log.
-        separator: of the log, if it is delimited text; empty: found out.
+        items_id: column with ids in the list of items, if its name differs from the log's.
+        separator: of the log, if it is delimited text; empty: found from the content.
         header: whether the log's first line names the columns; else they are "1", "2", ….
         file_order: the log has no times: histories are in the order of its rows.
-        drop_missing: leave rows out that say no user.
+        drop_missing: leave out rows without a user.
     """
 
     user: str = ""
@@ -116,7 +116,7 @@ def read_interactions(path: Path, columns: Columns | None = None) -> Table:
         table = table.with_frame(table.frame.with_columns(rows.alias("timestamp")))
     table = without_missing_users(table, wanted.drop_missing)
     if table.frame.is_empty():
-        raise DataError(f"{path}: no row says a user, expected at least one")
+        raise DataError(f"{path}: no row has a user, expected at least one")
     return with_times(with_ids(with_ids(table, "user_id"), "item_id"))
 
 
@@ -124,8 +124,8 @@ def read_items(path: Path, columns: Columns | None = None) -> ItemList:
     """Read a list of items.
 
     Returns:
-        Rows in file order, ids unique. Titles come from the column that is named, from one of a
-        usual name, or from the only other column, as long as it holds text; else there are none.
+        Rows in file order, ids unique. Titles come from the column that is named; else from one
+        with a usual name, or from the only other column, if it holds text. Else there are none.
 
     Raises:
         DataError: naming file and line: missing column, empty or duplicate id, or anything
@@ -147,7 +147,7 @@ def read_items(path: Path, columns: Columns | None = None) -> ItemList:
 
 
 def read_log_titles(path: Path, columns: Columns) -> pl.DataFrame:
-    """Titles that stand in the log itself, in the column ``columns.title``.
+    """Titles from the log itself, from its column ``columns.title``.
 
     Returns:
         ``item_id`` (unique), ``title``: the first usable one of the item's rows; items without
@@ -200,7 +200,7 @@ def check_known_items(interactions: Table, item_ids: pl.Series, source: str) -> 
 
 
 def _check_header(path: Path, found: Sequence[str], wanted: Columns) -> None:
-    """Say it if the first line is a row rather than names of columns."""
+    """Refuse a log whose first line is a row instead of names of columns."""
     text = table_format(path) in ("tsv", "csv")
     named = {wanted.user, wanted.item, wanted.time} & set(found)
     if text and wanted.header and not named and looks_like_data(found):
@@ -267,7 +267,7 @@ def _title(path: Path, found: Sequence[str], given: str, item: str) -> str | Non
 
 
 def _with_titles(table: Table, column: str, chosen: bool) -> tuple[Table, tuple[str, ...]]:
-    """The table with usable titles only, and what there is to say about them."""
+    """The table with usable titles only, and warnings about them."""
     raw = table.frame["title"]
     if raw.dtype.is_nested():
         raise DataError(

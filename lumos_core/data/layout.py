@@ -1,4 +1,4 @@
-"""Which files of a folder are tables, and which of them a node's data."""
+"""Which files of a folder are tables, and which of them hold a node's data."""
 
 from collections.abc import Mapping
 from pathlib import Path

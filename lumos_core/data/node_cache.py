@@ -1,8 +1,8 @@
-"""A node's histories as they were read last, so that the next process need not read them again.
+"""A cache of a node's histories, so that the next process need not read the tables again.
 
-A node has a process for every message. Reading and checking tables takes it longer than a small
-model takes to train, and polars to import. What was read lies in the node's state folder under the
-digest of the files that it was read from, and nothing else makes it valid.
+A node starts a process for every message. Reading and checking tables would take it longer than
+training a small model, and would need polars to be imported. So the histories are kept in the
+node's state folder with a digest of the files they were read from, and are valid only for these.
 """
 
 import hashlib
@@ -45,13 +45,13 @@ def read_kept_node(folder: Path, state: Path) -> tuple[Catalog, Sequences]:
     catalog, sequences = read_node(folder)
     try:
         _save(state / KEPT, key, sequences)
-    except OSError as error:  # a full disk: slower, not wrong
+    except OSError as error:  # e.g. a full disk: the next process is slower, but not wrong
         log.warning("histories could not be kept (%s)", type(error).__name__)
     return catalog, sequences
 
 
 def _digest(files: NodeFiles) -> str:
-    """Of both files, and of whatever else decides what is read from them."""
+    """Digest of both files, and of all else that decides which histories are read from them."""
     digest = hashlib.sha256(f"{__version__} {MIN_HISTORY}".encode())
     for path in files:
         with check_file(path).open("rb") as file:
@@ -64,11 +64,11 @@ def _load(path: Path, key: str) -> Sequences | None:
         with np.load(path, allow_pickle=False) as kept:
             if str(kept["key"]) != key:
                 return None
-            users = kept["user_ids"].tobytes().decode().split("\n")  # an id lies on one line
+            users = kept["user_ids"].tobytes().decode().split("\n")  # ids hold no line break
             left_out = int(kept["left_out"])
             return Sequences(tuple(users), kept["items"], kept["offsets"], left_out)
     except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile):
-        return None  # nothing, or damaged: it is read and kept again
+        return None  # missing or damaged: the tables are read, and the histories kept again
 
 
 def _save(path: Path, key: str, sequences: Sequences) -> None:

@@ -17,14 +17,14 @@ from lumos_core.errors import DataError
 def read_node(folder: Path, min_history: int = MIN_HISTORY) -> tuple[Catalog, Sequences]:
     """Read the data of one node.
 
-    Users come in the order of their ids, items of a user in the order of time (of the file, where
-    times are equal).
+    Users come in the order of their ids, items of a user in the order of time; where times are
+    equal, in the order of the file.
 
     Args:
         folder: the node's data folder.
         min_history: interactions that a user must have; training needs 3, recommending 1. Users
-            with fewer are left out and counted (``Sequences.left_out``): they must not keep the
-            others from training.
+            with fewer are left out and counted (``Sequences.left_out``), so that they do not keep
+            the others from training.
 
     Raises:
         DataError: naming file and line: a file is missing or malformed, an item is not in the

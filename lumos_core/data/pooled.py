@@ -1,4 +1,4 @@
-"""The users of all nodes in one place, as centralised training has them: one user, one history."""
+"""The users of all nodes together, for centralised training: every user has one history."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ class Pooled:
 
 
 def pool(folder: Path, catalog: Catalog, nodes: Sequence[Sequences]) -> Pooled:
-    """One history a user, also where the user's interactions lie on several nodes.
+    """One history per user, even if the user's interactions are on several nodes.
 
     Such histories are merged in the order of time; an interaction that several nodes hold (same
     user, item and time) counts once. A federation does not know of such users: there, each node

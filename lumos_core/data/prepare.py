@@ -1,4 +1,4 @@
-"""From a published data set to a prepared folder: clean, filter, distribute, write."""
+"""Turns a published data set into a prepared folder: clean, filter, distribute, write."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ from lumos_core.data.reading.title_text import clean_title, unquoted
 from lumos_core.data.sequences import MIN_HISTORY
 from lumos_core.errors import DataError
 
-STEPS = ("reading", "filtering", "sharing out", "writing")
-"""Of :func:`prepare`, in order."""
+STEPS = ("reading", "filtering", "distributing", "writing")
+"""The steps of :func:`prepare`, in order."""
 UnknownItems = Literal["auto", "error", "drop", "keep"]
 
 
@@ -33,14 +33,14 @@ class Dropped:
     unknown_items: int = 0  # interactions with items that are not in the list of items
     duplicates: int = 0  # interactions
     short_users: int = 0  # users who had fewer than 3 interactions to begin with
-    core_users: int = 0  # users who had enough, until the filter took items from them
-    interactions: int = 0  # of all these users, and with rare items
-    items: int = 0  # items of the list that nobody has (left) in a history
+    core_users: int = 0  # users who had enough before the filter removed rare items
+    interactions: int = 0  # those of all these users, and those with rare items
+    items: int = 0  # items of the list that are in no history, or in none any more
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Where the rows of a log went; each is in exactly one of these numbers."""
+    """What became of the rows of a log: ``read`` is the sum of all other numbers."""
 
     read: int
     kept: int
@@ -51,7 +51,7 @@ class Rows:
     by_core: int
 
     def dropped(self) -> dict[str, int]:
-        """By reason, those that there are."""
+        """How many rows were dropped, by reason; only reasons that occurred."""
         reasons = {
             "without a user": self.missing_users,
             "with unknown items": self.unknown_items,
@@ -88,7 +88,7 @@ class PreparedDataset:
     domain: str | None
     dropped: Dropped
     rows: Rows
-    columns: dict[str, str]  # of the log: what they are -> what they are called there
+    columns: dict[str, str]  # of the log: meaning -> name in the file
     warnings: tuple[str, ...]
 
     @property
@@ -217,8 +217,8 @@ def prepare(
 def _resolve_unknown(
     log: RawLog, choice: UnknownItems
 ) -> tuple[pl.DataFrame, int, tuple[str, ...]]:
-    """The interactions to go on with, how many were dropped for their unknown item, and what the
-    user should know about that."""
+    """The interactions to keep, how many were dropped because their item is unknown, and warnings
+    about that."""
     frame = log.interactions.frame
     ids = log.items["item_id"]
     if choice != "auto" and not log.listed:
@@ -242,7 +242,7 @@ def _resolve_unknown(
 
 
 def _check_related(log: RawLog, known: pl.DataFrame) -> None:
-    """Refuse a list of items that lists none of the log's: its ids are of another kind."""
+    """Refuse a list that holds none of the log's items: its ids must be of another kind."""
     if known.is_empty() and len(log.interactions.frame):
         theirs, ours = log.items["item_id"], log.interactions.frame["item_id"]
         example = f", such as {theirs[0]!r}," if len(theirs) else ""
@@ -328,7 +328,7 @@ def _dropped(
 
 
 def _title_warnings(log: RawLog, untitled: int, unlisted: int, items: int) -> Sequence[str]:
-    if not untitled or (log.warnings and untitled == items):  # that none has, has been said already
+    if not untitled or (log.warnings and untitled == items):  # reading warned: no item has a title
         return ()
     text = f"{untitled} of {items} items have no title in {log.items_source}; their ids stand in"
     if unlisted:

@@ -109,7 +109,7 @@ def load_prepared(folder: Path) -> tuple[Catalog, list[Sequences]]:
 
 
 def interactions_digest(folder: Path) -> str:
-    """SHA-256 of who met what and which node has it: results of experiments belong to it.
+    """SHA-256 of all interactions and their distribution over nodes, to label results with.
 
     Raises:
         DataError: if it is not a prepared folder, or a node's file is missing.
@@ -193,7 +193,7 @@ def check_target(out: Path) -> None:
 
 
 def prepared_noun(folder: Path) -> str | None:
-    """How a prompt speaks of a history of these data (``llm-noun``), if their domain is known.
+    """The words by which a prompt calls a history of these data (``llm-noun``); None if unknown.
 
     Args:
         folder: a prepared folder, or the folder of one node.

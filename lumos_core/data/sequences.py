@@ -22,7 +22,7 @@ class Sequences:
         user_ids: U texts; they never leave the node.
         items: int32 [sum of lengths], catalog indices (1..N).
         offsets: int64 [U + 1]; user u owns ``items[offsets[u]:offsets[u + 1]]``.
-        left_out: users of the same data who are not here, since their histories are too short.
+        left_out: number of users of the same data who are not here: their histories are too short.
     """
 
     user_ids: tuple[str, ...]
@@ -58,7 +58,7 @@ class Sequences:
 
     @property
     def users_text(self) -> str:
-        """What the owner of the data is told: how many users there are, how many left out."""
+        """For the owner of the data: how many users there are, and how many were left out."""
         return users_text(len(self), self.left_out)
 
     @classmethod

@@ -1,4 +1,6 @@
-"""SASRec and what trains it: model, objectives, batches, training, evaluation. Begin with `model`.
+"""SASRec and its training: model, objectives, batches, training, evaluation. Begin with `model`.
 
-`parameters` and `metrics` need no torch: a server and a status line go without it.
+May import `views`, `data`, `config` and what lies below them; nothing here knows of a federation.
+`parameters` and `metrics` do not import torch, so that a server or a status line can use them
+without it.
 """

@@ -1,9 +1,10 @@
 """Adam without the imports of ``torch.optim.Adam``.
 
 A ClientApp is a fresh process for every message, and the constructor of any ``torch.optim``
-optimiser imports ``torch._dynamo``, much of the time that a short message takes.
-This is the function beneath it (https://docs.pytorch.org/docs/stable/generated/torch.optim.Adam),
-with the same state and the same arithmetic, to the last bit.
+optimiser imports ``torch._dynamo``, which takes much of the time of a short message. This class
+calls the function beneath ``torch.optim.Adam``
+(https://docs.pytorch.org/docs/stable/generated/torch.optim.Adam) with the same state. The
+arithmetic is the same, to the last bit.
 """
 
 from collections.abc import Iterable

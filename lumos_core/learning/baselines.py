@@ -1,4 +1,4 @@
-"""What a federation is measured against: everybody's data in one place, and mere popularity."""
+"""Baselines that a federation is compared with: centralised training, and popularity of items."""
 
 from collections.abc import Callable
 from typing import Any
@@ -34,7 +34,7 @@ def train_centralised(
         sequences: all users.
         initial: starting parameters.
         max_epochs: limit.
-        patience: epochs without a better NDCG@20 until it stops.
+        patience: training stops after this many epochs without a better NDCG@20.
         on_epoch: called with a dict of epoch, loss, seconds and validation metrics.
 
     Returns:
@@ -74,7 +74,7 @@ def train_centralised(
 
 
 def popularity(sequences: Sequences, num_items: int) -> dict[str, float]:
-    """Test metrics of recommending what is bought most, by everybody's training histories."""
+    """Test metrics of recommending the items that are most frequent in all training histories."""
     split = LeaveOneOut(sequences)
     counts = np.bincount(split.train().items, minlength=num_items + 1)[1:]
     scores = torch.from_numpy(counts.astype(np.float32))

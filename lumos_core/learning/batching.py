@@ -1,4 +1,4 @@
-"""Sequences into batches: bucketed by length, trimmed to the longest, padded on the right."""
+"""Batches of sequences: of similar length, trimmed to the longest, padded on the right."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 
 CHUNK_BATCHES = 32
 """Users are shuffled first and sorted by length inside chunks of this many batches, so that batches
-hold sequences of like length and still differ from epoch to epoch."""
+hold sequences of similar length and still differ from epoch to epoch."""
 
 
 def pad(sequences: Sequence[np.ndarray], max_len: int) -> tuple[np.ndarray, np.ndarray]:
@@ -48,7 +48,7 @@ def shuffled_batches(
 
 
 def sorted_batches(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Indices of batches in order of length: least padding, for evaluation."""
+    """Indices of batches in order of length, for evaluation: this needs the least padding."""
     order = np.argsort(lengths, kind="stable")
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]

@@ -1,4 +1,4 @@
-"""The devices that torch can compute on, looked at before anything is loaded onto one."""
+"""Checks that torch can compute on a device, before anything is loaded onto it."""
 
 from lumos_core.errors import ConfigError
 
@@ -7,7 +7,7 @@ def check_device(name: str) -> None:
     """Check that torch knows a device and that this machine has it; nothing is put onto it.
 
     Raises:
-        ConfigError: it does not, or has not.
+        ConfigError: torch does not know the device, or this machine does not have it.
     """
     if name == "cpu":  # always there: no need to import torch
         return
@@ -21,7 +21,7 @@ def check_device(name: str) -> None:
             "cuda:1"
         ) from None
     count = _count(wanted.type)
-    # torch keeps the number in eight bits: of cuda:999 a negative one is left
+    # torch stores the number in eight bits: that of cuda:999 becomes negative
     if wanted.type != "cpu" and not 0 <= (wanted.index or 0) < count:
         raise ConfigError(
             f"device = {name!r}: torch {torch.__version__} can use {count} devices of type "
@@ -30,7 +30,7 @@ def check_device(name: str) -> None:
 
 
 def _count(kind: str) -> int:
-    """Devices of a type that are here."""
+    """How many devices of a type this machine has."""
     import torch
 
     found = torch.accelerator.current_accelerator(check_available=True)

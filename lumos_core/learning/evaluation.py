@@ -1,7 +1,7 @@
 """Full-ranking evaluation: every target against the whole catalog, the user's history masked.
 
-Results are *sums over users* ("users", "hr@20", "ndcg@20", …), because sums are what nodes may send
-and what adds up; :func:`~lumos_core.learning.metrics.means` turns them into metrics.
+Results are *sums over users* ("users", "hr@20", "ndcg@20", …), because nodes may send sums, and
+sums of nodes can be added; :func:`~lumos_core.learning.metrics.means` turns them into metrics.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def evaluate(model: SASRec, histories: Sequences, targets: np.ndarray) -> dict[s
 
     Args:
         model: put into evaluation mode for the call.
-        histories: what each user did before the target.
+        histories: each user's items before the target.
         targets: int64 [U], items 1..N.
 
     Returns:
@@ -49,12 +49,12 @@ def evaluate(model: SASRec, histories: Sequences, targets: np.ndarray) -> dict[s
 
 
 def target_ranks(score: Scorer, histories: Sequences, targets: np.ndarray) -> np.ndarray:
-    """Rank of each target (1 = best) among the items its user has not met, and itself.
+    """Rank of each target (1 = best) among itself and the items that are not in the history.
 
     A target that is also in the history (a repeated purchase) competes with the unseen items. Ties
-    count half, so that a model that scores everything alike gains nothing by it; a score that is
-    not a number counts as the lowest, so that a diverged model gains nothing either. Users are
-    scored in batches of like length; no more than ``EVALUATION_BATCH × N`` scores exist at a time.
+    count half, so that a model gains nothing by scoring all items alike; a score that is not a
+    number counts as the lowest, so that a diverged model gains nothing either. Users are scored in
+    batches of similar length; no more than ``EVALUATION_BATCH × N`` scores exist at a time.
 
     Returns:
         float64 [U].

@@ -6,7 +6,7 @@ import numpy as np
 
 CUTOFFS = (5, 10, 20)
 SELECTION_METRIC = "ndcg@20"
-"""Models are chosen, and training stopped, by this metric on the validation targets."""
+"""The metric on the validation targets by which models are chosen and training is stopped."""
 
 
 def ranking_sums(ranks: np.ndarray) -> dict[str, float]:

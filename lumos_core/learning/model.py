@@ -123,11 +123,11 @@ def _initialise(module: nn.Module) -> None:
 
 
 def build_model(shape: ModelShape, dropout: float = 0.0) -> SASRec:
-    """An encoder of a shape, its values undetermined.
+    """An encoder of a shape; its values are not determined yet.
 
-    Another encoder than SASRec comes from a plug-in: a class that is called, and answers, as
-    :class:`SASRec` does. It keeps its item embeddings as ``items``, an ``nn.Embedding`` of N + 1
-    rows of size ``dim``.
+    An encoder other than SASRec comes from a plug-in: a class with the constructor and the methods
+    of :class:`SASRec`. It keeps its item embeddings as ``items``, an ``nn.Embedding`` of N + 1 rows
+    of size ``dim``.
 
     Raises:
         ConfigError: no installed package has this encoder.

@@ -76,9 +76,9 @@ def tri_view(
         Z = e^{s(h,f)} + e^{s(h,p)} + e^{s(h,c)} + Σ_others [ e^{s(h,f')} + e^{s(h,p')} ]
         L = - log( e^{s(h,f)} / Z ) - log( e^{s(h,p)} / Z )
 
-    where f', p' are the views of the *other* users of the batch; a node with one user simply has
-    none. LUMOS (arXiv 2602.09306) without the others is the case B = 1. A view given as ``None``
-    is left out (ablations).
+    where f', p' are the views of the *other* users of the batch; a node with one user has none.
+    The case B = 1 is the loss of LUMOS (arXiv 2602.09306) without other users. A view given as
+    ``None`` is left out (ablations).
 
     Args:
         anchor, future, paraphrase, counterfactual: float [B, D].

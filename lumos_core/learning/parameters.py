@@ -12,7 +12,7 @@ Params = dict[str, np.ndarray]
 """Names and float32 arrays of a model, in the order of ``SASRec.state_dict()``."""
 
 SASREC = "sasrec"
-"""The encoder that LUMOS itself has."""
+"""Name of the encoder that comes with LUMOS."""
 ITEM_TABLE = "items.weight"
 """Name of the item embeddings, float32 [N + 1, D]; row 0 is padding and stays zero."""
 
@@ -35,7 +35,8 @@ class ModelShape:
         )
 
     def to_dict(self) -> dict[str, int | str]:
-        """What is written down of it; the usual encoder is not named, as it never was."""
+        """The fields as they are stored and hashed. ``encoder`` is left out if it is SASRec: older
+        versions had no other encoder and did not write the field."""
         found = asdict(self)
         return {k: v for k, v in found.items() if k != "encoder" or v != SASREC}
 

@@ -15,7 +15,7 @@ Batch = tuple[np.ndarray, np.ndarray]
 
 
 def crop(items: np.ndarray, lengths: np.ndarray, rng: np.random.Generator) -> Batch:
-    """Keep a contiguous stretch of 60 % of each history (at least one item, where there is one)."""
+    """Keep a contiguous stretch of 60 % of each history (at least one item, unless it is empty)."""
     kept = np.maximum((lengths * CROP_SHARE).astype(np.int64), np.minimum(lengths, 1))
     start = _random_start(lengths, kept, rng)
     columns = np.arange(items.shape[1])

@@ -1,8 +1,8 @@
-"""The model every run starts from: random by seed, or with item embeddings that know the titles.
+"""The model every run starts from: random by seed, or with item embeddings made from titles.
 
 The catalog is public, so starting from its titles reveals nothing. Title vectors are centred,
-whitened by their principal components and cut to ``dim``; neighbours in meaning then start as
-neighbours in the item table, which a client with few histories could never learn alone.
+whitened by their principal components and cut to ``dim``. Items of similar meaning then start as
+neighbours in the item table; a client with few histories could never learn that alone.
 """
 
 import numpy as np
@@ -56,7 +56,7 @@ def principal_components(vectors: np.ndarray, dim: int) -> np.ndarray:
     x = vectors.astype(np.float64)
     x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
     x -= x.mean(axis=0)
-    # Rows have length 1, so a largest variance below 1e-9 is rounding: all rows are alike.
+    # Rows have length 1, so a largest variance below 1e-9 is a rounding error: all rows are alike.
     components = half_whitened(
         x, x.T @ x / len(x), dim, negligible=1e-9, least=1.0, fixed_signs=True
     )

@@ -1,4 +1,4 @@
-"""Training SASRec on the histories of one node (or of everybody, for the centralised baseline)."""
+"""Training SASRec on the histories of one node (or of all users, for the centralised baseline)."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -41,8 +41,8 @@ class TrainingSet:
     """A node's users, padded once: their histories and, where written, their views.
 
     Attributes:
-        history: what each user did; the next-item loss trains on every position.
-        has_views: bool [U]; the three views of the other users are padding only.
+        history: each user's items; the next-item loss trains on every position.
+        has_views: bool [U]; the views of a user without any are padding only.
         future: history + new items, as the encoder sees it.
         future_items: the new items alone.
     """
@@ -190,8 +190,10 @@ class Trainer:
 def tri_view_loss(
     trainer: Trainer, anchor: Tensor, users: np.ndarray, rng: np.random.Generator, sums: TrainSums
 ) -> Tensor:
-    """LUMOS: contrast with the three views, and future items as further targets; of the users that
-    have views, 0 where none has."""
+    """LUMOS: contrast with the three views, and future items as further targets.
+
+    Only users with views count; 0 if there are none.
+    """
     config, data, device = trainer.config, trainer.data, anchor.device
     having = data.has_views[users]
     chosen = users[having]
@@ -249,11 +251,11 @@ def two_view_loss(
 
 
 Auxiliary = Callable[[Trainer, Tensor, np.ndarray, np.random.Generator, TrainSums], Tensor]
-"""A weighted loss beside the next-item loss: of a trainer, float [B, D] states after last items,
-int64 [B] users, a generator for what it draws, and the sums that it adds to."""
+"""A weighted loss that is added to the next-item loss. Its arguments: the trainer, float [B, D]
+states after last items, int64 [B] users, a generator for random draws, and the sums to add to."""
 OBJECTIVES: dict[str, Auxiliary | None] = {
     "next-item": None,
     "two-view": two_view_loss,
     "tri-view": tri_view_loss,
 }
-"""By ``Method.objective``."""
+"""The loss beside the next-item loss, by ``Method.objective``; None for no other loss."""

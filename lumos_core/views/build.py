@@ -1,4 +1,4 @@
-"""Get the views of histories: from the store where they are, from a writer where they are not."""
+"""Gets the views of histories: stored ones from the store, missing ones from a writer."""
 
 import math
 import time
@@ -9,7 +9,7 @@ from lumos_core.views.titles.resumable import BudgetSpentError, OnStage, Work
 from lumos_core.views.view import UserViews, ViewWriter, WriterFactory
 from lumos_core.views.view_store import ViewStore, view_key
 
-_BATCH = 32  # histories written and stored at a time; also what a kill can lose
+_BATCH = 32  # histories written and stored at a time; a killed process loses one batch at most
 
 
 class BuildProgress(NamedTuple):
@@ -43,20 +43,20 @@ def build_views(
     batch: int = _BATCH,
     share: float = 1.0,
 ) -> dict[int, UserViews]:
-    """The views of each history, written and stored as far as the budget reaches.
+    """The views of each history; missing ones are written and stored while the budget lasts.
 
     Args:
         histories: catalog indices (1..N), chronological; empty ones get no views.
         writer_factory: called only if something is missing and the budget is not 0.
         fingerprint: that of the writer which the factory makes.
         store: read first; written after every batch, so that an interruption costs one batch.
-        seconds: budget, None for unlimited; the catalog's preparation counts as well. A positive
-            budget always allows one piece of that or one batch, so repeated calls come to an end
-            even if loading the model alone exceeds it.
+        seconds: budget, None for no limit; the catalog's preparation counts as well. A positive
+            budget always allows one piece of that preparation or one batch, so repeated calls
+            finish the work even if loading the model alone takes longer than the budget.
         on_progress: called once before and after every batch.
         on_stage: called as the catalog's preparation advances, if there is anything to prepare.
         batch: histories per batch.
-        share: of the distinct histories that get views at all: always the same ones.
+        share: share of the distinct histories that get views; always the same histories.
 
     Returns:
         position in ``histories`` -> views; histories beyond budget and share are absent.
@@ -69,7 +69,7 @@ def build_views(
     for position, history in enumerate(histories):
         if len(history):
             positions.setdefault(view_key(fingerprint, history), []).append(position)
-    if share < 1.0:  # keys are digests, so their order is a draw that needs no seed
+    if share < 1.0:  # keys are digests, so the smallest ones are a random draw without a seed
         chosen = sorted(positions)[: math.ceil(share * len(positions))]
         positions = {key: positions[key] for key in chosen}
     found = store.get_many(positions)
@@ -101,7 +101,7 @@ def build_views(
 
 
 def _writer(factory: WriterFactory, fingerprint: str, work: Work) -> ViewWriter | None:
-    """The writer; None if the budget ended while it was prepared: the next call goes on there."""
+    """The writer, or None if the budget ended during its preparation; the next call resumes it."""
     try:
         writer = factory(work)
     except BudgetSpentError:

@@ -26,7 +26,7 @@ _PROMPT, _CANDIDATES, _CANDIDATE, _REQUESTS = 96, 12, 10, 8  # tokens and counts
 
 @dataclass(frozen=True)
 class ModelReport:
-    """What was found out about a model on this machine."""
+    """What the check found out about a model on this machine."""
 
     load_seconds: float
     parameters: int
@@ -36,11 +36,11 @@ class ModelReport:
     device: str
     dtype: str
     tokens_per_second: float
-    """Read and scored, in the shape of a user's request, wall clock."""
+    """Read and scored in requests of the size of a user's, by wall clock."""
     mode: Mode
     """How the model was asked for the views."""
     view_seconds: float
-    """For this one customer, wall clock."""
+    """For this one customer, by wall clock."""
     catalog: Catalog
     """The part of the bundled sample that the example is about."""
     history: tuple[int, ...]

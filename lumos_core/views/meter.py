@@ -1,7 +1,7 @@
-"""How far a node is with its views, and how long it will take: for its owner, in a file.
+"""A node's progress with its views and the time left, in a file for the node's owner.
 
-The work is counted in tokens that the language model reads, since these cost about the same
-wherever they stand: some for every item of the catalog, once, then some for every user.
+The work is counted in tokens that the language model reads, since every token costs about the
+same: some for every item of the catalog, once, then some for every user.
 """
 
 import logging
@@ -18,29 +18,29 @@ from lumos_core.views.titles.resumable import StageProgress
 log = logging.getLogger(__name__)
 
 FILE = "views-progress.json"
-STEP = 5  # per cent: what the server is told is no exact count
+STEP = 5  # per cent: the server must not learn an exact count
 STAGE_TOKENS = {"titles": 15, "priors": 15, "substitutes": 55}
-"""Tokens an item that the stages of the catalog read."""
+"""Tokens per item that the model reads in each stage of the catalog's preparation."""
 USER_TOKENS = 70
-"""Tokens that the views of a user read."""
+"""Tokens that the model reads for the views of one user."""
 _WRITE_SECONDS = 1.0
 _LOG_SECONDS = 10.0
-_FOUND_SECONDS = 0.2  # between two reports, below which nothing was computed but read
+_FOUND_SECONDS = 0.2  # between two reports; if it was less, results were read, not computed
 
 
 class ViewProgress(JsonFile):
-    """What stands in the file. Times are seconds.
+    """The content of the file. Times are in seconds.
 
     Attributes:
-        stage: what is being done: a stage of the catalog, or "users".
+        stage: what is being done: a stage of the catalog's preparation, or "users".
         done, total: items or users of that stage.
-        users_done, users: those whose views exist, and those who are to have them.
+        users_done, users: users whose views exist, and all users who are to get views.
         percent: of the whole work, 0 … 100.
-        seconds_left: estimated; None while there is nothing to estimate it by.
-        items: of the catalog, if this run had to prepare it; 0 if it lay in the cache.
-        spent: used for views by this run so far, what the owner's limit is held against.
-        time: seconds since 1970, when this was written.
-        run: of which run.
+        seconds_left: an estimate; None while there is no basis for one.
+        items: of the catalog, if this run had to prepare it; 0 if it was in the cache.
+        spent: time that this run has used for views so far; the owner's limit applies to it.
+        time: when this was written, in seconds since 1970.
+        run: name of the run.
     """
 
     stage: str = ""
@@ -57,7 +57,7 @@ class ViewProgress(JsonFile):
 
     @classmethod
     def of_node(cls, state: Path) -> Self | None:
-        """What a node has written last; None if nothing, or if the file is damaged.
+        """What a node wrote last; None if there is no file, or it is damaged.
 
         Args:
             state: the node's state folder.
@@ -82,7 +82,8 @@ class Meter:
     Args:
         state: the node's state folder.
         run: name of the run, see :attr:`ViewProgress.run`.
-        stages: the catalog's stages that may be needed, in order: those of ``STAGE_TOKENS``.
+        stages: stages of the catalog's preparation that may be needed, in order, with their
+            tokens per item.
         clock: seconds; for tests.
     """
 
@@ -103,7 +104,7 @@ class Meter:
         self._users = BuildProgress(0, 0, 0, 0.0)
         self._seen = (0.0, self._begun)  # work done and time, at the last report
         self._at_work = False  # the last report was about work, not about loading the model
-        self._pace = (0.0, 0.0)  # work and seconds of what was done, not found
+        self._pace = (0.0, 0.0)  # work and seconds of what was computed, not read from a store
         self._last_write = self._last_log = -float("inf")
 
     def expect(self, items: int, judges: str) -> None:
@@ -136,7 +137,7 @@ class Meter:
         self._tell("users" if begun else "", progress.stored + progress.generated, progress.total)
 
     def now(self, stage: str = "", done: int = 0, total: int = 0) -> ViewProgress:
-        """How far it is."""
+        """The progress at this moment."""
         finished, whole = self._work()
         return ViewProgress(
             stage=stage,
@@ -161,14 +162,14 @@ class Meter:
         return percent, round(found.seconds_left or 0.0)
 
     def close(self) -> None:
-        """Write the last state, whenever the one before was written."""
+        """Write the final state, however recently the file was written."""
         users = self._users
         self._last_write = -float("inf")
         self._tell("users", users.stored + users.generated, users.total)
 
     def _work(self) -> tuple[float, float]:
-        """Tokens read, and tokens in all. The catalog counts only if this run has met a stage of
-        it: what lay in the cache before costs nothing."""
+        """Tokens read, and tokens in all. The catalog counts only if this run has prepared a stage
+        of it: what was in the cache costs nothing."""
         users = self._users
         finished = float(USER_TOKENS * (users.stored + users.generated))
         whole = float(USER_TOKENS * users.total)
@@ -184,7 +185,7 @@ class Meter:
         return self._catalog if self._stages else self._before.items
 
     def _percent(self, finished: float, whole: float) -> float:
-        """Never less than an earlier process of this run has said."""
+        """Never less than an earlier process of this run has reported."""
         if finished >= whole:
             return 100.0
         return max(round(100 * finished / whole, 1), min(self._before.percent, 99.9))
@@ -196,7 +197,8 @@ class Meter:
         return (whole - finished) / work * seconds if work > 0 else None
 
     def _keep_pace(self, stage: str) -> None:
-        """Loading the model, and what an earlier process has left, must not spoil the estimate."""
+        """Update the pace. Loading the model and reading stored results do not count: they would
+        distort the estimate."""
         (before, then), finished, now = self._seen, self._work()[0], self._clock()
         if finished > before and now - then > _FOUND_SECONDS and self._at_work:
             work, seconds = self._pace
@@ -212,7 +214,7 @@ class Meter:
         self._last_write = now
         try:
             progress.write(self._state / FILE, 0o600)
-        except OSError as error:  # views that cannot be stored will say so themselves
+        except OSError as error:  # if views cannot be stored either, the store raises an error
             log.warning("%s cannot be written (%s)", FILE, type(error).__name__)
         if now - self._last_log >= _LOG_SECONDS or (stage and done >= total):
             self._last_log = now

@@ -1,7 +1,7 @@
-"""Who wrote views: a note that a store keeps beside each writer's fingerprint.
+"""Who wrote views: a note that a store keeps with each writer's fingerprint.
 
-The fingerprint decides what is found and what is written anew, but says nothing to a person. The
-note says the rest, for ``lumos views list`` and ``lumos views show``.
+The fingerprint decides which views are found and which are written again, but means nothing to a
+person. The note describes the writer for ``lumos views list`` and ``lumos views show``.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from lumos_core import __version__
 from lumos_core.config import NodeConfig, RunConfig
 
 SHORT = 16
-"""Hexadecimal digits of a fingerprint that are shown, and are enough to choose a writer by."""
+"""How many hexadecimal digits of a fingerprint are shown: enough to choose a writer by."""
 
 
 class Writer(NamedTuple):
@@ -19,15 +19,15 @@ class Writer(NamedTuple):
     fingerprint: str
     """SHA-256 hex of all that views depend on except the history."""
     name: str
-    """llm, tfidf, random, or what a plug-in is called."""
+    """llm, tfidf, random, or the name of a plug-in."""
     model: str = ""
-    """As the configuration names it; empty where there is none, as all that follow."""
+    """As the configuration names it; this, ``mode`` and ``noun`` are empty without an LLM."""
     mode: str = ""
     """How the model is asked: score, trie or free."""
     noun: str = ""
     """What a history is, in the domain's words."""
     version: str = ""
-    """Of LUMOS, by which it wrote first."""
+    """The version of LUMOS that noted this writer first."""
 
     @property
     def short(self) -> str:

@@ -32,7 +32,7 @@ def count_views(
 
     Args:
         config: ``views``, ``llm``, …
-        node: whose store is looked into; nothing is created.
+        node: the node whose store is read; nothing is created.
         catalog: the public catalog.
         sequences: the node's users, each with at least three interactions.
 
@@ -60,7 +60,7 @@ def stored_views(
 def _keys(
     config: RunConfig, node: NodeConfig, catalog: Catalog, histories: Sequences
 ) -> dict[int, bytes]:
-    """By user, the key of the views of each history that is not empty."""
+    """User's position -> key of the views, for every history that is not empty."""
     fingerprint, _ = view_factory(config, node, catalog)
     lists = {u: histories[u].tolist() for u in range(len(histories)) if len(histories[u])}
     return {u: view_key(fingerprint, history) for u, history in lists.items()}
@@ -114,9 +114,10 @@ def view_source(
 
 
 def shuffled(views: Views, seed: int) -> Views:
-    """Every user gets another user's views: a control that keeps all but the content.
+    """Every user gets another user's views: a control in which views are unrelated to the user.
 
-    One random cycle through the users, so nobody keeps their own (unless there is only one).
+    Views move along one random cycle through all users, so that nobody keeps their own (unless
+    there is only one user).
     """
     users = np.random.default_rng(seed).permutation(sorted(views)).tolist()
     return {user: views[other] for user, other in zip(users, users[1:] + users[:1], strict=True)}

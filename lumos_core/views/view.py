@@ -32,9 +32,9 @@ class ViewWriter(Protocol):
 
 
 WriterFactory = Callable[[Work], ViewWriter]
-"""Makes a writer, which may take minutes of preparation: within the bounds of the work."""
+"""Makes a writer. Preparing one may take minutes; the given work limits that time."""
 Views = Mapping[int, UserViews]
-"""User's position -> views."""
+"""User's position in the histories -> views."""
 ViewSource = Callable[[Sequences], Views]
 """Training histories → the views that exist; may write missing ones."""
 

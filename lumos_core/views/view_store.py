@@ -1,11 +1,11 @@
-"""Views on disk, keyed by content: what was written once is never written again.
+"""Views on disk, keyed by content, so that no view is written twice.
 
 SQLite in WAL mode: readers never block, writers wait for each other, a killed process loses at most
-the transaction it was in. The key covers everything a view depends on, so a stale view cannot be
-found: another model, prompt, catalog or history simply is another key.
+the transaction it was in. The key covers everything a view depends on: another model, prompt,
+catalog or history gives another key, so a stale view cannot be found.
 
-Beside every view stands who wrote it. Stores of before that have views whose writer is not known;
-it is noted as soon as the views are asked for under that writer's fingerprint.
+The store notes the writer of every view. Older versions did not: in their stores the writer of a
+view is unknown until the view is read under that writer's fingerprint, and is noted then.
 """
 
 import hashlib
@@ -48,12 +48,12 @@ CREATE TABLE IF NOT EXISTS writers (
 
 
 class WriterCount(NamedTuple):
-    """What a store has of one writer."""
+    """How many views of one writer a store holds."""
 
     writer: Writer | None
-    """None: written before stores noted it."""
+    """None: the views were stored before stores noted their writers."""
     views: int
-    """Histories whose views are there."""
+    """Number of histories whose views are stored."""
 
 
 def view_key(fingerprint: str, history: Sequence[int]) -> bytes:
@@ -68,11 +68,12 @@ class ViewStore:
     """The views of many histories in one SQLite file.
 
     Args:
-        path: file in a node's state folder; both are made, for this user alone, if missing.
-        writer: noted beside what is put in, and beside what is found whose writer is not known.
+        path: file in a node's state folder; both are created if missing, with permissions for
+            this user alone.
+        writer: noted for views that are stored, and for views that are found and have no note.
 
     Raises:
-        DataError: the file exists but is no usable SQLite database.
+        DataError: the file exists but is not a usable SQLite database.
     """
 
     def __init__(self, path: Path, writer: Writer | None = None) -> None:
@@ -80,12 +81,13 @@ class ViewStore:
         self._writer_id: int | None = None
         private_folder(path.parent)
         with suppress(FileExistsError), open(path, "xb", opener=owner_only):
-            pass  # SQLite fills an empty file, and gives its mode to those beside it
+            pass  # SQLite fills an empty file, and creates its side files with the same mode
         try:
             # isolation_level=None: transactions are explicit, see put_many
             self._db = sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None)
             self._db.execute("PRAGMA synchronous=NORMAL")
-            # the change to WAL is refused at once, not waited for, while another process opens too
+            # if another process opens the file now, SQLite does not wait but refuses the change to
+            # WAL at once; the lock makes this process wait
             with exclusive(path.with_name(path.name + ".lock"), _LOCK_SECONDS):
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute(_SCHEMA)
@@ -114,7 +116,7 @@ class ViewStore:
             raise self._unusable(error) from error
 
     def get_many(self, keys: Iterable[bytes]) -> dict[bytes, UserViews]:
-        """Those of the keys that are stored."""
+        """The views of those keys that are stored."""
         wanted = list(dict.fromkeys(keys))
         found: dict[bytes, UserViews] = {}
         try:
@@ -133,7 +135,7 @@ class ViewStore:
         return found
 
     def put_many(self, views: Mapping[bytes, UserViews]) -> None:
-        """Store all or, if interrupted, none; a key already there keeps its first value."""
+        """Store all views or, if interrupted, none; a stored key keeps its first value."""
         rows = [(key, *map(_pack, value)) for key, value in views.items()]
         try:
             with self._transaction():
@@ -146,7 +148,7 @@ class ViewStore:
             raise self._unusable(error) from error
 
     def writers(self) -> list[WriterCount]:
-        """Whose views are here, in the order in which they began; unknown ones first."""
+        """How many views each writer has, in the order of first use; unknown writers first."""
         columns = ", ".join(f"writers.{name}" for name in Writer._fields)
         query = (
             f"SELECT {columns}, count(*) FROM views LEFT JOIN writers ON writers.id = views.writer"
@@ -161,7 +163,7 @@ class ViewStore:
         ]
 
     def _migrate(self) -> None:
-        """Add what stores of before lack; their views stay as they are."""
+        """Add what stores of older versions lack; their views stay unchanged."""
         self._db.execute(_WRITERS)
         columns = [row[1] for row in self._db.execute("PRAGMA table_info(views)")]
         if "writer" not in columns:
@@ -169,13 +171,13 @@ class ViewStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        # IMMEDIATE takes the write lock first: a lock taken halfway could not be waited for
+        # IMMEDIATE takes the write lock at the start: SQLite could not wait for one taken later
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
         except BaseException:
             self._db.execute("ROLLBACK")
-            self._writer_id = None  # its row may be gone
+            self._writer_id = None  # the rollback may have removed the writer's row
             raise
         self._db.execute("COMMIT")
 
@@ -191,7 +193,8 @@ class ViewStore:
         return self._writer_id
 
     def _note(self, keys: Sequence[bytes]) -> None:
-        """Say who wrote views: keys are digests of the writer's fingerprint, too."""
+        """Note this writer for stored views: its fingerprint is part of their keys, so it wrote
+        them."""
         if keys and self._writer is not None:
             marks = ",".join("?" * len(keys))
             with self._transaction():

@@ -1,1 +1,4 @@
-"""Data sets as their owners publish them, each turned into a `raw_log`. Begin with `detect`."""
+"""Importers of data sets as their owners publish them; each makes a `raw_log.RawLog`.
+
+They may use `reading/` and the modules of `data` that read logs and catalogs. Begin with `detect`.
+"""

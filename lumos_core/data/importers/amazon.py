@@ -23,15 +23,15 @@ from lumos_core.errors import DataError
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 DOMAIN = "products"
-_TABLES = (".csv", ".csv.gz", ".parquet")  # reviews of 2023 as CSV; either, converted to Parquet
+_TABLES = (".csv", ".csv.gz", ".parquet")  # CSV: reviews of 2023; Parquet: anything, converted
 _KEYS = ({"reviewerID", "asin"}, {"user_id", "parent_asin"})
 _LITERAL_ID = re.compile(rb"""['"]asin['"]:\s*['"]([^'"]+)['"]""")
 Titles = list[tuple[str, str | None]]
-"""Ids of items and what their records have for titles."""
+"""Ids of items and the titles in their records."""
 
 
 def load_amazon(source: Path, items: Path | None, columns: Columns) -> RawLog:
-    """Import reviews (every review is an interaction) and the titles of what was reviewed.
+    """Import reviews (every review is an interaction) and the titles of the reviewed items.
 
     Args:
         source: the reviews file, or a folder with it and ``meta*.json[l][.gz]``.
@@ -64,8 +64,10 @@ def load_amazon(source: Path, items: Path | None, columns: Columns) -> RawLog:
 
 
 def are_reviews(path: Path, items: Path | None) -> bool:
-    """Whether a table holds Amazon reviews, by its keys; in CSV and Parquet, where a table of the
-    user's own may have the same, only beside metadata.
+    """Whether a table holds Amazon reviews, by its keys.
+
+    A user's own table in CSV or Parquet may have the same keys; such a file counts as reviews only
+    if there is metadata as well.
 
     Raises:
         DataError: it cannot be read.
@@ -133,7 +135,7 @@ def _found(folder: Path, meta: bool) -> list[Path]:
 
 
 def _kind(table: Path) -> str:
-    """ "reviews", "metadata" or nothing of Amazon's."""
+    """ "reviews" or "metadata"; "" if it is neither."""
     try:
         keys = set(column_names(table))
     except DataError:
@@ -173,7 +175,7 @@ def _read_table(path: Path, wanted: Collection[str], columns: Columns) -> Titles
             "names another key)"
         )
     title = columns.title or "title"
-    if title not in names and table_format(path) != "jsonl":  # there, not all records have all keys
+    if title not in names and table_format(path) != "jsonl":  # JSON records may lack some keys
         raise _no_such_key(path, title, names)
     frame = read_table(path, {"item_id": key, "title": title}).frame
     if columns.title and title not in names and frame["title"].is_null().all():
@@ -196,7 +198,7 @@ def _read_literals(path: Path, wanted: Collection[str], columns: Columns) -> Tit
         for number, line in enumerate(block.split(b"\n"), start=first):
             found = _LITERAL_ID.search(line) if key == "asin" else None
             if not line.strip() or (found and found[1].decode() not in wanted):
-                continue  # evaluating a literal is slow, most are of items nobody reviewed here
+                continue  # evaluating a literal is slow, and most are of items without a review
             record = _literal(line, key, f"{path}: line {number}")
             keys |= dict.fromkeys(map(str, record))
             text = record.get(title)

@@ -1,4 +1,4 @@
-"""Finds out what format a source has and calls the importer for it."""
+"""Finds the format of a source and calls the importer for it."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ IMPORTERS: dict[str, Importer] = {
     "table": own_table.IMPORTER,
     "amazon": amazon.IMPORTER,
 }
-"""By the name of the format, in the order in which a folder is looked through."""
+"""Importers by name of the format, in the order in which they are tried for a folder."""
 _OF_FILES = ("mind", "recbole", "amazon", "table")
-"""The order for a file: whatever is none of the others is a table."""
+"""The order in which they are tried for a file: a file of no other format is a table."""
 
 
 def formats() -> list[str]:

@@ -1,5 +1,5 @@
-"""The items of a log, whatever its format, where no list of that format comes with it: those of a
-run's catalog, or those that the log itself holds."""
+"""The items of a log, of any format, that comes without a list of items in that format: those of a
+run's catalog, or those in the log itself."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def without_list(name: str, log: Table, columns: Columns, found: str) -> RawLog:
     one is named.
 
     Args:
-        found: what there is instead of a list, as a clause.
+        found: says that there is no list, as in "no items.tsv beside log.tsv"; for messages.
 
     Raises:
         DataError: the named column is missing, or a column of the list is named.

@@ -1,7 +1,7 @@
 """Microsoft News (MIND): ``behaviors.tsv`` and ``news.tsv``, both without a header.
 
-Every impression of a user repeats the user's click history, which is in order but without clock
-times; the place in the history is the time here. Columns: https://github.com/msnews/msnews.github.io
+Every impression of a user repeats the user's click history, which is in order but has no times;
+the position in the history is used as the time. Columns: https://github.com/msnews/msnews.github.io
 """
 
 from dataclasses import replace
@@ -31,11 +31,11 @@ def load_mind(
     """Import click histories.
 
     Args:
-        source: a folder with ``behaviors.tsv`` and ``news.tsv``, or the former.
+        source: a folder with ``behaviors.tsv`` and ``news.tsv``, or the file ``behaviors.tsv``.
         items: ``news.tsv``, if it is not beside the behaviours; or a run's catalog.
         columns: none may be named: the files have no header.
         impression_clicks: append what was clicked in the impressions, in the order of their time.
-            Most of it is news that nobody has in a history.
+            Most of these items are in nobody's history.
 
     Raises:
         DataError: naming file and line of what is missing or malformed.
@@ -79,7 +79,7 @@ def read_news(path: Path) -> Table:
 
 
 def read_behaviors(path: Path, impression_clicks: bool = False) -> Table:
-    """``user_id``, ``item_id``, ``timestamp`` (Int64: place in the history) of a behaviors.tsv.
+    """``user_id``, ``item_id``, ``timestamp`` (Int64: position in the history) of a behaviors.tsv.
 
     Raises:
         DataError: naming file and line.

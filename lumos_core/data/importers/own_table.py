@@ -1,4 +1,4 @@
-"""A table of interactions of the user's own: CSV, TSV, JSONL or Parquet, and its list of items."""
+"""The user's own table of interactions, in CSV, TSV, JSONL or Parquet, and its list of items."""
 
 from pathlib import Path
 

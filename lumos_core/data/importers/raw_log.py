@@ -1,4 +1,4 @@
-"""What an importer is, and what it hands over: a log and its items, not yet filtered."""
+"""What an importer is, and what it returns: a log and its items, not yet filtered."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ class RawLog:
         interactions: ``user_id``, ``item_id`` (String), ``timestamp`` (Int64 or Float64).
         items: ``item_id`` (unique), ``title`` ("" where there is none).
         items_source: where the items came from, for messages.
-        complete: whether an item of the log that ``items`` lacks is an error in the data (a table
-            with its list of items) or usual (Amazon and MIND publish logs with unlisted items).
+        complete: whether ``items`` must hold every item of the log. True for a table with its list
+            of items; false for Amazon and MIND, who publish logs with unlisted items.
         warnings: what the user should know, a sentence each.
         listed: whether there is a list of items; if not, ``items`` are those of the log.
-        fixed: whether ``items`` are a run's catalog, to be taken whole and in its order, without
-            another item.
+        fixed: whether ``items`` are a run's catalog: taken whole and in its order, with no other
+            item added.
         domain: what the items are (see :mod:`lumos_core.data.domains`), "" if that is not known.
     """
 
@@ -50,10 +50,10 @@ class Importer:
 
     Attributes:
         expected: what is looked for in a folder, for messages; "" if there is nothing to look for.
-        load: of the source (a folder or file), the list of items if it is named, and the names of
+        load: called with the source (a folder or file), the list of items or None, and the names of
             columns; raises DataError naming file and line of what is missing or malformed.
         finds: whether the names of a folder's files are those of this format.
-        knows: whether a file is of this format, given the list of items if that is named.
+        knows: whether a file is of this format, given the list of items or None.
         impressions: whether ``load`` takes ``impression_clicks`` as well.
     """
 

@@ -18,8 +18,8 @@ def load_recbole(source: Path, items: Path | None, columns: Columns) -> RawLog:
 
     Args:
         source: the ``.inter`` file, or a folder with exactly one.
-        items: the ``.item`` file, if it is not beside the other under the same name; or a table,
-            or a run's catalog.
+        items: the ``.item`` file, if it is not beside the ``.inter`` file under the same name; or a
+            table, or a run's catalog.
         columns: names of columns, where they are unusual.
 
     Raises:

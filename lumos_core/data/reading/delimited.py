@@ -1,18 +1,19 @@
-"""Delimited text as people deliver it: which separator, which quoting, and every row of it.
+"""Delimited text as people deliver it: finds the separator and the quoting, and reads every row.
 
-There is no one CSV. Spreadsheets double quotes inside quoted fields, database dumps put backslashes
-before them, hand-made exports write them as they come, and TSV mostly has no quoting at all. Read
-under the wrong rule, a quote swallows the rows up to the next one without a word. So a file is
+There is more than one CSV format. Spreadsheets double quotes inside quoted fields, database dumps
+put backslashes before them, hand-made exports leave them as they are, and TSV mostly has no quoting
+at all. Under the wrong rule, a quote silently swallows all rows up to the next quote. So a file is
 read under a rule only if that rule explains *all* of it:
 
 =============  =====================================================================================
 plain          no quoting: every line is a row, quotes are characters like any other
 standard       RFC 4180: fields in quotes, quotes inside doubled; a field may hold line breaks
-backslash      a row a line; quotes inside quoted fields stand behind a backslash (MySQL)
-loose          a row a line; a quoted field ends where a quote meets a separator or the end of line
+backslash      one row per line; quotes inside quoted fields have a backslash before them (MySQL)
+loose          one row per line; a quoted field ends at a quote before a separator or the line's end
 =============  =====================================================================================
 
-Where two rules explain a file but disagree about its rows, or none does, the line is named.
+If two rules explain a file but disagree about its rows, or if no rule does, the error names the
+line.
 """
 
 import csv
@@ -43,8 +44,8 @@ class Dialect:
 
     Attributes:
         separator: one character; a space stands for any run of spaces.
-        quoting: see the module.
-        header: whether the first record names the columns; without, they are called "1", "2", ….
+        quoting: one of the rules in the module's docstring.
+        header: whether the first record names the columns; if not, they are called "1", "2", ….
     """
 
     separator: str
@@ -66,11 +67,11 @@ def separator_of(text: str) -> str:
 
 
 def find_separator(text: bytes, usual: str) -> str:
-    """The separator of a file: the usual one of its suffix, unless the file says otherwise.
+    """The separator of a file: the usual one of its suffix, unless its content shows another.
 
     Args:
         text: the file, or its beginning.
-        usual: what its suffix stands for.
+        usual: the separator that its suffix stands for.
     """
     head = text[:_HEAD_BYTES].decode(errors="ignore").split("\n")
     lines = [line for line in head if line.strip()][:_SNIFFED_LINES]
@@ -81,14 +82,14 @@ def find_separator(text: bytes, usual: str) -> str:
         if len(counts) == 1 and counts != {0}:
             return candidate
     quoted_counts = [lines[0].count(c) for c in "\t;,|"]
-    if any(quoted_counts):  # differing numbers: text in quotes may hold it
+    if any(quoted_counts):  # counts differ from line to line: quoted text may hold the separator
         return "\t;,|"[quoted_counts.index(max(quoted_counts))]
     words = {len(line.split()) for line in lines}
     return " " if len(words) == 1 and words != {1} else usual
 
 
 def column_names(path: Path, text: bytes, separator: str, header: bool) -> list[str]:
-    """Names in the first record, or "1", "2", … where it is a row.
+    """Names in the first record, or "1", "2", … if there is no header.
 
     Args:
         path: for messages.
@@ -168,11 +169,11 @@ def read_frame(text: bytes, dialect: Dialect, width: int) -> pl.DataFrame | None
 
 
 def records(text: str, dialect: Dialect) -> Iterator[Record]:
-    """Every record that is not blank, the header included; slow but sure.
+    """Every record that is not blank, the header included; slow but exact.
 
     Raises:
-        csv.Error: under ``standard``, text that does not keep to it.
-        ValueError: under the other rules, a line that they do not explain.
+        csv.Error: under ``standard``, the text breaks that rule.
+        ValueError: under another rule, the rule does not explain a line.
     """
     if dialect.quoting == "standard":
         csv.field_size_limit(2**31 - 1)
@@ -228,7 +229,7 @@ def _one_line(line: str, dialect: Dialect) -> list[str] | None:
             field = line[start:] if end < 0 else line[start:end]
             opened = field.startswith('"')
             if opened and (dialect.quoting == "backslash" or field.count('"') == 1):
-                return None  # and never closed: it may have held separators
+                return None  # the quote is never closed: the field may have held separators
             end = len(line) if end < 0 else end
         else:
             field = _unescaped(line[start + 1 : end - 1], dialect.quoting)
@@ -239,7 +240,7 @@ def _one_line(line: str, dialect: Dialect) -> list[str] | None:
 
 
 def _closing_loose(line: str, start: int, separator: str) -> int | None:
-    """Where a quoted field ends: behind the first quote that a separator or nothing follows."""
+    """Where a quoted field ends: behind the first quote before a separator or the line's end."""
     at = line.find('"', start + 1)
     while at >= 0:
         if at + 1 == len(line) or line[at + 1] == separator:
@@ -249,7 +250,7 @@ def _closing_loose(line: str, start: int, separator: str) -> int | None:
 
 
 def _closing_backslash(line: str, start: int, separator: str) -> int | None:
-    """The same; a quote behind a backslash, and a doubled one, does not count."""
+    """Where a quoted field ends; a quote behind a backslash, or a doubled one, does not end it."""
     at = start + 1
     while at < len(line):
         if line[at] == "\\":
@@ -272,13 +273,14 @@ def _unescaped(field: str, quoting: Quoting) -> str:
 
 # ---------------------------------------------------------------- whole files
 def _stray_quotes(text: bytes, separator: str) -> bool:
-    """Whether a quote stands in the middle of a field by itself, where parsers differ."""
+    """Whether there is a lone quote in the middle of a field, which parsers read differently."""
     edge = re.escape(separator.encode()) + rb'\n"'
     return re.search(rb'[^%b]"[^%b]' % (edge, edge), text) is not None
 
 
 def _by_polars(body: bytes, dialect: Dialect, width: int) -> pl.DataFrame | None:
-    header = dialect.separator.join(map(str, range(width))) + "\n"  # a short first row is no norm
+    # a header of its own, so that a short first row does not set the number of columns
+    header = dialect.separator.join(map(str, range(width))) + "\n"
     try:
         frame = pl.read_csv(
             header.encode() + body,
@@ -292,7 +294,7 @@ def _by_polars(body: bytes, dialect: Dialect, width: int) -> pl.DataFrame | None
 
 
 def _problem(found: Iterator[Record], width: int) -> tuple[int, str] | None:
-    """The first record that is no row, and why."""
+    """The first record that is not a proper row, and why."""
     last = 0
     try:
         for line, fields in found:
@@ -305,8 +307,11 @@ def _problem(found: Iterator[Record], width: int) -> tuple[int, str] | None:
 
 
 def _by_line(text: str, separator: str, header: bool) -> tuple[Quoting, ...]:
-    """Rules that read line by line and may explain a file. TSV is mostly without quoting, and then
-    titles may hold quotes; where all of a column is in quotes, they are no part of it."""
+    """Rules that read line by line and may explain a file.
+
+    TSV mostly has no quoting, so that quotes belong to the text. But if every field of a column is
+    in quotes, they are quoting.
+    """
     if separator != "\t":
         return ("backslash", "loose")
     plain = (fields for _, fields in records(text, Dialect(separator, "plain", header)))
@@ -328,10 +333,10 @@ def _first_misfit(text: str, dialect: Dialect, width: int) -> tuple[int, str] | 
 
 
 def _doubtful(text: str, dialect: Dialect, width: int) -> int | None:
-    """The first line where the standard rule, though it explains all, is likely not the one.
+    """The first line where the standard rule is probably wrong, though it explains the whole file.
 
-    That is a record over several lines most of which look like rows, or another number of rows if a
-    backslash stands for what it mostly stands for before a quote.
+    There are two signs: a record over several lines, most of which look like rows by themselves;
+    and another number of rows if a backslash before a quote is read as an escape.
     """
     lines = text.split("\n")
     before = 0
@@ -359,8 +364,8 @@ def _doubtful(text: str, dialect: Dialect, width: int) -> int | None:
 
 
 def _as_written(text: str, dialect: Dialect) -> bool:
-    """Whether a writer would have written the rows like this: one that quotes what has to be
-    quoted, or that and whole columns."""
+    """Whether a program would have written the rows like this: one that quotes only fields that
+    must be quoted, or these and whole columns."""
     found = list(records(text, dialect))
     start = found[0][0] if dialect.header else 0
     body = "\n".join(text.split("\n")[start:]).rstrip("\n")
@@ -375,7 +380,7 @@ def _as_written(text: str, dialect: Dialect) -> bool:
 
 
 def _quoted_columns(body: str, first: Sequence[str]) -> list[bool]:
-    """Which fields of the first row stand in quotes."""
+    """Which fields of the first row are in quotes."""
     quoted, start = [], 0
     for field in first:
         quoted.append(body.startswith('"', start))
@@ -384,7 +389,7 @@ def _quoted_columns(body: str, first: Sequence[str]) -> list[bool]:
 
 
 def _written(row: Sequence[str], whole: Sequence[bool], separator: str) -> str:
-    """A row whose columns are quoted wholly or where they must be."""
+    """A row as text; fields of ``whole`` columns are quoted, others only if they must be."""
     padded = (*whole, *[False] * (len(row) - len(whole)))
     return separator.join(
         _in_quotes(field) if quote or any(c in field for c in (separator, '"', "\n")) else field

@@ -1,4 +1,4 @@
-"""Ids as people store them: text, whole numbers, and what tables of numbers make of these."""
+"""Ids as people store them: text, whole numbers, and whole numbers that a program made floats."""
 
 from dataclasses import replace
 
@@ -12,17 +12,17 @@ MISSING_USERS = ("nan", "none", "null", "na", "n/a", "<na>")
 """What programs write for a user who is not known; compared without case."""
 _WHOLE = r"^\d+(\.0+)?$"
 _SCIENTIFIC = r"^\d(\.\d+)?[eE]\+\d+$"
-_EXACT = 2.0**53  # whole numbers above it are not all floats
+_EXACT = 2.0**53  # not every whole number above it can be stored as a float
 
 
 def with_ids(table: Table, column: str) -> Table:
     """The table with text in a column of ids.
 
-    Ids of whole numbers that became floats on the way ("1.0") are whole numbers again.
+    Whole numbers that some program has stored as floats ("1.0") become whole numbers again.
 
     Raises:
-        DataError: naming file and line: an id is empty, does not lie on one line, or is a number
-            whose last digits are gone.
+        DataError: naming file and line: an id is empty, holds a tab, line break or control
+            character, or is a number whose last digits are lost.
     """
     raw = table.frame[column]
     ids = _text(table, column, raw).str.strip_chars()
@@ -51,14 +51,14 @@ def with_ids(table: Table, column: str) -> Table:
 
 
 def without_missing_users(table: Table, drop: bool) -> Table:
-    """The rows that say a user.
+    """The rows that have a user.
 
     Args:
         table: with a column ``user_id`` of any type that ids have.
         drop: leave the others out and count them in ``missing``; refuse them otherwise.
 
     Raises:
-        DataError: naming the first row that says none.
+        DataError: naming the first row without a user.
     """
     raw = table.frame["user_id"]
     text = _text(table, "user_id", raw).str.strip_chars().str.to_lowercase()

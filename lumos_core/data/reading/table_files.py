@@ -1,7 +1,7 @@
 """Tables in TSV, CSV, JSON lines and Parquet: chosen columns, and the place of every row.
 
-Reading is vectorised (polars); only once something is wrong does a second, slow pass look for the
-line to name. What delimited text needs on top stands in :mod:`lumos_core.data.reading.delimited`.
+Reading is vectorised (polars). Only if something is wrong, a second, slow pass looks for the line
+to name. What else delimited text needs is in :mod:`lumos_core.data.reading.delimited`.
 """
 
 import itertools
@@ -28,8 +28,8 @@ class TextFormat:
     """What the user says about a delimited text file.
 
     Attributes:
-        separator: one character; empty to find it out.
-        header: whether the first line names the columns; without, they are "1", "2", ….
+        separator: one character; empty: found from the content.
+        header: whether the first line names the columns; if not, they are "1", "2", ….
     """
 
     separator: str = ""
@@ -45,9 +45,9 @@ class Table:
         dialect: of a delimited text file.
         columns: name in the frame -> name in the file.
         warnings: what the user should know about how it was read, a sentence each.
-        missing: rows that were left out because they say no user.
-        origin: number of the record (from 0) that every row was made of, where that is not simply
-            the row's own number.
+        missing: rows that were left out because they have no user.
+        origin: number of the record (from 0) that every row was made from; None if it is the row's
+            own number.
     """
 
     path: Path
@@ -64,11 +64,11 @@ class Table:
         return replace(self, frame=frame)
 
     def warn(self, *warnings: str) -> "Table":
-        """The same with more to say."""
+        """The same table with more warnings."""
         return replace(self, warnings=(*self.warnings, *warnings))
 
     def place(self, row: int) -> str:
-        """Where row ``row`` (from 0) of the frame stands: ``FILE: line 7`` (Parquet: row 7)."""
+        """Where row ``row`` (from 0) of the frame is: ``FILE: line 7`` (Parquet: ``row 7``)."""
         record = row if self.origin is None else int(self.origin[row])
         if self.format == "parquet":
             return f"{self.path}: row {record + 1}"
@@ -80,7 +80,7 @@ class Table:
 
 
 def table_format(path: Path) -> TableFormat:
-    """The format that a file's suffix stands for (a trailing ``.gz`` is looked through).
+    """The format that a file's suffix stands for (a trailing ``.gz`` is ignored).
 
     Raises:
         DataError: for an unknown suffix.
@@ -164,9 +164,9 @@ def refuse_rows(table: Table, bad: pl.Series, problem: str, raw: pl.Series) -> N
     """Refuse a table in which a row is bad.
 
     Args:
-        bad: a flag a row.
+        bad: a flag per row.
         problem: what is wrong, what was expected, what to do.
-        raw: the values as they stand in the file.
+        raw: the values as they are in the file.
 
     Raises:
         DataError: naming the first bad row and what was found there.
@@ -224,7 +224,7 @@ def _read_delimited(
 
 
 def _changed(path: Path) -> DataError:
-    """The file was read more than once, and was not the same each time."""
+    """The error if a file that is read more than once was not the same each time."""
     return DataError(f"{path}: the file has changed while it was read; try again when it is whole")
 
 
@@ -263,7 +263,7 @@ def _read_json_lines(path: Path, columns: Mapping[str, str]) -> pl.DataFrame:
 def _not_json(
     path: Path, first: int, block: bytes, schema: Mapping[str, Any], error: Exception
 ) -> DataError:
-    """Names the line that Python takes for JSON and polars does not: ``NaN``, ``1e400``."""
+    """The error about a line that is JSON for Python but not for polars: ``NaN``, ``1e400``."""
     for number, line in enumerate(block.split(b"\n"), start=first):
         try:
             if line.strip():

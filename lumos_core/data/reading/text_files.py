@@ -55,7 +55,7 @@ def text_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[tuple[in
                 yield line, cleaned.replace(b"\r\n", b"\n").replace(b"\r", b" ")
             line += block.count(b"\n")
             offset += len(block)
-            if not chunk and not offset:  # a gzip file of nothing is not empty itself
+            if not chunk and not offset:  # a gzip file of no content is not an empty file
                 raise DataError(f"{path}: {_EMPTY}")
             if not chunk:
                 return
@@ -90,7 +90,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _read(stream: BinaryIO, size: int, path: Path, line: int) -> bytes:
-    """Up to ``size`` bytes; piece by piece, so that a break is found at the right line."""
+    """Up to ``size`` bytes; piece by piece, so that the line of any damage is known."""
     pieces: list[bytes] = []
     missing = size
     try:

@@ -1,7 +1,7 @@
-"""Times as people store them: numbers of some unit, dates in text, typed columns – as one number.
+"""Turns times as people store them into numbers: from numbers, dates in text, typed columns.
 
-Only the order within a history counts, so the unit does not matter as long as there is one, but no
-two times may fall together that are apart in the file.
+Only the order within a history counts. So the unit does not matter, as long as a file has only one;
+but two times that differ in the file must not become equal.
 """
 
 import re
@@ -14,7 +14,7 @@ from lumos_core.data.reading.table_files import Table, first_true, refuse_rows
 from lumos_core.errors import DataError
 
 _UNITS = ((1e8, "seconds"), (1e11, "milliseconds"), (1e14, "microseconds"), (1e17, "nanoseconds"))
-"""From which number on a Unix time after 1973 is in which unit; smaller ones tell nothing."""
+"""The least number that is a Unix time after 1973 in each unit; smaller ones may have any unit."""
 _LARGEST = 2**63
 _WRONG = (
     "time is not a number, expected Unix time or a position in the history, or a date and time "
@@ -24,10 +24,10 @@ _WRONG = (
 
 def with_times(table: Table) -> Table:
     """The table with a number in its column ``timestamp``: Int64, or Float64 if times have a
-    fraction and none is lost by that.
+    fraction and different times stay different.
 
     Raises:
-        DataError: naming lines: something is no time, or there are times in two units.
+        DataError: naming lines: a value is not a time, or there are times in two units.
     """
     raw = table.frame["timestamp"]
     times = _typed(table, raw) if raw.dtype.is_temporal() else _numbers(table, raw)
@@ -51,7 +51,7 @@ def _typed(table: Table, raw: pl.Series) -> pl.Series:
 
 
 def _seconds(nanoseconds: pl.Series) -> pl.Series:
-    """Seconds, whole or with a fraction, if no two times fall together by that."""
+    """Whole seconds or seconds with a fraction; nanoseconds if two times became equal otherwise."""
     if (nanoseconds % 1_000_000_000 == 0).all():
         return nanoseconds // 1_000_000_000
     seconds = nanoseconds / 1e9
@@ -84,8 +84,8 @@ def _numbers(table: Table, raw: pl.Series) -> pl.Series:
 
 
 def _exact(raw: pl.Series, real: pl.Series) -> pl.Series:
-    """Decimal fractions that floats cannot tell apart: as whole numbers of a smaller unit, or, if
-    those do not fit either, by their order."""
+    """Decimal fractions that floats cannot tell apart, as whole numbers of a smaller unit; if these
+    are too large, as their ranks."""
     try:
         values = [Decimal(text) for text in raw]
     except InvalidOperation:
@@ -119,7 +119,7 @@ def _nanoseconds(text: str) -> int | None:
 
 
 def _check_unit(table: Table, times: pl.Series, raw: pl.Series) -> None:
-    """Refuse seconds beside milliseconds: sorted as they stand, order would be nonsense."""
+    """Refuse times in two units, such as seconds and milliseconds: sorting would mix them up."""
     if raw.dtype.is_temporal() or not raw.len():
         return
     size = times.abs().cast(pl.Float64)
@@ -138,7 +138,7 @@ def _check_unit(table: Table, times: pl.Series, raw: pl.Series) -> None:
 
 
 def _tell_ties(table: Table, raw: pl.Series) -> Table:
-    """Say it if times have lost their precision on the way."""
+    """Warn if times lost their precision before they came into the file."""
     if raw.dtype == pl.Float32:
         cause = "the column has type Float32, which cannot tell neighbouring Unix times apart"
     elif raw.dtype == pl.String and raw.str.contains(r"^[-+]?\d(\.\d+)?[eE][-+]?\d+$").any():

@@ -1,8 +1,8 @@
 """Titles as a catalog holds them: one line of plain text, the same on every machine.
 
-What is white space and what is a control character is written down here, code point by code point.
-Python's own idea of both depends on its version's Unicode tables, and two machines that clean a
-title in two ways have two catalogs.
+White space and control characters are listed here, code point by code point. Python's own
+definition of both depends on the Unicode tables of its version, and two machines that clean a title
+differently would have different catalogs.
 """
 
 import html
@@ -12,8 +12,8 @@ from html.entities import html5
 
 TITLE_SPACE = "\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 """Inside ``[…]`` of a regular expression: C0 and C1 control characters, DEL, line and paragraph
-separator, and every space. Characters that only shape the text stay, since words change without
-them: joiners (U+200C, U+200D), soft hyphen, variation selectors, marks of direction."""
+separator, and every space. Characters that only shape the text are not listed, since words change
+without them: joiners (U+200C, U+200D), soft hyphen, variation selectors, marks of direction."""
 
 _SPACES = re.compile(f"[{TITLE_SPACE}]+")
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -44,24 +44,26 @@ _TAG = re.compile(r"</?[a-z][a-z0-9]*\s*/?>", re.ASCII | re.IGNORECASE)
 def clean_title(text: str) -> str:
     """The text on one line: every run of white space or control characters becomes one space.
 
-    Tabs and line breaks would break the TSV files that LUMOS writes; NUL and its like, prompts.
-    Half of a surrogate pair, which no file can hold, becomes U+FFFD. Nothing else changes.
+    Tabs and line breaks would break the TSV files that LUMOS writes; NUL and other control
+    characters would break prompts. Half of a surrogate pair, which no file can hold, becomes
+    U+FFFD. Nothing else changes.
     """
-    if _UNCLEAN.search(text):  # rare: titles by the ten thousand are read for every message
+    # tested first, as it is rarely true: tens of thousands of titles are read for every message
+    if _UNCLEAN.search(text):
         text = _SPACES.sub(" ", _SURROGATES.sub("\ufffd", text)).strip(" ")
     return text
 
 
 def usable_title(text: str | None) -> str:
-    """The title that a field of a list of items holds, "" if none that people could read.
+    """The title that a field of a list of items holds, "" if it holds none that people can read.
 
     Character references (``&amp;``) are resolved, once; quotation marks of a CSV field that were
     taken for text are removed. Script, markup of a page, placeholders such as ``nan`` and text
-    without a visible character are no titles.
+    without a visible character do not count as titles.
     """
     if text is None:
         return ""
-    if text.isascii() and not _SPECIAL.search(text):  # by far the most
+    if text.isascii() and not _SPECIAL.search(text):  # nearly all titles
         title = clean_title(text)
         return "" if title in _PLACEHOLDERS else title
     title = unquoted(clean_title(_ENTITY.sub(_resolved, text)))
@@ -78,7 +80,7 @@ def usable_titles(texts: Iterable[str | None]) -> list[str]:
 
 def is_quoted(title: str) -> bool:
     """Whether a title is the quoted form of another, as CSV writes fields that hold a quotation
-    mark: ``"12"" plate"``. Marks at both ends alone are no sign: a title may be a quotation."""
+    mark: ``"12"" plate"``. Marks at both ends alone prove nothing: a title may be a quotation."""
     inner = title[1:-1]
     ends = len(title) > 1 and title[0] == title[-1] == '"'
     return ends and '""' in inner and '"' not in inner.replace('""', "")

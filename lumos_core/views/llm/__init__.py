@@ -1,1 +1,4 @@
-"""The language model that writes views: found, loaded, asked. Begin with `load`."""
+"""The local language model: how it is found, loaded and asked. Begin with `load`.
+
+Imports nothing from `titles` and `writers`.
+"""

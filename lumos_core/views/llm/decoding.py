@@ -1,4 +1,4 @@
-"""Greedy generation in batches: free, or held to the titles of a catalog."""
+"""Greedy generation in batches: free, or restricted to the titles of a catalog."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,12 +10,12 @@ _ROWS, _ROWS_CUDA = 32, 128  # lists written at a time
 
 
 class TrieProcessor:
-    """A logits processor of transformers that leaves only what each row's walk allows.
+    """A logits processor for transformers that allows only the tokens of each row's walk.
 
-    Rows keep their order during greedy decoding; it is no use with beams.
+    It relies on rows keeping their order, as in greedy decoding; it does not work with beams.
 
     Args:
-        walks: one a row.
+        walks: one per row.
     """
 
     def __init__(self, walks: Sequence[Walk]) -> None:
@@ -42,12 +42,12 @@ class TrieProcessor:
 def write_titles(
     llm: LocalLLM, prompts: Sequence[Sequence[int]], walks: Sequence[Walk], steps: int
 ) -> None:
-    """Let the model write every list; what it chose is in the walks.
+    """Let the model write every list; afterwards the walks hold the chosen items.
 
     Args:
         llm: the model.
         prompts: token ids behind which the first title begins.
-        walks: one a prompt, none begun.
+        walks: one per prompt, all at their beginning.
         steps: enough tokens for the longest list.
     """
     for batch in _batches(llm, prompts):
@@ -83,7 +83,7 @@ def generate(
         do_sample=False,
         num_beams=1,
         max_new_tokens=steps,
-        repetition_penalty=1.0,  # models bring penalties and temperatures for chats along
+        repetition_penalty=1.0,  # a model's own defaults may have penalties and temperatures
         temperature=1.0,
         top_k=50,
         top_p=1.0,
@@ -101,7 +101,7 @@ def generate(
 
 
 def stop_tokens(llm: LocalLLM) -> list[int]:
-    """Token ids that end a text: a chat model has its end of turn beside the end of text."""
+    """Token ids that end a text: a chat model has an end of turn besides the end of text."""
     configured = llm.model.generation_config.eos_token_id
     listed = configured if isinstance(configured, list) else [configured]
     known = [int(token) for token in listed if token is not None]
@@ -109,7 +109,7 @@ def stop_tokens(llm: LocalLLM) -> list[int]:
 
 
 def _batches(llm: LocalLLM, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Positions of prompts, neighbours in length together."""
+    """Positions of prompts, in batches of similar length."""
     order = sorted(range(len(prompts)), key=lambda p: len(prompts[p]))
     rows = _ROWS_CUDA if llm.on_cuda else _ROWS
     return [order[start : start + rows] for start in range(0, len(order), rows)]

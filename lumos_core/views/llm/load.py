@@ -1,7 +1,7 @@
-"""The local language model, loaded: its tokens, its states, its threads.
+"""Loads the local language model: its tokens, its hidden states, its threads.
 
-GGUF is converted once to bf16 safetensors in the cache folder: reading GGUF takes 20 s, safetensors
-less than one. transformers is imported by :func:`load_llm` only.
+GGUF is converted once to bf16 safetensors in the cache folder: reading GGUF takes 20 s, reading
+safetensors less than one second. transformers is imported only when a model is loaded.
 """
 
 import io
@@ -34,13 +34,13 @@ DTYPE = "LUMOS_LLM_DTYPE"
 
 @dataclass
 class TokensRead:
-    """What a model has read so far: its cost, on whatever processor."""
+    """How many tokens a model has read so far: a measure of cost that holds for any processor."""
 
     tokens: int = 0
     padding: int = 0
 
     def add(self, tokens: int, computed: int) -> None:
-        """Count a batch of which so many tokens were real and so many computed."""
+        """Count a batch: its real tokens, and all tokens that were computed for it."""
         self.tokens += tokens
         self.padding += computed - tokens
 
@@ -76,10 +76,10 @@ class LocalLLM:
         return int(self.tokenizer.pad_token_id)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a piece of text as plain text, whatever stands in it.
+        """Token ids of a text, all of which is taken as plain text.
 
-        Titles come from strangers. One that reads ``<|im_end|>`` or ``<think>`` must not end a turn
-        or open one: what the tokenizer knows as control tokens is spelled out like any other word.
+        Titles come from untrusted sources. A title that contains ``<|im_end|>`` or ``<think>`` must
+        not end or open a turn: such control tokens are spelled out like any other word.
         """
         pieces = self._controls.split(text) if self._controls is not None else [text]
         return [
@@ -92,9 +92,9 @@ class LocalLLM:
         ]
 
     def encode_chat(self, question: str) -> list[int]:
-        """Token ids of a question in the model's chat template, up to where it is to answer.
+        """Token ids of a question in the model's chat template, up to where the answer begins.
 
-        The template's own control tokens are such; those that the question spells are not.
+        Control tokens of the template keep their effect; those in the question are plain text.
         """
         mark = uuid.uuid4().hex
         asked = self.tokenizer.apply_chat_template(
@@ -109,15 +109,15 @@ class LocalLLM:
 
     @cached_property
     def _controls(self) -> "re.Pattern[str] | None":
-        """Where texts must be cut so that no added token is found in them: behind the first
-        character of those that ``split_special_tokens`` leaves whole."""
+        """Where texts must be cut so that the tokenizer finds no added token in them: behind the
+        first character of each token that ``split_special_tokens`` does not split."""
         whole = [t.content for t in self.tokenizer.added_tokens_decoder.values() if not t.special]
         cuts = [rf"(?<={re.escape(c[0])})(?={re.escape(c[1:])})" for c in whole if len(c) > 1]
         return re.compile("|".join(cuts)) if cuts else None
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """No gradients, and this model's number of threads; both as before afterwards."""
+        """Without gradients and with this model's number of threads; restores both afterwards."""
         import torch
 
         before = torch.get_num_threads()
@@ -218,8 +218,10 @@ def _load(folder: str, revision: str | None, config: LLMConfig) -> tuple[Any, An
 
 
 def preferred_dtype(device: str) -> Any:
-    """bfloat16 where the hardware multiplies it, else float16 (CUDA) or float32 (CPU);
-    ``$LUMOS_LLM_DTYPE`` decides for CPUs, to try on one machine what another does."""
+    """bfloat16 where the hardware multiplies it, else float16 (CUDA) or float32 (CPU).
+
+    On CPUs ``$LUMOS_LLM_DTYPE`` overrides this, to try on one machine what another one does.
+    """
     import torch
 
     if device.startswith("cuda"):
@@ -234,7 +236,7 @@ def preferred_dtype(device: str) -> Any:
 
 
 def _loadable(source: ModelSource, config: LLMConfig) -> tuple[str, str | None]:
-    """Folder or hub id that from_pretrained reads, and the hub revision if it is one."""
+    """Folder or hub id that from_pretrained reads, and the revision if it is a hub id."""
     if source.kind == "hub":
         return source.location, source.revision
     if source.kind == "folder":
@@ -252,7 +254,8 @@ def _converted(gguf: Path, revision: str, cache: Path) -> Path:
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".convert-") as scratch:
                 folder = Path(scratch) / "model"
                 try:
-                    with _quiet(), redirect_stderr(io.StringIO()):  # its bar obeys no setting
+                    # no setting turns the converter's progress bar off
+                    with _quiet(), redirect_stderr(io.StringIO()):
                         _convert(gguf, folder)
                 except Exception as error:
                     raise ModelError(

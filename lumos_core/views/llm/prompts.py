@@ -1,7 +1,7 @@
-"""Every word that is said to the language model. Change one, raise ``VERSION``.
+"""All texts of the prompts to the language model. Whoever changes one must raise ``VERSION``.
 
 List prompts in the domain's own words beat chat templates for small models. Prompts are put
-together from pieces that are tokenised one by one: a title has the same tokens wherever it stands.
+together from pieces that are tokenised one by one, so that a title has the same tokens everywhere.
 """
 
 VERSION = "1"
@@ -18,13 +18,14 @@ def list_head(noun: str) -> str:
 
 
 def title_piece(title: str) -> str:
-    """A title as it stands behind a bullet; capitals throughout are lowered, models read few."""
+    """A title as it stands behind a bullet; one all in capitals is put in lower case, since models
+    have read few such texts."""
     return f" {title.lower() if title.isupper() else title}"
 
 
 EMBED_BEFORE = "This product:"
 EMBED_AFTER = "\nin one word is:"
-"""Around a title when its meaning is read off: over the title itself, and at the last token."""
+"""Around a title whose meaning is read from the states of its own tokens and of the last token."""
 
 
 def _sentence(noun: str) -> str:
@@ -42,7 +43,7 @@ CONTINUATIONS = {
     PARAPHRASE: "\n\nOthers that would have done as well, in the same order:",
     COUNTERFACTUAL: "\n\nOf no interest to the same person:",
 }
-"""Between the history and an open bullet, for models that continue texts."""
+"""Between the history and the bullet of the first new title, for models that continue texts."""
 
 QUESTIONS = {
     FUTURE: "Which {count} come next? Name titles that are not in the list yet.",

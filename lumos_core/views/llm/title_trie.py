@@ -1,7 +1,7 @@
 """The titles of a catalog as a tree of tokens, and the walk of one generated list through it.
 
-Whatever a model would like to write, at every step only tokens are open that lead to a title it may
-still choose; a title ends with the separator of the list, where the next one begins.
+At every step the model may write only tokens that lead to a title it may still choose. The
+separator of the list ends a title; behind it the next title begins.
 """
 
 from collections.abc import Collection, Sequence
@@ -27,7 +27,7 @@ class TitleTrie:
 
     @property
     def depth(self) -> int:
-        """Tokens of the longest title."""
+        """Number of tokens of the longest title."""
         return max(map(len, self._paths), default=1) - 1
 
     def path(self, item: int) -> list[int]:
@@ -53,12 +53,12 @@ class TitleTrie:
 
 
 class Walk:
-    """One list of different titles in the making.
+    """The state of one list of different titles while it is written.
 
     Args:
         trie: the catalog's.
         pools: for each position of the list the items to choose from, None for all. When a pool is
-            used up all items are open.
+            used up, any item may be chosen.
         taken: items that must not be chosen, such as the history's.
         separator: token ids behind every title; not empty.
         stop: token id that ends the list.
@@ -73,7 +73,7 @@ class Walk:
         stop: int,
     ) -> None:
         self.chosen: list[int] = []
-        """Catalog indices in the order they were written; fewer than pools if none are left."""
+        """Catalog indices in the order written; fewer than pools if no item was left."""
         self.done = False
         self._trie, self._pools, self._separator, self._stop = trie, pools, separator, stop
         self._taken: set[int] = set()
@@ -97,7 +97,7 @@ class Walk:
         return tokens if self._item_here() is None else [*tokens, self._separator[0]]
 
     def advance(self, token: int) -> None:
-        """Take note of the token that was written; one of :meth:`allowed`."""
+        """Record the token that was written, one of :meth:`allowed`."""
         if self.done:
             return
         if self._forced:

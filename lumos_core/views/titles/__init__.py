@@ -1,4 +1,4 @@
-"""What the titles of a catalog say, computed once: vectors, neighbours, judgements.
+"""What is computed once from a catalog's titles: vectors, neighbours, the model's judgements.
 
-Begin with `space`.
+May import `llm` beside this package, but not `writers`. Begin with `space`.
 """

@@ -25,12 +25,12 @@ def cached_arrays(
 ) -> Arrays:
     """The arrays of a file, computed and written first if it is missing or damaged.
 
-    Several processes that want the same file compute it once: the others wait for the first, which
-    may be any of them if an earlier one was stopped – its pieces are there.
+    Several processes that want the same file compute it once: one computes, the others wait. If
+    that one is stopped, another resumes from the pieces that it has stored.
 
     Args:
         path: the file.
-        compute: makes the arrays; keeps what it has in the pieces it is given.
+        compute: makes the arrays; stores partial results in the pieces it is given.
         work: budget and progress.
 
     Raises:
@@ -47,6 +47,6 @@ def cached_arrays(
                     found = {name: np.ascontiguousarray(a) for name, a in compute(pieces).items()}
                     write_arrays(path, found)
                     pieces.clear()
-        except HeldError:  # another process is at it
+        except HeldError:  # another process is still computing the file
             raise BudgetSpentError from None
     return found

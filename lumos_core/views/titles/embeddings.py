@@ -1,9 +1,9 @@
-"""What titles mean to the language model: one vector a title, once per catalog and model.
+"""Title vectors by the language model: one vector per title, once per catalog and model.
 
 Plain mean-pooled states of a causal model are useless here: a few directions that all texts share
-drown the rest. Three readings of one forward pass, each centred and half whitened, then set side by
-side, tell which item comes next as well as TF-IDF does among products, and better among news
-(``benchmarks/embedding_pooling.py``).
+dominate the rest. Instead there are three readings of one forward pass, each centred and half
+whitened, then concatenated. They tell which item comes next as well as TF-IDF does among products,
+and better among news (``benchmarks/embedding_pooling.py``).
 """
 
 import hashlib
@@ -29,7 +29,7 @@ VERSION = "1"
 _TITLE_TOKENS = 32
 _BATCH = 64
 _DIM = 384  # of each reading; more adds noise, less loses kinds of items
-_LATE, _EARLY = 0.93, 0.27  # of the layers: where meaning has formed, where words are still words
+_LATE, _EARLY = 0.93, 0.27  # of the layers: late ones hold meaning, early ones still hold words
 
 
 class Readings(NamedTuple):
@@ -40,13 +40,13 @@ class Readings(NamedTuple):
     words: Floats
     """Mean over the title's tokens weighted by rarity in the catalog, early layer."""
     gist: Floats
-    """The token that is asked for the title in one word, late layer."""
+    """The last token, where the prompt asks for the title in one word, late layer."""
 
 
 def title_embeddings(
     llm: LocalLLM, catalog: Catalog, cache_dir: Path, work: Work | None = None
 ) -> Floats:
-    """Vectors whose cosine is likeness of meaning.
+    """Vectors whose cosine measures similarity of meaning.
 
     Returns:
         [N, H] float32, rows of length 1; row r is catalog index r + 1. H depends on the model and
@@ -81,7 +81,7 @@ def embeddings_path(model: str, catalog: Catalog, cache_dir: Path) -> Path:
 
 
 def combine(readings: Readings) -> Floats:
-    """[N, H] the readings, each half whitened, side by side; rows of length 1."""
+    """[N, H] the readings, each half whitened, concatenated; rows of length 1."""
     return unit(np.concatenate([half_whiten(reading, _DIM) for reading in readings], axis=1))
 
 
@@ -89,7 +89,8 @@ def half_whiten(states: Floats, dim: int) -> Floats:
     """[N, <= dim] half-whitened principal components of the states; rows of length 1."""
     centred = states.astype(np.float64) - states.mean(axis=0, dtype=np.float64)
     scatter = centred.T @ centred
-    # Signs stay the library's: cosines do not depend on them, and stored vectors have them so.
+    # Signs stay as the library returns them: cosines do not depend on them, and vectors that are
+    # already stored have these signs.
     components = half_whitened(centred, scatter, dim, negligible=1e-6, least=1e-12)
     if not components.shape[1]:  # a single title, or all the same
         return np.zeros((len(states), 1), dtype=np.float32)
@@ -103,7 +104,7 @@ def unit(vectors: Floats) -> Floats:
 
 
 def read_titles(llm: LocalLLM, titles: tuple[str, ...], pieces: Pieces | None = None) -> Readings:
-    """One forward pass over all titles, sorted by length so that padding is little."""
+    """One forward pass over all titles, sorted by length so that there is little padding."""
     tokens = [llm.encode(prompts.title_piece(title))[:_TITLE_TOKENS] for title in titles]
     rarity = _rarity(tokens)
     out = Readings(*(np.zeros((len(titles), llm.hidden_size), np.float32) for _ in range(3)))

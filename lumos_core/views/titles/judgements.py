@@ -1,4 +1,4 @@
-"""What the language model says about a catalog, once: tokens, vectors, priors, substitutes."""
+"""What the model computes once about a catalog: tokens, vectors, priors, substitutes."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,18 +20,18 @@ from lumos_core.views.titles.tfidf import tfidf_embeddings
 
 VERSION = "3"
 TITLE_TOKENS = 12  # of a title in prompts; the rest are sizes, colours and part numbers
-PRIOR_WEIGHT = 0.8  # beta: how much of a title's own likelihood is taken off
-NEARNESS_WEIGHT = 2.0  # of nearness in meaning, beside the model's judgement of 1
+PRIOR_WEIGHT = 0.8  # beta: how much of a title's own likelihood is subtracted
+NEARNESS_WEIGHT = 2.0  # of nearness in meaning; the model's judgement has weight 1
 NEIGHBOURS = 6  # candidates for a substitute, by embedding
 Judges = Literal["future", "all"]
 _PACK = 24  # candidates per request where the context is short
-_CONTEXTS, _CONTEXT_ITEMS = 2, 3  # random histories that a title's own likelihood is taken from
+_CONTEXTS, _CONTEXT_ITEMS = 2, 3  # random histories, and items in each, to measure priors behind
 _WORDING_DIM = 256  # of the part of the title space that compares wording
 
 
 @dataclass(frozen=True)
 class CatalogTables:
-    """Everything item-side that writing views needs."""
+    """Everything about the items of a catalog that writing views needs."""
 
     titles: list[list[int]]
     """Token ids of every title, at most TITLE_TOKENS, never empty."""
@@ -39,11 +39,11 @@ class CatalogTables:
     prior: Floats
     """[N] mean log p(title) behind histories that have nothing to do with it."""
     substitutes: Ints
-    """[N, k] catalog indices: what can stand in for an item, best first."""
+    """[N, k] catalog indices: what can replace an item, best first."""
 
 
 class ListPrompt:
-    """Token ids of list prompts: head, then a bullet and a title each, then an open bullet."""
+    """Token ids of list prompts: a head, a bullet and a title per item, then one more bullet."""
 
     def __init__(self, llm: LocalLLM, head: str, titles: list[list[int]]) -> None:
         self._head, self._bullet = llm.encode(head), llm.encode(prompts.BULLET)
@@ -81,8 +81,8 @@ def catalog_tables(
         noun: what a history is.
         cache_dir: for what is computed once per machine.
         work: budget and progress.
-        judges: "future": substitutes stand in order of nearness in meaning; "all": in an order that
-            the model has a say in.
+        judges: "future": substitutes are ordered by nearness in meaning; "all": by nearness and the
+            model's judgement.
 
     Raises:
         BudgetSpentError: the time of ``work`` ended before they were complete.
@@ -139,15 +139,15 @@ def _path(cache_dir: Path, kind: str, *parts: str) -> Path:
 
 
 def space_version() -> str:
-    """Of everything that changes the vectors of :func:`space_vectors`."""
+    """Version of everything that changes the vectors of :func:`space_vectors`."""
     return f"{VERSION}/{embeddings.VERSION}/{prompts.VERSION}"
 
 
 def title_space(meaning: Floats, catalog: Catalog) -> Floats:
-    """[N, H] float32: what titles mean to the model, and beside it how they are worded.
+    """[N, H] float32: vectors of meaning by the model, concatenated with vectors of wording.
 
-    Model numbers and brands say little to a small model. Together they find more of what comes next
-    than either alone among products, and no more than meaning alone among news
+    Model numbers and brands mean little to a small model. Meaning and wording together find more of
+    what comes next than either alone among products, and no more than meaning alone among news
     (``benchmarks/embedding_pooling.py``).
     """
     wording = tfidf_embeddings(catalog.titles, _WORDING_DIM, seed=0)
@@ -155,7 +155,7 @@ def title_space(meaning: Floats, catalog: Catalog) -> Floats:
 
 
 def versions() -> str:
-    """Of everything in this module and below that changes the tables."""
+    """Versions of everything in this module, and in those it uses, that changes the tables."""
     versions = (VERSION, prompts.VERSION, embeddings.VERSION)
     numbers = (TITLE_TOKENS, PRIOR_WEIGHT, NEARNESS_WEIGHT, NEIGHBOURS)
     return "/".join(map(str, versions + numbers))
@@ -169,8 +169,8 @@ def title_tokens(llm: LocalLLM, catalog: Catalog) -> list[list[int]]:
 def priors(llm: LocalLLM, prompt: ListPrompt, items: int, pieces: Pieces | None = None) -> Floats:
     """[N] mean log p(title) behind a few random histories, the same for all titles.
 
-    An empty list would be cheaper, but titles written like others of the catalog gain from any
-    history at all, and that is not what a judgement should be about.
+    An empty list would be cheaper. But any history, even a random one, makes titles that are
+    written like others of the catalog more likely, and a judgement should not depend on that.
     """
     indices = list(range(1, items + 1))
     packs = [indices[start : start + _PACK] for start in range(0, items, _PACK)]
@@ -189,7 +189,7 @@ def substitute_table(
 ) -> Ints:
     """[N, k] the nearest items in meaning, ordered by nearness and the model's judgement.
 
-    The judgement: how much likelier a title becomes behind the item it is to stand in for.
+    The judgement: how much more likely a title becomes behind the item that it is to replace.
     """
     neighbours, cosines = space.neighbours(NEIGHBOURS)
     if not neighbours.shape[1]:  # a single item
@@ -203,7 +203,7 @@ def substitute_table(
 def _scored(
     llm: LocalLLM, requests: Sequence[Request], stage: str, pieces: Pieces | None
 ) -> list[Floats]:
-    """:func:`~lumos_core.views.llm.likelihood.log_likelihoods`, a batch a piece."""
+    """:func:`~lumos_core.views.llm.likelihood.log_likelihoods`, each batch stored as a piece."""
     results: list[Floats] = [np.zeros(0, dtype=np.float32)] * len(requests)
 
     def compute(rows: Sequence[int]) -> dict[str, Floats]:

@@ -1,7 +1,7 @@
-"""Long computations in pieces: each is stored as soon as it is done, within a budget, in view.
+"""Long computations in pieces, each stored as soon as it is done, with a time budget and progress.
 
-What a language model says about a catalog takes minutes and is the same every time. So it must be
-able to stop at any moment – a budget that ends, a kill – and to go on where it was.
+What a language model computes about a catalog takes minutes and is the same every time. So it must
+be able to stop at any moment, when a budget ends or the process is killed, and to resume there.
 """
 
 import shutil
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from lumos_core.safe_files import write_atomically
 
 Arrays = dict[str, npt.NDArray[Any]]
-_ROWS = "rows"  # in the file of a piece: what it is about
+_ROWS = "rows"  # name of the array that tells which rows a piece is about
 
 
 class StageProgress(NamedTuple):
@@ -32,11 +32,11 @@ OnStage = Callable[[StageProgress], None]
 
 
 class BudgetSpentError(Exception):
-    """The time is over. What was computed is stored; the next call goes on from there."""
+    """The time is over. What was computed is stored; the next call resumes from there."""
 
 
 class Work:
-    """Bounds a computation and tells how far it is.
+    """Limits the time of a computation and reports its progress.
 
     Args:
         seconds: budget from now on; None for no limit.
@@ -54,8 +54,8 @@ class Work:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     def check(self) -> None:
-        """Raises BudgetSpentError after the deadline, but never before a first piece is done:
-        repeated calls come to an end even if loading the model alone takes longer."""
+        """Raise BudgetSpentError after the deadline, but never before a first piece is done:
+        repeated calls finish the work even if loading the model alone takes longer."""
         if self._advanced and self.seconds_left == 0:
             raise BudgetSpentError
 
@@ -67,7 +67,7 @@ class Work:
 
 
 class Pieces:
-    """Results of stages, one safetensors file a piece, until the whole is done.
+    """Results of stages, one safetensors file per piece, kept until the whole is done.
 
     Args:
         folder: for the files, None to keep nothing. Whoever uses it must hold a lock on it.
@@ -124,7 +124,7 @@ class Pieces:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """A safetensors file, whole or not at all."""
+    """Write a safetensors file atomically."""
     from safetensors.numpy import save
 
     write_atomically(path, save({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
@@ -139,5 +139,5 @@ def read_arrays(path: Path) -> Arrays | None:
         return load(path.read_bytes())
     except FileNotFoundError:
         return None
-    except SafetensorError:  # e.g. cut short by a full disk: as good as missing
+    except SafetensorError:  # e.g. cut short by a full disk: treated as missing
         return None

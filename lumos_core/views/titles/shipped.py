@@ -1,9 +1,9 @@
-"""What the bundled language model says of the bundled catalog, computed once for everybody.
+"""What the bundled language model computes about the bundled catalog, shipped with LUMOS.
 
-Two files of the cache (of `embeddings` and `judgements`, in this package) in one that ships with
-LUMOS. Names in the cache are digests of all that their contents depend on: where
-model, catalog or code are others, nobody asks for these. ``benchmarks/bundled_stage.py`` writes it;
-a test computes a part of it again.
+One shipped file holds two files of the cache (of `embeddings` and `judgements`, in this package).
+File names in the cache are digests of all that the contents depend on, so these are not used with
+another model, catalog or code. ``benchmarks/bundled_stage.py`` writes the shipped file; a test
+computes a part of it again.
 """
 
 import hashlib
@@ -35,8 +35,8 @@ def seed_cache(cache: Path, folder: Path | None = None) -> bool:
         folder: of the shipped file; the installed sample's by default.
 
     Returns:
-        Whether the cache has them now. A shipped file that is missing (in what Flower sends to
-        nodes) or damaged is not an error: then every machine computes for itself.
+        Whether the cache has them now. A shipped file that is missing (as in the app that Flower
+        sends to nodes) or damaged is not an error: then every machine computes for itself.
     """
     folder = folder or bundled_sample()
     try:

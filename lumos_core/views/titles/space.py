@@ -1,7 +1,8 @@
-"""Which catalog items come into question: similarities of titles, top-k, the far end.
+"""Which catalog items are candidates for a view: by similarity of titles, the nearest or farthest.
 
 Works on any title vectors, dense (LLM embeddings) or sparse (TF-IDF). Rows are items in catalog
-order, so row r is catalog index r + 1; everything public speaks catalog indices.
+order, so row r is catalog index r + 1. Histories and results hold catalog indices, except those of
+:func:`top_k`, which are row numbers.
 """
 
 import hashlib
@@ -32,12 +33,12 @@ def recency_weights(length: int, half_life: float) -> Floats:
 def top_k(scores: Floats, k: int) -> Ints:
     """[B, min(k, N)] positions of the largest scores, best first; ties go to the lower position."""
     k = min(k, scores.shape[-1])
-    # a partition alone would leave ties at the boundary to chance across numpy versions
+    # a partition alone could break ties at the boundary differently in another version of numpy
     return np.argsort(-scores, axis=-1, kind="stable")[:, :k]
 
 
 class TitleSpace:
-    """Title vectors in which nearness is likeness of meaning.
+    """Title vectors; the nearer two are, the more similar are the titles.
 
     Args:
         vectors: [N, H] with rows of length 1 (or 0), dense float32 or scipy CSR.
@@ -102,7 +103,7 @@ def draw_far(scores: Floats, history: Sequence[int], k: int, rng: np.random.Gene
     """k distinct catalog indices (fewer in a tiny catalog) from the far end of one history.
 
     Args:
-        scores: [N] likeness of every item to the history.
+        scores: [N] similarity of every item to the history.
         history: its own items are never drawn while others are left.
     """
     order = np.argsort(scores, kind="stable") + 1
@@ -117,8 +118,8 @@ def substitutes(history: Sequence[int], table: Ints) -> tuple[int, ...]:
     """Every item replaced by its best substitute that is neither in the history nor used before.
 
     Args:
-        table: [N, k] catalog indices of substitutes, best first. When all k are taken the best
-            one is repeated; a catalog of one item has nothing else to offer than that item.
+        table: [N, k] catalog indices of substitutes, best first. When all k are taken, the best
+            one is repeated; in a catalog of one item, that item itself is used.
     """
     taken = set(history)
     out: list[int] = []

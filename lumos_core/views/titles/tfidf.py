@@ -1,4 +1,4 @@
-"""Titles as vectors of words and characters: likeness of strings, without a language model."""
+"""Titles as vectors of words and characters: similarity of strings, without a language model."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,6 +27,6 @@ def tfidf_embeddings(titles: Sequence[str], dim: int, seed: int) -> npt.NDArray[
 
     vectors = tfidf_vectors(titles)
     components = min(dim, *vectors.shape)
-    with np.errstate(invalid="ignore"):  # titles all alike: its share of variance is 0 / 0
+    with np.errstate(invalid="ignore"):  # if all titles are alike, a share of variance is 0 / 0
         reduced = TruncatedSVD(components, random_state=seed).fit_transform(vectors)
     return np.asarray(normalize(reduced), dtype=np.float32)

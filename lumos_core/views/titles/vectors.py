@@ -19,9 +19,9 @@ def semantic_vectors(config: RunConfig, catalog: Catalog) -> np.ndarray:
 
 
 def llm_title_vectors(config: RunConfig, catalog: Catalog) -> npt.NDArray[np.float32]:
-    """[N, H] float32: what titles mean to the run's model, rows of length 1.
+    """[N, H] float32: title vectors by the run's language model, rows of length 1.
 
-    A node's own choice of model does not count here: all sides must start alike.
+    A node's own choice of model does not count here: all sides must start with the same vectors.
 
     Raises:
         ModelError: the model cannot be found or loaded.

@@ -1,8 +1,8 @@
 """Half-whitened principal components of title vectors.
 
-In what a language model says of titles, a few directions that all titles share drown the rest.
-Whitening gives every direction the same spread, but blows up noise; half of it keeps the order of
-the directions and brings them closer together.
+In a language model's title vectors, a few directions that all titles share dominate the rest.
+Whitening gives every direction the same spread, but amplifies noise; half whitening keeps the order
+of the directions and brings their spreads closer together.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 Doubles = npt.NDArray[np.float64]
 
 WHITENING = 0.5
-"""Exponent by which directions are evened out: 0 leaves their spread, 1 makes all alike."""
+"""Exponent by which spreads of directions are evened out: 0 leaves them, 1 makes all equal."""
 
 
 def half_whitened(
@@ -29,10 +29,12 @@ def half_whitened(
         centred: [N, H] rows with mean 0.
         scatter: [H, H] ``centred.T @ centred``, divided by N or not: results scale with it.
         dim: directions at most.
-        negligible: share of the largest spread up to which a direction is rounding and left out.
-        least: what the largest spread counts as at least; below it even that may be rounding.
-        fixed_signs: turn every direction so that its largest entry is positive, whatever the
-            linear algebra library returns. Without it signs are the library's.
+        negligible: a direction whose spread is at most this share of the largest one is taken for a
+            rounding error and left out.
+        least: the largest spread counts as at least this much; a smaller one may itself be a
+            rounding error.
+        fixed_signs: flip every direction so that its largest entry is positive. Otherwise signs are
+            those that the linear algebra library returns.
 
     Returns:
         [N, <= dim], the widest direction first; [N, 0] if all rows are alike.
@@ -42,6 +44,6 @@ def half_whitened(
     axes = axes[:, kept]
     if fixed_signs:
         axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(len(kept))])
-    # A product with the inverse power would round otherwise than the vectors that ship.
+    # A product with the inverse power would be rounded differently from the shipped vectors.
     components: Doubles = centred @ axes / spreads[kept] ** (WHITENING / 2)
     return components

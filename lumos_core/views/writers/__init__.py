@@ -1,4 +1,4 @@
-"""What writes views: by likelihood or by decoding of the language model, and controls without it.
+"""The writers of views: by likelihood or by decoding of the language model; controls without it.
 
-Begin with `choose`.
+They may import `llm` and `titles` beside this package. Begin with `choose`.
 """

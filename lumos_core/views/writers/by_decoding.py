@@ -1,10 +1,11 @@
 """Views that the language model writes itself, title by title (``llm-mode = trie`` or ``free``).
 
-For each view of each user there is a wish: a prompt, and for every position of the list the items
-that would do. A future may be anything new; each item of a paraphrase lies near the one it stands
-for; a counterfactual comes from what is far from the whole history. In the trie the model cannot
-leave these pools; what it writes freely is grounded, and what it fails to say is filled with the
-nearest (or farthest) items by its own title embeddings. So views are complete and in the catalog.
+For each view of each user there is a :class:`Wish`: which view the model is asked for, and a pool
+of acceptable items for every position of the list. A future may hold any new item; each item of a
+paraphrase is near the item it replaces; a counterfactual holds items far from the whole history. In
+the trie the model cannot leave these pools. What it writes freely is matched to catalog items
+(`grounding`). Positions that the model leaves empty are filled with the nearest (or farthest) items
+by its own title embeddings. So views are complete and in the catalog.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,9 +48,9 @@ class Wish(NamedTuple):
 
     view: str
     pools: list[list[int] | None]
-    """For each position the items that would do, best first; None for all."""
+    """For each position the acceptable items, best first; None for all items."""
     fill: list[list[int]]
-    """For each position what is taken if the model has nothing to say, best first."""
+    """For each position the items to take if the model names none, best first."""
 
 
 class WrittenViewWriter:
@@ -98,7 +99,7 @@ class WrittenViewWriter:
             UserViews(
                 tuple(lists[u]),
                 repeat_to(lists[u + 1] or history, len(wishes[u + 1].pools)),
-                # the first thing that comes to mind stands last, where it counts
+                # reversed: what the model names first goes last, where it counts
                 repeat_to(lists[u + 2] or history, len(wishes[u + 2].pools))[::-1],
             )
             for u, history in zip(range(0, len(owners), 3), owners[::3], strict=True)
@@ -133,7 +134,8 @@ class WrittenViewWriter:
         return wishes
 
     def _far_pool(self, scores: Floats, drawn: list[int]) -> list[int]:
-        """Where a counterfactual may lie: the drawn items, or, written freely, all far ones."""
+        """Items that a counterfactual may hold: the drawn ones, or all far ones if it is written
+        freely."""
         if self._mode == "trie":
             return drawn
         order = np.argsort(scores, kind="stable") + 1
@@ -168,7 +170,7 @@ class WrittenViewWriter:
         ]
 
     def _prompt(self, items: list[int], wish: Wish) -> list[int]:
-        """Token ids that end with an open bullet."""
+        """Token ids that end with a bullet, behind which the model writes the first title."""
         noun, titles = self._settings.noun, [self._titles[item - 1] for item in items]
         if not self._chat:
             history = [token for title in titles for token in [*self._bullet, *title]]
@@ -186,12 +188,12 @@ def complete(
     """A list without gaps.
 
     Args:
-        items: catalog indices, None where nothing was said; may end early.
-        fill: for each position what to put there, best first.
-        taken: what must not be put there.
+        items: catalog indices, None where the model named no item; may be shorter than ``fill``.
+        fill: for each position the items to fill it with, best first.
+        taken: items that must not be filled in.
 
     Returns:
-        at most one item a position: positions for which nothing is left are left out.
+        at most one item per position; a position for which no item is left is left out.
     """
     used = {*taken, *(item for item in items if item is not None)}
     full = []
@@ -217,5 +219,5 @@ def written_fingerprint(
 def title_vectors(
     llm: LocalLLM, catalog: Catalog, cache_dir: Path, work: Work | None
 ) -> TitleSpace:
-    """The title space of :mod:`~lumos_core.views.titles.judgements`, cached on its own."""
+    """The title space of :mod:`~lumos_core.views.titles.judgements`, without its other tables."""
     return TitleSpace(judgements.space_vectors(llm, catalog, cache_dir, work))

@@ -1,14 +1,14 @@
 """The writer behind ``views = "llm"``: the language model chooses among catalog items.
 
-A small model that writes freely copies the history and invents products. Asked which of some
-catalog items it finds likely, it has something to say – so every view is such a choice:
+A small model that writes freely copies the history and invents products. But it gives useful
+answers when asked which of some catalog items are likely. So every view is such a choice:
 
-- future: of the items nearest in meaning, those that the history makes likeliest;
-- paraphrase: every item replaced by what is nearest to it in meaning (a table of the catalog);
+- future: of the items nearest in meaning, those that the history makes most likely;
+- paraphrase: every item replaced by the one nearest to it in meaning (a table of the catalog);
 - counterfactual: items far in meaning.
 
-With ``llm-judges = all`` the model also has a say in which items are alike, and which of the far
-ones the history makes least likely. That costs three times the tokens and changes little.
+With ``llm-judges = all`` the model also judges which items are alike, and which of the far items
+the history makes least likely. That costs three times the tokens and changes little.
 """
 
 from collections.abc import Sequence
@@ -33,9 +33,9 @@ from lumos_core.views.view import UserViews, writer_digest
 from lumos_core.views.writers.view_settings import ViewSettings
 
 _VERSION = "3"
-HALF_LIFE = 2.0  # of an item's weight in the history, in items: what comes next is about now
-FAR_HALF_LIFE = 50.0  # what contradicts a history contradicts all of it
-_SPARE_FAR = 3  # far items that may be refused
+HALF_LIFE = 2.0  # of an item's weight, in items: a future depends on the most recent items
+FAR_HALF_LIFE = 50.0  # long: a counterfactual contradicts the whole history
+_SPARE_FAR = 3  # far items that the model may reject
 
 
 class LLMViewWriter:
@@ -84,7 +84,7 @@ class LLMViewWriter:
         ]
 
     def _pmi(self, histories: list[list[int]], candidates: list[list[int]]) -> list[Floats]:
-        """How much likelier each candidate is made by its history."""
+        """How much more likely its history makes each candidate."""
         requests = [
             self._prompt.request(history, items)
             for history, items in zip(histories, candidates, strict=True)
@@ -112,8 +112,8 @@ def choose_future(pool: list[int], near: Floats, pmi: Floats, count: int) -> tup
 
 
 def choose_counterfactual(far: list[int], pmi: Floats, length: int) -> tuple[int, ...]:
-    """The least likely of some far items, the least likely of all last, where it counts; as they
-    come where the model was not asked."""
+    """The least likely of some far items, the least likely of all last, where it counts; in the
+    given order if the model was not asked (``pmi`` is empty)."""
     if not len(pmi):
         return repeat_to(far[:length], length)
     kept = [far[i] for i in np.argsort(pmi, kind="stable")[:length]]

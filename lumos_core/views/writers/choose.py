@@ -1,11 +1,11 @@
-"""How the language model is asked for views: which of the three modes, which writer.
+"""Chooses the view writer, and the mode in which the language model is asked for views.
 
 - ``score``: it judges candidates by likelihood (:mod:`lumos_core.views.writers.by_likelihood`);
-- ``trie``: it writes titles, held to those of the catalog;
-- ``free``: it writes what it likes, and every line becomes the item most like it.
+- ``trie``: it writes titles, restricted to those of the catalog;
+- ``free``: it writes any text, and every line is matched to the most similar item.
 
-Small models have something to say only when they judge; above about a billion weights writing is
-the better question, and the catalog's trie keeps it honest.
+Small models give useful answers only as judges. Above about a billion weights a model does better
+if it writes titles itself, and the trie makes sure that they are titles of the catalog.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ SMALL = 1_000_000_000  # weights up to which "auto" means "score"
 
 
 def view_settings(config: RunConfig) -> ViewSettings:
-    """The run's settings of views; where the model judges all, it reads more, too."""
+    """The run's settings of views; a model that judges all views also reads more items."""
     settings = ViewSettings(
         config.llm_noun, config.view_items, seed=config.view_seed, judges=config.llm_judges
     )
@@ -78,7 +78,7 @@ def make_writer(
         return LLMViewWriter(llm, catalog, made, settings)
     space = title_vectors(llm, catalog, choice.cache, work)
     large = (model_size(choice) or 0) > SMALL
-    # small models write worse behind their chat template than as a plain text goes on
+    # small models write worse titles in a chat template than as the continuation of plain text
     chat = large and llm.tokenizer.chat_template is not None
     return WrittenViewWriter(llm, catalog, space, settings, mode, chat)
 
@@ -86,7 +86,9 @@ def make_writer(
 def llm_view_factory(
     config: RunConfig, node: NodeConfig, catalog: Catalog
 ) -> tuple[str, WriterFactory]:
-    """Fingerprint of the configured writer, without loading a model, and a function that does.
+    """The configured writer's fingerprint, and a function that makes the writer.
+
+    Only that function loads the model.
 
     Raises:
         ModelError: the model cannot be found.
@@ -107,8 +109,8 @@ def view_factory(
     """A writer's fingerprint, and a function that makes the writer when it is needed.
 
     Args:
-        config: ``views`` chooses the writer; "shuffled" views are the LLM's, dealt out anew by
-            :func:`lumos_core.views.source.shuffled`. Other names are those of plug-ins.
+        config: ``views`` chooses the writer; "shuffled" views are the LLM's, exchanged between
+            users by :func:`lumos_core.views.source.shuffled`. Other names are those of plug-ins.
         node: its LLM choice wins over the run's.
         catalog: the public catalog.
     """

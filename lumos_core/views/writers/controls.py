@@ -1,4 +1,4 @@
-"""What the LLM has to beat: views from TF-IDF neighbours of titles, and views drawn at random."""
+"""Controls for the LLM's views: TF-IDF neighbours of titles, and items drawn at random."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -18,12 +18,12 @@ from lumos_core.views.view import UserViews, writer_digest
 from lumos_core.views.writers.view_settings import ViewSettings
 
 _VERSION = "2"
-_HALF_LIFE, _FAR_HALF_LIFE = 2.0, 50.0  # as the LLM writer's: the comparison is about the model
+_HALF_LIFE, _FAR_HALF_LIFE = 2.0, 50.0  # the LLM writer's values, so that only the model differs
 _SUBSTITUTES = 10
 
 
 class TfidfViewWriter:
-    """The control without a language model: likeness of titles as strings.
+    """The control without a language model: similarity of titles as strings.
 
     future = the items most like the recent ones; paraphrase = every recent item replaced by its
     nearest neighbour; counterfactual = items from the far end.
@@ -64,7 +64,7 @@ class RandomViewWriter:
     """The control without content: every item of every view is drawn uniformly.
 
     Args:
-        items: of the catalog.
+        items: number of items in the catalog.
         catalog_fingerprint: of the same catalog.
         settings: lengths, and the seed of all draws.
     """
@@ -100,7 +100,7 @@ def control_fingerprint(
     Args:
         kind: of the writer.
         catalog: fingerprint of the catalog.
-        settings: those that the controls heed count, the language model's do not.
+        settings: only those that the controls use are part of the fingerprint.
     """
-    heeded = (settings.future_items, settings.recent, settings.seed)
-    return writer_digest(kind, _VERSION, catalog, *heeded)
+    used = (settings.future_items, settings.recent, settings.seed)
+    return writer_digest(kind, _VERSION, catalog, *used)

@@ -1,4 +1,4 @@
-"""From what a model wrote to items of the catalog: the same title, or the one most like it."""
+"""Matches lines that a model wrote to catalog items: the same title, or the most similar one."""
 
 import re
 import unicodedata
@@ -18,7 +18,8 @@ def parse_lines(text: str) -> list[str]:
 
 
 def normalise(title: str) -> str:
-    """Letters and digits of a title in one spelling: no case, accents' forms, punctuation."""
+    """Letters and digits of a title in one spelling: without case, punctuation and variants of the
+    same character."""
     folded = unicodedata.normalize("NFKC", title).casefold()
     return " ".join(re.findall(r"\w+", folded))
 
@@ -40,7 +41,8 @@ class Grounder:
         for item, title in enumerate(spelt, start=1):
             self._exact.setdefault(title, []).append(item)
         self._vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5))
-        self._vectorizer.fit([*spelt, "title"])  # a vocabulary even if no title has a letter
+        # "title" keeps the vocabulary from being empty when no title has a letter
+        self._vectorizer.fit([*spelt, "title"])
         self._vectors = self._vectorizer.transform(spelt)
 
     def ground(
@@ -54,11 +56,11 @@ class Grounder:
         Args:
             lines: titles as generated.
             taken: catalog indices that must not be found, such as the history's.
-            allowed: the only ones that may be; None for all.
+            allowed: the only catalog indices that may be found; None for all.
 
         Returns:
-            per line a catalog index, or None where nothing is like it enough, or what is most like
-            it may not be found: a copy of the history is not the next best item.
+            per line a catalog index. None if no item is similar enough, or if the most similar one
+            must not be found: a line that copies the history does not mean the next best item.
         """
         if not lines:
             return []

@@ -1,4 +1,4 @@
-"""How views are written: what all writers have in common."""
+"""How views are written: the settings that all writers share."""
 
 from typing import NamedTuple
 
@@ -8,9 +8,9 @@ from lumos_core.views.titles.judgements import Judges
 class ViewSettings(NamedTuple):
     """How views are written; part of a writer's fingerprint.
 
-    The language model's writers put all fields into it, in this order: a field more, fewer or
-    elsewhere makes them write all stored views anew. The controls heed ``future_items``, ``recent``
-    and ``seed`` alone.
+    The language model's writers put all fields into it, in this order: if a field is added, removed
+    or moved, they write all stored views again. The controls use only ``future_items``, ``recent``
+    and ``seed``.
     """
 
     noun: str = "products bought by a customer"
@@ -24,7 +24,7 @@ class ViewSettings(NamedTuple):
     candidates: int = 10
     """Items among which the future is chosen (at least twice ``future_items``)."""
     seed: int = 0
-    """Of all that is drawn."""
+    """Of all random draws."""
     judges: Judges = "future"
     """What the model is asked about: the future alone, or all three views."""
 
