@@ -74,8 +74,8 @@ def lumos(rounds: int, parameters: int, place: Path) -> Rounds:
     config = CONFIG.replace(rounds=rounds, catalog=str(nodes[0].data / "catalog.tsv"))
     events: list[Event] = []
     summary = deploy(config, nodes, place / "run", events.append)
-    if summary["outcome"] != "completed":
-        raise SystemExit(f"the run ended as {summary['outcome']}")
+    if summary.outcome != "completed":
+        raise SystemExit(f"the run ended as {summary.outcome}")
     of_rounds = [e for e in events if e["event"] == "round"]
     ends = [datetime.fromisoformat(e["time"]).timestamp() for e in of_rounds]
     cpu = _cpu_seconds(place / "run" / "logs")

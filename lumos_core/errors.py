@@ -9,6 +9,10 @@ class DataError(LumosError):
     """An input file is missing, malformed or inconsistent."""
 
 
+class NewerFileError(DataError):
+    """A file was written by a newer LUMOS than this one; nothing is wrong with it."""
+
+
 class ConfigError(LumosError):
     """A configuration key is unknown, of the wrong type, or contradicts another."""
 

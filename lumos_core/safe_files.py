@@ -1,5 +1,9 @@
-"""Files that are written whole or not at all, by one process at a time, where nobody else reads."""
+"""Files that are written whole or not at all, by one process at a time, where nobody else reads.
 
+What LUMOS writes as JSON and reads back is a :class:`JsonFile`, with a subclass for each kind.
+"""
+
+import errno
 import json
 import os
 import stat
@@ -7,7 +11,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lumos_core.errors import DataError, LumosError, NewerFileError, reason_of
 
 
 def private_folder(path: Path) -> None:
@@ -61,6 +69,178 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, readable by people."""
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+class JsonFile(BaseModel):
+    """What stands in a JSON file that LUMOS writes and reads back; a subclass is a kind of file.
+
+    Keys that a subclass does not know are ignored, so that this LUMOS reads what a newer one has
+    added. A change that an older LUMOS would misread raises the default of ``schema_version``, and
+    :meth:`upgraded` then turns the content of older files into the new form.
+
+    Attributes:
+        failure: what is raised for a file that cannot be read or is damaged.
+        repair: what the user can do about a damaged one.
+        origin: what was expected instead of a file that cannot be read.
+        schema_version: of the file; one without a version is from before there were any, that is 1.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="ignore",
+        ser_json_bytes="hex",
+        val_json_bytes="hex",
+        validate_by_alias=True,
+        validate_by_name=True,
+    )
+    failure: ClassVar[type[LumosError]] = DataError
+    repair: ClassVar[str] = "the file is damaged"
+    origin: ClassVar[str] = ""
+
+    schema_version: int = Field(default=1, alias="schema_version")
+
+    @classmethod
+    def read(cls, path: Path, repair: str = "") -> Self:
+        """What a file says.
+
+        Args:
+            path: the file.
+            repair: what the user can do if it is damaged, where the usual advice does not fit.
+
+        Raises:
+            LumosError: of the kind ``failure``: it cannot be read, is not JSON, lacks a key or has
+                a value of another type.
+            NewerFileError: a newer LUMOS wrote it.
+        """
+        found = cls.read_if_there(path, repair)
+        if found is None:
+            raise cls._unreadable(path, os.strerror(errno.ENOENT))
+        return found
+
+    @classmethod
+    def read_if_there(cls, path: Path, repair: str = "") -> Self | None:
+        """As :meth:`read`, but None where there is no such file."""
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise cls._unreadable(path, reason_of(error)) from error
+        return cls._parsed(path, content, repair or cls.repair)
+
+    @classmethod
+    def read_if_sound(cls, path: Path) -> Self | None:
+        """As :meth:`read`, but None where there is no such file or it is damaged: for what can be
+        made again. A file that a newer LUMOS wrote is refused all the same."""
+        try:
+            return cls.read_if_there(path)
+        except NewerFileError:
+            raise
+        except cls.failure:
+            return None
+
+    def write(self, path: Path, mode: int = 0o644) -> None:
+        """Write the file atomically, readable by people. Raises OSError if the disk refuses it."""
+        write_atomically(path, _json(self.content(), indent=2) + b"\n", mode)
+
+    def content(self) -> dict[str, Any]:
+        """What :meth:`write` writes."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @classmethod
+    def upgraded(cls, found: dict[str, Any], version: int) -> dict[str, Any]:
+        """The content of an older file in today's form.
+
+        Args:
+            found: what stands in the file.
+            version: of its schema.
+        """
+        return found
+
+    @classmethod
+    def _parsed(cls, path: Path, content: bytes, repair: str) -> Self:
+        try:
+            found = json.loads(content)
+        except ValueError as error:
+            raise cls.failure(f"{path}: is not JSON ({error}); {repair}") from None
+        if isinstance(found, dict):
+            found = cls._current(path, found, repair)
+        try:
+            return cls.model_validate_json(_json(found))  # where tuples and bytes have a form
+        except ValidationError as error:
+            raise cls.failure(f"{path}: {_complaint(error)}; {repair}") from None
+
+    @classmethod
+    def _current(cls, path: Path, found: dict[str, Any], repair: str) -> dict[str, Any]:
+        field = cls.model_fields["schema_version"]
+        key, newest = str(field.alias), int(field.default)
+        version = found.get(key, 1)
+        if type(version) is not int or version < 1:
+            known = f"a whole number from 1 to {newest}" if newest > 1 else "1"
+            raise cls.failure(f"{path}: key '{key}': found {version!r}, expected {known}; {repair}")
+        refuse_newer(path, version, newest)
+        return {**cls.upgraded(found, version), key: newest}
+
+    @classmethod
+    def _unreadable(cls, path: Path, reason: str) -> LumosError:
+        expected = f"; expected {cls.origin}" if cls.origin else ""
+        return cls.failure(f"{path}: cannot be read: {reason}{expected}")
+
+
+def refuse_newer(path: Path, version: int, newest: int) -> None:
+    """Check that this LUMOS understands a file.
+
+    Args:
+        path: the file.
+        version: of its schema.
+        newest: that this LUMOS understands.
+
+    Raises:
+        NewerFileError: it does not.
+    """
+    if version > newest:
+        known = f"versions 1 to {newest}" if newest > 1 else "version 1"
+        raise NewerFileError(
+            f"{path}: has schema version {version}, which a newer LUMOS wrote; this one "
+            f"understands {known}: update LUMOS on this machine"
+        )
+
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "bytes_type": "hex digits",
+    "bytes_invalid_encoding": "hex digits",
+    "tuple_type": "a list",
+    "dict_type": "a JSON object",
+    "model_type": "a JSON object",
+}
+"""What pydantic's kinds of errors come down to, in words for users."""
+
+
+def _complaint(error: ValidationError) -> str:
+    """The first thing that is wrong with a file's content."""
+    problem = error.errors()[0]
+    key, kind = ".".join(map(str, problem["loc"])), problem["type"]
+    if kind == "value_error":  # a subclass's own words
+        return problem["msg"].removeprefix("Value error, ")
+    if kind == "missing":
+        return f"key '{key}' is missing"
+    if kind == "extra_forbidden":
+        return f"unknown key '{key}'"
+    expected = _EXPECTED.get(kind) or problem["msg"].removeprefix("Input should be ")
+    if not key:
+        return f"found {type(problem['input']).__name__}, expected {expected}"
+    return f"key '{key}': found {repr(problem['input'])[:60]}, expected {expected}"
+
+
+def _json(value: Any, indent: int | None = None) -> bytes:
+    """JSON as UTF-8; half a surrogate pair, which UTF-8 lacks, becomes a question mark."""
+    return json.dumps(value, indent=indent, ensure_ascii=False).encode(errors="replace")
 
 
 class HeldError(TimeoutError):

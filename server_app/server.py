@@ -5,7 +5,6 @@ and writes ``summary.json``, which alone says whether the run succeeded.
 exits 0 even with one; supervisors must look at the summary.)
 """
 
-import json
 import os
 import platform
 import time
@@ -20,9 +19,9 @@ from lumos_core import logs
 from lumos_core.config import NODE_NAMES, RunConfig
 from lumos_core.errors import ConfigError, FederationError, LumosError
 from lumos_core.flower import fast_polling
-from lumos_core.runs.history import SUMMARY
+from lumos_core.flower.registered_nodes import RegisteredNodes
 from lumos_core.runs.lock import only_server
-from lumos_core.safe_files import write_json
+from lumos_core.runs.summary import SUMMARY, RunSummary
 
 if TYPE_CHECKING:
     from lumos_core.privacy.secure_aggregation.primitives import Primitives
@@ -59,14 +58,14 @@ def _run_and_write(grid: Grid, config: RunConfig, run_dir: Path) -> None:
         raise
     except Exception as error:
         reason = str(error) if isinstance(error, LumosError) else type(error).__name__
-        _write(run_dir, config, started, {"outcome": "failed", "reason": reason})
+        _write(run_dir, config, started, RunSummary(outcome="failed", reason=reason))
         raise
     _write(run_dir, config, started, summary)
-    if summary["outcome"] != "completed":
-        raise FederationError(summary["reason"])
+    if summary.outcome != "completed":
+        raise FederationError(summary.reason)
 
 
-def _run(grid: Grid, config: RunConfig, run_dir: Path) -> dict[str, Any]:
+def _run(grid: Grid, config: RunConfig, run_dir: Path) -> RunSummary:
     from lumos_core.data.catalog import Catalog
     from lumos_core.federation.round_loop import run_federation
     from lumos_core.learning.title_start import initial_params
@@ -85,18 +84,18 @@ def _run(grid: Grid, config: RunConfig, run_dir: Path) -> dict[str, Any]:
             resume=True, primitives=_primitives(config), known_as=catalog.is_known_as,
         )  # fmt: skip
     views = RunViews.of(config.to_flat(), result.events)
-    return {
-        "outcome": result.outcome,
-        "reason": result.reason,
-        "rounds": result.rounds,
-        "best_round": result.best_round,
-        "validation": result.validation,
-        "test": result.test,
-        **({} if result.epsilon is None else {"epsilon": result.epsilon}),
-        **({} if views is None else {"views": views.model_dump()}),
-        "bytes_up": sum(e.get("bytes_up", 0) for e in result.events),
-        "bytes_down": sum(e.get("bytes_down", 0) for e in result.events),
-    }
+    return RunSummary(
+        outcome=result.outcome,
+        reason=result.reason,
+        rounds=result.rounds,
+        best_round=result.best_round,
+        validation=result.validation,
+        test=result.test,
+        epsilon=result.epsilon,
+        views=views,
+        bytes_up=sum(e.get("bytes_up", 0) for e in result.events),
+        bytes_down=sum(e.get("bytes_down", 0) for e in result.events),
+    )
 
 
 def _primitives(config: RunConfig) -> "Primitives | None":
@@ -113,12 +112,11 @@ def _registered_names() -> dict[int, str] | None:
     path = os.environ.get(NODE_NAMES)
     if path is None:
         return None
-    entries = json.loads(Path(path).read_text(encoding="utf-8"))
-    return {int(entry["id"]): name for name, entry in entries.items()}
+    return RegisteredNodes.read(Path(path)).names()
 
 
-def _write(run_dir: Path, config: RunConfig, started: float, summary: dict[str, Any]) -> None:
-    facts = {
+def _write(run_dir: Path, config: RunConfig, started: float, summary: RunSummary) -> None:
+    facts: dict[str, Any] = {
         "method": config.method,
         "seed": config.seed,
         "seconds": round(time.time() - started, 2),
@@ -127,4 +125,4 @@ def _write(run_dir: Path, config: RunConfig, started: float, summary: dict[str, 
             **{package: version(package) for package in _PACKAGES},
         },
     }
-    write_json(run_dir / SUMMARY, {**summary, **facts})
+    summary.model_copy(update=facts).write(run_dir / SUMMARY)

@@ -154,12 +154,12 @@ def server_command(
         console.print("[yellow]interrupted; every process was ended[/]")
         console.print("to go on: the same command again", highlight=False)
         raise typer.Exit(130) from None
-    if summary["outcome"] != "completed":
-        raise FederationError(f"the run failed: {summary['reason']}")
-    if summary["reason"]:
-        console.print(f"ended early: {summary['reason']}", highlight=False)
+    if summary.outcome != "completed":
+        raise FederationError(f"the run failed: {summary.reason}")
+    if summary.reason:
+        console.print(f"ended early: {summary.reason}", highlight=False)
     best = options.run_dir / "checkpoint" / "best.safetensors"
-    quality = f"round {summary['best_round']} is best, test HR@20 {summary['test']['hr@20']:.4f}"
+    quality = f"round {summary.best_round} is best, test HR@20 {summary.test['hr@20']:.4f}"
     console.print(f"completed; {quality}; model: {best}")
 
 

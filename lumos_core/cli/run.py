@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -24,7 +24,8 @@ from lumos_core.deployment.round_lines import RoundLines
 from lumos_core.errors import ConfigError, FederationError
 from lumos_core.processes.children import Children, ending_on_signals
 from lumos_core.runs.history import OnEvent
-from lumos_core.runs.report import Row, cells, federated_row, views_of, write_report
+from lumos_core.runs.report import Row, cells, federated_row, write_report
+from lumos_core.runs.summary import RunSummary
 from lumos_core.views.source import ViewCount, count_views
 
 if TYPE_CHECKING:  # imports polars
@@ -115,7 +116,7 @@ def _execute(
     command: str,
     plan: "LocalPlan",
     baselines: bool,
-    federate: Callable[[OnEvent], dict[str, Any]],
+    federate: Callable[[OnEvent], RunSummary],
 ) -> None:
     console = Console(soft_wrap=True)
     users = users_text(sum(len(s) for s in plan.sequences), sum(s.left_out for s in plan.sequences))
@@ -132,12 +133,12 @@ def _execute(
                 beside = start_baselines(children, plan.config, plan.data, plan.run_dir)
             with RoundLines(console, plan.config.rounds, local=True).live() as lines:
                 summary = federate(lines)
-            if summary["outcome"] != "completed":
+            if summary.outcome != "completed":
                 raise FederationError(
-                    f"the run failed: {summary['reason']}; logs are in {plan.run_dir / 'logs'}"
+                    f"the run failed: {summary.reason}; logs are in {plan.run_dir / 'logs'}"
                 )
-            if summary["reason"]:
-                console.print(f"ended early: {summary['reason']}", highlight=False)
+            if summary.reason:
+                console.print(f"ended early: {summary.reason}", highlight=False)
             rows = [federated_row(summary)]
             if beside is not None:
                 with console.status("training on the pooled data"):
@@ -153,7 +154,7 @@ def _execute(
     if plan.config.has_views:
         console.print(f"{'views':>8}  {view_line(found, _count_views(plan))}", highlight=False)
         print_examples(console, plan)
-    if (views := views_of(summary)) is not None and not views.complete:
+    if (views := summary.views) is not None and not views.complete:
         console.print(views.sentence(), style="yellow", markup=False, highlight=False)
 
 

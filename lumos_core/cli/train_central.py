@@ -8,11 +8,15 @@ from rich.console import Console
 
 from lumos_core.cli.options import ConfigOption, check_out, defaults_for, with_overrides
 from lumos_core.config import RunConfig
+from lumos_core.deployment.centralised_child import (
+    METRICS_FILE,
+    CentralisedMetrics,
+    CentralisedResult,
+)
 from lumos_core.errors import ConfigError
 from lumos_core.learning.devices import check_device
 from lumos_core.learning.parameters import ModelShape
-from lumos_core.runs.checkpoint import Checkpoint, Progress, save_checkpoint
-from lumos_core.safe_files import write_json
+from lumos_core.runs.checkpoint import Checkpoint, RunProgress, save_checkpoint
 
 
 def train_central_command(
@@ -64,13 +68,15 @@ def train_central_command(
     shape = ModelShape.of(run, len(catalog)).fingerprint
     best = result["best_epoch"]
     ndcg = result["validation"]["ndcg@20"]
-    progress = Progress(best, best, ndcg, 0, catalog.fingerprint, shape, run.to_flat())
+    progress = RunProgress(best, best, ndcg, 0, catalog.fingerprint, shape, run.to_flat())
     save_checkpoint(out / "model.safetensors", Checkpoint(params, {}, progress))
-    write_json(
-        out / "metrics.json",
-        {"data": data.name, "config": run.to_flat(), "centralised": result,
-         "popularity": popular, "versions": library_versions()},
-    )  # fmt: skip
+    CentralisedMetrics(
+        data=data.name,
+        config=run.to_flat(),
+        centralised=CentralisedResult(**result),
+        popularity=popular,
+        versions=library_versions(),
+    ).write(out / METRICS_FILE)
     for name, test in (("centralised", result["test"]), ("popularity", popular)):
         console.print(f"{name:>12}  test HR@20 {test['hr@20']:.4f}  NDCG@20 {test['ndcg@20']:.4f}")
     console.print(f"written: {out / 'model.safetensors'}, metrics.json")

@@ -17,7 +17,7 @@ from lumos_core.data import Catalog, LeaveOneOut, Sequences
 from lumos_core.data.sequences import MIN_HISTORY
 from lumos_core.errors import ConfigError, DataError
 from lumos_core.terminal.progress import Progress, Task
-from lumos_core.views.build import Progress as Built
+from lumos_core.views.build import BuildProgress
 from lumos_core.views.llm.load import idle_threads
 from lumos_core.views.provenance import Writer, writer_of
 from lumos_core.views.source import STORE, view_source
@@ -229,18 +229,18 @@ def _nodes(data: Path) -> list[Path]:
     return node_folders(data) if (data / "dataset.json").is_file() else [data]
 
 
-def _build_node(run: RunConfig, folder: Path, console: Console) -> Built:
+def _build_node(run: RunConfig, folder: Path, console: Console) -> BuildProgress:
     """Build one node's views in sight; returns how it ended."""
     from lumos_core.data.node_folder import read_node  # imports polars
 
-    last = Built(0, 0, 0, 0.0)
+    last = BuildProgress(0, 0, 0, 0.0)
     with Progress(console) as progress:
         task = progress.task(folder.name, unit="users", note="reading the data")
         catalog, sequences = read_node(folder)
         if sequences.left_out:
             console.print(f"{folder.name}: {sequences.users_text}", markup=False, highlight=False)
 
-        def show(built: Built) -> None:
+        def show(built: BuildProgress) -> None:
             nonlocal last
             last = built
             done = built.stored + built.generated
@@ -268,7 +268,7 @@ def _stages(progress: Progress) -> OnStage:
     return show
 
 
-def note_on(built: Built) -> str:
+def note_on(built: BuildProgress) -> str:
     """What is going on, beside the numbers."""
     if not built.missing:
         return f"{built.generated} written, {built.stored} stored"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -16,7 +16,7 @@ from lumos_core.data.importers.raw_log import RawLog
 from lumos_core.data.interactions import Columns, check_known_items
 from lumos_core.data.node_folder import chronological
 from lumos_core.data.partition import Partition, partition_users
-from lumos_core.data.prepared_folder import check_target, write_prepared
+from lumos_core.data.prepared_folder import DatasetFacts, check_target, write_prepared
 from lumos_core.data.reading.title_text import clean_title, unquoted
 from lumos_core.data.sequences import MIN_HISTORY
 from lumos_core.errors import DataError
@@ -85,7 +85,7 @@ class PreparedDataset:
     node_users: tuple[int, ...]
     node_interactions: tuple[int, ...]
     fingerprint: str  # of the catalog
-    domain: Domain | None
+    domain: str | None
     dropped: Dropped
     rows: Rows
     columns: dict[str, str]  # of the log: what they are -> what they are called there
@@ -165,19 +165,20 @@ def prepare(
     catalog, untitled, unlisted = _catalog(log, kept, keep_all_items or log.fixed)
     parts = _distribute(kept, nodes, seed, partition)
     lengths = kept["user_id"].rle().struct.field("len").to_numpy()
-    facts: dict[str, Any] = {
-        "name": name or log.name,
-        "domain": domain or log.domain or None,
-        "seed": seed,
-        "nodes": nodes,
-        "partition": partition,
-        "k-core": k_core,
-        "dedup": dedup,
-        "users": len(lengths),
-        "items": len(catalog),
-        "interactions": len(kept),
-        "catalog-fingerprint": catalog.fingerprint,
-    }
+    of_items = domain or log.domain or None
+    facts = DatasetFacts(
+        name=name or log.name,
+        domain=of_items,
+        seed=seed,
+        nodes=nodes,
+        partition=partition,
+        k_core=k_core,
+        dedup=dedup,
+        users=len(lengths),
+        items=len(catalog),
+        interactions=len(kept),
+        catalog_fingerprint=catalog.fingerprint,
+    )
     rows = _rows(log, known, unique, kept)
     on_step(3)
     reused = write_prepared(out, catalog, parts, facts, force=force)
@@ -185,7 +186,7 @@ def prepare(
     return PreparedDataset(
         folder=out,
         reused=reused,
-        name=facts["name"],
+        name=facts.name,
         seed=seed,
         k_core=k_core,
         users=len(lengths),
@@ -203,7 +204,7 @@ def prepare(
         dropped=_dropped(log, known, unique, kept, unknown, catalog),
         rows=rows,
         columns=dict(log.interactions.columns),
-        domain=facts["domain"],
+        domain=of_items,
         warnings=(
             *log.interactions.warnings,
             *log.warnings,

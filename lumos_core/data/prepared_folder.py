@@ -10,15 +10,15 @@
 import errno
 import filecmp
 import hashlib
-import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, ClassVar
 from uuid import uuid4
 
 import polars as pl
+from pydantic import ConfigDict, Field
 
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.domains import NOUNS
@@ -27,12 +27,66 @@ from lumos_core.data.node_folder import read_node
 from lumos_core.data.reading.text_files import check_file
 from lumos_core.data.sequences import Sequences
 from lumos_core.errors import DataError, reason_of
-from lumos_core.safe_files import write_atomically
+from lumos_core.safe_files import JsonFile, write_atomically
 
 DATASET_FILE = "dataset.json"
 NODE_FILE = "node.json"
 INTERACTIONS_FILE = "interactions.tsv"
 _OURS = ".lumos-prepare-"
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+class _Facts(JsonFile):
+    model_config = ConfigDict(alias_generator=_kebab)
+    repair: ClassVar[str] = "prepare the data again"
+
+
+class DatasetFacts(_Facts):
+    """``dataset.json``: what a prepared folder was made of. Only ``nodes`` is needed to read it.
+
+    Attributes:
+        name: of the data set.
+        domain: what the items are, a key of :data:`~lumos_core.data.domains.NOUNS`; None if nobody
+            knows.
+        seed: by which users were given to nodes.
+        nodes: how many there are.
+        partition: how users were given to nodes.
+        k_core, dedup: filters, as options of ``lumos prepare``.
+        users, items, interactions: that are left.
+        catalog_fingerprint: of the catalog.
+    """
+
+    name: str = ""
+    domain: str | None = None
+    seed: int = 0
+    nodes: Annotated[int, Field(ge=1)]
+    partition: str = ""
+    k_core: int = 0
+    dedup: str = ""
+    users: int = 0
+    items: int = 0
+    interactions: int = 0
+    catalog_fingerprint: str = ""
+
+
+class NodeFacts(_Facts):
+    """``node.json``: what a node's folder holds.
+
+    Attributes:
+        node: its number.
+        users, interactions: how many it has.
+        domain: as in :class:`DatasetFacts`.
+        catalog_fingerprint: of the catalog.
+    """
+
+    node: int = 0
+    users: int = 0
+    interactions: int = 0
+    domain: str | None = None
+    catalog_fingerprint: str = ""
 
 
 def load_prepared(folder: Path) -> tuple[Catalog, list[Sequences]]:
@@ -73,43 +127,29 @@ def node_folders(folder: Path) -> list[Path]:
     Raises:
         DataError: if it is not a prepared folder.
     """
-    nodes = read_dataset_json(folder).get("nodes")
-    if not isinstance(nodes, int) or nodes < 1:
-        raise DataError(
-            f"{folder / DATASET_FILE}: key 'nodes': found {nodes!r}, expected a whole number"
-        )
-    return [folder / f"node-{n}" for n in range(nodes)]
+    return [folder / f"node-{n}" for n in range(read_dataset_facts(folder).nodes)]
 
 
-def read_dataset_json(folder: Path) -> dict[str, Any]:
+def read_dataset_facts(folder: Path) -> DatasetFacts:
     """What ``dataset.json`` of a prepared folder says.
 
     Raises:
-        DataError: if it is missing or not a JSON object.
+        DataError: if it is missing or damaged.
+        NewerFileError: a newer LUMOS wrote it.
     """
     path = folder / DATASET_FILE
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; 'lumos prepare' makes one")
     if not path.is_file():
         raise DataError(f"{folder}: no {DATASET_FILE}, so not a folder that 'lumos prepare' wrote")
-    return _read_json(path)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(check_file(path).read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}); prepare the data again") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: found {type(content).__name__}, expected a JSON object")
-    return content
+    return DatasetFacts.read(check_file(path))
 
 
 def write_prepared(
     out: Path,
     catalog: Catalog,
     node_interactions: list[pl.DataFrame],
-    facts: Mapping[str, Any],
+    facts: DatasetFacts,
     *,
     force: bool,
 ) -> bool:
@@ -118,7 +158,7 @@ def write_prepared(
     Args:
         node_interactions: for every node ``user_id``, ``item_id``, ``timestamp``, in the order of
             the file.
-        facts: content of ``dataset.json``; must say ``nodes``.
+        facts: content of ``dataset.json``.
         force: replace another prepared folder.
 
     Returns:
@@ -131,8 +171,8 @@ def write_prepared(
     def write(folder: Path) -> None:
         catalog.write(folder / CATALOG_FILE)
         for n, interactions in enumerate(node_interactions):
-            _write_node(folder / f"node-{n}", n, catalog, interactions, facts.get("domain"))
-        _write_json(folder / DATASET_FILE, facts)
+            _write_node(folder / f"node-{n}", n, catalog, interactions, facts.domain)
+        facts.write(folder / DATASET_FILE)
 
     check_target(out)
     return _replace_folder(out, write, force)
@@ -160,17 +200,26 @@ def prepared_noun(folder: Path) -> str | None:
 
     Raises:
         DataError: the file that says it is damaged.
+        NewerFileError: a newer LUMOS wrote it.
     """
-    for path in (folder / DATASET_FILE, folder / NODE_FILE):
-        if path.is_file():
-            domain = _read_json(path).get("domain")
-            if domain is not None and domain not in NOUNS:
-                raise DataError(
-                    f"{path}: key 'domain': found {domain!r}, expected one of {', '.join(NOUNS)}; "
-                    "prepare the data again with --domain"
-                )
-            return NOUNS[domain] if domain else None
+    dataset, node = folder / DATASET_FILE, folder / NODE_FILE
+    if dataset.is_file():
+        return _noun(dataset, DatasetFacts.read(check_file(dataset)).domain)
+    if node.is_file():
+        return _noun(node, NodeFacts.read(check_file(node)).domain)
     return None
+
+
+def _noun(path: Path, domain: str | None) -> str | None:
+    for known, noun in NOUNS.items():
+        if known == domain:
+            return noun
+    if domain is None:
+        return None
+    raise DataError(
+        f"{path}: key 'domain': found {domain!r}, expected one of {', '.join(NOUNS)}; "
+        "prepare the data again with --domain"
+    )
 
 
 def _write_node(
@@ -178,19 +227,13 @@ def _write_node(
 ) -> None:
     catalog.write(folder / CATALOG_FILE)
     interactions.write_csv(folder / INTERACTIONS_FILE, separator="\t", quote_style="never")
-    facts = {
-        "node": n,
-        "users": interactions["user_id"].n_unique(),
-        "interactions": len(interactions),
-        "domain": domain,
-        "catalog-fingerprint": catalog.fingerprint,
-    }
-    _write_json(folder / NODE_FILE, facts)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, text.encode())
+    NodeFacts(
+        node=n,
+        users=interactions["user_id"].n_unique(),
+        interactions=len(interactions),
+        domain=domain,
+        catalog_fingerprint=catalog.fingerprint,
+    ).write(folder / NODE_FILE)
 
 
 def _replace_folder(out: Path, write: Callable[[Path], None], force: bool) -> bool:

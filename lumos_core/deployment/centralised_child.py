@@ -4,22 +4,57 @@ It is the ``lumos train-central`` that everybody can run, with the same model, o
 as the federation.
 """
 
-import json
 import os
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
+from pydantic import BaseModel, Field
 
-from lumos_core.config import RunConfig
-from lumos_core.errors import FederationError
+from lumos_core.config import RunConfig, Scalar
+from lumos_core.errors import FederationError, LumosError
 from lumos_core.processes.children import Child, Children
 from lumos_core.runs.report import CENTRALISED, Row
+from lumos_core.safe_files import JsonFile
 
+METRICS_FILE = "metrics.json"
+"""Its name in the folder of ``lumos train-central``."""
 _NOT_FOR_ONE_PLACE = {"method", "catalog", "run-dir"}
 _LEAST_URGENT = 19
 _COMMAND = "from lumos_core.cli.app import main; main()"
+
+
+class CentralisedResult(BaseModel):
+    """How training went, see :func:`~lumos_core.learning.baselines.train_centralised`."""
+
+    epochs: int = 0
+    best_epoch: int = 0
+    seconds: float = 0.0
+    validation: dict[str, float] = {}
+    test: dict[str, float]
+
+
+class CentralisedMetrics(JsonFile):
+    """``metrics.json``: what ``lumos train-central`` has measured.
+
+    Attributes:
+        data: name of the data's folder.
+        config: the configuration, flat.
+        centralised: of the model that was trained on the pooled data.
+        popularity: test metrics of the popularity baseline.
+        versions: of the packages that it was measured with.
+    """
+
+    failure: ClassVar[type[LumosError]] = FederationError
+    repair: ClassVar[str] = "the file is damaged: remove it, and run the same command again"
+
+    data: str = ""
+    config: dict[str, Scalar] = Field(default_factory=dict)
+    centralised: CentralisedResult
+    popularity: dict[str, float]
+    versions: dict[str, str] = Field(default_factory=dict)
 
 
 def start_baselines(children: Children, config: RunConfig, data: Path, run_dir: Path) -> Child:
@@ -48,17 +83,17 @@ def wait_for_baselines(child: Child, run_dir: Path) -> list[Row]:
     """Rows of the comparison, once the child has ended.
 
     Raises:
-        FederationError: it failed.
+        FederationError: it failed, or its file is damaged.
+        NewerFileError: a newer LUMOS wrote its file.
     """
     while child.exit_code is None:
         time.sleep(0.1)
-    try:
-        found = json.loads((_folder(run_dir) / "metrics.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    found = CentralisedMetrics.read_if_there(_folder(run_dir) / METRICS_FILE)
+    if found is None:
         raise FederationError(
             f"the centralised baseline failed; the end of {child.log}:\n{child.last_lines()}"
-        ) from None
-    return [Row(CENTRALISED, found["centralised"]["test"]), Row("popularity", found["popularity"])]
+        )
+    return [Row(CENTRALISED, found.centralised.test), Row("popularity", found.popularity)]
 
 
 def _folder(run_dir: Path) -> Path:

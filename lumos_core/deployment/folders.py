@@ -8,24 +8,24 @@
 ``deployment.json`` holds no secrets. Folders have mode 0700, keys and secrets 0600.
 """
 
-import json
 import os
 import re
 import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import Field
 
 from lumos_core.config import NODE_NAME, NodeConfig
 from lumos_core.deployment import credentials
-from lumos_core.errors import ConfigError, reason_of
-from lumos_core.safe_files import write_json
+from lumos_core.errors import ConfigError, LumosError, reason_of
+from lumos_core.safe_files import JsonFile
 
 MANIFEST = "deployment.json"
-FORMAT = 1
 CA, NODE_KEY, NODE_SETTINGS = "ca.crt", "node.key", "node.toml"
 
 _TEMPLATE = """\
@@ -46,20 +46,23 @@ data = "data"  # folder with catalog.tsv and interactions.tsv; never leaves this
 """
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(JsonFile):
     """``deployment.json``: what the server has to know, without secrets.
 
     Attributes:
+        schema_version: ``format`` in the file.
         hosts: names and addresses that the server's certificate is for; nodes use the first.
         port: the fleet port.
         nodes: names; the public key of each is in ``nodes/<name>.pub``.
     """
 
+    failure: ClassVar[type[LumosError]] = ConfigError
+    origin: ClassVar[str] = "the folder 'server' that 'lumos deploy init' wrote"
+
+    schema_version: int = Field(default=1, alias="format")
     hosts: tuple[str, ...]
-    port: int
+    port: int = Field(strict=False)
     nodes: tuple[str, ...]
-    format: int = FORMAT
 
     @property
     def superlink(self) -> str:
@@ -81,7 +84,7 @@ class ServerKit:
         Raises:
             ConfigError: a file is missing, damaged, expired or readable by others.
         """
-        kit = cls(folder.resolve(), _read_manifest(folder / MANIFEST))
+        kit = cls(folder.resolve(), Manifest.read(folder / MANIFEST))
         credentials.check_certificate(kit.ca)
         credentials.check_certificate(kit.certificate)
         for path in (kit.key, kit.secret, *map(kit.public_key, kit.manifest.nodes)):
@@ -175,7 +178,7 @@ def create(out: Path, hosts: Sequence[str], nodes: Sequence[str], port: int, day
     Raises:
         ConfigError: a host or name is impossible, or ``out`` holds something.
     """
-    manifest = Manifest(_checked_hosts(hosts), port, _checked_nodes(nodes))
+    manifest = Manifest(hosts=_checked_hosts(hosts), port=port, nodes=_checked_nodes(nodes))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(
             f"{out}: is there already; credentials are never overwritten: choose another folder "
@@ -196,7 +199,7 @@ def add_node(out: Path, name: str) -> Path:
         ConfigError: the name is impossible or taken, files of such a node are there, or ``out`` is
             not a deployment.
     """
-    manifest = _read_manifest(out / "server" / MANIFEST)
+    manifest = Manifest.read(out / "server" / MANIFEST)
     [name] = _checked_nodes([name])
     if name in manifest.nodes:
         raise ConfigError(f"node {name!r} is in {out / 'server' / MANIFEST} already")
@@ -206,9 +209,9 @@ def add_node(out: Path, name: str) -> Path:
                 f"{path}: is there already, though {out / 'server' / MANIFEST} has no node "
                 f"{name!r}; keys are never overwritten: move it away, or choose another name"
             )
-    manifest = replace(manifest, nodes=(*manifest.nodes, name))
+    manifest = manifest.model_copy(update={"nodes": (*manifest.nodes, name)})
     bundle = _write_node(out, manifest, name)
-    write_json(out / "server" / MANIFEST, asdict(manifest))
+    manifest.write(out / "server" / MANIFEST)
     return bundle
 
 
@@ -219,7 +222,7 @@ def remove_node(out: Path, name: str) -> Path:
         ConfigError: there is no such node, or no other, or ``out`` is not a deployment.
     """
     path = out / "server" / MANIFEST
-    manifest = _read_manifest(path)
+    manifest = Manifest.read(path)
     if name not in manifest.nodes:
         raise ConfigError(f"{path}: has no node {name!r}, found {', '.join(manifest.nodes)}")
     left = tuple(other for other in manifest.nodes if other != name)
@@ -229,7 +232,7 @@ def remove_node(out: Path, name: str) -> Path:
             "with 'lumos deploy add-node'"
         )
     # The list first: whatever happens to the files then, the server does not register the key.
-    write_json(path, asdict(replace(manifest, nodes=left)))
+    manifest.model_copy(update={"nodes": left}).write(path)
     place = _removed_folder(out, name)
     for found in _node_files(out, manifest, name):
         if found.exists():  # the bundle may be on the node's machine only
@@ -279,7 +282,7 @@ def _write(out: Path, manifest: Manifest, days: int) -> None:
     credentials.new_secret(kit.secret)
     for name in manifest.nodes:
         _write_node(out, manifest, name)
-    write_json(kit.folder / MANIFEST, asdict(manifest))
+    manifest.write(kit.folder / MANIFEST)
 
 
 def _write_node(out: Path, manifest: Manifest, name: str) -> Path:
@@ -327,21 +330,6 @@ def _checked_nodes(nodes: Sequence[str]) -> tuple[str, ...]:
     if len(set(nodes)) != len(nodes):
         raise ConfigError("--nodes: a name is given twice; every node needs one of its own")
     return tuple(nodes)
-
-
-def _read_manifest(path: Path) -> Manifest:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["format"] != FORMAT:
-            raise ConfigError(f"{path}: format {found['format']!r}, expected {FORMAT}")
-        return Manifest(tuple(found["hosts"]), int(found["port"]), tuple(found["nodes"]))
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read: {reason_of(error)}; expected the folder 'server' that "
-            "'lumos deploy init' wrote"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: is damaged ({error})") from None
 
 
 def _bracketed(host: str) -> str:

@@ -8,12 +8,12 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 from lumos_core.errors import FederationError
 from lumos_core.processes.children import Child
 from lumos_core.runs.folder import read_summary
 from lumos_core.runs.history import OnEvent
+from lumos_core.runs.summary import RunSummary
 
 SUMMARY_SECONDS = 3.0  # between the end of a run and its summary being seen
 FOLLOW_SECONDS = 0.2
@@ -48,7 +48,7 @@ class Watch:
         return run.exit_code is not None
 
 
-def follow(run_dir: Path, run: Child, events: "Tail", watch: Watch) -> dict[str, Any]:
+def follow(run_dir: Path, run: Child, events: "Tail", watch: Watch) -> RunSummary:
     """Report events until the summary is there.
 
     Args:
@@ -58,7 +58,7 @@ def follow(run_dir: Path, run: Child, events: "Tail", watch: Watch) -> dict[str,
         watch: what is done meanwhile.
 
     Returns:
-        The contents of ``summary.json``.
+        The run's summary.
 
     Raises:
         RunLostError: the run has ended, and there is no summary.

@@ -16,7 +16,8 @@ from lumos_core.errors import FederationError
 from lumos_core.flower import commands, preload
 from lumos_core.processes.children import Child, Children, ending_on_signals
 from lumos_core.runs.folder import check_same_run, write_config
-from lumos_core.runs.history import HISTORY, SUMMARY, Event, OnEvent
+from lumos_core.runs.history import HISTORY, Event, OnEvent
+from lumos_core.runs.summary import SUMMARY, RunSummary
 from lumos_core.views.llm.find import default_cache
 from lumos_core.views.meter import ViewProgress
 from lumos_core.views.titles.shipped import seed_cache
@@ -48,7 +49,7 @@ def deploy(
     run_dir: Path,
     on_event: OnEvent,
     resume: bool = False,
-) -> dict[str, Any]:
+) -> RunSummary:
     """Run a federation of one SuperLink and one SuperNode per node; end every process.
 
     Args:
@@ -61,7 +62,7 @@ def deploy(
         resume: go on with the run in ``run_dir``.
 
     Returns:
-        The contents of ``summary.json``; look at its ``outcome``.
+        The run's summary; look at its ``outcome``.
 
     Raises:
         FederationError: the run ended without a summary.
@@ -89,7 +90,7 @@ def simulate(
     run_dir: Path,
     on_event: OnEvent,
     resume: bool = False,
-) -> dict[str, Any]:
+) -> RunSummary:
     """Run a federation of virtual nodes under Flower's simulation engine.
 
     Args:
@@ -101,7 +102,7 @@ def simulate(
         resume: go on with the run in ``run_dir``.
 
     Returns:
-        The contents of ``summary.json``; look at its ``outcome``.
+        The run's summary; look at its ``outcome``.
 
     Raises:
         FederationError: the run ended without a summary.
@@ -210,7 +211,7 @@ class _Views:
 
     def report(self) -> None:
         """Look once."""
-        found = {state: ViewProgress.read(state) for state in self._states}
+        found = {state: ViewProgress.of_node(state) for state in self._states}
         fresh = {s: p for s, p in found.items() if p is not None and p.time >= self._since}
         if not fresh:
             return

@@ -154,7 +154,7 @@ class _ViewsTold:
 
     def look(self) -> None:
         """Look once."""
-        found = ViewProgress.read(self._state)
+        found = ViewProgress.of_node(self._state)
         if found is None or found.time < self._since:
             return
         complete = found.users_done >= found.users

@@ -16,8 +16,9 @@ from lumos_core.errors import ConfigError
 from lumos_core.flower import fast_polling
 from lumos_core.learning.devices import check_device
 from lumos_core.privacy.secure_aggregation.participant import MIN_NODES
-from lumos_core.runs.folder import CONFIG, check_catalog, check_same_run, read_config
+from lumos_core.runs.folder import check_catalog, check_same_run, read_config
 from lumos_core.runs.observers import check_tracker
+from lumos_core.runs.saved_config import CONFIG
 
 DEFAULT_NODES = 3
 START_TIMEOUT = 86_400.0  # seconds; nodes of other people may be started tomorrow

@@ -1,32 +1,23 @@
-"""Which node ids Flower gave to which nodes' keys; the server app binds names to ids with it.
+"""Registers nodes' keys with the SuperLink, and remembers in ``nodes.json`` which ids they got.
 
-``<state>/nodes.json`` maps a name to its id and the digest of its public key. It belongs to the
-SuperLink's database beside it: if the two do not fit the deployment any more (a node was removed,
-has another key, or a file is gone), both are dropped and all nodes are registered anew. Nothing of
-a run is lost by that, and nodes that were connected come back by themselves.
+``<state>/nodes.json`` belongs to the SuperLink's database beside it: if the two do not fit the
+deployment any more (a node was removed, has another key, or a file is gone or damaged), both are
+dropped and all nodes are registered anew. Nothing of a run is lost by that, and nodes that were
+connected come back by themselves.
 """
 
 import hashlib
 import json
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lumos_core.deployment.folders import ServerKit
 from lumos_core.errors import FederationError
 from lumos_core.flower import commands
-from lumos_core.safe_files import write_json
+from lumos_core.flower.registered_nodes import RegisteredNode, RegisteredNodes
 
 REGISTER_SECONDS = 120.0
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A registered node: its id (64 bits, as text) and the SHA-256 of its public key's file."""
-
-    id: str
-    key: str
 
 
 class Registry:
@@ -43,13 +34,17 @@ class Registry:
         self.database = state / "superlink.db"
 
     def prepare(self) -> None:
-        """Before the SuperLink starts: drop what does not fit any more."""
-        entries = self._read()
+        """Before the SuperLink starts: drop what does not fit any more.
+
+        Raises:
+            NewerFileError: a newer LUMOS wrote the file.
+        """
+        nodes = self._read()
         fits = all(
-            name in self._kit.manifest.nodes and entry.key == self._digest(name)
-            for name, entry in entries.items()
+            name in self._kit.manifest.nodes and node.key == self._digest(name)
+            for name, node in nodes.items()
         )
-        if not fits or not entries or not self.database.exists():
+        if not fits or not nodes or not self.database.exists():
             self.drop()
 
     def register(self, environment: Mapping[str, str], cwd: Path) -> None:
@@ -58,19 +53,18 @@ class Registry:
         Raises:
             FederationError: Flower refuses one.
         """
-        entries = self._read()
+        nodes = self._read()
         for name in self._kit.manifest.nodes:
-            if name not in entries:
-                node_id = self._register(name, environment, cwd)
-                entries[name] = Entry(node_id, self._digest(name))
-                write_json(self.path, {n: asdict(e) for n, e in entries.items()})
+            if name not in nodes:
+                nodes[name] = self._register(name, environment, cwd)
+                RegisteredNodes(nodes=nodes).write(self.path)
 
     def drop(self) -> None:
         """Forget everything; only while no SuperLink runs."""
         for path in (self.path, *self.database.parent.glob(f"{self.database.name}*")):
             path.unlink(missing_ok=True)
 
-    def _register(self, name: str, environment: Mapping[str, str], cwd: Path) -> str:
+    def _register(self, name: str, environment: Mapping[str, str], cwd: Path) -> RegisteredNode:
         try:
             done = subprocess.run(
                 commands.register(self._kit.public_key(name), name),
@@ -81,19 +75,17 @@ class Registry:
                 timeout=REGISTER_SECONDS,
                 check=False,
             )
-            return str(json.loads(done.stdout)["node-id"])
+            node_id = str(json.loads(done.stdout)["node-id"])
+            return RegisteredNode(id=node_id, key=self._digest(name))
         except subprocess.TimeoutExpired:
             raise FederationError(f"registering node {name} took too long") from None
         except (ValueError, KeyError, TypeError):
             said = " ".join((done.stdout + done.stderr).split())[-300:]
             raise FederationError(f"node {name} could not be registered: {said}") from None
 
-    def _read(self) -> dict[str, Entry]:
-        try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
-            return {name: Entry(**entry) for name, entry in found.items()}
-        except (OSError, ValueError, TypeError, AttributeError):
-            return {}
+    def _read(self) -> dict[str, RegisteredNode]:
+        found = RegisteredNodes.read_if_sound(self.path)
+        return {} if found is None else dict(found.nodes)
 
     def _digest(self, name: str) -> str:
         return hashlib.sha256(self._kit.public_key(name).read_bytes()).hexdigest()

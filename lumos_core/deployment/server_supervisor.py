@@ -17,7 +17,6 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -34,7 +33,8 @@ from lumos_core.flower import commands
 from lumos_core.processes.children import Child, Children, ending_on_signals
 from lumos_core.runs.checkpoint import LATEST, load_checkpoint
 from lumos_core.runs.folder import check_same_run, read_summary, write_config
-from lumos_core.runs.history import SUMMARY, Event, OnEvent
+from lumos_core.runs.history import Event, OnEvent
+from lumos_core.runs.summary import SUMMARY, RunSummary
 from lumos_core.views.llm.find import default_cache
 from lumos_core.views.titles.shipped import seed_cache
 
@@ -65,13 +65,13 @@ class ServerOptions:
     control_port: int
 
 
-def serve(options: ServerOptions, console: Console) -> dict[str, Any]:
+def serve(options: ServerOptions, console: Console) -> RunSummary:
     """Run the federation until it has a result; what dies on the way is started again.
 
     A run that has completed is gone on with if more rounds are asked for than it has done.
 
     Returns:
-        The contents of ``summary.json``; look at its ``outcome``.
+        The run's summary; look at its ``outcome``.
 
     Raises:
         ConfigError: the run's folder holds a run with another configuration, or damaged files.
@@ -120,7 +120,7 @@ class _Generation:
         self._registry = Registry(options.kit, options.state.resolve())
         self.served = False
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> RunSummary:
         """Until the run has a result.
 
         Raises:
@@ -217,7 +217,7 @@ class _Once:
 
 
 def _nothing_to_do(
-    run_dir: Path, done: dict[str, Any], config: RunConfig, saved: RunConfig | None
+    run_dir: Path, done: RunSummary, config: RunConfig, saved: RunConfig | None
 ) -> str:
     """Why a run that has ended has no further round under a configuration, or nothing.
 
@@ -230,9 +230,9 @@ def _nothing_to_do(
     Raises:
         ModelError: there are further rounds, but no checkpoint to go on with.
     """
-    if done["outcome"] != "completed":
+    if done.outcome != "completed":
         return ""
-    rounds = int(done["rounds"])
+    rounds = done.rounds
     if config.rounds <= rounds:
         return (
             f"nothing to do: {rounds} rounds are done, asked for are {config.rounds}; to go on, "
@@ -246,9 +246,9 @@ def _nothing_to_do(
             "-c patience=N (0: endless)"
         )
     # A reason of a completed run is why it ended early: its privacy budget.
-    if done["reason"] and not (saved and _allows_more(config.max_epsilon, saved.max_epsilon)):
+    if done.reason and not (saved and _allows_more(config.max_epsilon, saved.max_epsilon)):
         return (
-            f"nothing to do: the run ended after {rounds} rounds ({done['reason']}); to go on, "
+            f"nothing to do: the run ended after {rounds} rounds ({done.reason}); to go on, "
             "raise it with -c max-epsilon=E"
         )
     return ""
@@ -261,5 +261,5 @@ def _allows_more(limit: float, before: float) -> bool:
 
 def _drop_failure(run_dir: Path) -> None:
     summary = read_summary(run_dir)
-    if summary is not None and summary["outcome"] != "completed":
+    if summary is not None and summary.outcome != "completed":
         (run_dir / SUMMARY).unlink()

@@ -8,7 +8,6 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from lumos_core.config import RunConfig
 from lumos_core.deployment.follow import RunLostError, Tail, Watch, ended, follow
@@ -16,6 +15,7 @@ from lumos_core.errors import FederationError
 from lumos_core.flower import commands
 from lumos_core.processes.children import Child, Children
 from lumos_core.runs.history import HISTORY
+from lumos_core.runs.summary import RunSummary
 
 HEALTH_SECONDS = 90.0  # a cold start on a busy machine takes 20
 
@@ -89,7 +89,7 @@ class SuperLink:
         """
         wait_healthy(self.process, self._control_port, self._ca)
 
-    def run(self, run_dir: Path, watch: Watch, virtual_nodes: int | None = None) -> dict[str, Any]:
+    def run(self, run_dir: Path, watch: Watch, virtual_nodes: int | None = None) -> RunSummary:
         """Submit the run to the healthy SuperLink and follow it.
 
         Args:
@@ -98,7 +98,7 @@ class SuperLink:
             virtual_nodes: number of nodes to simulate; None for real SuperNodes.
 
         Returns:
-            The contents of ``summary.json``; look at its ``outcome``.
+            The run's summary; look at its ``outcome``.
 
         Raises:
             RunLostError: the run ended without one; it may be submitted again.

@@ -50,7 +50,7 @@ from lumos_core.runs.checkpoint import (
     LATEST,
     Checkpoint,
     OptimizerState,
-    Progress,
+    RunProgress,
     save_checkpoint,
 )
 from lumos_core.runs.history import HISTORY, Event, History, OnEvent, utc_now
@@ -456,7 +456,7 @@ def run_federation(
         ModelError: its checkpoint or history is damaged or for another catalog or model.
     """
     shape = ModelShape.of(config, len(initial[ITEM_TABLE]) - 1)
-    progress = Progress(0, -1, 0.0, 0, catalog_fingerprint, shape.fingerprint, config.to_flat())
+    progress = RunProgress(0, -1, 0.0, 0, catalog_fingerprint, shape.fingerprint, config.to_flat())
     stand = starting_point(run_dir, Checkpoint(initial, {}, progress), resume, known_as)
     history = History(run_dir / HISTORY if run_dir else None, on_event, stand.events)
     return Federation(config, transport, stand, run_dir, history, primitives).run()

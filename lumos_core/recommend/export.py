@@ -1,10 +1,9 @@
 """A finished run as a folder that stands for itself: weights, sizes, metrics, fingerprint."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from lumos_core.errors import DataError, ModelError
+from lumos_core.errors import DataError
 from lumos_core.recommend.model_files import (
     CONFIG_FILE,
     MODEL_FILE,
@@ -13,8 +12,10 @@ from lumos_core.recommend.model_files import (
     read_model,
     save_model,
 )
-from lumos_core.runs.history import SUMMARY
+from lumos_core.runs.summary import SUMMARY, RunSummary
 from lumos_core.safe_files import write_json
+
+_REPAIR = "not a summary as LUMOS writes it; move it away to export without metrics"
 
 
 def export_model(run_dir: Path, out: Path, *, force: bool = False) -> ModelCard:
@@ -28,7 +29,7 @@ def export_model(run_dir: Path, out: Path, *, force: bool = False) -> ModelCard:
 
     Raises:
         ModelError: there is no usable model in ``run_dir``.
-        DataError: ``out`` is not free.
+        DataError: ``out`` is not free, or the run's summary is damaged or of a newer LUMOS.
     """
     params, card = read_model(find_model(run_dir))
     card = card.model_copy(update=_results(run_dir, card))
@@ -48,22 +49,14 @@ def export_model(run_dir: Path, out: Path, *, force: bool = False) -> ModelCard:
 def _results(run_dir: Path, card: ModelCard) -> dict[str, Any]:
     """What the summary of a run that has ended adds to its model's card."""
     path = run_dir / SUMMARY
-    if not path.is_file():
+    summary = RunSummary.read_if_there(path, _REPAIR)
+    if summary is None or summary.best_round != card.round:  # of an earlier part of a resumed run
         return {}
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        if summary.get("best_round") != card.round:  # of an earlier part of a resumed run
-            return {}
-        new = {
-            "final": summary["outcome"] == "completed",
-            "validation": summary["validation"],
-            "test": summary["test"],
-            "versions": {**summary["versions"], **card.versions},
-        }
-        ModelCard.model_validate({**card.model_dump(), **new})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"{path}: not a summary as LUMOS writes it ({type(error).__name__}); "
-            "move it away to export without metrics"
-        ) from None
-    return new
+    if missing := summary.missing("validation", "test", "versions"):
+        raise DataError(f"{path}: key '{missing}' is missing; {_REPAIR}")
+    return {
+        "final": summary.outcome == "completed",
+        "validation": summary.validation,
+        "test": summary.test,
+        "versions": {**summary.versions, **card.versions},
+    }

@@ -10,25 +10,32 @@ optimiser state::
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as checked_dataclass
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from lumos_core.errors import ModelError
 from lumos_core.learning.parameters import Params
-from lumos_core.safe_files import write_atomically
+from lumos_core.safe_files import refuse_newer, write_atomically
 
 LATEST, BEST = "checkpoint/latest.safetensors", "checkpoint/best.safetensors"
 """Where a run folder keeps them."""
 OptimizerState = dict[str, np.ndarray]
 """What a server optimiser remembers, flat: named arrays."""
 _MODEL, _OPTIMIZER = "model/", "optimizer/"
+_VERSION = 1
+"""Of the metadata's schema, "schema_version" in it; only later ones are written. LUMOS has refused
+unknown keys there since before there were versions, so that one would keep an older LUMOS from
+going on with a run; and a second entry of metadata would stand in another order every time."""
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands."""
+@checked_dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
+class RunProgress:
+    """Where a run stands; the file's metadata has it as JSON."""
 
     round: int  # rounds finished
     best_round: int  # evaluated round with the best validation NDCG@20; -1 before any
@@ -38,7 +45,7 @@ class Progress:
     shape: str  # fingerprint of the model's shape
     config: dict[str, str | int | float | bool]
 
-    def after_evaluation(self, of_round: int, metric: float) -> "Progress":
+    def after_evaluation(self, of_round: int, metric: float) -> "RunProgress":
         """The progress once the model of a round has been measured on the validation targets."""
         if self.best_round < 0 or metric > self.best_ndcg:
             return replace(self, best_round=of_round, best_ndcg=metric, evaluations_since_best=0)
@@ -49,7 +56,7 @@ class Progress:
 class Checkpoint:
     params: Params
     optimizer: OptimizerState
-    progress: Progress
+    progress: RunProgress
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -65,13 +72,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         ModelError: there is no such file, or it is not a LUMOS checkpoint.
+        NewerFileError: a newer LUMOS wrote it.
     """
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        progress = Progress(**json.loads(metadata["progress"]))
-        _check_types(progress)
+        progress = _progress(path, json.loads(metadata["progress"]))
     except FileNotFoundError:
         raise ModelError(f"{path}: no checkpoint here; is this the folder of a run?") from None
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
@@ -83,11 +90,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     )
 
 
-def _check_types(progress: Progress) -> None:
-    kinds = (int, int, float, int, str, str, dict)
-    for (name, value), kind in zip(vars(progress).items(), kinds, strict=True):
-        if not isinstance(value, kind):
-            raise TypeError(name)
+def _progress(path: Path, found: dict[str, Any]) -> RunProgress:
+    """Raises TypeError or ValueError if it is damaged."""
+    facts = dict(found)
+    refuse_newer(path, int(facts.pop("schema_version", _VERSION)), _VERSION)
+    return RunProgress(**facts)
 
 
 def _under(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -3,23 +3,16 @@
 Commands that resume a run look here before they write or start anything.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lumos_core.config import RunConfig, first_difference
 from lumos_core.data.catalog import Catalog, differing_versions, short_fingerprint
-from lumos_core.errors import ConfigError, DataError, reason_of
+from lumos_core.errors import ConfigError, DataError
 from lumos_core.runs.checkpoint import LATEST, load_checkpoint
-from lumos_core.runs.history import SUMMARY
-from lumos_core.safe_files import write_json
-
-CONFIG = "config.json"
-_ALWAYS = ("method", "seed", "rounds", "catalog", "min-nodes", "min-replies")
-"""Keys that every version has written; others may be newer than a run and have their defaults."""
-_DAMAGED = "it is damaged: remove it, and the same command goes on with the run"
-_MEND = "put a whole copy of it back, or begin another run with another --run-dir"
+from lumos_core.runs.saved_config import CONFIG, SavedConfig
+from lumos_core.runs.summary import SUMMARY, RunSummary
 
 
 def read_config(run_dir: Path) -> RunConfig | None:
@@ -27,17 +20,11 @@ def read_config(run_dir: Path) -> RunConfig | None:
 
     Raises:
         ConfigError: the file cannot be read, is damaged or lacks keys.
+        NewerFileError: a newer LUMOS wrote it.
     """
     path = run_dir / CONFIG
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {reason_of(error)}") from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: is not JSON ({error}); it is damaged: {_MEND}") from None
-    return _checked(path, found)
+    saved = SavedConfig.read_if_there(path)
+    return None if saved is None else saved.checked(path)
 
 
 def check_same_run(run_dir: Path, config: RunConfig) -> RunConfig | None:
@@ -89,44 +76,21 @@ def write_config(run_dir: Path, config: RunConfig, nodes: Mapping[str, Any]) -> 
         config: of the run.
         nodes: what is known about its nodes, for people.
     """
-    write_json(run_dir / CONFIG, {"run": config.to_flat(), "nodes": nodes})
+    SavedConfig(run=dict(config.to_flat()), nodes=dict(nodes)).write(run_dir / CONFIG)
 
 
-def read_summary(run_dir: Path) -> dict[str, Any] | None:
+def read_summary(run_dir: Path) -> RunSummary | None:
     """``summary.json`` of a run that has ended.
 
     Raises:
-        DataError: the file is damaged.
+        DataError: the file is damaged, or lacks what it takes to go on.
+        NewerFileError: a newer LUMOS wrote it.
     """
     path = run_dir / SUMMARY
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+    summary = RunSummary.read_if_there(path)
+    if summary is None:
         return None
-    except ValueError as error:
-        raise DataError(f"{path}: is not JSON ({error}); {_DAMAGED}") from None
-    summary: dict[str, Any] = found if isinstance(found, dict) else {}
-    needed = {"outcome", "reason"}
-    if summary.get("outcome") == "completed":
-        needed |= {"rounds", "best_round", "test"}
-    if missing := sorted(needed - summary.keys()):
-        raise DataError(f"{path}: key '{missing[0]}' is missing; {_DAMAGED}")
+    needed = ("reason", "rounds", "best_round", "test")
+    if missing := summary.missing(*(needed if summary.outcome == "completed" else needed[:1])):
+        raise DataError(f"{path}: key '{missing}' is missing; {RunSummary.repair}")
     return summary
-
-
-def _checked(path: Path, found: Any) -> RunConfig:
-    run = found.get("run") if isinstance(found, dict) else found
-    if not isinstance(run, dict):
-        raise ConfigError(
-            f"{path}: found {json.dumps(run)[:60]}, expected a JSON object whose key 'run' holds "
-            f"the keys of a run; it is damaged: {_MEND}"
-        )
-    for key in _ALWAYS:
-        if run.get(key, "") == "":
-            raise ConfigError(f"{path}: key '{key}' of 'run' is missing; it is damaged: {_MEND}")
-    try:
-        return RunConfig.from_flat(run)
-    except ConfigError as error:
-        raise ConfigError(
-            f"{path}: {error}; it is damaged or of another version of LUMOS: {_MEND}"
-        ) from None

@@ -27,8 +27,6 @@ from lumos_core.safe_files import write_atomically
 
 HISTORY = "history.jsonl"
 """Its name in a run folder."""
-SUMMARY = "summary.json"
-"""Beside it, once the run has ended: how."""
 
 Event = dict[str, Any]
 OnEvent = Callable[[Event], None]

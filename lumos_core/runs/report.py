@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lumos_core.runs.history import read_history
-from lumos_core.runs.view_coverage import NOT_COMPLETE, RunViews
+from lumos_core.runs.summary import RunSummary
+from lumos_core.runs.view_coverage import NOT_COMPLETE
 from lumos_core.safe_files import write_atomically
 from lumos_core.terminal.tables import markdown_table
 
@@ -38,14 +38,14 @@ def cells(rows: list[Row]) -> list[list[str]]:
     return table
 
 
-def write_report(run_dir: Path, summary: Mapping[str, Any], rows: list[Row]) -> Path:
+def write_report(run_dir: Path, summary: RunSummary, rows: list[Row]) -> Path:
     """Write ``report.md`` beside the history that it sums up; returns its path."""
     lines = [
-        f"# {summary['method']}, seed {summary['seed']}: {summary['outcome']}",
+        f"# {summary.method}, seed {summary.seed}: {summary.outcome}",
         "",
-        f"{summary['rounds']} rounds in {summary['seconds']:.0f} s; the model of round "
-        f"{summary['best_round']} was best on validation. "
-        f"{summary['bytes_up']:,} bytes went up, {summary['bytes_down']:,} down.",
+        f"{summary.rounds} rounds in {summary.seconds:.0f} s; the model of round "
+        f"{summary.best_round} was best on validation. "
+        f"{summary.bytes_up:,} bytes went up, {summary.bytes_down:,} down.",
         *_privacy(summary),
         *_views(summary),
         "",
@@ -59,27 +59,21 @@ def write_report(run_dir: Path, summary: Mapping[str, Any], rows: list[Row]) -> 
     return path
 
 
-def _privacy(summary: Mapping[str, Any]) -> list[str]:
-    if "epsilon" not in summary:
+def _privacy(summary: RunSummary) -> list[str]:
+    if summary.epsilon is None:
         return []
-    return ["", f"Differential privacy: ε = {summary['epsilon']:.3g}. {summary['reason']}".rstrip()]
+    return ["", f"Differential privacy: ε = {summary.epsilon:.3g}. {summary.reason}".rstrip()]
 
 
-def _views(summary: Mapping[str, Any]) -> list[str]:
-    found = views_of(summary)
+def _views(summary: RunSummary) -> list[str]:
+    found = summary.views
     return ["", f"**{found.sentence()}**"] if found is not None and found.sentence() else []
 
 
-def views_of(summary: Mapping[str, Any]) -> RunViews | None:
-    """What a summary says about views; None for methods without."""
-    return RunViews.model_validate(summary["views"]) if "views" in summary else None
-
-
-def federated_row(summary: Mapping[str, Any]) -> Row:
+def federated_row(summary: RunSummary) -> Row:
     """The run's own line; it says so if views were missing."""
-    views = views_of(summary)
-    note = f" ({NOT_COMPLETE})" if views is not None and not views.complete else ""
-    return Row(f"federated {summary['method']}{note}", summary["test"])
+    note = f" ({NOT_COMPLETE})" if summary.views is not None and not summary.views.complete else ""
+    return Row(f"federated {summary.method}{note}", summary.test)
 
 
 def _rounds(run_dir: Path) -> list[list[str]]:

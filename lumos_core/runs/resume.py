@@ -16,7 +16,7 @@ from lumos_core.data.catalog import differing_versions, short_fingerprint
 from lumos_core.errors import ConfigError, DataError, ModelError
 from lumos_core.learning.parameters import Params
 from lumos_core.runs import history
-from lumos_core.runs.checkpoint import BEST, LATEST, Checkpoint, Progress, load_checkpoint
+from lumos_core.runs.checkpoint import BEST, LATEST, Checkpoint, RunProgress, load_checkpoint
 from lumos_core.runs.history import HISTORY, Event, read_history
 
 KnownAs = Callable[[str], bool]
@@ -88,7 +88,7 @@ def starting_point(
     return StartingPoint(checkpoint, _best(run_dir, checkpoint), events)
 
 
-def _check_same_run(path: Path, found: Progress, fresh: Progress, known_as: KnownAs) -> None:
+def _check_same_run(path: Path, found: RunProgress, fresh: RunProgress, known_as: KnownAs) -> None:
     saved = _flat(path, found)
     if (key := first_difference(saved, fresh.config)) is not None:
         free = ", ".join(sorted(free_keys(saved)))
@@ -106,7 +106,7 @@ def _check_same_run(path: Path, found: Progress, fresh: Progress, known_as: Know
             )
 
 
-def _flat(path: Path, found: Progress) -> dict[str, Scalar]:
+def _flat(path: Path, found: RunProgress) -> dict[str, Scalar]:
     """The saved configuration; keys that it does not know yet have their defaults."""
     try:
         return RunConfig.from_flat(found.config).to_flat()
@@ -145,7 +145,9 @@ def _until(done: int, events: list[Event]) -> list[Event]:
     ]
 
 
-def _replayed(fresh: Progress, found: Progress, events: list[Event], lines: Path) -> Progress:
+def _replayed(
+    fresh: RunProgress, found: RunProgress, events: list[Event], lines: Path
+) -> RunProgress:
     """Progress at the checkpoint's round, with all evaluations up to now.
 
     The last round's model may have been evaluated after its checkpoint was written.

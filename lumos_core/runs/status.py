@@ -1,6 +1,5 @@
 """Where a run stands, read from its folder: history, summary, checkpoint and the server's lock."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,12 +7,15 @@ from typing import Any, Literal
 
 from lumos_core.errors import DataError
 from lumos_core.runs import history
-from lumos_core.runs.history import HISTORY, SUMMARY, Event, read_history
+from lumos_core.runs.history import HISTORY, Event, read_history
 from lumos_core.runs.lock import is_held
+from lumos_core.runs.saved_config import CONFIG, SavedConfig
+from lumos_core.runs.summary import SUMMARY, RunSummary
 from lumos_core.runs.view_coverage import RunViews
 
 RunState = Literal["running", "stopped", "completed", "failed", "unknown"]
 _METRICS = ("hr@20", "ndcg@20")
+_DAMAGED = "the file is damaged"
 _DOUBTED = "its evaluation is out of line with the others; it counts within bounds"
 
 
@@ -70,10 +72,12 @@ def status_of(run_dir: Path) -> RunStatus:
 
     Raises:
         DataError: it is no folder of a run, or a file in it is damaged.
+        ConfigError: its ``config.json`` is damaged.
+        NewerFileError: a newer LUMOS wrote a file in it.
     """
     if not run_dir.is_dir():
         raise DataError(f"{run_dir}: no such folder, expected the folder of a run (its --run-dir)")
-    summary = _json(run_dir / SUMMARY)
+    summary = RunSummary.read_if_there(run_dir / SUMMARY, _DAMAGED)
     config = _config(run_dir)
     events = read_history(run_dir / HISTORY)
     alive = is_held(run_dir)
@@ -92,7 +96,7 @@ def status_of(run_dir: Path) -> RunStatus:
 
 def _status(
     run_dir: Path,
-    summary: dict[str, Any],
+    summary: RunSummary | None,
     config: dict[str, Any],
     events: list[Event],
     alive: bool | None,
@@ -103,15 +107,15 @@ def _status(
     return RunStatus(
         run=str(run_dir),
         state=_state(summary, alive),
-        reason=str(summary.get("reason", "")),
-        method=str(config.get("method") or summary.get("method") or "?"),
+        reason=summary.reason if summary else "",
+        method=str(config.get("method") or (summary and summary.method) or "?"),
         round=int(trained[-1]["round"]) if trained else 0,
         rounds=int(config.get("rounds", 0)),
         last_event=str(events[-1].get("time", "")) if events else "",
         best_round=int(best["round"]) if best else -1,
         users=int(trained[-1].get("users", 0)) if trained else 0,
         evaluations=[{k: e[k] for k in ("round", "users", *_METRICS)} for e in validation],
-        test=dict(summary.get("test", {})),
+        test=summary.test if summary else {},
         views=_views(config, events),
         preparing=_preparing(events),
         nodes=_nodes(events),
@@ -140,36 +144,24 @@ def _preparing(events: list[Event]) -> list[dict[str, Any]]:
     return [found[name] for name in sorted(found)]
 
 
-def _state(summary: dict[str, Any], alive: bool | None) -> RunState:
+def _state(summary: RunSummary | None, alive: bool | None) -> RunState:
     """A held lock counts most: a resumed run may still have the summary of the part before."""
     if alive:
         return "running"
     if summary:
-        return "completed" if summary.get("outcome") == "completed" else "failed"
+        return summary.outcome
     return "unknown" if alive is None else "stopped"
 
 
 def _config(run_dir: Path) -> dict[str, Any]:
     """From ``lumos run``'s file or, without one, from the checkpoint."""
-    saved = _json(run_dir / "config.json").get("run")
-    if isinstance(saved, dict):
-        return saved
+    saved = SavedConfig.read_if_there(run_dir / CONFIG, _DAMAGED)
+    if saved is not None and saved.run is not None:
+        return saved.run
     from lumos_core.runs.checkpoint import LATEST, load_checkpoint
 
     path = run_dir / LATEST
     return dict(load_checkpoint(path).progress.config) if path.exists() else {}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}); the file is damaged") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: found {type(content).__name__}, expected a JSON object")
-    return content
 
 
 def _nodes(events: Iterable[Event]) -> list[NodeStatus]:

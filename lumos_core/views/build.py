@@ -12,7 +12,7 @@ from lumos_core.views.view_store import ViewStore, view_key
 _BATCH = 32  # histories written and stored at a time; also what a kill can lose
 
 
-class Progress(NamedTuple):
+class BuildProgress(NamedTuple):
     """How far a build has come, in distinct histories."""
 
     stored: int
@@ -28,7 +28,7 @@ class Progress(NamedTuple):
         return self.total - self.stored - self.generated
 
 
-OnProgress = Callable[[Progress], None]
+OnProgress = Callable[[BuildProgress], None]
 
 
 def build_views(
@@ -78,7 +78,7 @@ def build_views(
     def report() -> None:
         if on_progress is not None:
             elapsed = time.monotonic() - start
-            on_progress(Progress(stored, len(found) - stored, len(positions), elapsed))
+            on_progress(BuildProgress(stored, len(found) - stored, len(positions), elapsed))
 
     report()
     missing = [key for key in positions if key not in found]

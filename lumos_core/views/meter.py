@@ -10,11 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from lumos_core.safe_files import write_atomically
+from lumos_core.safe_files import JsonFile
 from lumos_core.terminal.progress import duration
-from lumos_core.views.build import Progress
+from lumos_core.views.build import BuildProgress
 from lumos_core.views.titles.resumable import StageProgress
 
 log = logging.getLogger(__name__)
@@ -30,7 +28,7 @@ _LOG_SECONDS = 10.0
 _FOUND_SECONDS = 0.2  # between two reports, below which nothing was computed but read
 
 
-class ViewProgress(BaseModel):
+class ViewProgress(JsonFile):
     """What stands in the file. Times are seconds.
 
     Attributes:
@@ -45,8 +43,6 @@ class ViewProgress(BaseModel):
         run: of which run.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
     stage: str = ""
     done: int = 0
     total: int = 0
@@ -60,12 +56,16 @@ class ViewProgress(BaseModel):
     run: str = ""
 
     @classmethod
-    def read(cls, state: Path) -> Self | None:
-        """What a node has written last; None if nothing, or if the file is damaged."""
-        try:
-            return cls.model_validate_json((state / FILE).read_bytes())
-        except (OSError, ValidationError):
-            return None
+    def of_node(cls, state: Path) -> Self | None:
+        """What a node has written last; None if nothing, or if the file is damaged.
+
+        Args:
+            state: the node's state folder.
+
+        Raises:
+            NewerFileError: a newer LUMOS wrote it.
+        """
+        return cls.read_if_sound(state / FILE)
 
     def line(self) -> str:
         """In words, for terminals and logs."""
@@ -95,12 +95,12 @@ class Meter:
     ) -> None:
         self._state, self._clock = state, clock
         self._begun = clock()
-        before = ViewProgress.read(state)
+        before = ViewProgress.of_node(state)
         self._before = before if before is not None and before.run == run else ViewProgress(run=run)
         self._plan = dict(stages)
         self._catalog = 0
         self._stages: dict[str, StageProgress] = {}
-        self._users = Progress(0, 0, 0, 0.0)
+        self._users = BuildProgress(0, 0, 0, 0.0)
         self._seen = (0.0, self._begun)  # work done and time, at the last report
         self._at_work = False  # the last report was about work, not about loading the model
         self._pace = (0.0, 0.0)  # work and seconds of what was done, not found
@@ -129,7 +129,7 @@ class Meter:
         self._stages[progress.stage] = progress
         self._tell(progress.stage, progress.done, progress.total)
 
-    def on_users(self, progress: Progress) -> None:
+    def on_users(self, progress: BuildProgress) -> None:
         """Take a report of the users' views."""
         self._users = progress
         begun = progress.generated or not progress.missing
@@ -211,7 +211,7 @@ class Meter:
         progress = self.now(stage, done, total)
         self._last_write = now
         try:
-            write_atomically(self._state / FILE, progress.model_dump_json().encode(), 0o600)
+            progress.write(self._state / FILE, 0o600)
         except OSError as error:  # views that cannot be stored will say so themselves
             log.warning("%s cannot be written (%s)", FILE, type(error).__name__)
         if now - self._last_log >= _LOG_SECONDS or (stage and done >= total):

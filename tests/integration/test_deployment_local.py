@@ -116,7 +116,7 @@ def test_too_few_nodes_end_in_a_clear_error(data, tmp_path):
         " catalog=str(data / 'catalog.tsv'), start_timeout=25)\n"
         "nodes = [LocalNode(f'node-{n}', data / f'node-{n}') for n in range(2)]\n"
         "summary = deploy(config, nodes, run_dir, print)\n"
-        "print(summary['reason']); sys.exit(summary['outcome'] != 'completed')"
+        "print(summary.reason); sys.exit(summary.outcome != 'completed')"
     )
     with start([sys.executable, "-c", code], tmp_path) as supervisor:
         output, _ = supervisor.communicate(timeout=120)

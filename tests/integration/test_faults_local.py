@@ -189,8 +189,8 @@ settings = {{"node-2": {{"state": {full!r}}}}}
 nodes = [LocalNode(f"node-{{n}}", data / f"node-{{n}}", settings.get(f"node-{{n}}", {{}}))
          for n in range(4)]
 summary = deploy(RunConfig.from_flat({config!r}), nodes, Path({run_dir!r}), print)
-print(summary["reason"])
-sys.exit(summary["outcome"] != "completed")
+print(summary.reason)
+sys.exit(summary.outcome != "completed")
 """
 
 

@@ -142,7 +142,7 @@ def deploying(app: Path, data: Path, config: RunConfig, nodes: int, run_dir: Pat
         f"data, config = Path({str(data)!r}), RunConfig.from_flat({config.to_flat()!r})\n"
         f"nodes = [LocalNode(f'node-{{n}}', data / f'node-{{n}}') for n in range({nodes})]\n"
         f"summary = deploy(config, nodes, Path({str(run_dir)!r}), print)\n"
-        "print(summary['reason'])\n"
-        "sys.exit(summary['outcome'] != 'completed')"
+        "print(summary.reason)\n"
+        "sys.exit(summary.outcome != 'completed')"
     )
     return [sys.executable, "-c", code]

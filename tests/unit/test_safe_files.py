@@ -7,13 +7,22 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+from pydantic import BaseModel, ConfigDict, Field
 
 from lumos_core import safe_files
-from lumos_core.errors import FederationError
+from lumos_core.errors import (
+    ConfigError,
+    DataError,
+    FederationError,
+    LumosError,
+    NewerFileError,
+)
 from lumos_core.safe_files import (
     HeldError,
+    JsonFile,
     exclusive,
     lock_beside,
     private_folder,
@@ -203,3 +212,143 @@ def test_the_lock_file_has_the_mode_that_was_asked_for(tmp_path: Path) -> None:
         assert mode(tmp_path / "own") == 0o600
         assert mode(tmp_path / "usual") & 0o044
     assert lock_beside(tmp_path / "model") == tmp_path / ".model.lock"
+
+
+# ---------------------------------------------------------------- JSON files
+class Colour(BaseModel):
+    name: str
+    share: float = 0.0
+
+
+class Palette(JsonFile):
+    """A kind of file that has changed once: version 1 had its colours' names only."""
+
+    failure: ClassVar[type[LumosError]] = ConfigError
+    repair: ClassVar[str] = "paint it again"
+    origin: ClassVar[str] = "a palette"
+
+    schema_version: int = Field(default=2, alias="schema_version")
+    size: int
+    colours: tuple[Colour, ...] = ()
+    key: bytes = b""
+    notes: dict[str, float] = Field(default_factory=dict)
+
+    @classmethod
+    def upgraded(cls, found: dict[str, Any], version: int) -> dict[str, Any]:
+        assert version in (1, 2)
+        if version == 1 and "colours" in found:
+            return {**found, "colours": [{"name": name} for name in found["colours"]]}
+        return found
+
+
+class Closed(JsonFile):
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = Field(default=1, alias="format")
+    size: int = 0
+
+
+def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "palette.json"
+    palette = Palette(
+        size=3, colours=(Colour(name="grün", share=0.5),), key=b"\x00\xff",
+        notes={"inf": float("inf")},
+    )  # fmt: skip
+    palette.write(path, mode=0o600)
+    assert Palette.read(path) == Palette.read_if_there(path) == palette
+    assert mode(path) == 0o600
+    text = path.read_text("utf-8")
+    assert text.startswith('{\n  "schema_version": 2,\n')
+    assert "grün" in text
+    assert text.endswith("}\n")
+
+
+def test_text_that_utf_8_lacks_loses_a_letter_not_the_file(tmp_path: Path) -> None:
+    Palette(size=1, colours=(Colour(name="a\udc80b"),)).write(tmp_path / "a")
+    (tmp_path / "b").write_text('{"size": 1, "colours": ["a\\udc80b"]}')
+    for name in ("a", "b"):
+        assert Palette.read(tmp_path / name).colours[0].name == "a?b"
+
+
+def test_a_file_without_a_version_is_of_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "palette.json"
+    for version in ("", ', "schema_version": 1'):
+        path.write_text('{"size": 3, "colours": ["red"]' + version + "}")
+        assert Palette.read(path) == Palette(size=3, colours=(Colour(name="red"),))
+    assert Palette.read(path).schema_version == 2, "what is in memory is in today's form"
+
+
+def test_keys_that_a_newer_lumos_has_added_are_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "palette.json"
+    path.write_text(
+        '{"schema_version": 2, "size": 3, "colours": [{"name": "x", "hue": 1}], "a": 0}'
+    )
+    assert Palette.read(path) == Palette(size=3, colours=(Colour(name="x"),))
+    path.write_text('{"format": 1, "size": 3, "a": 0}')
+    with pytest.raises(DataError, match=r"unknown key 'a'; the file is damaged"):
+        Closed.read(path)
+
+
+@pytest.mark.parametrize("read", [Palette.read, Palette.read_if_there, Palette.read_if_sound])
+def test_a_file_of_a_newer_version_is_refused_with_what_to_do(tmp_path: Path, read: Any) -> None:
+    path = tmp_path / "palette.json"
+    path.write_text('{"schema_version": 3, "size": "of another kind"}')
+    with pytest.raises(NewerFileError) as found:
+        read(path)
+    assert str(found.value) == (
+        f"{path}: has schema version 3, which a newer LUMOS wrote; this one understands versions "
+        "1 to 2: update LUMOS on this machine"
+    )
+    path.write_text('{"format": 2}')
+    with pytest.raises(NewerFileError, match=r"version 2, .* understands version 1: update"):
+        Closed.read(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is not JSON (Expecting value: line 1 column 1 (char 0)); paint it again"),
+        ("{", "is not JSON (Expecting property name"),
+        ("[]", "found list, expected a JSON object; paint it again"),
+        ("{}", "key 'size' is missing; paint it again"),
+        ('{"size": "3"}', "key 'size': found '3', expected a whole number; paint it again"),
+        ('{"size": true}', "key 'size': found True, expected a whole number"),
+        ('{"size": 3.5}', "key 'size': found 3.5, expected a whole number"),
+        ('{"size": 1, "notes": []}', "key 'notes': found [], expected a JSON object"),
+        ('{"size": 1, "notes": {"a": "b"}}', "key 'notes.a': found 'b', expected a number"),
+        ('{"size": 1, "colours": [1]}', "key 'colours.0.name': found 1, expected text"),
+        ('{"size": 1, "schema_version": 2, "colours": 1}', "'colours': found 1, expected a list"),
+        ('{"size": 1, "schema_version": 2, "colours": [{}]}', "'colours.0.name' is missing"),
+        ('{"size": 1, "key": "x"}', "key 'key': found 'x', expected hex digits"),
+        ('{"schema_version": "1"}', "found '1', expected a whole number from 1 to 2; paint"),
+        ('{"schema_version": true}', "found True, expected a whole number from 1 to 2"),
+        ('{"schema_version": 0}', "key 'schema_version': found 0, expected a whole number from"),
+        ("\udcff", "is not JSON ("),
+    ],
+)
+def test_damage_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "palette.json"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    for read in (Palette.read, Palette.read_if_there):
+        with pytest.raises(ConfigError) as found:
+            read(path)
+        assert str(found.value).startswith(f"{path}: ")
+        assert message in str(found.value)
+    assert Palette.read_if_sound(path) is None
+    with pytest.raises(ConfigError, match=r"; buy a new one$"):
+        Palette.read(path, repair="buy a new one")
+
+
+def test_a_file_that_is_not_there_or_cannot_be_read(tmp_path: Path) -> None:
+    missing = tmp_path / "palette.json"
+    assert Palette.read_if_there(missing) is None
+    assert Palette.read_if_sound(missing) is None
+    with pytest.raises(ConfigError) as found:
+        Palette.read(missing)
+    assert str(found.value) == (
+        f"{missing}: cannot be read: No such file or directory; expected a palette"
+    )
+    with pytest.raises(ConfigError, match=r"cannot be read: Is a directory; expected a palette"):
+        Palette.read_if_there(tmp_path)
+    with pytest.raises(DataError, match=r"cannot be read: No such file or directory$"):
+        Closed.read(missing)

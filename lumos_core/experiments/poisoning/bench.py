@@ -29,7 +29,7 @@ from lumos_core.federation.round_loop import Federation
 from lumos_core.learning.model import build_model, set_params
 from lumos_core.learning.parameters import ModelShape, Params
 from lumos_core.learning.title_start import initial_params
-from lumos_core.runs.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
+from lumos_core.runs.checkpoint import Checkpoint, RunProgress, load_checkpoint, save_checkpoint
 from lumos_core.runs.history import History
 from lumos_core.runs.resume import StartingPoint
 from lumos_core.views.view import UserViews, Views, ViewSource, no_views
@@ -181,9 +181,9 @@ def _clean_start(
         return checkpoint
 
 
-def _progress(round: int, config: RunConfig, ground: Ground) -> Progress:
+def _progress(round: int, config: RunConfig, ground: Ground) -> RunProgress:
     shape = ModelShape.of(config, len(ground.catalog)).fingerprint
-    return Progress(round, -1, 0.0, 0, ground.catalog.fingerprint, shape, config.to_flat())
+    return RunProgress(round, -1, 0.0, 0, ground.catalog.fingerprint, shape, config.to_flat())
 
 
 # ---------------------------------------------------------------- nodes

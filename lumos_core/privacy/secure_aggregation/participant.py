@@ -17,7 +17,7 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -153,7 +153,13 @@ class Participant:
             raise RefusalError("this attempt, or a later one, was opened before: a replay")
         seal, mask = self.primitives.new_private_key(), self.primitives.new_private_key()
         session = Session(
-            self.run, round_, packet.attempt, "opened", self.name, seal_key=seal, mask_key=mask
+            run=self.run,
+            round=round_,
+            attempt=packet.attempt,
+            stage="opened",
+            name=self.name,
+            seal_key=seal,
+            mask_key=mask,
         )
         self.store.save(session)
         public = self.primitives.public_key
@@ -166,15 +172,15 @@ class Participant:
         seed = os.urandom(masks.KEY_BYTES)
         seed_shares = self.primitives.split(seed, needed, len(packet.names))
         key_shares = self.primitives.split(session.mask_key, needed, len(packet.names))
-        session = replace(
-            session,
-            stage="shared",
-            seed=seed,
-            roster=roster_digest(round_, packet),
-            names=tuple(packet.names),
-            seals=dict(zip(packet.names, packet.seals, strict=True)),
-            masks=dict(zip(packet.names, packet.masks, strict=True)),
-        )
+        seen = {
+            "stage": "shared",
+            "seed": seed,
+            "roster": roster_digest(round_, packet),
+            "names": tuple(packet.names),
+            "seals": dict(zip(packet.names, packet.seals, strict=True)),
+            "masks": dict(zip(packet.names, packet.masks, strict=True)),
+        }
+        session = session.model_copy(update=seen)
         peers, sealed = [], []
         for peer, for_seed, for_key in zip(packet.names, seed_shares, key_shares, strict=True):
             if peer == self.name:
@@ -198,7 +204,7 @@ class Participant:
                 raise RefusalError(f"the shares of {peer} were tampered with") from None
             seed_share, key_share = self._open_letter(session, peer, text)
             session = session.with_share(peer, seed_share, key_share)
-        return replace(session, stage="uploaded")
+        return session.model_copy(update={"stage": "uploaded"})
 
     def _unmask(self, round_: int, packet: Survivors) -> Opened:
         session = self._session(round_, packet.attempt, "uploaded")

@@ -1,19 +1,20 @@
 """What a node remembers between two steps, since each is a process of its own."""
 
 import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Literal, Self
+from typing import Literal
+
+from pydantic import ConfigDict, Field
 
 from lumos_core.privacy.secure_aggregation.packets import Roster
+from lumos_core.safe_files import JsonFile
 
 Stage = Literal["opened", "shared", "uploaded", "closed"]
 
 
-@dataclass(frozen=True)
-class Session:
+class Session(JsonFile):
     """One attempt at one round. All but the first five fields are empty once it is closed.
+
+    Its file holds secrets: an error about it must not quote what stands there.
 
     Attributes:
         run: the run's id.
@@ -32,6 +33,8 @@ class Session:
         key_shares: likewise, of its mask key.
     """
 
+    model_config = ConfigDict(extra="forbid")
+
     run: str
     round: int
     attempt: int
@@ -42,10 +45,10 @@ class Session:
     seed: bytes = b""
     roster: str = ""
     names: tuple[str, ...] = ()
-    seals: Mapping[str, bytes] = field(default_factory=dict)
-    masks: Mapping[str, bytes] = field(default_factory=dict)
-    seed_shares: Mapping[str, bytes] = field(default_factory=dict)
-    key_shares: Mapping[str, bytes] = field(default_factory=dict)
+    seals: dict[str, bytes] = Field(default_factory=dict)
+    masks: dict[str, bytes] = Field(default_factory=dict)
+    seed_shares: dict[str, bytes] = Field(default_factory=dict)
+    key_shares: dict[str, bytes] = Field(default_factory=dict)
 
     @property
     def number(self) -> tuple[int, int]:
@@ -54,29 +57,17 @@ class Session:
 
     def closed(self) -> "Session":
         """Without secrets: what is left to recognise a replay by."""
-        return Session(self.run, self.round, self.attempt, "closed", self.name)
-
-    def dumps(self) -> bytes:
-        return json.dumps(asdict(self), default=bytes.hex).encode()
-
-    @classmethod
-    def loads(cls, content: bytes) -> Self:
-        """Raises ValueError, TypeError or KeyError if it is damaged."""
-        values = json.loads(content)
-        for name in ("seal_key", "mask_key", "seed"):
-            values[name] = bytes.fromhex(values[name])
-        for name in ("seals", "masks", "seed_shares", "key_shares"):
-            values[name] = {n: bytes.fromhex(v) for n, v in values[name].items()}
-        values["names"] = tuple(values["names"])
-        return cls(**values)
+        return Session(
+            run=self.run, round=self.round, attempt=self.attempt, stage="closed", name=self.name
+        )
 
     def with_share(self, owner: str, seed_share: bytes, key_share: bytes) -> "Session":
         """With the shares that ``owner`` gave this node."""
-        return replace(
-            self,
-            seed_shares={**self.seed_shares, owner: seed_share},
-            key_shares={**self.key_shares, owner: key_share},
-        )
+        shares = {
+            "seed_shares": {**self.seed_shares, owner: seed_share},
+            "key_shares": {**self.key_shares, owner: key_share},
+        }
+        return self.model_copy(update=shares)
 
 
 def roster_digest(round_: int, roster: Roster) -> str:

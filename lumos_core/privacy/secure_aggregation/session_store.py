@@ -6,8 +6,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
+from lumos_core.errors import DataError, NewerFileError
 from lumos_core.privacy.secure_aggregation.session import Session
-from lumos_core.safe_files import exclusive, private_folder, replacing
+from lumos_core.safe_files import exclusive, private_folder
 
 FOLDER = "secagg"
 """Its name in a node's state folder."""
@@ -59,19 +60,19 @@ class FileStore:
         return exclusive(self._folder / "lock", _LOCK_SECONDS, mode=0o600)
 
     def load(self, run: str) -> Session | None:
-        """Raises OSError if the file cannot be read or is damaged."""
+        """Raises OSError if the file cannot be read or is damaged, NewerFileError if a newer LUMOS
+        wrote it."""
         path = self._path(run)
-        if not path.exists():
-            return None
         try:
-            return Session.loads(path.read_bytes())
-        except (ValueError, TypeError, KeyError, AttributeError):
+            return Session.read_if_there(path)
+        except NewerFileError:
+            raise
+        except DataError:  # its text may quote a secret
             raise OSError(f"{path}: not a session as LUMOS writes it; remove the file") from None
 
     def save(self, session: Session) -> None:
         path = self._path(session.run)
-        with replacing(path, mode=0o600) as temporary:
-            temporary.write_bytes(session.dumps())
+        session.write(path, mode=0o600)
         self._forget_others(path)
 
     def _path(self, run: str) -> Path:

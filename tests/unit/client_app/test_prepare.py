@@ -42,7 +42,7 @@ def told(content):
 
 def test_all_views_are_written_and_it_says_so(folder):
     assert told(prepare(folder)) == {"complete": 1, "done": 1, "percent": 100, "seconds-left": 0.0}
-    progress = ViewProgress.read(folder / "node-0" / "state")
+    progress = ViewProgress.of_node(folder / "node-0" / "state")
     assert progress is not None
     assert (progress.users_done, progress.users) == (6, 6)
 

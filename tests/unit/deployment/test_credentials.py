@@ -16,7 +16,7 @@ from lumos_core.deployment import credentials, folders
 from lumos_core.deployment.folders import NodeBundle, ServerKit
 from lumos_core.deployment.registry import Registry
 from lumos_core.deployment.supervision import Backoff
-from lumos_core.errors import ConfigError
+from lumos_core.errors import ConfigError, NewerFileError
 
 
 @pytest.fixture
@@ -129,6 +129,65 @@ def test_a_node_whose_bundle_is_elsewhere_can_be_removed(deployment):
     (deployment / "nodes" / "a").rename(deployment.parent / "a")
     place = folders.remove_node(deployment, "a")
     assert [p.name for p in place.iterdir()] == ["a.pub"]
+
+
+OLD_MANIFEST = """{
+  "hosts": [
+    "10.0.0.1",
+    "::1"
+  ],
+  "port": 9092,
+  "nodes": [
+    "a"
+  ],
+  "format": 1
+}
+"""
+"""As it has been written from the beginning; ``format`` is its schema version."""
+
+
+def test_the_manifest_is_read_as_it_always_was(deployment):
+    path = deployment / "server" / "deployment.json"
+    path.write_text(OLD_MANIFEST)
+    manifest = ServerKit.read(deployment / "server").manifest
+    assert (manifest.hosts, manifest.port, manifest.nodes) == (("10.0.0.1", "::1"), 9092, ("a",))
+    manifest.write(path)
+    assert json.loads(path.read_text()) == json.loads(OLD_MANIFEST)
+    path.write_text(json.dumps({**json.loads(OLD_MANIFEST), "region": "eu"}))
+    assert ServerKit.read(deployment / "server").manifest == manifest
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON .* the file is damaged"),
+        ("[]", "found list, expected a JSON object; the file is damaged"),
+        ('{"format": "x"}', "key 'format': found 'x', expected 1; the file is damaged"),
+        ('{"format": 1, "hosts": ["a"], "port": 1}', "key 'nodes' is missing; the file is damaged"),
+        ('{"format": 1, "hosts": "a", "port": 1, "nodes": []}', "key 'hosts': found 'a', expected"),
+    ],
+)
+def test_a_damaged_manifest_is_named(deployment, text, message):
+    (deployment / "server" / "deployment.json").write_text(text)
+    for command in (
+        lambda: ServerKit.read(deployment / "server"),
+        lambda: folders.add_node(deployment, "x"),
+        lambda: folders.remove_node(deployment, "a"),
+    ):
+        with pytest.raises(ConfigError, match=rf"deployment\.json: {message}"):
+            command()
+
+
+def test_a_newer_manifest_is_refused(deployment):
+    (deployment / "server" / "deployment.json").write_text('{"format": 2}')
+    with pytest.raises(NewerFileError, match=r"deployment\.json: has schema version 2"):
+        ServerKit.read(deployment / "server")
+
+
+def test_a_folder_without_a_manifest_is_no_deployment(tmp_path):
+    expected = "cannot be read: No such file or directory; expected the folder 'server' that "
+    with pytest.raises(ConfigError, match=expected):
+        ServerKit.read(tmp_path)
 
 
 @pytest.mark.parametrize("left", ["nodes/c", "server/nodes/c.pub"])

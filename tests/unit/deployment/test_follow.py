@@ -10,8 +10,9 @@ import pytest
 from lumos_core.deployment import follow as module
 from lumos_core.deployment.follow import RunLostError, Tail, Watch, follow
 from lumos_core.errors import FederationError
+from lumos_core.runs.summary import RunSummary
 
-SUMMARY = {"outcome": "failed", "reason": "too few nodes"}
+SUMMARY = RunSummary(outcome="failed", reason="too few nodes")
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +31,7 @@ def write(run_dir: Path, *events: str, summary: bool = True) -> None:
     with (run_dir / "history.jsonl").open("a") as file:
         file.writelines(json.dumps({"event": name}) + "\n" for name in events)
     if summary:
-        (run_dir / "summary.json").write_text(json.dumps(SUMMARY))
+        SUMMARY.write(run_dir / "summary.json")
 
 
 class Script(Watch):

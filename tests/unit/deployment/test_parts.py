@@ -24,6 +24,7 @@ from lumos_core.errors import ConfigError, FederationError
 from lumos_core.flower import commands
 from lumos_core.processes.children import Children, ending_on_signals
 from lumos_core.runs.report import CENTRALISED, Row, cells, write_report
+from lumos_core.runs.summary import RunSummary
 
 
 # ---------------------------------------------------------------- settings
@@ -361,10 +362,10 @@ def test_the_report_compares_with_the_centralised_model(tmp_path):
     assert [line[-1] for line in cells(rows[:1])][1] == "–"
     history = [evaluation(0), event(1), evaluation(1)]
     (tmp_path / "history.jsonl").write_text("".join(json.dumps(e) + "\n" for e in history))
-    summary = {
-        "method": "fedavg", "seed": 3, "outcome": "completed", "rounds": 1, "seconds": 9.4,
-        "best_round": 1, "bytes_up": 1500, "bytes_down": 2500,
-    }  # fmt: skip
+    summary = RunSummary(
+        method="fedavg", seed=3, outcome="completed", rounds=1, seconds=9.4,
+        best_round=1, bytes_up=1500, bytes_down=2500,
+    )  # fmt: skip
     text = write_report(tmp_path, summary, rows).read_text()
     assert "# fedavg, seed 3: completed" in text
     assert "| federated | 0.1000 | 0.2000 | 0.0500 | 0.0300 | 80% |" in text

@@ -17,8 +17,10 @@ from lumos_core.deployment import folders, local, server_supervisor
 from lumos_core.deployment.folders import ServerKit
 from lumos_core.deployment.local import LocalNode
 from lumos_core.errors import ConfigError, DataError, FederationError, ModelError
-from lumos_core.runs.checkpoint import LATEST, Checkpoint, Progress, save_checkpoint
-from lumos_core.runs.folder import CONFIG, read_config, write_config
+from lumos_core.runs.checkpoint import LATEST, Checkpoint, RunProgress, save_checkpoint
+from lumos_core.runs.folder import read_config, write_config
+from lumos_core.runs.saved_config import CONFIG
+from lumos_core.runs.summary import RunSummary
 
 Tiny = Callable[..., RunConfig]
 DONE = {"outcome": "completed", "reason": "", "rounds": 3, "best_round": 2, "test": {"hr@20": 0.5}}
@@ -50,8 +52,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
         def __init__(self, options: Any, config: RunConfig, *_: Any) -> None:
             found.append(config)
 
-        def run(self) -> dict[str, Any]:
-            return DONE
+        def run(self) -> RunSummary:
+            return RunSummary.model_validate(DONE)
 
     monkeypatch.setattr(server_supervisor, "_Generation", Generation)
     return found
@@ -146,10 +148,10 @@ def completed(deployment: Path, tiny: Tiny, tmp_path: Path) -> Callable[..., Any
         begun = tiny(catalog="catalog.tsv", run_dir=str(run_dir)).replace(**changes)
         write_config(run_dir, begun, {})
         (run_dir / "summary.json").write_text(json.dumps(summary))
-        progress = Progress(3, 2, 0.5, worse, "c", "s", begun.to_flat())
+        progress = RunProgress(3, 2, 0.5, worse, "c", "s", begun.to_flat())
         save_checkpoint(run_dir / LATEST, Checkpoint({"a": np.zeros(1)}, {}, progress))
 
-        def serve(**more: Any) -> tuple[dict[str, Any], str]:
+        def serve(**more: Any) -> tuple[RunSummary, str]:
             console = Console(file=io.StringIO(), width=500)
             state = tmp_path / "state"
             options = server_supervisor.ServerOptions(
@@ -192,7 +194,7 @@ def test_nothing_to_do_is_said_and_changes_nothing(
     serve = completed(DONE | summary, worse, **begun)
     before = _contents(tmp_path / "run")
     result, said = serve(**asked)
-    assert result == DONE | summary
+    assert result == RunSummary.model_validate(DONE | summary)
     assert message in said
     assert "to go on" in said
     assert served == []

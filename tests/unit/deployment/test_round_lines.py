@@ -11,6 +11,8 @@ from lumos_core.deployment.node_supervisor import _ViewsTold
 from lumos_core.deployment.round_lines import RoundLines
 from lumos_core.runs.history import Event
 from lumos_core.runs.report import federated_row, write_report
+from lumos_core.runs.summary import RunSummary
+from lumos_core.runs.view_coverage import RunViews
 from lumos_core.views.meter import FILE, ViewProgress
 
 
@@ -93,15 +95,13 @@ def test_a_node_s_own_terminal(tmp_path: Path) -> None:
 
 def test_table_and_report_say_what_was_missing(tmp_path: Path) -> None:
     metrics = dict.fromkeys(("hr@10", "hr@20", "ndcg@20", "mrr"), 0.1)
-    summary: dict[str, Any] = {
-        "method": "lumos", "seed": 0, "outcome": "completed", "reason": "", "rounds": 2,
-        "seconds": 9.0, "best_round": 1, "bytes_up": 1, "bytes_down": 1, "test": metrics,
-    }  # fmt: skip
-    whole = {**summary, "views": {"complete": True}}
-    lacking = {
-        **summary,
-        "views": {"complete": False, "rounds": 2, "rounds_lacking": 1, "nodes": {"node-1": 1}},
-    }
+    summary = RunSummary(
+        method="lumos", seed=0, outcome="completed", reason="", rounds=2,
+        seconds=9.0, best_round=1, bytes_up=1, bytes_down=1, test=metrics,
+    )  # fmt: skip
+    some = RunViews(complete=False, rounds=2, rounds_lacking=1, nodes={"node-1": 1})
+    whole = summary.model_copy(update={"views": RunViews(complete=True)})
+    lacking = summary.model_copy(update={"views": some})
     assert federated_row(summary).name == federated_row(whole).name == "federated lumos"
     assert federated_row(lacking).name == "federated lumos (views incomplete)"
     (tmp_path / "history.jsonl").write_text("")

@@ -44,7 +44,7 @@ def test_a_lost_serverapp_costs_a_submission_and_a_lost_superlink_a_start(
     script = ["", "kill-superlink failed", "completed"]
     programs = FlowerPrograms(monkeypatch, tmp_path / "programs", options.run_dir, script)
     summary, said = served(options)
-    assert summary["outcome"] == "completed"
+    assert summary.outcome == "completed"
     assert len(programs.submitted) == 3
     lines = [line.partition(" ")[2].partition(" ")[2] for line in said.splitlines()]
     [again] = [n for n, line in enumerate(lines) if line.startswith("the ServerApp ended")]
@@ -56,7 +56,7 @@ def test_a_lost_serverapp_costs_a_submission_and_a_lost_superlink_a_start(
     assert any("superlink ended with exit code -9" in line for line in said.splitlines())
     assert "starting everything again in 0 s" in lines
     registered = json.loads((options.state / "nodes.json").read_text())
-    assert {name: entry["id"] for name, entry in registered.items()} == {"a": "7", "b": "7"}
+    assert {n: entry["id"] for n, entry in registered["nodes"].items()} == {"a": "7", "b": "7"}
 
 
 def test_what_never_served_is_not_started_again(

@@ -1,6 +1,5 @@
 """A SuperLink from its start to a summary, with programs that stand in for Flower's."""
 
-import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from lumos_core.deployment.superlink import SuperLink, workplace
 from lumos_core.errors import FederationError
 from lumos_core.flower import commands
 from lumos_core.processes.children import Children
+from lumos_core.runs.summary import RunSummary
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_lost_run_is_submitted_again_to_the_same_superlink(
         settings = tomllib.loads((place / "run.toml").read_text())
     assert link.process.exit_code is not None
     assert not place.exists()
-    assert summary == json.loads((run_dir / "summary.json").read_text())
+    assert summary == RunSummary.read(run_dir / "summary.json")
     assert [event["event"] for event in told] == ["a", "b", "c"]
     assert RunConfig.from_flat(settings) == config
     assert len(programs.submitted) == 2

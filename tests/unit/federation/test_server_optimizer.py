@@ -13,7 +13,7 @@ from lumos_core.learning.parameters import Params
 from lumos_core.runs.checkpoint import (
     Checkpoint,
     OptimizerState,
-    Progress,
+    RunProgress,
     load_checkpoint,
     save_checkpoint,
 )
@@ -109,7 +109,7 @@ def test_state_survives_a_checkpoint_bit_by_bit(tiny: Tiny, optimizer: str, tmp_
     params, state = _start(), OptimizerState()
     for delta in _deltas():
         path = tmp_path / "c"
-        progress = Progress(0, -1, 0.0, 0, "", "", config.to_flat())
+        progress = RunProgress(0, -1, 0.0, 0, "", "", config.to_flat())
         save_checkpoint(path, Checkpoint(params, state, progress))
         loaded = load_checkpoint(path)
         assert set(loaded.optimizer) == set(state)

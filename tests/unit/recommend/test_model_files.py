@@ -30,7 +30,7 @@ from lumos_core.runs.checkpoint import (
     BEST,
     LATEST,
     Checkpoint,
-    Progress,
+    RunProgress,
     load_checkpoint,
     save_checkpoint,
 )
@@ -53,7 +53,7 @@ def run_dir(tmp_path: Path, tiny, toy_catalog, params) -> Path:
     """A finished run of 3 rounds whose second was best; its last model is another one."""
     config: RunConfig = tiny(catalog="/home/somebody/catalog.tsv", run_dir="/home/somebody/run")
     shape = ModelShape.of(config, len(toy_catalog)).fingerprint
-    progress = Progress(3, 2, 0.5, 1, toy_catalog.fingerprint, shape, config.to_flat())
+    progress = RunProgress(3, 2, 0.5, 1, toy_catalog.fingerprint, shape, config.to_flat())
     folder = tmp_path / "run"
     save_checkpoint(folder / BEST, Checkpoint(params, {}, progress))
     last = {n: a + 1 for n, a in params.items()}
@@ -92,6 +92,24 @@ def test_metrics_of_another_part_of_the_run_are_left_out(tmp_path, run_dir) -> N
     (run_dir / "summary.json").write_text(json.dumps({**summary, "best_round": 1}))
     card = export_model(run_dir, tmp_path / "out")
     assert (card.final, card.test, card.validation) == (False, {}, {})
+
+
+def test_a_summary_that_cannot_be_used_is_named(tmp_path, run_dir) -> None:
+    path = run_dir / "summary.json"
+    whole = json.loads(path.read_text())
+    newer = {"schema_version": 2, **whole}
+    without = {key: value for key, value in whole.items() if key != "test"}
+    for damaged, message in (
+        (newer, "has schema version 2, .* update LUMOS on this machine"),
+        (without, "key 'test' is missing; .* move it away to export without metrics"),
+        ({**whole, "test": 3}, "key 'test': found 3, .* move it away"),
+    ):
+        path.write_text(json.dumps(damaged))
+        with pytest.raises(DataError, match=message):
+            export_model(run_dir, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+    path.unlink()
+    assert export_model(run_dir, tmp_path / "out").test == {}
 
 
 def test_any_place_with_a_model_will_do(run_dir, params, toy_catalog) -> None:

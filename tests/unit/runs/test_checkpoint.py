@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from lumos_core import safe_files
 from lumos_core.config import RunConfig
-from lumos_core.errors import ModelError
-from lumos_core.runs.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
+from lumos_core.errors import ModelError, NewerFileError
+from lumos_core.runs.checkpoint import Checkpoint, RunProgress, load_checkpoint, save_checkpoint
 
 
 def _checkpoint(round_: int = 3) -> Checkpoint:
@@ -24,7 +25,7 @@ def _checkpoint(round_: int = 3) -> Checkpoint:
     }
     params["items.weight"][0, 0] = np.float32(1e-45)  # subnormal: must survive, too
     optimizer = {"m:a": rng.normal(size=3).astype("f4"), "model/x": np.ones(1, "f4")}
-    progress = Progress(round_, 2, 0.1 + 0.2, 1, "c" * 64, "s" * 64, RunConfig().to_flat())
+    progress = RunProgress(round_, 2, 0.1 + 0.2, 1, "c" * 64, "s" * 64, RunConfig().to_flat())
     return Checkpoint(params, optimizer, progress)
 
 
@@ -109,6 +110,8 @@ def _other_metadata(change: Callable[[dict[str, object]], object]) -> Spoil:
         _other_metadata(lambda p: p.update(best_ndcg=None)),
         _other_metadata(lambda p: p.update(config=[])),
         _other_metadata(lambda p: p.update(catalog=7)),
+        _other_metadata(lambda p: p.update(schema_version="new")),
+        _other_metadata(lambda p: p.update(schema_version=None)),
     ],
     ids=lambda f: "",
 )
@@ -126,7 +129,7 @@ def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_progress_after_evaluations() -> None:
-    start = Progress(0, -1, 0.0, 0, "", "", {})
+    start = RunProgress(0, -1, 0.0, 0, "", "", {})
     first = start.after_evaluation(0, 0.0)
     assert (first.best_round, first.best_ndcg, first.evaluations_since_best) == (0, 0.0, 0)
     worse = first.after_evaluation(1, 0.0)  # equal is not better: the earlier model stays
@@ -135,3 +138,37 @@ def test_progress_after_evaluations() -> None:
     assert worse.evaluations_since_best == 2
     better = worse.after_evaluation(5, 0.1)
     assert (better.best_round, better.best_ndcg, better.evaluations_since_best) == (5, 0.1, 0)
+
+
+OLD = (
+    '{"round": 3, "best_round": 2, "best_ndcg": 0.30000000000000004, "evaluations_since_best": 1, '
+    '"catalog": "2:c", "shape": "s", "config": {"method": "fedavg", "seed": 3, "dp-clip": 1.0, '
+    '"secure-aggregation": false}}'
+)
+"""Metadata as they were written before there were schema versions."""
+
+
+def test_metadata_of_before_there_were_versions_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "latest.safetensors"
+    path.write_bytes(save({"model/a": np.zeros(2, "f4")}, {"progress": OLD}))
+    config = {"method": "fedavg", "seed": 3, "dp-clip": 1.0, "secure-aggregation": False}
+    found = load_checkpoint(path)
+    assert found.progress == RunProgress(3, 2, 0.1 + 0.2, 1, "2:c", "s", config)
+    assert [type(value) for value in found.progress.config.values()] == [str, int, float, bool]
+    save_checkpoint(path, found)
+    with safe_open(path, framework="numpy") as file:
+        assert file.metadata() == {"progress": OLD}, "an older LUMOS goes on with it"
+
+
+def test_metadata_of_a_newer_version_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "latest.safetensors"
+    progress = json.dumps({"schema_version": 2, "rounds": [3]})
+    path.write_bytes(save({"model/a": np.zeros(2, "f4")}, {"progress": progress}))
+    with pytest.raises(NewerFileError, match=r"latest\.safetensors: has schema version 2"):
+        load_checkpoint(path)
+
+
+def test_the_same_checkpoint_is_the_same_bytes(tmp_path: Path) -> None:
+    for number in range(8):
+        save_checkpoint(tmp_path / str(number), _checkpoint())
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1

@@ -8,9 +8,11 @@ from flower_in_process import InProcessGrid, node_context, tiny_config, write_no
 from flwr.app import Context, Message, RecordDict
 
 from client_app.client import app as client
-from lumos_core.errors import ConfigError, FederationError
+from lumos_core.config import NODE_NAMES
+from lumos_core.errors import ConfigError, DataError, FederationError, NewerFileError
 from lumos_core.flower.records import decode_train, encode_train
 from lumos_core.runs.history import read_history
+from server_app.server import _registered_names
 from server_app.server import app as server
 
 
@@ -40,6 +42,8 @@ def test_a_run_ends_with_a_checkpoint_a_history_and_a_summary(folder):
     assert (found["outcome"], found["rounds"], found["method"]) == ("completed", 2, "fedavg")
     assert 0 <= found["test"]["hr@20"] <= 1
     assert found["versions"].keys() == {"python", "flwr", "torch", "numpy"}
+    assert found["schema_version"] == 1
+    assert not {"epsilon", "views"} & found.keys()
     events = read_history(folder / "run" / "history.jsonl")
     assert [e["nodes_ok"] for e in events if e["event"] == "round"] == [2, 2]
     sent = sum(e.get("bytes_up", 0) for e in events)
@@ -100,3 +104,30 @@ def test_a_run_needs_a_catalog(folder):
     with pytest.raises(ConfigError, match="key 'catalog' is required"):
         run(folder, catalog="")
     assert "catalog" in summary(folder)["reason"]
+
+
+def test_registered_names_are_read_in_both_forms(tmp_path, monkeypatch):
+    assert _registered_names() is None
+    path = tmp_path / "nodes.json"
+    monkeypatch.setenv(NODE_NAMES, str(path))
+    nodes = '{"a": {"id": "18446744073709551615", "key": "k"}}'
+    for text in (nodes, f'{{"schema_version": 2, "nodes": {nodes}}}'):
+        path.write_text(text)
+        assert _registered_names() == {2**64 - 1: "a"}
+    path.write_text('{"schema_version": 3}')
+    with pytest.raises(NewerFileError, match=r"nodes\.json: has schema version 3"):
+        _registered_names()
+    path.unlink()
+    with pytest.raises(DataError, match=r"nodes\.json: cannot be read"):
+        _registered_names()
+
+
+def test_a_run_that_cannot_know_its_nodes_says_so_in_its_summary(folder, monkeypatch):
+    monkeypatch.setenv(NODE_NAMES, str(folder / "nodes.json"))
+    (folder / "nodes.json").write_text('{"schema_version": 3}')
+    with pytest.raises(NewerFileError):
+        run(folder)
+    found = summary(folder)
+    assert (found["outcome"], found["method"]) == ("failed", "fedavg")
+    assert "update LUMOS" in found["reason"]
+    assert "rounds" not in found

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lumos_core.views.build import Progress, build_views
+from lumos_core.views.build import BuildProgress, build_views
 from lumos_core.views.titles.resumable import Work
 from lumos_core.views.view import UserViews, ViewWriter
 from lumos_core.views.view_store import ViewStore
@@ -48,7 +48,7 @@ def test_every_distinct_history_is_written_once(store: ViewStore) -> None:
 
 def test_second_build_makes_no_writer(store: ViewStore) -> None:
     first = build_views(HISTORIES, CountingWriter, "counting", store)
-    seen: list[Progress] = []
+    seen: list[BuildProgress] = []
     again = build_views(HISTORIES, forbidden, "counting", store, on_progress=seen.append)
     assert again == first
     assert [(p.stored, p.generated, p.total, p.missing) for p in seen] == [(3, 0, 3, 0)]

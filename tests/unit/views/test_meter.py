@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from lumos_core.errors import NewerFileError
 from lumos_core.views import meter as meters
-from lumos_core.views.build import Progress
+from lumos_core.views.build import BuildProgress
 from lumos_core.views.meter import FILE, Meter, ViewProgress
 from lumos_core.views.titles.resumable import StageProgress
 
@@ -42,8 +43,8 @@ def test_work_is_shared_out_by_tokens(
     """50 items at 10 and 30 tokens, 20 users at 100: 4,000 tokens."""
     found = meter()
     found.expect(50, "all")
-    found.on_users(Progress(0, 0, 20, 0.0))
-    first = ViewProgress.read(tmp_path)
+    found.on_users(BuildProgress(0, 0, 20, 0.0))
+    first = ViewProgress.of_node(tmp_path)
     assert first is not None
     assert (first.users_done, first.users, first.line()) == (0, 20, "loading the language model")
     for done in (0, 50):
@@ -53,19 +54,19 @@ def test_work_is_shared_out_by_tokens(
     assert found.now().seconds_left == pytest.approx(10 / 500 * 3500)
     found.on_stage(StageProgress("priors", 25, 50))
     assert found.now().percent == pytest.approx(31.2, abs=0.1)
-    found.on_users(Progress(0, 5, 20, 30.0))
+    found.on_users(BuildProgress(0, 5, 20, 30.0))
     assert found.now().percent == pytest.approx(100 * 2500 / 4000)
     assert found.for_server()[0] == 60, "the server is told steps of five"
-    found.on_users(Progress(0, 20, 20, 60.0))
+    found.on_users(BuildProgress(0, 20, 20, 60.0))
     assert found.for_server() == (100, 0.0)
-    told = ViewProgress.read(tmp_path)
+    told = ViewProgress.of_node(tmp_path)
     assert told is not None
     assert (told.users_done, told.line()) == (20, "users 20 of 20, about 0 s left")
 
 
 def test_what_lies_in_the_cache_costs_nothing(meter: Callable[..., Meter]) -> None:
     found = meter()
-    found.on_users(Progress(10, 0, 20, 0.0))
+    found.on_users(BuildProgress(10, 0, 20, 0.0))
     assert found.now().percent == 50
     found.on_stage(StageProgress("unheard of", 1, 9))
     assert found.now().percent == 50
@@ -73,7 +74,7 @@ def test_what_lies_in_the_cache_costs_nothing(meter: Callable[..., Meter]) -> No
 
 def test_all_but_the_last_user_is_not_a_hundred(meter: Callable[..., Meter]) -> None:
     found = meter()
-    found.on_users(Progress(0, 999, 1000, 1.0))
+    found.on_users(BuildProgress(0, 999, 1000, 1.0))
     assert found.for_server()[0] == 95
 
 
@@ -81,7 +82,7 @@ def test_time_adds_up_over_processes_of_a_run(
     meter: Callable[..., Meter], clock: Clock, tmp_path: Path
 ) -> None:
     first = meter()
-    first.on_users(Progress(0, 0, 4, 0.0))
+    first.on_users(BuildProgress(0, 0, 4, 0.0))
     clock.now += 30
     first.close()
     second = meter()
@@ -93,8 +94,28 @@ def test_time_adds_up_over_processes_of_a_run(
 
 def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, meter: Callable[..., Meter]) -> None:
     (tmp_path / FILE).write_text("{")
-    assert ViewProgress.read(tmp_path) is None
+    assert ViewProgress.of_node(tmp_path) is None
     assert meter().spent == 0
+
+
+def test_a_file_of_before_there_were_versions_is_read(
+    tmp_path: Path, meter: Callable[..., Meter]
+) -> None:
+    (tmp_path / FILE).write_text(
+        '{"stage":"users","done":1,"total":3,"users_done":1,"users":3,"items":7,"percent":31.2,'
+        '"seconds_left":null,"spent":2.5,"time":1.5,"run":"r"}'
+    )
+    assert ViewProgress.of_node(tmp_path) == ViewProgress(
+        stage="users", done=1, total=3, users_done=1, users=3, items=7, percent=31.2,
+        seconds_left=None, spent=2.5, time=1.5, run="r",
+    )  # fmt: skip
+    assert meter().spent == 2.5
+
+
+def test_a_file_of_a_newer_version_is_refused(tmp_path: Path, meter: Callable[..., Meter]) -> None:
+    (tmp_path / FILE).write_text('{"schema_version": 2}')
+    with pytest.raises(NewerFileError, match=r"views-progress\.json: has schema version 2"):
+        meter()
 
 
 def test_a_disk_that_is_full_does_not_end_the_work(
@@ -103,15 +124,15 @@ def test_a_disk_that_is_full_does_not_end_the_work(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lumos_core.views.meter.write_atomically", full)
-    Meter(tmp_path, "r", STAGES, clock).on_users(Progress(0, 1, 2, 0.0))
+    monkeypatch.setattr("lumos_core.safe_files.write_atomically", full)
+    Meter(tmp_path, "r", STAGES, clock).on_users(BuildProgress(0, 1, 2, 0.0))
 
 
 def test_requests_of_a_stage_are_not_items(meter: Callable[..., Meter], clock: Clock) -> None:
     """Priors come in packs; substitutes only where the model judges them."""
     found = Meter(Path("/nonexistent"), "r", {"priors": 30, "substitutes": 50}, clock)
     found.expect(1000, "future")
-    found.on_users(Progress(0, 0, 100, 0.0))
+    found.on_users(BuildProgress(0, 0, 100, 0.0))
     found.on_stage(StageProgress("priors", 0, 40))
     clock.now += 10
     found.on_stage(StageProgress("priors", 20, 40))

@@ -2,6 +2,7 @@
 
 import json
 import stat
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from lumos_core.config import RunConfig
-from lumos_core.errors import ModelError, RefusalError, ReplyError
+from lumos_core.errors import ModelError, NewerFileError, RefusalError, ReplyError
 from lumos_core.flower.cryptography import FLOWER
 from lumos_core.privacy import mechanisms, noise
 from lumos_core.privacy.secure_aggregation import masks
@@ -32,6 +33,7 @@ from lumos_core.privacy.secure_aggregation.packets import (
 )
 from lumos_core.privacy.secure_aggregation.participant import Participant, capacity, threshold
 from lumos_core.privacy.secure_aggregation.primitives import CryptoError
+from lumos_core.privacy.secure_aggregation.session import Session
 from lumos_core.privacy.secure_aggregation.session_store import FileStore, MemoryStore
 from lumos_core.wire import deltas
 from lumos_core.wire.messages import Packet
@@ -361,7 +363,7 @@ def test_files_are_the_owners_alone_and_hold_no_secret_after_the_round(tmp_path:
     assert not any(s.hex() in everything for s in secrets)
     left = json.loads(path.read_text())
     assert {k: v for k, v in left.items() if v} == {
-        "run": "1", "round": 1, "attempt": 5, "stage": "closed", "name": "ann"
+        "schema_version": 1, "run": "1", "round": 1, "attempt": 5, "stage": "closed", "name": "ann"
     }  # fmt: skip
 
 
@@ -390,6 +392,52 @@ def test_a_damaged_session_is_an_error_that_names_its_file(tmp_path: Path) -> No
         store.load("1")
     with pytest.raises(OSError, match="not the id of a run"):
         store.load("../1")
+
+
+OLD_SESSION = (
+    '{"run": "1", "round": 2, "attempt": 5, "stage": "shared", "name": "ann", "seal_key": "0102", '
+    '"mask_key": "03", "seed": "5ec4e7", "roster": "ab", "names": ["ann", "bob"], '
+    '"seals": {"ann": "04"}, "masks": {"bob": "05"}, "seed_shares": {"ann": "06"}, '
+    '"key_shares": {"bob": "07"}}'
+)
+"""As it was written before there were schema versions."""
+
+
+def test_a_session_of_before_there_were_versions_goes_on(tmp_path: Path) -> None:
+    store, path = FileStore(tmp_path), tmp_path / "secagg" / "1.json"
+    path.parent.mkdir()
+    path.write_text(OLD_SESSION)
+    found = store.load("1")
+    assert found == Session(
+        run="1", round=2, attempt=5, stage="shared", name="ann", seal_key=b"\x01\x02",
+        mask_key=b"\x03", seed=b"\x5e\xc4\xe7", roster="ab", names=("ann", "bob"),
+        seals={"ann": b"\x04"}, masks={"bob": b"\x05"}, seed_shares={"ann": b"\x06"},
+        key_shares={"bob": b"\x07"},
+    )  # fmt: skip
+    store.save(found)
+    assert json.loads(path.read_text()) == {"schema_version": 1, **json.loads(OLD_SESSION)}
+
+
+def test_a_session_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "secagg" / "1.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"schema_version": 2, **json.loads(OLD_SESSION)}))
+    with pytest.raises(NewerFileError, match=r"1\.json: has schema version 2, .* update LUMOS"):
+        FileStore(tmp_path).load("1")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": "5ec4e7x"}, {"seed": 5}, {"more": "5ec4e7"}, {"seals": {"ann": "5ec4e7x"}},
+     {"round": "5ec4e7"}, {"stage": "5ec4e7"}],
+)  # fmt: skip
+def test_what_is_wrong_with_a_session_is_not_quoted(tmp_path: Path, change: Any) -> None:
+    path = tmp_path / "secagg" / "1.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({**json.loads(OLD_SESSION), **change}))
+    with pytest.raises(OSError, match=r"1\.json: not a session as LUMOS writes it") as found:
+        FileStore(tmp_path).load("1")
+    assert "5ec4e7" not in "".join(traceback.format_exception(found.value))
 
 
 def test_forgotten_sessions_go(tmp_path: Path) -> None:
