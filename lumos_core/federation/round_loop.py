@@ -115,7 +115,11 @@ class FederationResult:
 
 
 class Federation:
-    """One run. Use :func:`run_federation`."""
+    """One run. Use :func:`run_federation`.
+
+    It knows nodes only through a :class:`~lumos_core.wire.messages.Transport`, which ``server_app``
+    implements over Flower's Grid, and :mod:`lumos_core.federation.in_process` by calling nodes.
+    """
 
     def __init__(
         self,
