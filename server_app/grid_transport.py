@@ -1,4 +1,4 @@
-"""The core's :class:`~lumos_core.federation.round_loop.Transport` over a Flower ``Grid``.
+"""The core's :class:`~lumos_core.wire.messages.Transport` over a Flower ``Grid``.
 
 Flower knows nodes by random ids, which change when a node restarts; LUMOS knows them by the name in
 their node configuration, because names seed sampling and training. The name of an id is learned by
@@ -121,7 +121,7 @@ class GridTransport:
                 answer = self.pull(message_id)
             if answer is not None:
                 node_id, _ = self._asked.pop(message_id)
-                self._introduced(node_id, to_reply(Instruction("", "query"), answer, 0))
+                self._introduced(node_id, to_reply(Instruction("", "describe"), answer, 0))
 
     def _introduced(self, node_id: int, reply: Reply) -> None:
         name = reply.node
@@ -148,7 +148,7 @@ class GridTransport:
             LinkLostError: the SuperLink cannot be reached any more.
         """
         until = time.monotonic() + deadline
-        known = [i for i in instructions if i.kind == "query" and i.node in self._introductions]
+        known = [i for i in instructions if i.kind == "describe" and i.node in self._introductions]
         replies = [self._introductions.pop(i.node) for i in known]
         rest = [i for i in instructions if i not in known]
         with self.talk() as talk:

@@ -37,7 +37,7 @@ class Aggregator:
     names: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
-    def offer(self, reply: Reply, evaluated: bool) -> bool:
+    def offer(self, reply: Reply, evaluated: bool) -> None:
         """Take a train reply if it is what was asked for; otherwise remember why not."""
         try:
             if reply.error is not None:
@@ -49,10 +49,9 @@ class Aggregator:
         except ReplyError as error:
             self.failed |= dict.fromkeys(reply.sum_of or (reply.node,), str(error))
             log.warning("node %s: train reply rejected: %s", reply.node, error)
-            return False
+            return
         self.accepted[reply.node] = (delta, reply.metrics)
         self.names = sorted({*self.names, *(reply.sum_of or (reply.node,))})
-        return True
 
     def delta(self) -> Params:
         """Aggregate what was accepted, in order of node names."""

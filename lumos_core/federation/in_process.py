@@ -50,8 +50,8 @@ class InProcessTransport:
         node, params = self._nodes[instruction.node], instruction.params
         if instruction.kind == "prepare":
             return Reply(instruction.node, "prepare", metrics=preparation(node.prepare(), True))
-        if instruction.kind == "query" or params is None:
-            return Reply(instruction.node, "query", info=node.describe())
+        if instruction.kind == "describe" or params is None:
+            return Reply(instruction.node, "describe", info=node.describe())
         down = wire_bytes(params)
         if instruction.kind == "evaluate":
             metrics = node.evaluate(params, instruction.evaluate or "validation")

@@ -15,7 +15,7 @@ from lumos_core.wire.messages import Instruction, Reply, Transport, exchange
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
-QUERY_SECONDS = 60.0  # for an answer; a node starts a process for it and reads its data
+ASKING_SECONDS = 60.0  # for an answer; a node starts a process for it and reads its data
 RETRY_SECONDS = 10.0  # until a refused node is asked for the second time
 
 
@@ -45,7 +45,7 @@ class Membership:
         """Names of the nodes that may not take part, sorted."""
         return sorted(self._refused)
 
-    def present(self, seconds: float = QUERY_SECONDS) -> list[str]:
+    def present(self, seconds: float = ASKING_SECONDS) -> list[str]:
         """Connected nodes that may take part, sorted; new ones are asked first.
 
         Args:
@@ -60,7 +60,7 @@ class Membership:
             and (name not in self._refused or now >= self._refused[name].ask_again)
         ]
         if new and seconds > 0:
-            self._ask(new, min(seconds, QUERY_SECONDS))
+            self._ask(new, min(seconds, ASKING_SECONDS))
         return [name for name in names if name in self._members]
 
     def wait_for(
@@ -77,7 +77,7 @@ class Membership:
             time.sleep(min(POLL_SECONDS, left))
 
     def _ask(self, names: list[str], seconds: float) -> None:
-        questions = [Instruction(name, "query") for name in names]
+        questions = [Instruction(name, "describe") for name in names]
         answers = {r.node: r for r in exchange(self._transport, questions, seconds)}
         for name in names:
             reason = self._mismatch(answers.get(name))

@@ -1,17 +1,25 @@
 """The round loop: one for real federations and for experiments in one process.
 
-It knows nodes only through a :class:`Transport`, which the Flower ``server_app`` implements over a
-Grid and :mod:`lumos_core.federation.in_process` by calling nodes directly. Data flow of a round::
+A run waits for `min-nodes` usable nodes, lets them write their views if the method has any, trains
+round after round, and ends with an evaluation on the test targets. This is a loop rather than a
+state machine: the order of these phases is fixed, and only the outcome of a round decides whether
+there is another one. The loop has two tables: `Outcome`, what a round can come to, and `Ending`,
+why no further round is begun.
 
-    global model ─► train / evaluate instructions ─► replies ─► checks ─► aggregate ─► server
-    optimiser ─► global model ─► checkpoint, history
-
-Before the first round of a method with views, nodes write theirs
-(:mod:`lumos_core.federation.view_phase`).
+A round asks a sample of the nodes to train and adds up their checked deltas. Only a round that got
+`min-replies` valid replies changes the model; a round that failed leaves it as it was and is tried
+again under the same number, with another sample. So the number of a round is also the number of
+steps that the model has taken, and a run that is resumed goes on at the next number.
 
 A node that trains in a round also evaluates the model it *received*, in the same reply, so that
 evaluation costs no messages; nodes that do not train get an evaluate instruction beside it. The
-metrics of round r's model are therefore known while round r + 1 trains.
+metrics of round r's model are therefore known while round r + 1 trains. When these metrics end the
+run (`patience`), round r + 1 has been asked for already: its replies are not used.
+
+After the last round its model is evaluated, and the best model of the run on the test targets. The
+run is "completed" if no round failed and a node answered this last question, and "failed"
+otherwise; its models are kept in both cases. A run for which too few nodes show up at the start
+ends with an error.
 """
 
 import logging
@@ -19,8 +27,9 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -49,18 +58,44 @@ from lumos_core.runs.resume import KnownAs, StartingPoint, never, starting_point
 from lumos_core.wire import reply_checks
 from lumos_core.wire.messages import Instruction, Reply, Split, Transport, exchange
 
-__all__ = [
-    "SELECTION_METRIC",
-    "Federation",
-    "FederationResult",
-    "Instruction",
-    "Reply",
-    "Split",
-    "Transport",
-    "run_federation",
-]
-
 log = logging.getLogger(__name__)
+
+
+class Outcome(Enum):
+    """What a round can come to: its event in the history, and what follows."""
+
+    TRAINED = "round", "at least `min-replies` valid replies: the model changes; the next round"
+    FAILED = "failed-round", "fewer valid replies: the model stays; the same round is tried again"
+    UNUSED = "unused-round", "meanwhile the run ran out of patience: the replies are not used"
+
+    def __init__(self, event: str, meaning: str) -> None:
+        self.event, self.meaning = event, meaning
+
+
+class Ending(Enum):
+    """Why no further round is begun: whether this alone makes the run a failed one, and when."""
+
+    ALL_ROUNDS = False, "`rounds` have trained"
+    PATIENCE = False, "`patience` evaluations in a row found no better model"
+    BUDGET = False, "too few nodes may take part in another round under `max-epsilon`"
+    GAVE_UP = True, "more than `max-failed-rounds` rounds in a row failed"
+
+    def __init__(self, fails: bool, meaning: str) -> None:
+        self.fails, self.meaning = fails, meaning
+
+
+class Round(NamedTuple):
+    """A round that is over, and what went wrong in it, if it failed."""
+
+    outcome: Outcome
+    problem: str = ""
+
+
+class Ended(NamedTuple):
+    """The end of the rounds, and what there is to say about it."""
+
+    ending: Ending
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,7 +115,11 @@ class FederationResult:
 
 
 class Federation:
-    """One run. Use :func:`run_federation`."""
+    """One run. Use :func:`run_federation`.
+
+    It knows nodes only through a :class:`~lumos_core.wire.messages.Transport`, which ``server_app``
+    implements over Flower's Grid, and :mod:`lumos_core.federation.in_process` by calling nodes.
+    """
 
     def __init__(
         self,
@@ -113,24 +152,36 @@ class Federation:
         self._wait_for_nodes()
         self._save(BEST, self.best, {})
         self._save(LATEST, self.params, self.optimizer)
-        if self.config.has_views and self.config.view_timeout and self._rounds_left():
+        if self.config.has_views and self.config.view_timeout and self._ended() is None:
             ViewPhase(self.config, self.transport, self.members, self.history).run()
-        reason = ended = ""
-        in_a_row = 0
-        while self._rounds_left():
-            self.budget.users |= self.members.users
-            if ended := self.budget.exhausted(self.members.users):
-                log.info("%s", ended)
-                break
-            problem = self._round(self.progress.round + 1)
-            in_a_row = in_a_row + 1 if problem else 0
-            if in_a_row > self.config.max_failed_rounds:
-                reason = f"gave up: {in_a_row} failed rounds in a row; the last: {problem}"
-                break
-        return self._finish(reason, ended)
+        return self._finish(self._rounds())
 
-    def _round(self, number: int) -> str:
-        """Train once. Returns why the round failed, or nothing."""
+    def _rounds(self) -> Ended:
+        """Round after round, until there is a reason to stop."""
+        failed_in_a_row = 0
+        while (ended := self._ended() or self._budget_used_up()) is None:
+            outcome, problem = self._round(self.progress.round + 1)
+            failed_in_a_row = failed_in_a_row + 1 if outcome is Outcome.FAILED else 0
+            if failed_in_a_row > self.config.max_failed_rounds:
+                reason = f"gave up: {failed_in_a_row} failed rounds in a row; the last: {problem}"
+                return Ended(Ending.GAVE_UP, reason)
+        return ended
+
+    def _ended(self) -> Ended | None:
+        if self.progress.round >= self.config.rounds:
+            return Ended(Ending.ALL_ROUNDS)
+        return Ended(Ending.PATIENCE) if self._out_of_patience() else None
+
+    def _budget_used_up(self) -> Ended | None:
+        self.budget.users |= self.members.users
+        reason = self.budget.exhausted(self.members.users)
+        if not reason:
+            return None
+        log.info("%s", reason)
+        return Ended(Ending.BUDGET, reason)
+
+    def _round(self, number: int) -> Round:
+        """Train once, and note in the history what came of it."""
         started = time.monotonic()
         until = started + self.config.round_timeout
         names = self.members.wait_for(
@@ -144,8 +195,8 @@ class Federation:
             if self._out_of_patience():
                 spent = self._spend(aggregator, ())
                 if spent:
-                    self.history.add({"event": "unused-round", "round": number, **spent})
-                return ""
+                    self.history.add({"event": Outcome.UNUSED.event, "round": number, **spent})
+                return Round(Outcome.UNUSED)
         event: Event = {
             "round": number,
             "time": utc_now(),
@@ -162,9 +213,9 @@ class Federation:
                 f"min-replies = {self.config.min_replies}"
             )
             spent = self._spend(aggregator, ())
-            self.history.add({"event": "failed-round", **event, **spent, "reason": problem})
+            self.history.add({"event": Outcome.FAILED.event, **event, **spent, "reason": problem})
             log.error("round %d failed: %s; the model stays as it was", number, problem)
-            return problem
+            return Round(Outcome.FAILED, problem)
         self.params, self.optimizer = server_optimizer.step(
             self.params, aggregator.delta(), self.optimizer, self.config
         )
@@ -172,9 +223,9 @@ class Federation:
         # The line first: a checkpoint without its line could not be told from a lost history, while
         # a line without its checkpoint is dropped when the run is resumed.
         spent = self._spend(aggregator, aggregator.names)
-        self.history.add({"event": "round", **event, **aggregator.facts(), **spent})
+        self.history.add({"event": Outcome.TRAINED.event, **event, **aggregator.facts(), **spent})
         self._save(LATEST, self.params, self.optimizer)
-        return ""
+        return Round(Outcome.TRAINED)
 
     def _spend(self, aggregator: Aggregator, used: Sequence[str]) -> Event:
         """What a round cost in privacy, whose replies of these nodes are in the new model."""
@@ -200,13 +251,15 @@ class Federation:
         if note := self.budget.ask(sampled):
             self.history.add({"event": "asked", "round": number, "time": utc_now(), **note})
         answered = self._exchange(instructions, max(until - time.monotonic(), 0.0), aggregator)
-        asked_both = evaluate is not None
-        ranking = [r for r in answered if r.kind == "evaluate" or aggregator.offer(r, asked_both)]
+        for reply in answered:
+            if reply.kind == "train":
+                aggregator.offer(reply, evaluated=evaluate is not None)
         for name in set(sampled) - set(aggregator.asked):
             aggregator.failed[name] = "no reply before the deadline"
             log.warning("node %s: no reply before the deadline", name)
-        if evaluate:
-            self._record_evaluation(number - 1, evaluate, ranking)
+        if evaluate:  # which a rejected train reply has no part in
+            counted = [r for r in answered if r.kind == "evaluate" or r.node in aggregator.accepted]
+            self._record_evaluation(number - 1, evaluate, counted)
         return answered
 
     def _exchange(
@@ -219,13 +272,8 @@ class Federation:
         aggregator.failed |= outcome.failed
         return outcome.replies
 
-    def _finish(self, reason: str, ended: str = "") -> FederationResult:
-        """Evaluate the last model, then the best one on the test targets.
-
-        Args:
-            reason: why the run failed, if it did.
-            ended: why it ended early without having failed.
-        """
+    def _finish(self, ended: Ended) -> FederationResult:
+        """Evaluate the last model, then the best one on the test targets."""
         last = self.progress.round
         if not self._evaluated(last):
             self._evaluate_everywhere(last, "validation", self.params)
@@ -233,15 +281,11 @@ class Federation:
         if self.progress.best_round < 0:  # no evaluation ever succeeded: nothing to choose by
             self.best, self.progress = self.params, replace(self.progress, best_round=last)
         test = self._evaluate_everywhere(self.progress.best_round, "test", self.best)
-        failed = sum(event["event"] == "failed-round" for event in self.history.events)
-        if not reason and failed:
-            reason = f"{failed} rounds failed (see history.jsonl)"
-        if not reason and not test:
-            reason = "no node answered the final evaluation"
+        failure = self._failure(ended, test)
         validation = self._evaluated(self.progress.best_round) or {}
         return FederationResult(
-            outcome="failed" if reason else "completed",
-            reason=reason or ended,
+            outcome="failed" if failure else "completed",
+            reason=failure or ended.reason,
             params=self.best,
             rounds=last,
             best_round=self.progress.best_round,
@@ -250,6 +294,15 @@ class Federation:
             events=self.history.events,
             epsilon=self.budget.spent(),
         )
+
+    def _failure(self, ended: Ended, test: dict[str, float]) -> str:
+        """Why the run counts as failed, or nothing."""
+        if ended.ending.fails:
+            return ended.reason
+        failed = sum(event["event"] == Outcome.FAILED.event for event in self.history.events)
+        if failed:
+            return f"{failed} rounds failed (see history.jsonl)"
+        return "" if test else "no node answered the final evaluation"
 
     # --- nodes
 
@@ -275,7 +328,7 @@ class Federation:
         if wanted >= len(names):
             return names
         attempt = sum(
-            event["event"] == "failed-round" and event["round"] == number
+            event["event"] == Outcome.FAILED.event and event["round"] == number
             for event in self.history.events
         )
         rng = np.random.default_rng([self.config.seed, number, attempt])
@@ -351,9 +404,6 @@ class Federation:
         if self.progress.best_round == of_round:
             self.best = self.params
             self._save(BEST, self.best, {})
-
-    def _rounds_left(self) -> bool:
-        return self.progress.round < self.config.rounds and not self._out_of_patience()
 
     def _out_of_patience(self) -> bool:
         return 0 < self.config.patience <= self.progress.evaluations_since_best

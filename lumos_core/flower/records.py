@@ -35,8 +35,13 @@ SECAGG, UPLOAD = "secagg", "upload"
 DESCRIBE, TRAIN, EVALUATE = "query.describe", "train", "evaluate"  # Flower message types
 PREPARE, SECURE = "query.prepare", "query.secagg"
 MESSAGE_TYPES = {
-    "query": DESCRIBE, "prepare": PREPARE, "train": TRAIN, "evaluate": EVALUATE, "secagg": SECURE,
-}  # fmt: skip
+    "describe": DESCRIBE,
+    "prepare": PREPARE,
+    "train": TRAIN,
+    "evaluate": EVALUATE,
+    "secagg": SECURE,
+}
+"""By :attr:`lumos_core.wire.messages.Instruction.kind`."""
 
 Split = Literal["validation", "test"]
 Arrays = Mapping[str, np.ndarray]

@@ -21,7 +21,7 @@ class Instruction:
     """What a node is asked to do."""
 
     node: str
-    kind: Literal["query", "prepare", "train", "evaluate", "secagg"]
+    kind: Literal["describe", "prepare", "train", "evaluate", "secagg"]
     round: int = 0
     params: Params | None = None
     evaluate: Split | None = None  # what to measure the received model on

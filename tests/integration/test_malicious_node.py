@@ -28,13 +28,13 @@ from client_app import honest
 from lumos_core.flower import records
 
 app = ClientApp()
-app.query("describe")(lambda message, context: honest.describe(message, context))
-app.evaluate()(lambda message, context: honest.evaluate(message, context))
+app.query("describe")(honest.answer)
+app.evaluate()(honest.answer)
 
 
 @app.train()
 def train(message, context):
-    reply = honest.train(message, context)
+    reply = honest.answer(message, context)
     if context.node_config["name"] != "node-2":
         return reply
     round_ = records.decode_order(message.content).round

@@ -48,22 +48,19 @@ DEATHS = {DEATHS!r}
 app = ClientApp()
 
 
-def mortal(name, answer):
-    def act(message, context):
-        order = records.decode_order(message.content)
-        when = (order.round, (order.secure or {{}}).get("stage"))
-        if DEATHS.get(context.node_config["name"]) == when:
-            Path(context.node_config["data"], "state", "dying").touch()
-            time.sleep(600)  # it is killed
-        return answer(message, context)
-
-    return act
+def mortal(message, context):
+    order = records.decode_order(message.content)
+    when = (order.round, (order.secure or {{}}).get("stage"))
+    if DEATHS.get(context.node_config["name"]) == when:
+        Path(context.node_config["data"], "state", "dying").touch()
+        time.sleep(600)  # it is killed
+    return honest.answer(message, context)
 
 
-app.query("describe")(mortal("describe", honest.describe))
-app.query("secagg")(mortal("secagg", honest.secure_step))
-app.train()(mortal("train", honest.train))
-app.evaluate()(mortal("evaluate", honest.evaluate))
+app.query("describe")(mortal)
+app.query("secagg")(mortal)
+app.train()(mortal)
+app.evaluate()(mortal)
 """
 
 

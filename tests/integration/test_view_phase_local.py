@@ -96,15 +96,15 @@ from client_app.honest import *
 from client_app import honest
 
 app = honest.ClientApp()
-app.query("describe")(honest.describe)
-app.train()(honest.train)
-app.evaluate()(honest.evaluate)
+app.query("describe")(honest.answer)
+app.train()(honest.answer)
+app.evaluate()(honest.answer)
 
 @app.query("prepare")
 def prepare(message, context):
     if honest.node_config(context).name == "node-1":
         time.sleep(600)
-    return honest.prepare(message, context)
+    return honest.answer(message, context)
 """
 
 

@@ -39,7 +39,7 @@ class FakeNode:
 
     def answer(self, instruction: Instruction) -> Reply:
         reply = Reply(instruction.node, instruction.kind, bytes_up=7, bytes_down=11)
-        if instruction.kind == "query":
+        if instruction.kind == "describe":
             info = {"name": self.name, "catalog": self.catalog, "shape": self.shape}
             return replace(reply, info=info)
         if instruction.kind == "prepare":

@@ -102,10 +102,12 @@ class Opened:
     shares: list[bytes]
 
 
-P = TypeVar("P", Open, Keys, Roster, Shares, Inbox, Survivors, Opened)
+Question = Open | Roster | Inbox | Survivors
+Answer = Keys | Shares | Opened
+P = TypeVar("P", bound=Question | Answer)
 
 
-def pack(packet: Open | Keys | Roster | Shares | Inbox | Survivors | Opened) -> Packet:
+def pack(packet: Question | Answer) -> Packet:
     """A packet as it travels."""
     return {STAGE: packet.stage, **{f.name: getattr(packet, f.name) for f in fields(packet)}}
 

@@ -1,16 +1,30 @@
-"""A node's side of a secure round: four steps, each taken once, each refused if it would say more
-about anybody than the protocol allows.
+"""A node's side of a secure round: which packet it takes when, and what it answers.
 
-What a node insists on, whatever the server says:
+A secure round is tried until it succeeds, and every attempt at it has a higher number than the one
+before. An attempt has four steps, which stand in the table `STEPS`: the packet that the server
+sends, the state that the node has to be in, what it does and answers, and its next state. A node
+remembers one attempt, the newest that it has opened. For a later one it is "new", for an earlier
+one "past", and then it takes no packet but the one that opens a new attempt.
 
-- at least ``min_nodes`` nodes (its owner's choice), and at least the threshold of those in the
-  roster, at every step; the threshold is more than half;
-- its own keys in the roster, nobody's keys twice, every share sealed for it by the named peer, for
-  this very roster;
-- one upload, and one answer at the end: for each node *either* a share of the seed of its own mask
-  (its upload is in the sum) *or* one of its mask key (it is not), never both. The session's secrets
-  are gone from the disk before that answer leaves;
-- rounds and attempts that grow: nothing is replayed.
+What is not in the table is refused, so every step is taken once and in order. Two uploads of one
+attempt would carry the same masks, and their difference would show what is below; two answers at
+the end could give away both kinds of shares. A node therefore takes a step by storing its new state
+first and answering afterwards. If it dies in between, it refuses that step from then on: the round
+loses one node, and nothing is given away.
+
+Within a step a node insists on the following, whatever the server says:
+
+- at least `secagg-min-nodes` nodes (its owner's choice) in the roster and at every later step, and
+  at least the threshold of those in the roster, which is more than half of them;
+- its own keys in the roster, nobody's keys twice, and every share sealed for it by the named node
+  for this very roster;
+- at the end, for each node that sent shares, it gives *either* its share of the seed of that node's
+  own mask (the upload is in the sum) *or* its share of that node's mask key (the upload is not),
+  never both.
+
+A packet that is refused changes nothing: the right one is still taken. When an attempt is closed,
+only its number and the node's name stay on the disk; its secrets are removed before the last answer
+leaves.
 """
 
 import math
@@ -18,7 +32,7 @@ import os
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -26,10 +40,12 @@ from lumos_core.config import RunConfig
 from lumos_core.errors import RefusalError
 from lumos_core.privacy.secure_aggregation import masks, packets
 from lumos_core.privacy.secure_aggregation.packets import (
+    Answer,
     Inbox,
     Keys,
     Open,
     Opened,
+    Question,
     Roster,
     Shares,
     Survivors,
@@ -47,6 +63,10 @@ if TYPE_CHECKING:  # they import torch, which only the upload needs
 
 MIN_NODES = 3
 """Of two nodes in a sum each knows the other's part."""
+
+State = Literal["new", Stage, "past"]
+"""Where a node is in an attempt: how far it has come with the newest that it opened; "new" before a
+later one, "past" an earlier one."""
 
 Train = Callable[[], "tuple[Params, Metrics]"]
 """Trains; called once all checks are passed. The delta is float32, not encoded."""
@@ -95,15 +115,12 @@ class Participant:
         """
         if not self.config.secure_aggregation:
             raise RefusalError("this run has secure-aggregation = false")
-        stage = packets.stage_of(packet)
-        with self.store.locked():
-            if stage == Open.stage:
-                return pack(self._open(round_, unpack(Open, packet)))
-            if stage == Roster.stage:
-                return pack(self._share(round_, unpack(Roster, packet)))
-            if stage == Survivors.stage:
-                return pack(self._unmask(round_, unpack(Survivors, packet)))
-        raise RefusalError(f"there is no stage {stage[:40]!r}")
+        kind = _ANSWERED.get(packets.stage_of(packet))
+        if kind is None:
+            raise RefusalError(f"there is no stage {packets.stage_of(packet)[:40]!r}")
+        _, answer = self._take(round_, unpack(kind, packet))
+        assert answer is not None
+        return pack(answer)
 
     def upload(
         self,
@@ -132,9 +149,7 @@ class Participant:
         """
         if not self.config.secure_aggregation:
             raise RefusalError("this run has secure-aggregation = false")
-        with self.store.locked():  # the step is taken before anything else can happen
-            session = self._receive(round_, unpack(Inbox, packet))
-            self.store.save(session)
+        session, _ = self._take(round_, unpack(Inbox, packet))  # claimed before it is carried out
         from lumos_core.privacy.secure_aggregation.encoding import Encoding
 
         encoding = Encoding.of(self.config, like, evaluated)
@@ -145,37 +160,50 @@ class Participant:
         masks.add_pairwise(vector, self.name, self._mask_keys(session))
         return vector
 
+    # --- the state machine
+
+    def _take(self, round_: int, packet: Question) -> tuple[Session, Answer | None]:
+        """Take the step that the table has for this packet; it is on the disk when this returns."""
+        with self.store.locked():
+            state, session = self._attempt(round_, packet.attempt)
+            step = STEPS.get((state, type(packet)))
+            if step is None:
+                raise _refusal(state, packet)
+            if session.name != self.name:
+                raise RefusalError("the node's name has changed within an attempt")
+            session, answer = step.take(self, session, packet)
+            session = session.model_copy(update={"stage": step.then})
+            self.store.save(session)
+        return session, answer
+
+    def _attempt(self, round_: int, attempt: int) -> tuple[State, Session]:
+        """Where this node is in an attempt, and what it remembers of it."""
+        last = self.store.load(self.run)
+        if last is None or (round_, attempt) > last.number:
+            return "new", Session(  # its stage is set with the first step
+                run=self.run, round=round_, attempt=attempt, stage="opened", name=self.name
+            )
+        return (last.stage if (round_, attempt) == last.number else "past"), last
+
     # --- the steps
 
-    def _open(self, round_: int, packet: Open) -> Keys:
-        last = self.store.load(self.run)
-        if last is not None and (round_, packet.attempt) <= last.number:
-            raise RefusalError("this attempt, or a later one, was opened before: a replay")
+    def _open(self, session: Session, packet: Open) -> tuple[Session, Keys]:
+        """Make two key pairs for this attempt; tell the public keys."""
         seal, mask = self.primitives.new_private_key(), self.primitives.new_private_key()
-        session = Session(
-            run=self.run,
-            round=round_,
-            attempt=packet.attempt,
-            stage="opened",
-            name=self.name,
-            seal_key=seal,
-            mask_key=mask,
-        )
-        self.store.save(session)
         public = self.primitives.public_key
-        return Keys(packet.attempt, public(seal), public(mask))
+        session = session.model_copy(update={"seal_key": seal, "mask_key": mask})
+        return session, Keys(packet.attempt, public(seal), public(mask))
 
-    def _share(self, round_: int, packet: Roster) -> Shares:
-        session = self._session(round_, packet.attempt, "opened")
+    def _share(self, session: Session, packet: Roster) -> tuple[Session, Shares]:
+        """Check the roster; split the seed of its own mask, and its mask key, among all in it."""
         self._check_roster(session, packet)
         needed = threshold(len(packet.names), self.config.secagg_threshold)
         seed = os.urandom(masks.KEY_BYTES)
         seed_shares = self.primitives.split(seed, needed, len(packet.names))
         key_shares = self.primitives.split(session.mask_key, needed, len(packet.names))
         seen = {
-            "stage": "shared",
             "seed": seed,
-            "roster": roster_digest(round_, packet),
+            "roster": roster_digest(session.round, packet),
             "names": tuple(packet.names),
             "seals": dict(zip(packet.names, packet.seals, strict=True)),
             "masks": dict(zip(packet.names, packet.masks, strict=True)),
@@ -189,11 +217,10 @@ class Participant:
             text = _letter(session, self.name, peer, for_seed, for_key)
             peers.append(peer)
             sealed.append(self.primitives.seal(self._seal_key(session, peer), text))
-        self.store.save(session)
-        return Shares(packet.attempt, peers, sealed)
+        return session, Shares(packet.attempt, peers, sealed)
 
-    def _receive(self, round_: int, packet: Inbox) -> Session:
-        session = self._session(round_, packet.attempt, "shared")
+    def _receive(self, session: Session, packet: Inbox) -> tuple[Session, None]:
+        """Unseal the shares of the others; then the node trains and uploads under masks."""
         if not set(packet.names) <= set(session.names) - {self.name}:
             raise RefusalError("shares of a node that is not in the roster")
         self._check_count(len(packet.names) + 1, session)
@@ -204,10 +231,10 @@ class Participant:
                 raise RefusalError(f"the shares of {peer} were tampered with") from None
             seed_share, key_share = self._open_letter(session, peer, text)
             session = session.with_share(peer, seed_share, key_share)
-        return session.model_copy(update={"stage": "uploaded"})
+        return session, None
 
-    def _unmask(self, round_: int, packet: Survivors) -> Opened:
-        session = self._session(round_, packet.attempt, "uploaded")
+    def _unmask(self, session: Session, packet: Survivors) -> tuple[Session, Opened]:
+        """Tell a share of each survivor's seed and of each other node's key; forget all secrets."""
         sharing = set(session.seed_shares)  # everybody whose mask may be in an upload
         surviving = set(packet.names)
         if not surviving <= sharing:
@@ -215,24 +242,13 @@ class Participant:
         if self.name not in surviving:
             raise RefusalError("this node has uploaded, yet is not among the survivors")
         self._check_count(len(surviving), session)
-        self.store.save(session.closed())  # before anything leaves, so that it leaves once
         names = sorted(sharing)
         shares = [
             session.seed_shares[n] if n in surviving else session.key_shares[n] for n in names
         ]
-        return Opened(packet.attempt, names, shares)
+        return session.closed(), Opened(packet.attempt, names, shares)
 
     # --- checks and keys
-
-    def _session(self, round_: int, attempt: int, stage: Stage) -> Session:
-        session = self.store.load(self.run)
-        if session is None or session.number != (round_, attempt):
-            raise RefusalError("no such attempt was opened with this node")
-        if session.stage != stage:
-            raise RefusalError(f"this node is at '{session.stage}', the step needs '{stage}'")
-        if session.name != self.name:
-            raise RefusalError("the node's name has changed within an attempt")
-        return session
 
     def _check_roster(self, session: Session, packet: Roster) -> None:
         if packet.names != sorted(packet.names):
@@ -287,3 +303,39 @@ def _letter(session: Session, sender: str, to: str, seed_share: bytes, key_share
     """What is sealed: bound to the roster, the sender and the receiver."""
     position = [session.names.index(n).to_bytes(4, "little") for n in (sender, to)]
     return b"".join([bytes.fromhex(session.roster), *position, seed_share, key_share])
+
+
+class Step(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        take: what the node does; gives what it remembers from then on and, unless the answer is the
+            masked vector, the packet to answer with. A RefusalError leaves all as it was.
+        answer: the kind of that packet.
+        then: the state afterwards.
+    """
+
+    take: Callable[[Participant, Session, Any], tuple[Session, Answer | None]]
+    answer: type[Answer] | None
+    then: Stage
+
+
+STEPS: Mapping[tuple[State, type[Question]], Step] = {
+    ("new", Open): Step(Participant._open, Keys, "opened"),
+    ("opened", Roster): Step(Participant._share, Shares, "shared"),
+    ("shared", Inbox): Step(Participant._receive, None, "uploaded"),
+    ("uploaded", Survivors): Step(Participant._unmask, Opened, "closed"),
+}
+"""By the state of the attempt that a packet belongs to, and the packet. All else is refused."""
+
+_ANSWERED = {kind.stage: kind for (_, kind), step in STEPS.items() if step.answer is not None}
+
+
+def _refusal(state: State, packet: Question) -> RefusalError:
+    """Why there is no step for this packet in this state."""
+    if isinstance(packet, Open):
+        return RefusalError("this attempt, or a later one, was opened before: a replay")
+    if state in ("new", "past"):
+        return RefusalError("no such attempt was opened with this node")
+    needed = next(before for before, kind in STEPS if kind is type(packet))
+    return RefusalError(f"this node is at '{state}', the step needs '{needed}'")

@@ -9,6 +9,7 @@ from flower_in_process import identify, node_context, set_message_id, tiny_confi
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from client_app.client import app, node_config
+from client_app.duties import DUTIES
 from client_app.open_node import open_node
 from lumos_core.data import Catalog
 from lumos_core.data.layout import PREPARE_NODE
@@ -69,6 +70,15 @@ def test_the_delta_is_local_minus_received(folder):
     )
     again, _ = open_node(config, NodeConfig.from_flat(context.node_config)).train(params, 3)
     assert all((arrays[n] == again[n]).all() for n in params)
+
+
+def test_every_message_that_a_server_sends_has_a_duty():
+    assert set(DUTIES) == set(records.MESSAGE_TYPES.values())
+
+
+def test_a_message_without_a_duty_is_not_answered(folder):
+    with pytest.raises(ValueError, match="No query function"):
+        ask("query.histories", Order(None, 0, None, ""), node_context(tiny_config(folder), 0))
 
 
 def test_evaluate_and_describe(folder):

@@ -370,7 +370,7 @@ def test_no_reply_whatever_is_in_it_stops_a_run_or_harms_the_model(
     cfg = config(rounds=1, delta_codec=codec)
 
     def spoil(instruction: Instruction, reply: Reply) -> list[Reply]:
-        if instruction.node != "ann" or instruction.kind == "query":
+        if instruction.node != "ann" or instruction.kind == "describe":
             return [reply]
         if overlay:
             whole = {**(reply.arrays or {}), **(arrays or {})}
@@ -530,7 +530,7 @@ def test_a_liar_does_not_choose_the_best_round(
     users, names = 40, [f"n{i}" for i in range(9)]
 
     def lie(instruction: Instruction, reply: Reply) -> list[Reply]:
-        if not instruction.evaluate or instruction.kind == "query":
+        if not instruction.evaluate or instruction.kind == "describe":
             return [reply]
         of_round = instruction.round - (instruction.kind == "train")
         said, value = users, values[of_round]
@@ -760,7 +760,7 @@ def test_another_catalog_or_shape_is_refused_by_name(
     result = _run(cfg, transport)
     assert result.outcome == "completed"
     assert [e["nodes_ok"] for e in _of(result, "round")] == [3, 3]
-    assert not [i for i in transport.asked if i.node == "cy" and i.kind != "query"]
+    assert not [i for i in transport.asked if i.node == "cy" and i.kind != "describe"]
     (message,) = [r.getMessage() for r in caplog.records if "cy" in r.getMessage()]
     assert f"node cy: refused: its {fingerprint} is 'ffffffffffff'" in message
     assert "version" not in message
@@ -783,7 +783,7 @@ def test_a_node_that_does_not_say_who_it_is_is_left_out(
     config: Tiny, caplog: pytest.LogCaptureFixture, change: Callable[[Reply], Sequence[Reply]]
 ) -> None:
     cfg = config(rounds=1)
-    result = _run(cfg, _transport(cfg, only("cy", "query", change)))
+    result = _run(cfg, _transport(cfg, only("cy", "describe", change)))
     assert [e["nodes_ok"] for e in _of(result, "round")] == [3]
     refusals = [r.getMessage() for r in caplog.records if "node cy: refused: " in r.getMessage()]
     assert len(refusals) == 1
@@ -827,7 +827,7 @@ def test_a_silent_node_is_asked_ever_more_rarely(
 
     monkeypatch.setattr(membership, "time", Clock)
     cfg = config()
-    transport = _transport(cfg, only("cy", "query", lambda r: []))
+    transport = _transport(cfg, only("cy", "describe", lambda r: []))
     expected = {"catalog": CATALOG, "shape": transport.known["ann"].shape}
     members = membership.Membership(transport, expected)
     asked_at = []

@@ -11,9 +11,9 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 from client_app.client import app
 from lumos_core.data import Catalog
 from lumos_core.errors import FederationError
-from lumos_core.federation.round_loop import Instruction
 from lumos_core.flower import records
 from lumos_core.learning.model import get_params, new_model
+from lumos_core.wire.messages import Instruction
 from server_app.grid_transport import GridTransport, LinkLostError
 
 
@@ -56,10 +56,10 @@ def test_nodes_are_known_by_the_name_they_give(transport, grid):
 
 def test_the_first_query_is_answered_from_the_introduction(transport, grid):
     names = known(transport)
-    replies = transport.exchange([Instruction(n, "query") for n in names], 5)
+    replies = transport.exchange([Instruction(n, "describe") for n in names], 5)
     assert [r.info["name"] for r in replies] == names
     assert len(grid.sent) == 3
-    [again] = transport.exchange([Instruction("node-1", "query")], 5)
+    [again] = transport.exchange([Instruction("node-1", "describe")], 5)
     assert again.info["name"] == "node-1"
     assert len(grid.sent) == 4
 
@@ -206,7 +206,7 @@ def test_a_node_without_a_usable_name_is_left_out(transport, grid, capsys):
 def test_a_failing_node_is_known_by_name_and_refused_by_the_core(transport, folder):
     (folder / "node-1" / "interactions.tsv").unlink()
     assert known(transport) == ["node-0", "node-1", "node-2"]
-    replies = transport.exchange([Instruction(f"node-{n}", "query") for n in range(3)], 5)
+    replies = transport.exchange([Instruction(f"node-{n}", "describe") for n in range(3)], 5)
     assert {r.node: r.error for r in replies} == {
         "node-0": None, "node-1": "bad-data", "node-2": None,
     }  # fmt: skip

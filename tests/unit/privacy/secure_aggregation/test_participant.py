@@ -203,6 +203,50 @@ def test_the_threshold_is_more_than_half() -> None:
             assert threshold(nodes, share) >= share * nodes - 1e-6
 
 
+# ---------------------------------------------------------------- the state machine
+REACHED_BY = {"new": "open", "opened": "roster", "shared": "upload", "uploaded": "unmask",
+              "closed": "unmask", "past": "unmask"}  # fmt: skip
+NEXT = {("new", "open"): "opened", ("opened", "roster"): "shared", ("shared", "upload"): "uploaded",
+        ("uploaded", "unmask"): "closed"}  # fmt: skip
+NEEDED = {kind: state for state, kind in NEXT}
+
+
+@pytest.mark.parametrize("kind", NEEDED)
+@pytest.mark.parametrize("state", REACHED_BY)
+def test_each_packet_is_taken_in_one_state_and_refused_in_all_others(state: str, kind: str) -> None:
+    group, other = Group(REACHED_BY[state]), Group("unmask")  # of the same attempt
+    part = group.parts["ann"]
+    if state == "closed":
+        group.answer("ann", Survivors(group.attempt, NAMES))
+    if state == "past":
+        group.answer("ann", Open(group.attempt + 1))
+    roster = getattr(group, "roster", other.roster)
+    inbox = getattr(group, "inboxes", other.inboxes)["ann"]
+    send = {
+        "open": lambda: group.answer("ann", Open(group.attempt)),
+        "roster": lambda: group.answer("ann", roster),
+        "upload": lambda: group.upload("ann", inbox),
+        "unmask": lambda: group.answer("ann", Survivors(group.attempt, NAMES)),
+    }[kind]
+    before = part.store.load("1")
+    if (state, kind) in NEXT:
+        send()
+        after = part.store.load("1")
+        assert after is not None
+        assert (after.stage, after.number) == (NEXT[state, kind], (1, group.attempt))
+        return
+    with pytest.raises(RefusalError) as refused:
+        send()
+    assert str(refused.value) == (
+        "this attempt, or a later one, was opened before: a replay"
+        if kind == "open"
+        else "no such attempt was opened with this node"
+        if state in ("new", "past")
+        else f"this node is at '{state}', the step needs '{NEEDED[kind]}'"
+    )
+    assert part.store.load("1") == before
+
+
 # ---------------------------------------------------------------- refusals
 BAD_ROSTERS: dict[str, Callable[[Group], Any]] = {
     "too few": lambda g: _roster(g, names=NAMES[:2], seals=g.roster.seals[:2],

@@ -1,0 +1,178 @@
+"""What a node does for each kind of message: one table, `DUTIES`.
+
+A node never begins anything, it answers. Flower starts a fresh process for every message, so
+nothing lasts in memory: what a node has to remember lies in its state folder. In a run the server
+first asks every node to `describe` itself and refuses those whose catalog or model is another one.
+Where the method has views, it then asks the nodes to `prepare` theirs, piece by piece, until they
+have written all that they will. In each round it asks some to `train` and, when an evaluation is
+due, the others to `evaluate`; at the end all `evaluate` the best model on the test targets.
+
+The node does not insist on this order. A server that was started again begins anew with `describe`,
+and a node that joins late is asked to train without having prepared, so every message has to be
+possible after every other one. Only the steps of secure aggregation have an order that the node
+keeps to, and a table of their own.
+
+Most messages need the node's data: opening them imports torch and reads the histories and the
+catalog. Work with another catalog than the server's would be worthless, since the same row would
+mean another item, so it is refused. `describe` is the exception: the node only notes the difference
+in its own log, because the server cannot name a refused node before it knows the name. The steps of
+secure aggregation before and after the upload need no data and are answered at once.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from flwr.app import Context, RecordDict
+
+from client_app.error_codes import CatalogMismatchError
+from lumos_core.config import NodeConfig, RunConfig
+from lumos_core.data.catalog import differing_versions, short_fingerprint
+from lumos_core.data.layout import PREPARE_NODE
+from lumos_core.errors import ReplyError
+from lumos_core.flower import records
+from lumos_core.flower.records import Order
+
+if TYPE_CHECKING:  # they import torch, which a step of secure aggregation does not need
+    from lumos_core.federation.node import Node
+    from lumos_core.learning.parameters import Params
+    from lumos_core.views.meter import Meter
+
+MAX_PIECE_SECONDS = 600.0  # of work on views for one message, whatever the server asks for
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Job:
+    """One message at work."""
+
+    context: Context
+    config: RunConfig
+    settings: NodeConfig
+    order: Order
+    meter: "Meter" = field(init=False)  # these two only where the duty needs data
+    node: "Node" = field(init=False)
+
+    @property
+    def params(self) -> "Params":
+        """The received model."""
+        if self.order.params is None:
+            raise ReplyError("the instruction brought no model")
+        return self.order.params
+
+    def open_data(self, views: Callable[["Job"], float] | None) -> None:
+        """Open the node; ``views`` says how many seconds it may take for missing views."""
+        from client_app.open_node import open_node
+        from lumos_core.runs.resume import run_key
+        from lumos_core.views.meter import Meter
+
+        self.meter = Meter(self.settings.state_folder, run_key(self.config, self.order.catalog))
+        seconds = None if views is None else views(self)
+        self.node = open_node(self.config, self.settings, self.meter, seconds)
+
+    def check_catalog(self) -> None:
+        """Raises CatalogMismatchError if the server has another catalog."""
+        found, expected = self.node.catalog.fingerprint, self.order.catalog
+        if expected not in ("", found):
+            raise CatalogMismatchError(
+                f"this node's catalog.tsv has fingerprint {short_fingerprint(found)}…, the run's "
+                f"{short_fingerprint(expected)}…; give this node the run's catalog.tsv and prepare "
+                f"its data again, into mine/node-0: {PREPARE_NODE}"
+                f"{differing_versions(found, expected)}"
+            )
+
+
+def view_seconds(job: Job) -> float:
+    """At most `view-seconds`."""
+    return job.settings.view_seconds
+
+
+def piece_seconds(job: Job) -> float:
+    """As long as the server asks for, at most 600 s, and `prepare-seconds` in all."""
+    left = max(_prepare_limit(job) - job.meter.spent, 0.0)
+    return min(job.order.seconds, MAX_PIECE_SECONDS, left)
+
+
+def describe(job: Job) -> RecordDict:
+    """Tell the node's name, its number of users and fingerprints of catalog and model."""
+    users = job.node.split.sequences
+    if users.left_out:  # for the owner; the count does not leave this machine
+        log.warning("data: %s", users.users_text)
+    return records.encode_describe(job.node.describe())
+
+
+def prepare(job: Job) -> RecordDict:
+    """Write missing views; tell whether all are there, and whether there is more to write."""
+    from lumos_core.wire.reply_checks import preparation
+
+    meter = job.meter
+    complete = job.node.prepare()
+    meter.close()
+    done = complete or not meter.missing or meter.spent >= _prepare_limit(job)
+    far = (0, 0.0) if job.config.keeps_counts_back else meter.for_server()
+    return records.encode_metrics(preparation(complete, done, *far))
+
+
+def train(job: Job) -> RecordDict:
+    """Train on the local histories, and evaluate the received model if asked to: a delta and sums,
+    or with secure aggregation one masked vector."""
+    from client_app import secure_steps
+
+    order, settings = job.order, job.settings
+    if order.secure is not None:
+        part = secure_steps.participant(job.context, job.config, settings, settings.state_folder)
+        return records.encode_upload(secure_steps.upload(part, job.node, order))
+    secure_steps.check_plain_allowed(job.config, settings)
+    return records.encode_train(*job.node.train(job.params, order.round, order.evaluate))
+
+
+def evaluate(job: Job) -> RecordDict:
+    """Evaluate the received model: sums and counts."""
+    params, split = job.params, job.order.evaluate
+    if split is None:
+        raise ReplyError("an evaluate instruction must name its split")
+    return records.encode_metrics(job.node.evaluate(params, split))
+
+
+def secure_step(job: Job) -> RecordDict:
+    """Take a step of secure aggregation before or after the upload."""
+    from client_app import secure_steps
+
+    settings = job.settings
+    part = secure_steps.participant(job.context, job.config, settings, settings.state_folder)
+    return records.encode_secure(part.answer(job.order.round, job.order.secure or {}))
+
+
+class Duty(NamedTuple):
+    """What one kind of message needs.
+
+    Attributes:
+        work: gives the content of the reply.
+        data: whether the node's data are opened for it.
+        other_catalog: what happens if the server has another catalog than the node's data.
+        views: how many seconds the node may take for missing views; None if it needs none.
+        keeps_model: whether a node with ``keep-model`` keeps the model that came with the message.
+    """
+
+    work: Callable[[Job], RecordDict]
+    data: bool = True
+    other_catalog: Literal["refused", "noted"] = "refused"
+    views: Callable[[Job], float] | None = None
+    keeps_model: bool = False
+
+
+DUTIES: Mapping[str, Duty] = {
+    records.DESCRIBE: Duty(describe, other_catalog="noted"),
+    records.PREPARE: Duty(prepare, views=piece_seconds),
+    records.TRAIN: Duty(train, views=view_seconds, keeps_model=True),
+    records.EVALUATE: Duty(evaluate, keeps_model=True),
+    records.SECURE: Duty(secure_step, data=False),
+}
+"""By Flower message type."""
+
+
+def _prepare_limit(job: Job) -> float:
+    return job.settings.prepare_seconds or math.inf
