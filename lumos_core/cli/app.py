@@ -37,7 +37,7 @@ class LumosGroup(LazyGroup):
         LazyCommand(
             "simulate",
             "lumos_core.cli.run:simulate_command",
-            "Run the same apps with virtual nodes under Flower's simulation engine.",
+            "Run the same federation without a network: virtual nodes of Flower, or one process.",
         ),
         LazyCommand(
             "train-central",

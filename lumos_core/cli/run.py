@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -19,7 +19,7 @@ from lumos_core.cli.screens import results_table
 from lumos_core.config import NodeConfig
 from lumos_core.data.sequences import users_text
 from lumos_core.deployment.centralised_child import start_baselines, wait_for_baselines
-from lumos_core.deployment.local import LocalNode, deploy, simulate
+from lumos_core.deployment.local import LocalNode, deploy, simulate_here, simulate_with_flower
 from lumos_core.deployment.round_lines import RoundLines
 from lumos_core.errors import ConfigError, FederationError
 from lumos_core.processes.children import Children, ending_on_signals
@@ -49,6 +49,14 @@ Resume = Annotated[
 Baselines = Annotated[
     bool,
     typer.Option(help="Also train on the pooled data, and rank by popularity, to compare."),
+]
+
+Engine = Annotated[
+    Literal["flower", "in-process"],
+    typer.Option(
+        help="flower: the apps, with virtual nodes under Flower's simulation engine; in-process: "
+        "the nodes one after the other in this process."
+    ),
 ]
 
 
@@ -91,8 +99,9 @@ def simulate_command(
     run_dir: RunDir = None,
     resume: Resume = False,
     baselines: Baselines = True,
+    engine: Engine = "flower",
 ) -> None:
-    """Run the same apps with virtual nodes under Flower's simulation engine."""
+    """Run the same federation without a network: virtual nodes of Flower, or one process."""
     from lumos_core.deployment.plan import plan_local  # imports polars
 
     flat, node_settings = parse_settings(settings, rounds=rounds, method=method, seed=seed)
@@ -102,13 +111,19 @@ def simulate_command(
             "own; leave it out or use 'lumos run'"
         )
     plan = plan_local(flat, {}, data, nodes, run_dir, resume)
-    count = len(plan.folders)
-    _execute(
-        "simulate",
-        plan,
-        baselines,
-        lambda on_event: simulate(plan.config, plan.data, count, plan.run_dir, on_event, resume),
-    )
+    names = [folder.name for folder in plan.folders]
+
+    def federate(on_event: OnEvent) -> RunSummary:
+        if engine == "flower":
+            return simulate_with_flower(
+                plan.config, plan.data, len(names), plan.run_dir, on_event, resume
+            )
+        users = dict(zip(names, plan.sequences, strict=True))
+        return simulate_here(
+            plan.config, plan.catalog, users, plan.data, plan.run_dir, on_event, resume
+        )
+
+    _execute("simulate", plan, baselines, federate)
 
 
 # ---------------------------------------------------------------- execution

@@ -1,15 +1,16 @@
-"""A federation on this machine: real processes over gRPC, or Flower's simulation engine.
+"""A federation on this machine: real processes over gRPC, Flower's simulation engine, or neither.
 
-Both run the same two apps.
+The first two run the same two apps; the third runs the same nodes and round loop in this process.
 """
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lumos_core.config import SIMULATION_DATA, NodeConfig, RunConfig, Scalar
+from lumos_core.data import Catalog, Sequences
 from lumos_core.deployment.follow import Watch, ended
 from lumos_core.deployment.superlink import SuperLink, workplace
 from lumos_core.errors import FederationError
@@ -18,9 +19,15 @@ from lumos_core.processes.children import Child, Children, ending_on_signals
 from lumos_core.runs.folder import check_same_run, write_config
 from lumos_core.runs.history import HISTORY, Event, OnEvent
 from lumos_core.runs.summary import SUMMARY, RunSummary
+from lumos_core.views.build import BuildProgress
 from lumos_core.views.llm.find import default_cache
 from lumos_core.views.meter import ViewProgress
+from lumos_core.views.source import view_source
 from lumos_core.views.titles.shipped import seed_cache
+from lumos_core.views.view import ViewSource, no_views
+
+if TYPE_CHECKING:  # imports torch
+    from lumos_core.federation.round_loop import FederationResult
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ def deploy(
         return link.run(run_dir, _LocalWatch(link, supernodes, states, on_event))
 
 
-def simulate(
+def simulate_with_flower(
     config: RunConfig,
     data: Path,
     nodes: int,
@@ -122,6 +129,52 @@ def simulate(
         link = SuperLink(children, place, config, control, None, variables=variables)
         link.wait_healthy()
         return link.run(run_dir, _LocalWatch(link, [], states, on_event), virtual_nodes=nodes)
+
+
+def simulate_here(
+    config: RunConfig,
+    catalog: Catalog,
+    users: Mapping[str, Sequences],
+    data: Path,
+    run_dir: Path,
+    on_event: OnEvent,
+    resume: bool = False,
+) -> RunSummary:
+    """Run a federation in this process: no server, no messages, the same nodes and round loop.
+
+    Args:
+        config: the run; ``run-dir`` is set here.
+        catalog, users: of the prepared folder ``data``, users by the name of their node.
+        data: where nodes keep their views.
+        run_dir: a folder without a run in it.
+        on_event: see :func:`deploy`.
+        resume: resume the run in ``run_dir``.
+
+    Returns:
+        The run's summary; look at its ``outcome``.
+
+    Raises:
+        ConfigError: the run to resume is another one.
+        LumosError: the run could not start.
+    """
+    from lumos_core.federation.recorded import recorded  # imports torch
+    from lumos_core.federation.simulate import simulate
+    from lumos_core.flower.cryptography import FLOWER
+
+    config = _prepare(config, run_dir, {"nodes": len(users), "data": str(data)}, resume)
+    views = _ViewsHere(config, catalog, users, data, on_event)
+
+    def federate(observe: OnEvent) -> "FederationResult":
+        def both(event: Event) -> None:
+            observe(event)
+            on_event(event)
+
+        return simulate(
+            config, catalog, users, views_of=views.of, run_dir=run_dir, resume=True, on_event=both,
+            primitives=FLOWER if config.secure_aggregation else None,
+        )  # fmt: skip
+
+    return recorded(config, run_dir, federate)
 
 
 # ---------------------------------------------------------------- start
@@ -230,3 +283,39 @@ class _Views:
         if event != self._last:
             self._last = event
             self._on_event(event)
+
+
+class _ViewsHere:
+    """Views that are written in this process, and how far they are."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        catalog: Catalog,
+        users: Mapping[str, Sequences],
+        data: Path,
+        on_event: OnEvent,
+    ) -> None:
+        self._config, self._catalog, self._data, self._on_event = config, catalog, data, on_event
+        self._total = {name: len(sequences) for name, sequences in users.items()}
+        self._done = dict.fromkeys(users, 0)
+
+    def of(self, name: str) -> ViewSource:
+        """Where a node's views come from."""
+        if not self._config.has_views:
+            return no_views
+        node = NodeConfig(data=str(self._data / name))
+        return view_source(
+            self._config, node, self._catalog, on_progress=lambda p: self._report(name, p)
+        )
+
+    def _report(self, name: str, progress: BuildProgress) -> None:
+        self._total[name], self._done[name] = progress.total, progress.total - progress.missing
+        self._on_event(
+            {
+                "event": "views-progress",
+                "done": sum(self._done.values()),
+                "total": sum(self._total.values()),
+                "note": name,
+            }
+        )

@@ -5,9 +5,11 @@ experiments, for notebooks, and for trying something out.
 """
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+import torch
 
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
@@ -86,6 +88,7 @@ def simulate(
         min_nodes=min(config.min_nodes, len(shops)), min_replies=min(config.min_replies, len(shops))
     )
     with ExitStack() as stack:
+        stack.enter_context(_one_thread())
         if views_of is None:
             folder = state or Path(stack.enter_context(tempfile.TemporaryDirectory()))
             views_of = _configured(config, catalog, folder)
@@ -121,6 +124,18 @@ def prepared_views(config: RunConfig, catalog: Catalog, data: Path) -> ViewsOf:
         return view_source(config, NodeConfig(data=str(data / name)), catalog)
 
     return views_of
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """torch with one thread, as nodes have by default: results are then the same on every machine,
+    and batches are too small for more threads to pay off."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _named(users: Sequence[Sequences]) -> dict[str, Sequences]:

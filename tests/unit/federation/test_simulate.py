@@ -1,0 +1,94 @@
+"""A federation in this process, as a function and as a command."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flower_in_process import write_nodes
+from typer.testing import CliRunner
+
+from lumos_core import Catalog, RunConfig, simulate
+from lumos_core.cli.app import app
+from lumos_core.data import Sequences
+from lumos_core.errors import ConfigError, DataError
+from lumos_core.federation.in_process import InProcessTransport
+from lumos_core.federation.node import Node
+from lumos_core.federation.round_loop import run_federation
+from lumos_core.learning.title_start import initial_params
+
+Tiny = Callable[..., RunConfig]
+Users = Callable[..., Sequences]
+
+
+def test_it_is_the_round_loop_over_nodes(
+    tiny: Tiny, toy_catalog: Catalog, toy_users: Users
+) -> None:
+    config = tiny(rounds=3)
+    shops = {"a": toy_users(6, 0), "b": toy_users(5, 1)}
+    found = simulate(config, toy_catalog, shops)
+    nodes = [Node(name, toy_catalog, users, config) for name, users in shops.items()]
+    expected = run_federation(
+        config, InProcessTransport(nodes), toy_catalog.fingerprint,
+        initial_params(config, toy_catalog),
+    )  # fmt: skip
+    assert found.test == expected.test
+    for name, array in expected.params.items():
+        np.testing.assert_array_equal(found.params[name], array)
+
+
+def test_fewer_nodes_than_the_defaults_ask_for(
+    tiny: Tiny, toy_catalog: Catalog, toy_users: Users
+) -> None:
+    assert simulate(tiny(rounds=1), toy_catalog, [toy_users(6)]).outcome == "completed"
+    with pytest.raises(ConfigError, match="at least one node"):
+        simulate(tiny(), toy_catalog, [])
+    with pytest.raises(DataError, match="node 'b': has no users"):
+        simulate(tiny(), toy_catalog, {"a": toy_users(6), "b": Sequences.from_lists([], [])})
+
+
+def test_views_are_written_once_for_all_runs_of_a_state_folder(
+    tiny: Tiny, toy_catalog: Catalog, toy_users: Users, tmp_path: Path
+) -> None:
+    config = tiny(method="lumos", views="tfidf", rounds=1)
+    events: list[dict[str, object]] = []
+    simulate(config, toy_catalog, [toy_users(6)], state=tmp_path, on_event=events.append)
+    assert any(event["event"] == "views-ready" for event in events)
+    before = (tmp_path / "node-0" / "views.sqlite").stat().st_mtime_ns
+    simulate(config, toy_catalog, [toy_users(6)], state=tmp_path)
+    assert (tmp_path / "node-0" / "views.sqlite").stat().st_mtime_ns == before
+
+
+def test_threads_are_as_they_were(tiny: Tiny, toy_catalog: Catalog, toy_users: Users) -> None:
+    torch.set_num_threads(2)
+    try:
+        simulate(tiny(rounds=1), toy_catalog, [toy_users(6)])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_the_command_leaves_a_run_folder_that_can_be_resumed(tmp_path: Path) -> None:
+    data = write_nodes(tmp_path / "data")
+    (data / "dataset.json").write_text(
+        json.dumps({"name": "d", "nodes": 2, "seed": 0, "partition": "uniform"})
+    )
+    run = tmp_path / "run"
+    words = [
+        "simulate", "--engine", "in-process", "--run-dir", str(run), "--no-baselines",
+        "--method", "fedavg", "-c", "semantic-start=none", "-c", "dim=8",
+    ]  # fmt: skip
+    first = CliRunner().invoke(app, [*words, "--data", str(data), "--rounds", "1"])
+    assert first.exit_code == 0, first.output
+    assert "federated fedavg" in first.output
+    again = CliRunner().invoke(app, [*words, "--data", str(data), "--rounds", "1"])
+    assert again.exit_code != 0
+    assert "already holds a run" in str(again.exception)
+    more = CliRunner().invoke(app, [*words, "--resume", "--rounds", "2"])
+    assert more.exit_code == 0, more.output
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["outcome"], summary["rounds"]) == ("completed", 2)
+    shown = CliRunner().invoke(app, ["status", str(run)])
+    assert "completed" in shown.output
