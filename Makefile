@@ -14,7 +14,7 @@ SMOKE  := --rounds 6 -c view-share=0.1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run simulate deploy-demo test test-faults coverage lint bench release-check clean
+.PHONY: help setup run simulate deploy-demo test test-faults coverage lint docs bench release-check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,10 @@ lint: $(STAMP)  ## ruff, mypy, and the storeys of the packages (import-linter)
 	$(BIN)/ruff check .
 	$(BIN)/mypy lumos_core client_app server_app
 	$(BIN)/lint-imports --no-logo
+
+docs: $(STAMP)  ## docs/configuration.md and docs/protocol.md, from the code
+	$(BIN)/lumos config --markdown > docs/configuration.md
+	$(BIN)/python scripts/protocol_page.py > docs/protocol.md
 
 bench: $(STAMP)  ## speed of centralised training: seconds an epoch, peak memory
 	$(BIN)/python benchmarks/training_speed.py $(ARGS)
