@@ -57,8 +57,9 @@ lint: $(STAMP)  ## ruff, mypy, and the storeys of the packages (import-linter)
 	$(BIN)/mypy lumos_core client_app server_app
 	$(BIN)/lint-imports --no-logo
 
-docs: $(STAMP)  ## docs/configuration.md, from the configuration keys
+docs: $(STAMP)  ## docs/configuration.md and docs/protocol.md, from the code
 	$(BIN)/lumos config --markdown > docs/configuration.md
+	$(BIN)/python scripts/protocol_page.py > docs/protocol.md
 
 bench: $(STAMP)  ## speed of centralised training: seconds an epoch, peak memory
 	$(BIN)/python benchmarks/training_speed.py $(ARGS)

@@ -62,11 +62,14 @@ log = logging.getLogger(__name__)
 
 
 class Outcome(Enum):
-    """What a round can come to: its event in the history, and what follows."""
+    """What a round can come to: its event in the history, and what follows.
+
+    An unused round is in the history only if it cost privacy.
+    """
 
     TRAINED = "round", "at least `min-replies` valid replies: the model changes; the next round"
     FAILED = "failed-round", "fewer valid replies: the model stays; the same round is tried again"
-    UNUSED = "unused-round", "meanwhile the run ran out of patience: the replies are not used"
+    UNUSED = "unused-round", "meanwhile `patience` has ended the run: the replies are not used"
 
     def __init__(self, event: str, meaning: str) -> None:
         self.event, self.meaning = event, meaning

@@ -1,16 +1,17 @@
 """A node's side of a secure round: which packet it takes when, and what it answers.
 
-A secure round is tried until it succeeds, and every attempt at it has a higher number than the one
-before. An attempt has four steps, which stand in the table `STEPS`: the packet that the server
-sends, the state that the node has to be in, what it does and answers, and its next state. A node
-remembers one attempt, the newest that it has opened. For a later one it is "new", for an earlier
-one "past", and then it takes no packet but the one that opens a new attempt.
+A round that fails is tried again, and every attempt has a higher number than the one before. An
+attempt has four steps, which stand in the table `STEPS`: the state that the node has to be in, the
+packet that the server sends, what the node does and answers, and its next state. A node remembers
+one attempt, the newest that it has opened. For a later one it is "new": it takes only the packet
+that opens it, and the attempt that it remembered is over, in whatever state it was. For an earlier
+one it is "past", and takes nothing.
 
 What is not in the table is refused, so every step is taken once and in order. Two uploads of one
-attempt would carry the same masks, and their difference would show what is below; two answers at
-the end could give away both kinds of shares. A node therefore takes a step by storing its new state
-first and answering afterwards. If it dies in between, it refuses that step from then on: the round
-loses one node, and nothing is given away.
+attempt would carry the same masks, so that the server could compare the vectors below them; two
+answers at the end could give away both kinds of shares. A node therefore stores its new state first
+and answers afterwards. If it dies in between, it refuses that step from then on: the round loses
+one node, and nothing is given away.
 
 Within a step a node insists on the following, whatever the server says:
 
