@@ -1,7 +1,7 @@
-"""The centralised baseline beside a running federation: a niced child that uses idle moments.
+"""The centralised baseline, trained during a federation by a child process of lowest priority.
 
-It is the ``lumos train-central`` that everybody can run, with the same model, optimiser and start
-as the federation.
+The child runs the public command ``lumos train-central``, with the federation's model, optimiser
+and initial parameters.
 """
 
 import json
@@ -17,8 +17,8 @@ from lumos_core.errors import FederationError
 from lumos_core.processes.children import Child, Children
 from lumos_core.runs.report import CENTRALISED, Row
 
-_NOT_FOR_ONE_PLACE = {"method", "catalog", "run-dir"}
-_LEAST_URGENT = 19
+_FEDERATED_KEYS = {"method", "catalog", "run-dir"}
+_LOWEST_PRIORITY = 19
 _COMMAND = "from lumos_core.cli.app import main; main()"
 
 
@@ -27,7 +27,7 @@ def start_baselines(children: Children, config: RunConfig, data: Path, run_dir: 
     settings = [
         text
         for key, value in config.to_flat().items()
-        if key not in _NOT_FOR_ONE_PLACE
+        if key not in _FEDERATED_KEYS
         for text in ("-c", f"{key}={value}")
     ]
     start = ["--semantic-start"] if config.semantic_start != "none" else []
@@ -40,12 +40,12 @@ def start_baselines(children: Children, config: RunConfig, data: Path, run_dir: 
         environment={**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"},
         cwd=run_dir,
     )  # fmt: skip
-    psutil.Process(child.process.pid).nice(_LEAST_URGENT)
+    psutil.Process(child.process.pid).nice(_LOWEST_PRIORITY)
     return child
 
 
 def wait_for_baselines(child: Child, run_dir: Path) -> list[Row]:
-    """Rows of the comparison, once the child has ended.
+    """Wait until the child has ended; returns the baselines' rows of the comparison.
 
     Raises:
         FederationError: it failed.

@@ -1,9 +1,10 @@
-"""Which node ids Flower gave to which nodes' keys; the server app binds names to ids with it.
+"""The registered nodes: which id Flower gave to each node's key. The server app finds a node's name
+by its id here.
 
-``<state>/nodes.json`` maps a name to its id and the digest of its public key. It belongs to the
-SuperLink's database beside it: if the two do not fit the deployment any more (a node was removed,
-has another key, or a file is gone), both are dropped and all nodes are registered anew. Nothing of
-a run is lost by that, and nodes that were connected come back by themselves.
+``<state>/nodes.json`` maps a name to its id and the digest of its public key. It belongs together
+with the SuperLink's database beside it: if the two no longer fit the deployment (a node was
+removed, has another key, or a file is gone), both are deleted and all nodes are registered again.
+A run loses nothing by that, and connected nodes come back by themselves.
 """
 
 import hashlib
@@ -43,7 +44,7 @@ class Registry:
         self.database = state / "superlink.db"
 
     def prepare(self) -> None:
-        """Before the SuperLink starts: drop what does not fit any more."""
+        """Before the SuperLink starts: drop registry and database if they no longer fit."""
         entries = self._read()
         fits = all(
             name in self._kit.manifest.nodes and entry.key == self._digest(name)
@@ -53,7 +54,7 @@ class Registry:
             self.drop()
 
     def register(self, environment: Mapping[str, str], cwd: Path) -> None:
-        """With the SuperLink running: register the nodes that are new.
+        """While the SuperLink runs: register the nodes that are new.
 
         Raises:
             FederationError: Flower refuses one.
@@ -66,7 +67,7 @@ class Registry:
                 write_json(self.path, {n: asdict(e) for n, e in entries.items()})
 
     def drop(self) -> None:
-        """Forget everything; only while no SuperLink runs."""
+        """Delete registry and database; only while no SuperLink runs."""
         for path in (self.path, *self.database.parent.glob(f"{self.database.name}*")):
             path.unlink(missing_ok=True)
 
