@@ -1,4 +1,4 @@
-"""A finished run as a folder that stands for itself: weights, sizes, metrics, fingerprint."""
+"""Export of a run's best model to a self-contained folder: weights, sizes, metrics, fingerprint."""
 
 import json
 from pathlib import Path
@@ -18,17 +18,17 @@ from lumos_core.safe_files import write_json
 
 
 def export_model(run_dir: Path, out: Path, *, force: bool = False) -> ModelCard:
-    """Write the best model of a run as a folder that stands for itself.
+    """Write the best model of a run to a self-contained folder.
 
     Args:
-        run_dir: folder of a run or of ``lumos train-central``; of a run that goes on, the best
-            model so far is taken.
+        run_dir: folder of a run or of ``lumos train-central``; while a run is in progress, its best
+            model so far is written.
         out: new or empty folder.
-        force: replace a model that is there.
+        force: replace a model that is in the folder.
 
     Raises:
         ModelError: there is no usable model in ``run_dir``.
-        DataError: ``out`` is not free.
+        DataError: ``out`` is a file, or a folder that is not empty.
     """
     params, card = read_model(find_model(run_dir))
     card = card.model_copy(update=_results(run_dir, card))
@@ -46,13 +46,13 @@ def export_model(run_dir: Path, out: Path, *, force: bool = False) -> ModelCard:
 
 
 def _results(run_dir: Path, card: ModelCard) -> dict[str, Any]:
-    """What the summary of a run that has ended adds to its model's card."""
+    """Fields of the model's card that the summary of an ended run provides."""
     path = run_dir / SUMMARY
     if not path.is_file():
         return {}
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
-        if summary.get("best_round") != card.round:  # of an earlier part of a resumed run
+        if summary.get("best_round") != card.round:  # written before the run was resumed
             return {}
         new = {
             "final": summary["outcome"] == "completed",
