@@ -264,7 +264,7 @@ class TestMakefile:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         assert project["requires-python"] == ">=3.11,<3.14"
         assert "(3, 11) <= sys.version_info < (3, 14)" in (ROOT / "Makefile").read_text()
-        assert "< (3, 14)" in (ROOT / "lumos_core" / "deployment" / "doctor.py").read_text()
+        assert "< (3, 14)" in (ROOT / "lumos_core" / "deployment" / "checks.py").read_text()
 
 
 def test_waiting_for_another_setup(setup: ModuleType, tmp_path: Path) -> None:
