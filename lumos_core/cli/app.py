@@ -1,8 +1,8 @@
-"""Assembles the ``lumos`` command; every sub-command lives in a module of its own.
+"""The ``lumos`` command, assembled from the modules of its sub-commands.
 
 A module is imported when its command is called, so ``lumos --help`` waits for none of them.
-``lumos COMMAND --help`` waits for what the module imports at its top: that is neither torch nor
-polars, flwr or transformers, which are imported within the functions that need them.
+``lumos COMMAND --help`` waits for what that module imports at its top. This includes none of torch,
+polars, flwr and transformers: they are imported inside the functions that need them.
 """
 
 import io
@@ -42,7 +42,7 @@ class LumosGroup(LazyGroup):
         LazyCommand(
             "train-central",
             "lumos_core.cli.train_central:train_central_command",
-            "Train SASRec on everybody's data in one place, beside the popularity baseline.",
+            "Train SASRec on all nodes' data in one place, and measure the popularity baseline.",
         ),
         LazyCommand(
             "compare",
@@ -53,7 +53,7 @@ class LumosGroup(LazyGroup):
         LazyCommand(
             "attack",
             "lumos_core.cli.attack:attack_command",
-            "Attack federations as a suite says; write results, a table and a heat map.",
+            "Run suites of attacks on federations; write results, a table and a heat map.",
         ),
         LazyCommand(
             "audit",
@@ -93,7 +93,11 @@ class LumosGroup(LazyGroup):
         ),
         LazyCommand("node", "lumos_core.cli.node:node_app", "A node on this machine."),
         LazyCommand("llm", "lumos_core.cli.views:llm_app", "The local language model."),
-        LazyCommand("views", "lumos_core.cli.views:views_app", "The views it writes of histories."),
+        LazyCommand(
+            "views",
+            "lumos_core.cli.views:views_app",
+            "The views that the language model writes of users' histories.",
+        ),
     )
 
 
@@ -111,7 +115,7 @@ _VERSIONS = ("torch", "flwr", "transformers")
 
 
 def _show_version(wanted: bool) -> None:
-    """Print versions, by the packages' metadata alone, and end."""
+    """Print versions and exit. They come from the packages' metadata: nothing is imported."""
     if not wanted:
         return
     typer.echo(f"lumos {__version__}")
@@ -139,7 +143,7 @@ def _group(
 def main() -> None:
     """Entry point: errors a user can act on are printed without a traceback, exit code 1.
 
-    :func:`lumos_core.__main__.main` calls it, and answers for Ctrl-C while this module is loading.
+    :func:`lumos_core.__main__.main` calls it; it handles Ctrl-C while this module is imported.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -148,9 +152,9 @@ def main() -> None:
         app()
     except LumosError as error:
         _fail(str(error))
-    except OSError as error:  # a path below a file, a folder of somebody else, a full disk; but
-        # not a pipe whose reader has gone: typer ends quietly by itself then
-        _fail(_told(error))
+    except OSError as error:  # a path below a file, a folder of somebody else, a full disk. A pipe
+        # without a reader does not get here: typer exits quietly by itself
+        _fail(_describe(error))
 
 
 def _fail(text: str) -> NoReturn:
@@ -158,7 +162,7 @@ def _fail(text: str) -> NoReturn:
     sys.exit(1)
 
 
-def _told(error: OSError) -> str:
-    """What the system refused, and for which file."""
+def _describe(error: OSError) -> str:
+    """The file, and the system's reason for refusing it."""
     reason = reason_of(error)
     return reason if error.filename is None else f"{error.filename}: {reason}"

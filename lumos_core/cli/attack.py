@@ -26,7 +26,7 @@ def attack_command(
     out: Annotated[Path, typer.Option(help="Folder for results, table and heat map.")],
     suite: Annotated[
         str,
-        typer.Option(help="smoke, paper, defences, uneven or grid; or several, comma-separated."),
+        typer.Option(help="One or more of smoke, paper, defences, uneven, grid; comma-separated."),
     ] = "paper",
     methods: Annotated[
         str,
@@ -40,15 +40,17 @@ def attack_command(
     clean_rounds: Annotated[
         int, typer.Option(min=1, help="Rounds before the malicious nodes join.")
     ] = 6,
-    attack_rounds: Annotated[int, typer.Option(min=1, help="Rounds with them.")] = 4,
+    attack_rounds: Annotated[
+        int, typer.Option(min=1, help="Rounds in which the malicious nodes take part.")
+    ] = 4,
     report_only: Annotated[
-        bool, typer.Option("--report-only", help="Table and heat map of the runs that are there.")
+        bool, typer.Option("--report-only", help="Run nothing; report the runs that have finished.")
     ] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Attack federations as a suite says; write results, a table and a heat map.
+    """Run suites of attacks on federations; write results, a table and a heat map.
 
-    Interrupted, it goes on where it was when started again.
+    If it is interrupted, it resumes when the same command is started again.
     """
     from lumos_core.cli.options import defaults_for, integers, names, with_overrides
     from lumos_core.cli.suites import run_suite
@@ -82,7 +84,7 @@ class _Attacks:
         return plan_attacks(data, out, self.methods, self.scenarios, self.seeds, base, self.rounds)
 
     def check(self, kept: "Mapping[str, Result]", data: Path, out: Path, base: "RunConfig") -> None:
-        """Runs of something else are left where they are, and out of the table."""
+        """Refuse nothing: results of other runs stay in the folder and are not in the table."""
 
     def line(self, result: "Result") -> str:
         from lumos_core.experiments.poisoning.attack_table import scenario_label
@@ -93,7 +95,7 @@ class _Attacks:
         )
 
     def collect(self, jobs: "Sequence[AttackRun]", results: "Sequence[Result]") -> "list[Result]":
-        """Of the runs that are asked for, those that have finished."""
+        """The results of those requested runs that have finished."""
         from lumos_core.experiments.jobs import find_results
 
         return [result for result in find_results(jobs, results) if result is not None]
@@ -130,7 +132,7 @@ def _scenarios(suites: str) -> "list[Scenario]":
 
 
 def _screen_rows(results: "Sequence[Result]") -> "Iterator[list[str]]":
-    """Means over seeds, scenario by scenario, under the name of each method."""
+    """For each method: its name, then a row per scenario with means over the seeds."""
     from statistics import mean
 
     from lumos_core.cli.screens import number
@@ -140,12 +142,12 @@ def _screen_rows(results: "Sequence[Result]") -> "Iterator[list[str]]":
     for method in dict.fromkeys(method for method, _ in cells):
         yield [method]
         for label, group in ((label, g) for (m, label), g in cells.items() if m == method):
-            away = lost(results, group, "hr@20")
+            losses = lost(results, group, "hr@20")
             yield [
                 f"  {label}",
                 str(len(group)),
                 number(mean(r["hr@20"] for r in group), ".4f"),
-                number(mean(away) if away else None, "+.4f"),
+                number(mean(losses) if losses else None, "+.4f"),
                 number(mean(r["er@10"] for r in group), ".4f"),
                 number(mean(r["target-rank"] for r in group), ".1%"),
             ]

@@ -27,14 +27,17 @@ def audit_command(
     data: Annotated[Path, typer.Argument(help="Folder made by `lumos prepare`.")],
     out: Annotated[Path, typer.Option(help="Folder for leakage.json and leakage.md.")],
     settings: Annotated[
-        str, typer.Option(help=f"Semicolon-separated, or 'all'. There are: {'; '.join(SETTINGS)}.")
+        str, typer.Option(help=f"Semicolon-separated, or 'all'. Known are: {'; '.join(SETTINGS)}.")
     ] = "all",
-    users: Annotated[str, typer.Option(help="Users a node, comma-separated.")] = "1,10,50,200",
+    users: Annotated[str, typer.Option(help="Users per node, comma-separated.")] = "1,10,50,200",
     trials: Annotated[int, typer.Option(min=1, help="Nodes attacked in every setting.")] = 3,
     shadows: Annotated[int, typer.Option(min=1, help="Nodes the attack learns from.")] = 2,
-    after: Annotated[int, typer.Option(min=0, help="Rounds of training before.")] = 0,
+    after: Annotated[int, typer.Option(min=0, help="Rounds of training before the attack.")] = 0,
     masks: Annotated[
-        int, typer.Option(min=1, help="Under secure aggregation: masks averaged over for a node.")
+        int,
+        typer.Option(
+            min=1, help="Under secure aggregation: a node's numbers are means over so many masks."
+        ),
     ] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Which users form which node.")] = 0,
     config: ConfigOption = None,
@@ -77,8 +80,8 @@ def audit_command(
 
 
 def _screen_rows(rows: "list[Leakage]", precision: str) -> Iterator[list[str]]:
-    """AUC of guessing items of the node, precision of the best guesses, AUC of single users'
-    items and of views' items; and what popularity alone would reach."""
+    """Per row: AUC of guessing the node's items, precision of the best guesses, AUC for single
+    users' items and for views' items, and the AUC that popularity alone would reach."""
     for row in rows:
         found = (row[k] for k in ("auc", precision, "user_auc", "view_auc", "popularity_auc"))
         yield [row["setting"], str(row["users"]), *(number(value, ".3f") for value in found)]

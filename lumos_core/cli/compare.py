@@ -1,4 +1,4 @@
-"""`lumos compare`: variants × seeds on a data folder, everything else equal."""
+"""`lumos compare`: variants × seeds on one data folder, everything else being equal."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,20 +24,23 @@ def compare_command(
     data: Annotated[Path, typer.Argument(help="Folder made by `lumos prepare`.")],
     out: Annotated[Path, typer.Option(help="Folder for results, table and picture.")],
     variants: Annotated[
-        str, typer.Option(help=f"Comma-separated, or 'all'. There are: {', '.join(VARIANTS)}.")
+        str, typer.Option(help=f"Comma-separated, or 'all'. Known are: {', '.join(VARIANTS)}.")
     ] = DEFAULT_VARIANTS,
     seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "0,1,2",
     reference: Annotated[
         str | None,
-        typer.Option(help=f"Differences are relative to it ({REFERENCE}, or else the first)."),
+        typer.Option(
+            help=f"Variant that the others are compared with (default: {REFERENCE} if it is in the "
+            "table, otherwise the first)."
+        ),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 2,
     config: ConfigOption = None,
 ) -> None:
     """Run methods, ablations and controls under equal conditions; write results, table, picture.
 
-    Interrupted, it goes on where it was when started again. A folder that holds runs of the same
-    base configuration keeps them in its table; one with another configuration is refused.
+    If it is interrupted, it resumes when the same command is started again. Runs that the folder
+    holds already stay in its table; a folder whose runs have another base configuration is refused.
     """
     from rich.console import Console
 
@@ -60,7 +63,7 @@ class _Comparison:
 
     Attributes:
         variants, seeds: what is to be run.
-        reference: what variants are compared with, if that was said.
+        reference: the variant that the others are compared with; None for the default.
     """
 
     variants: Sequence[str]
@@ -86,7 +89,7 @@ class _Comparison:
         )
 
     def collect(self, jobs: "Sequence[VariantRun]", results: "Sequence[Result]") -> "list[Result]":
-        """All of the folder, each variant and seed once."""
+        """All results that the folder holds, one per variant and seed."""
         from lumos_core.experiments.comparison.compare import is_variant
 
         found = {(r["variant"], r["seed"]): r for r in results if is_variant(r)}
@@ -110,18 +113,18 @@ class _Comparison:
         reference = self._reference_among(self._shown(results))
         headers = ("variant", "seeds", "HR@20", "NDCG@20", f"HR vs {reference}")
         rows = table_rows(results, reference)
-        return results_table(headers, (row[:-1] for row in rows))  # the last does not fit
+        return results_table(headers, (row[:-1] for row in rows))  # the last column does not fit
 
     def _shown(self, results: "Sequence[Result]") -> list[str]:
-        """Variants of the table: those that are asked for, then others that the folder holds."""
+        """Variants in the table: the requested ones, then others that the folder holds."""
         there = {result["variant"] for result in results}
         return [*self.variants, *(v for v in VARIANTS if v in there and v not in self.variants)]
 
     def _reference_among(self, shown: Sequence[str]) -> str:
-        """What to compare with; found out before anything runs, too.
+        """The variant to compare with; :meth:`check` calls this too, before anything runs.
 
         Raises:
-            ConfigError: it is not in the table.
+            ConfigError: the table does not have it.
         """
         from lumos_core.errors import ConfigError
 

@@ -10,10 +10,10 @@ from lumos_core.errors import ConfigError
 
 def config_command(
     keys: Annotated[
-        list[str] | None, typer.Argument(help="Show these only; parts of names will do.")
+        list[str] | None, typer.Argument(help="Show only these; a part of a name is enough.")
     ] = None,
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="All of them, as docs/configuration.md has them.")
+        bool, typer.Option("--markdown", help="Print all keys as docs/configuration.md.")
     ] = False,
 ) -> None:
     """Show the keys of a run and of a node: default, allowed values, meaning."""
@@ -44,5 +44,5 @@ def _print_group(title: str, rows: list[reference.Row]) -> None:
     for row in rows:
         mark = " ↻" if row.free else ""
         console.print(Text.assemble((row.key, "cyan"), f" = {row.default}{mark}"))
-        told = Text.assemble(f"{row.meaning} ", (f"({row.allowed})", "dim"))
-        console.print(Padding(told, (0, 0, 0, 4)))
+        meaning = Text.assemble(f"{row.meaning} ", (f"({row.allowed})", "dim"))
+        console.print(Padding(meaning, (0, 0, 0, 4)))

@@ -32,7 +32,7 @@ def init_command(
         list[str],
         typer.Option(help="Name or address by which nodes reach the server; repeatable."),
     ],
-    nodes: Annotated[str, typer.Option(help="Their number, or their names: north,south.")],
+    nodes: Annotated[str, typer.Option(help="Number of nodes, or their names: north,south.")],
     port: Annotated[int, typer.Option(min=1, max=65535, help="Fleet port.")] = 9092,
     days: Annotated[
         int, typer.Option(min=1, max=3650, help="Validity of the server certificate.")
@@ -57,7 +57,7 @@ def add_node_command(
     out: Annotated[Path, typer.Argument(help="Folder that 'lumos deploy init' wrote.")],
     name: Annotated[str, typer.Argument(help="Name of the new node.")],
 ) -> None:
-    """Write the key and bundle of one more node; the server learns of it at its next start.
+    """Write the key and bundle of one more node; the server accepts it from its next start on.
 
     Never overwrites. For a new key under an old name, remove the node first (remove-node).
     """
@@ -84,8 +84,8 @@ def remove_node_command(
 
 
 def _print_server(console: Console, out: Path) -> None:
-    """How the server learns of a change. The command is right whether the folder is there or not,
-    and leaves run and state in it alone."""
+    """Print how to bring a change to the server. The command works whether the server's machine has
+    the folder or not, and leaves run and state in it unchanged."""
     console.print(f"server   rsync -a {out / 'server'}/ HOST:server/   then restart it there")
 
 
@@ -98,7 +98,9 @@ def server_command(
     ] = None,
     state: Annotated[
         Path | None,
-        typer.Option(help="Folder of the SuperLink's database (default: state in the folder)."),
+        typer.Option(
+            help="Folder of the SuperLink's database (default: state in the server's folder)."
+        ),
     ] = None,
     rounds: RoundsOption = None,
     method: MethodOption = None,
@@ -106,14 +108,15 @@ def server_command(
     domain: Annotated[
         Literal["products", "films", "games", "news", "books", "music", "places"] | None,
         typer.Option(
-            help="What the items are, for the language model (default: as the data around the "
-            "catalog were prepared; in other words: -c llm-noun=…).",
+            help="What the items are, for the language model (default: as recorded in the prepared "
+            "folder that holds the catalog; for another word use -c llm-noun=…).",
             show_default=False,
         ),
     ] = None,
     settings: ConfigOption = None,
     bind: Annotated[
-        str, typer.Option(help="Interface of the fleet port, the only one for other machines.")
+        str,
+        typer.Option(help="Interface of the fleet port, the only port that other machines use."),
     ] = "0.0.0.0",
     control_port: Annotated[
         int, typer.Option(min=0, help="Control port on loopback; 0: any free one.")
@@ -121,9 +124,9 @@ def server_command(
 ) -> None:
     """Run a federation for nodes on other machines until it has finished.
 
-    TLS and node keys are required of every node. What dies is started again, and the run goes on
-    after its last finished round; the same command goes on with a run that was stopped, also after
-    a node was added or removed, and with a larger --rounds with one that has completed.
+    Every node needs TLS and a node key. A process that dies is started again, and the run resumes
+    after its last finished round. The same command resumes a run that was stopped, also after a
+    node was added or removed; with a larger --rounds it continues a run that has completed.
     """
     # these import polars and numpy, which the other commands do without
     from lumos_core.data.domains import NOUNS
@@ -152,7 +155,7 @@ def server_command(
         summary = serve(options, console)
     except KeyboardInterrupt:
         console.print("[yellow]interrupted; every process was ended[/]")
-        console.print("to go on: the same command again", highlight=False)
+        console.print("to resume: the same command again", highlight=False)
         raise typer.Exit(130) from None
     if summary.outcome != "completed":
         raise FederationError(f"the run failed: {summary.reason}")
@@ -175,5 +178,5 @@ def demo_command(
     """Show a deployment with TLS and node keys on this machine, and tear it down."""
     folder = folder or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-deploy-demo"
     if folder.exists():
-        raise ConfigError(f"{folder}: is there already; choose another --folder")
+        raise ConfigError(f"{folder}: exists already; choose another --folder")
     run_demo(folder, nodes, rounds, settings or [], Console(soft_wrap=True))

@@ -1,4 +1,4 @@
-"""``lumos doctor``: what would keep a node or a server from working, and how to mend it."""
+"""``lumos doctor``: what would keep a node or a server from working, and how to repair it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""What a demonstration ends with: some users' histories and the views of them, as titles."""
+"""Examples at the end of a run on the bundled sample: users' histories and views, as titles."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -20,8 +20,8 @@ _LENGTHS = range(4, 13)  # of histories that are easy to read
 
 
 def print_examples(console: Console, plan: "LocalPlan") -> None:
-    """Three users of the bundled sample with their views, if there are any. Histories of anybody
-    else are shown on request only (``lumos views show``)."""
+    """Print three users of the bundled sample with their views, if any are stored. Histories from
+    other data are shown on request only (``lumos views show``)."""
     if not is_bundled(plan.catalog):
         console.print(
             f"   views  lumos views show {plan.data} --user ID  shows those of a user",
@@ -42,13 +42,13 @@ def print_examples(console: Console, plan: "LocalPlan") -> None:
 
 
 def _titles(catalog: Catalog, items: Sequence[int]) -> str:
-    """The last items of a row: those count most."""
+    """The last items of a row, which count most."""
     before = "… " if len(items) > _SHOWN else ""
     return before + " · ".join(catalog.title(item) for item in items[-_SHOWN:])
 
 
 def _examples(plan: "LocalPlan") -> Iterator[tuple[str, list[int], UserViews]]:
-    """One user a node, in turn, whose views are in the node's store."""
+    """Users whose views are in their node's store, taken from each node in turn."""
     found = []
     for folder, sequences in zip(plan.folders, plan.sequences, strict=True):
         train = LeaveOneOut(sequences).train()

@@ -15,10 +15,10 @@ from typer.core import TyperCommand, TyperGroup
 
 
 class LazyCommand(TyperCommand):
-    """A command, or a group of commands, as it is listed: not imported yet.
+    """A command, or a group of commands, in the list of commands: not imported yet.
 
     Args:
-        name: what it is called by.
+        name: its name on the command line.
         origin: ``module:name`` of its function, or of the ``typer.Typer`` of a group.
         help: the first paragraph of its help, on one line.
     """
@@ -41,12 +41,12 @@ class LazyCommand(TyperCommand):
 
 
 class LazyGroup(TyperGroup):
-    """A group whose subclasses name their commands in a table; commands added to it as to any
-    other group come after those.
+    """A group of commands that a subclass names in its table ``lazy``. Commands that are added in
+    the usual way come after them.
 
-    click lists commands by ``list_commands`` and ``get_command``: these give what is in the table.
-    It runs a command and completes its arguments by ``resolve_command``: this gives the command
-    itself.
+    click lists commands with ``list_commands`` and ``get_command``, which return the table's
+    entries. It runs a command and completes its arguments with ``resolve_command``, which returns
+    the imported command.
     """
 
     lazy: ClassVar[tuple[LazyCommand, ...]] = ()

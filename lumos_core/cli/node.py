@@ -19,7 +19,7 @@ State = Annotated[
     Path | None, typer.Option(help="Folder for views, ledger and logs (default: DATA/state).")
 ]
 SuperLink = Annotated[
-    str | None, typer.Option(metavar="HOST:PORT", help="The server, if not as in node.toml.")
+    str | None, typer.Option(metavar="HOST:PORT", help="The server, if not the one in node.toml.")
 ]
 Llm = Annotated[str | None, typer.Option(help="Local LLM, if not the one of the run.")]
 Settings = Annotated[
@@ -37,13 +37,13 @@ def start_command(
     llm: Llm = None,
     settings: Settings = None,
     runtime_port: Annotated[
-        int, typer.Option(min=0, help="Port on loopback for own processes; 0: any free one.")
+        int, typer.Option(min=0, help="Loopback port for this node's processes; 0: any free one.")
     ] = 0,
 ) -> None:
-    """Take part until interrupted; what dies is started again.
+    """Take part until interrupted; a process that dies is started again.
 
-    Everything is checked before it starts: data, key, certificate. A server that cannot be reached
-    is waited for.
+    Data, key and certificate are checked before anything starts. While the server cannot be
+    reached, the node waits for it.
     """
     console = Console(soft_wrap=True)
     ready = _checked(bundle, data, state, superlink, llm, settings, console)
@@ -69,8 +69,9 @@ def check_command(
     console.print("[green]ready[/]")
 
 
-def _place(llm: str) -> str:
-    """A file or folder as it is called from everywhere: the node's processes start elsewhere."""
+def _absolute(llm: str) -> str:
+    """The absolute path of a model that is a file or folder, as the node's processes run in another
+    folder; the name of any other model is unchanged."""
     path = Path(llm).expanduser()
     return str(path.resolve()) if llm != BUNDLED and path.exists() else llm
 
@@ -88,7 +89,7 @@ def _checked(
         "data": str(data.resolve()) if data else None,
         "state": str(state.resolve()) if state else None,
         "superlink": superlink,
-        "llm": _place(llm) if llm else None,
+        "llm": _absolute(llm) if llm else None,
     }
     changes = with_options(assignments(settings or []), options)
     ready = NodeBundle.read(bundle, changes)

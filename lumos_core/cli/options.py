@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their texts are read."""
+"""Options that several commands share, and functions that parse their values."""
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,7 +60,7 @@ def parse_settings(
     """``KEY=VALUE`` texts as values of the run's and of the nodes' configuration.
 
     Args:
-        options: keys of the run that have options of their own; None where they are not given.
+        options: keys of the run that also have an option; None where the option is not given.
 
     Raises:
         ConfigError: as :func:`assignments` and :func:`with_options`.
@@ -72,7 +72,7 @@ def parse_settings(
 
 
 def with_options(flat: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """``flat`` and the keys that have options of their own, where these are given.
+    """``flat`` together with the keys that were given by their option (those that are not None).
 
     Raises:
         ConfigError: a key is given both ways.
@@ -90,11 +90,11 @@ def with_overrides(
     """``base`` with ``KEY=VALUE`` texts applied; pydantic turns a text into the key's type.
 
     Args:
-        own: keys that the command sets by itself, and the option that decides them.
+        own: keys that the command sets by itself, each with the option that decides it.
 
     Raises:
-        ConfigError: as :func:`assignments`; a key is the command's own, or refused by
-            :class:`RunConfig`.
+        ConfigError: as :func:`assignments`; or a key is one of ``own``, or :class:`RunConfig`
+            refuses it.
     """
     changes = assignments(texts or [])
     for key in changes:
@@ -107,11 +107,11 @@ def defaults_for(data: Path, **fields: Any) -> RunConfig:
     """The default configuration for prepared data: ``llm-noun`` follows from their domain.
 
     Args:
-        data: a prepared folder or a node's; what is wrong with it otherwise is not found here.
-        fields: of the configuration, by which it differs from the default.
+        data: a prepared folder or a node's; of it only the domain is read and checked here.
+        fields: fields of the configuration that differ from the default.
 
     Raises:
-        DataError: what the folder says of its domain is damaged.
+        DataError: the file that records the domain is damaged.
     """
     from lumos_core.data.prepared_folder import prepared_noun  # imports polars
 
@@ -151,7 +151,8 @@ def _once(values: Sequence[Value], option: str) -> list[Value]:
 
 # ---------------------------------------------------------------- folders
 def check_out(out: Path) -> None:
-    """Make a folder for results, so that it is not after hours of work that it cannot be made.
+    """Make the folder for results before the work begins, so that a folder that cannot be made is
+    not found only after hours.
 
     Raises:
         ConfigError: it cannot be made or written to.

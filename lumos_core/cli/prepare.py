@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _formats(incomplete: str) -> list[str]:
-    """What ``--format`` may be, for the shell's completion."""
+    """Values of ``--format``, for the shell's completion."""
     from lumos_core.data.importers.detect import formats  # imports polars
 
     return [name for name in formats() if name.startswith(incomplete)]
@@ -30,7 +30,7 @@ def prepare_command(
             "LUMOS."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write: new, empty or the same again.")],
+    out: Annotated[Path, typer.Option(help="Folder to write: new, empty, or with the same data.")],
     source_format: Annotated[
         str,
         typer.Option(
@@ -50,31 +50,34 @@ def prepare_command(
     ] = "uniform",
     k_core: Annotated[
         int,
-        typer.Option(min=0, help="Keep users and items with at least so many interactions; 0: off"),
+        typer.Option(
+            min=0, help="Keep users and items with at least this many interactions; 0: off"
+        ),
     ] = 5,
     dedup: Annotated[
         Literal["exact", "item", "none"],
         typer.Option(
-            help="Drop the same user, item and time; a user's repeats of an item; nothing"
+            help="Repeats to drop. exact: of the same user, item and time; item: of the same user "
+            "and item; none."
         ),
     ] = "exact",
     items: Annotated[
         Path | None,
         typer.Option(
-            help="File with items and titles, if not beside the source; or a run's catalog.tsv, "
-            "whose items are then the items, all of them and in its order."
+            help="File with items and titles, if not beside the source; or a run's catalog.tsv, to "
+            "keep all of its items, in its order, and no others."
         ),
     ] = None,
     unknown_items: Annotated[
         Literal["auto", "error", "drop", "keep"],
         typer.Option(
-            help="Interactions with items that the list of items lacks. auto: error for tables "
-            "and RecBole, keep (with the id as title) for Amazon and MIND, drop where --items is a "
-            "run's catalog.tsv."
+            help="What to do with interactions whose item is not in the list of items. auto: error "
+            "for tables and RecBole, keep (with the id as title) for Amazon and MIND, drop where "
+            "--items is a run's catalog.tsv."
         ),
     ] = "auto",
     keep_all_items: Annotated[
-        bool, typer.Option("--keep-all-items", help="Also items that nobody has in a history.")
+        bool, typer.Option("--keep-all-items", help="Keep items that are in no history, too.")
     ] = False,
     impression_clicks: Annotated[
         bool, typer.Option("--impression-clicks", help="MIND: append clicks in impressions.")
@@ -97,14 +100,14 @@ def prepare_command(
         str,
         typer.Option(
             help="What separates the log's fields: tab, comma, semicolon, pipe, space or any one "
-            "character; found out if not given."
+            "character; detected if not given."
         ),
     ] = "",
     header: Annotated[
         bool,
         typer.Option(
             "--header/--no-header",
-            help="Without: the log's first line is a row, and columns are called 1, 2, ….",
+            help="--no-header: the log's first line is a row, and columns are called 1, 2, ….",
         ),
     ] = True,
     order: Annotated[
@@ -114,14 +117,14 @@ def prepare_command(
     drop_missing: Annotated[
         bool,
         typer.Option(
-            "--drop-missing", help="Leave out rows that say no user (empty, nan, None, null, NA)."
+            "--drop-missing", help="Leave out rows without a user (empty, nan, None, null, NA)."
         ),
     ] = False,
     domain: Annotated[
         Literal["products", "films", "games", "news", "books", "music", "places"] | None,
         typer.Option(
-            help="What the items are; the language model is told (key llm-noun of a run). Amazon: "
-            "products, MIND: news, unless given.",
+            help="What the items are, for the language model (key llm-noun of a run). Default for "
+            "Amazon: products, for MIND: news.",
             show_default=False,
         ),
     ] = None,
@@ -132,8 +135,8 @@ def prepare_command(
 ) -> None:
     """Turn a data set into a catalog and one data folder per node.
 
-    Users are never split between nodes. Malformed input ends with file and line, and nothing is
-    written.
+    All interactions of a user go to one node. Malformed input is reported with file and line, and
+    nothing is written.
     """
     # these import polars
     from lumos_core.data.interactions import Columns
@@ -184,7 +187,7 @@ def prepare_command(
 
 
 def summary_table(dataset: "PreparedDataset") -> Table:
-    """Counts of a prepared data set, for the terminal."""
+    """A table of a prepared data set's counts, for the terminal."""
     least, median, mean, most = dataset.lengths
     dropped = dataset.dropped
     table = Table(title=escape(dataset.name), show_header=False, title_justify="left")
@@ -205,5 +208,5 @@ def summary_table(dataset: "PreparedDataset") -> Table:
     ):
         table.add_row(f"node-{n}", f"{users:,} users, {count:,} interactions")
     table.add_row("seed", str(dataset.seed))
-    table.add_row("domain", dataset.domain or "not known: --domain tells the language model")
+    table.add_row("domain", dataset.domain or "not known; --domain sets it, for the language model")
     return table

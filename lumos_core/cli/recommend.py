@@ -1,4 +1,4 @@
-"""``lumos recommend`` and ``lumos export``: what is done with a trained model."""
+"""``lumos recommend`` and ``lumos export``: using a trained model."""
 
 import json
 from dataclasses import asdict
@@ -27,9 +27,9 @@ _SHOWN_HISTORY = 5
 
 def recommend_command(
     data: Annotated[Path, typer.Option(help="A node's data folder.")],
-    user: Annotated[str, typer.Option(help="Whom for: an id in the node's interactions.")] = "",
+    user: Annotated[str, typer.Option(help="A user's id in the node's interactions.")] = "",
     everyone: Annotated[
-        bool, typer.Option("--all", help="For every user of the node, into the file --out.")
+        bool, typer.Option("--all", help="Every user of the node; written to the file --out.")
     ] = False,
     model: Annotated[
         Path | None,
@@ -44,7 +44,7 @@ def recommend_command(
     top: Annotated[int, typer.Option(min=1, help="Items per user.")] = 10,
     reasons: Annotated[int, typer.Option(min=0, help="Items of the history given as reasons.")] = 2,
     include_seen: Annotated[
-        bool, typer.Option("--include-seen", help="Also items that are in the history.")
+        bool, typer.Option("--include-seen", help="Recommend items of the history, too.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     out: Annotated[Path | None, typer.Option(help="Parquet file to write with --all.")] = None,
@@ -62,7 +62,7 @@ def recommend_command(
             f"{data}: no interaction of user {user!r}, so no history to go by; ids of its "
             f"{len(users)} users are in the user column of the interactions"
         )
-    # these import torch: what is wrong above is told without waiting for it
+    # these import torch, which takes a while: the mistakes above are reported without it
     from lumos_core.recommend.model_files import find_model, kept_model, load_model, read_model
     from lumos_core.recommend.recommender import Recommender
 
@@ -100,7 +100,8 @@ def export_command(
 
 
 def _read(data: Path) -> tuple[Catalog, Sequences]:
-    """Users with one interaction or two cannot be trained on, but can be recommended to."""
+    """The node's catalog and users. Users with one or two interactions are included: they are too
+    few for training, but enough for a recommendation."""
     # these import polars
     from lumos_core.data.node_folder import read_node
     from lumos_core.data.prepared_folder import DATASET_FILE, node_folders
@@ -170,7 +171,9 @@ def _show(
         table.add_row(*row, "\n".join(reasons) or NO_VALUE)
     console.print(table)
     if not found:
-        console.print("nothing left: every item of the catalog is in the history (--include-seen)")
+        console.print(
+            "no items left: the history has every item of the catalog; see --include-seen"
+        )
 
 
 def _origin(card: "ModelCard") -> str:

@@ -44,11 +44,11 @@ RunDir = Annotated[
 ]
 Resume = Annotated[
     bool,
-    typer.Option("--resume", help="Go on with the stopped run in --run-dir, as it was configured."),
+    typer.Option("--resume", help="Resume the stopped run in --run-dir, as it was configured."),
 ]
 Baselines = Annotated[
     bool,
-    typer.Option(help="Also train on the pooled data, and rank by popularity, to compare."),
+    typer.Option(help="For comparison, also train on the pooled data and rank by popularity."),
 ]
 
 Engine = Annotated[
@@ -73,8 +73,8 @@ def run_command(
 ) -> None:
     """Run a federation of real processes over gRPC on this computer.
 
-    Starts a Flower SuperLink and a SuperNode per node, shows every round, and ends every process
-    again, also after Ctrl-C. Exits 0 only if the run completed.
+    Starts a Flower SuperLink and a SuperNode per node, shows every round, and ends every process at
+    the end, also after Ctrl-C. Exits 0 only if the run completed.
     """
     from lumos_core.deployment.plan import plan_local  # imports polars
 
@@ -143,9 +143,9 @@ def _execute(
     found = _count_views(plan)
     try:
         with ending_on_signals(), Children(plan.run_dir / "logs") as children:
-            beside = None
+            centralised = None
             if baselines:
-                beside = start_baselines(children, plan.config, plan.data, plan.run_dir)
+                centralised = start_baselines(children, plan.config, plan.data, plan.run_dir)
             with RoundLines(console, plan.config.rounds, local=True).live() as lines:
                 summary = federate(lines)
             if summary.outcome != "completed":
@@ -155,14 +155,14 @@ def _execute(
             if summary.reason:
                 console.print(f"ended early: {summary.reason}", highlight=False)
             rows = [federated_row(summary)]
-            if beside is not None:
+            if centralised is not None:
                 with console.status("training on the pooled data"):
-                    rows += wait_for_baselines(beside, plan.run_dir)
+                    rows += wait_for_baselines(centralised, plan.run_dir)
         report = write_report(plan.run_dir, summary, rows)
     except KeyboardInterrupt:
         console.print("[yellow]interrupted; every process was ended[/]")
         console.print(
-            f"to go on:  lumos {command} --resume --run-dir {plan.run_dir}", highlight=False
+            f"to resume:  lumos {command} --resume --run-dir {plan.run_dir}", highlight=False
         )
         raise typer.Exit(130) from None
     _print_results(console, plan.run_dir, report, rows)
@@ -174,7 +174,7 @@ def _execute(
 
 
 def _count_views(plan: "LocalPlan") -> ViewCount:
-    """Views in the stores of all nodes: they are on this computer, so no message is needed."""
+    """Count the views in all nodes' stores. These are on this computer, so no message is needed."""
     if not plan.config.has_views:
         return ViewCount(0, 0)
     counts = [
@@ -190,7 +190,7 @@ def _count_views(plan: "LocalPlan") -> ViewCount:
 
 
 def view_line(before: ViewCount, after: ViewCount) -> str:
-    """What a run did about views: those there before and after it."""
+    """How many views a run generated and reused, from the counts before and after it."""
     text = f"{after.stored - before.stored} generated, {before.stored} reused"
     missing = after.total - after.stored
     return f"{text}, {missing} still missing" if missing else text

@@ -1,7 +1,7 @@
-"""Tables of results on the screen: what matters, in 80 columns; files hold all of it.
+"""Tables of results on the screen: the most important values, in 80 columns. Files hold all values.
 
-A number that is cut is another number. So a table that a terminal has no room for becomes lines of
-names and values, down to 40 columns.
+A number that is cut off reads as another number. So in a terminal that is too narrow for a table,
+its rows become lines of names and values, down to 40 columns.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,11 +13,12 @@ from rich.text import Text
 
 NO_VALUE = "–"
 _GAP = 2  # columns between two values
-_NAME_WIDTH = 10  # at least so much for names that fold
+_NAME_WIDTH = 10  # columns that names get at least; longer names fold
 
 
 class ResultsTable:
-    """Names on the left may fold, numbers on the right never do; made by :func:`results_table`."""
+    """A table in which names, on the left, may fold and numbers never do; see
+    :func:`results_table`."""
 
     def __init__(
         self, headers: Sequence[str], rows: Sequence[Sequence[str]], title: str, boxed: bool
@@ -39,7 +40,7 @@ class ResultsTable:
                 yield Text(" " * _GAP + line)
 
     def _needed(self) -> int:
-        """Columns without which a number would be cut."""
+        """Columns that the table needs, so that no number is cut off."""
         columns = list(zip(*(row for row in self._rows if len(row) > 1), strict=True))
         widths = [
             max(map(len, (header, *cells)))
@@ -70,14 +71,14 @@ def results_table(
     Args:
         headers: a name for every column.
         rows: cells as text. A row of a single cell is the heading of those that follow.
-        title: stands above.
+        title: is shown above.
         boxed: with lines around it.
     """
     return ResultsTable(headers, [list(row) for row in rows], title, boxed)
 
 
 def _filled(words: Sequence[str], width: int) -> Iterator[str]:
-    """Words side by side, as many as a line has room for; none is broken."""
+    """Lines of words, as many words on each as it has room for; no word is broken."""
     line = ""
     for word in words:
         longer = f"{line}{' ' * _GAP}{word}" if line else word

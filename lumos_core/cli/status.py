@@ -1,4 +1,4 @@
-"""``lumos status``: where a run stands, from its folder alone."""
+"""``lumos status``: the state of a run, read from its folder alone."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,10 @@ def _print(status: RunStatus) -> None:
     _table(
         "views, before the first round",
         ("node", "written", "time left", "last heard of (UTC)"),
-        [(p["node"], *_far(p), str(p["time"])[:19].replace("T", " ")) for p in status.preparing],
+        [
+            (p["node"], *_written(p), str(p["time"])[:19].replace("T", " "))
+            for p in status.preparing
+        ],
     )
     best = {e["round"]: "best" for e in status.evaluations if e["round"] == status.best_round}
     _table(
@@ -73,9 +76,10 @@ def _table(title: str, header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> 
         Console().print(results_table(header, cells, title, boxed=True))
 
 
-def _far(prepared: dict[str, Any]) -> tuple[str, str]:
+def _written(prepared: dict[str, Any]) -> tuple[str, str]:
+    """The columns "written" and "time left" of a node that writes views."""
     if prepared["done"]:
-        return "all that it will", ""
+        return "finished", ""
     if prepared["percent"] is None:
         return "does not answer", ""
     left = prepared["seconds_left"]

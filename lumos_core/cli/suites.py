@@ -1,4 +1,4 @@
-"""What `lumos compare` and `lumos attack` have in common: a suite of runs, then its reports."""
+"""The common part of `lumos compare` and `lumos attack`: a suite of runs, then its reports."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,33 +17,34 @@ Run = TypeVar("Run", bound="Job")
 
 
 class Suite(Protocol[Run]):
-    """What a command says about its runs; :func:`run_suite` does the rest."""
+    """What differs between the two commands; :func:`run_suite` does the rest."""
 
     @property
     def picture(self) -> str:
         """File name of the picture."""
 
     def plan(self, data: Path, out: Path, base: "RunConfig") -> "Sequence[Run]":
-        """All runs that are asked for."""
+        """All requested runs."""
 
     def check(self, kept: "Mapping[str, Result]", data: Path, out: Path, base: "RunConfig") -> None:
-        """Refuse, before anything runs, a folder whose runs (by where they were found) must not
-        stand in the table, and what else would be found out only when it is written."""
+        """Refuse, before anything runs, a folder with runs that must not be in the table, and any
+        other mistake that would otherwise be found only when the table is written. ``kept`` maps
+        where each result was found to the result."""
 
     def line(self, result: "Result") -> str:
-        """A run on the screen, without how long it took."""
+        """A finished run as a line for the screen, without its duration."""
 
     def collect(self, jobs: "Sequence[Run]", results: "Sequence[Result]") -> "list[Result]":
-        """Those of a folder's results that are reported, in the order of the table."""
+        """The results to report among those of the folder, in the order of the table."""
 
     def table(self, results: "Sequence[Result]") -> str:
-        """In Markdown."""
+        """The table in Markdown."""
 
     def draw(self, results: "Sequence[Result]", path: Path, name: str) -> None:
-        """The picture; ``name`` is that of the data."""
+        """Draw the picture to ``path``; ``name`` is the name of the data."""
 
     def screen(self, results: "Sequence[Result]") -> "ResultsTable":
-        """What a screen has room for."""
+        """The table for the screen: only the columns that it has room for."""
 
 
 def run_suite(
@@ -55,18 +56,18 @@ def run_suite(
     *,
     report_only: bool = False,
 ) -> "list[Result]":
-    """Plan, run what has not been run, show how far it is, and write table and picture.
+    """Plan, run what has not been run, show the progress, and write table and picture.
 
     Args:
         suite: what runs, and how it is shown.
         data: prepared folder.
-        out: folder for the results; those that it holds are not repeated.
+        out: folder for the results; runs whose results it holds are not repeated.
         base: the configuration that the suite changes from run to run.
         processes: runs at a time.
         report_only: run nothing.
 
     Returns:
-        What has been reported.
+        The results that were reported.
 
     Raises:
         ConfigError: a name is unknown, or the folder holds runs of something else.
@@ -81,7 +82,7 @@ def run_suite(
     from lumos_core.terminal.progress import Progress
 
     jobs = suite.plan(data, out, base)
-    data_facts(data)  # raises now, rather than when the folder for results is there
+    data_facts(data)  # raises here, before the folder for results is made
     file = ResultsFile(out, base)
     suite.check(file.read(), data, out, base)
     check_out(out)

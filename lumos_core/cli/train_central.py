@@ -1,4 +1,4 @@
-"""`lumos train-central`: SASRec on pooled data, the yardstick of every federation."""
+"""`lumos train-central`: SASRec on pooled data, which federations are compared with."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,8 +22,10 @@ from lumos_core.runs.checkpoint import Checkpoint, RunProgress, save_checkpoint
 def train_central_command(
     data: Annotated[Path, typer.Argument(help="Folder made by `lumos prepare`.")],
     out: Annotated[Path, typer.Option(help="Folder for model.safetensors and metrics.json.")],
-    epochs: Annotated[int, typer.Option(min=1, help="At most this many.")] = 150,
-    patience: Annotated[int, typer.Option(min=1, help="Epochs without a better NDCG@20.")] = 10,
+    epochs: Annotated[int, typer.Option(min=1, help="Maximum number of epochs.")] = 150,
+    patience: Annotated[
+        int, typer.Option(min=1, help="Stop after this many epochs without a better NDCG@20.")
+    ] = 10,
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
     semantic_start: Annotated[
         bool | None,
@@ -35,7 +37,7 @@ def train_central_command(
     ] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Train SASRec on everybody's data in one place, beside the popularity baseline."""
+    """Train SASRec on all nodes' data in one place, and measure the popularity baseline."""
     # these import torch and polars
     from lumos_core.data.pooled import merged_text, pool
     from lumos_core.data.prepared_folder import load_prepared
@@ -83,13 +85,13 @@ def train_central_command(
 
 
 def _configured(data: Path, texts: list[str] | None, semantic_start: bool | None) -> RunConfig:
-    """The configuration; without a word about it, training starts from random embeddings.
+    """The configuration. By default, training starts from random embeddings.
 
     Raises:
         ConfigError: a key is wrong, or option and key contradict each other.
     """
-    usual = RunConfig().semantic_start if semantic_start else "none"
-    base = defaults_for(data, method="fedavg", semantic_start=usual)
+    start = RunConfig().semantic_start if semantic_start else "none"
+    base = defaults_for(data, method="fedavg", semantic_start=start)
     run = with_overrides(base, texts)
     if semantic_start is not None and semantic_start == (run.semantic_start == "none"):
         option = "--semantic-start" if semantic_start else "--no-semantic-start"

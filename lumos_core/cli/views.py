@@ -27,21 +27,24 @@ from lumos_core.views.view_store import ViewStore, WriterCount, view_key
 from lumos_core.views.writers.choose import view_factory
 
 _STAGES = {
-    "titles": "titles read, once for all",
-    "priors": "titles weighed by themselves",
-    "substitutes": "items compared with their likes",
+    "titles": "titles read, once per catalog",
+    "priors": "titles judged after unrelated histories",
+    "substitutes": "items compared with similar items",
 }
-"""What is said about the stages of :mod:`lumos_core.views.titles.judgements`."""
+"""Notes on the stages of :mod:`lumos_core.views.titles.judgements`, shown beside the bar."""
 
 llm_app = typer.Typer(help="The local language model.", no_args_is_help=True)
-views_app = typer.Typer(help="The views it writes of histories.", no_args_is_help=True)
+views_app = typer.Typer(
+    help="The views that the language model writes of users' histories.", no_args_is_help=True
+)
 
 LLMOption = Annotated[
     str | None,
     typer.Option(help="smollm2 (bundled), Hugging Face id, local folder or .gguf file."),
 ]
 QuantizationOption = Annotated[
-    Literal["none", "8bit", "4bit"] | None, typer.Option(help="Of the weights, by bitsandbytes.")
+    Literal["none", "8bit", "4bit"] | None,
+    typer.Option(help="How bitsandbytes quantises the weights."),
 ]
 DataFolder = Annotated[
     Path, typer.Argument(help="Folder that 'lumos prepare' wrote, or one node's data folder.")
@@ -88,9 +91,9 @@ def build_command(
     quantization: QuantizationOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Write the views of all users of all nodes in a folder; what is stored is not written again.
+    """Write the views of all users of all nodes in a folder; stored views are not written again.
 
-    Ctrl-C is safe at any time: the next call goes on where this one ended.
+    Ctrl-C is safe at any time: the next call resumes where this one ended.
     """
     run = _configured(config, llm, quantization, data)
     console = Console()
@@ -99,7 +102,7 @@ def build_command(
         try:
             done = _build_node(run, folder, console)
         except KeyboardInterrupt:
-            console.print("interrupted; finished batches are stored, call again to go on")
+            console.print("interrupted; finished batches are stored, call again to resume")
             raise typer.Exit(130) from None
         stored, generated = stored + done.stored, generated + done.generated
     console.print(f"{generated} views written, {stored} were there already")
@@ -112,8 +115,8 @@ def show_command(
     writer: Annotated[
         str,
         typer.Option(
-            help="Stored views of this writer: the fingerprint, or its beginning, that "
-            "'lumos views list' shows. Nothing is written then."
+            help="Show stored views of this writer, and write none: the fingerprint that 'lumos "
+            "views list' shows, or its beginning."
         ),
     ] = "",
     llm: LLMOption = None,
@@ -122,7 +125,10 @@ def show_command(
 ) -> None:
     """One user's history and its three views side by side; missing views are written."""
     if writer and (llm or quantization or config):
-        raise ConfigError("--writer names all that views depend on; leave --llm, -c out beside it")
+        raise ConfigError(
+            "--writer already decides how the views were written; leave out --llm, --quantization "
+            "and -c"
+        )
     folder, catalog, sequences, position = _find_user(data, user)
     train = LeaveOneOut(sequences).train().subset([position])
     console = Console()
@@ -139,7 +145,7 @@ def show_command(
 
 @views_app.command("list")
 def list_command(data: DataFolder) -> None:
-    """Who wrote the views that are stored, node by node, and how many."""
+    """List who wrote the stored views, node by node, and how many."""
     rows: list[list[str]] = []
     for folder in _nodes(data):
         counts = _writers(folder)
@@ -172,7 +178,7 @@ def _views_of(
 def _stored_views(
     folder: Path, chosen: str, user: str, history: list[int]
 ) -> tuple[Writer, UserViews]:
-    """One history's views by a writer that the store knows."""
+    """One history's views by the writer whose fingerprint begins with ``chosen``."""
     known = [writer for writer, _ in _writers(folder) if writer is not None]
     found = [writer for writer in known if writer.fingerprint.startswith(chosen.lower())]
     if len(found) != 1:
@@ -194,7 +200,7 @@ def _stored_views(
 
 
 def _writers(folder: Path) -> list[WriterCount]:
-    """Of a node's store, which is not made if it is missing."""
+    """The writers in a node's store; a missing store is not created."""
     if not _store(folder).is_file():
         return []
     with ViewStore(_store(folder)) as store:
@@ -223,14 +229,14 @@ def _node(folder: Path) -> NodeConfig:
 
 
 def _nodes(data: Path) -> list[Path]:
-    """The node folders of a prepared folder; a node folder is its own."""
+    """The node folders of a prepared folder; for a node's folder, that folder alone."""
     from lumos_core.data.prepared_folder import node_folders  # imports polars
 
     return node_folders(data) if (data / "dataset.json").is_file() else [data]
 
 
 def _build_node(run: RunConfig, folder: Path, console: Console) -> BuildProgress:
-    """Build one node's views in sight; returns how it ended."""
+    """Build one node's views and show the progress; returns the final counts."""
     from lumos_core.data.node_folder import read_node  # imports polars
 
     last = BuildProgress(0, 0, 0, 0.0)
@@ -254,7 +260,7 @@ def _build_node(run: RunConfig, folder: Path, console: Console) -> BuildProgress
 
 
 def _stages(progress: Progress) -> OnStage:
-    """Shows the catalog's preparation, a task a stage, the first time it is needed."""
+    """Returns what shows the preparation of the catalog, one task per stage, when it happens."""
     tasks: dict[str, Task] = {}
 
     def show(stage: StageProgress) -> None:
@@ -269,7 +275,7 @@ def _stages(progress: Progress) -> OnStage:
 
 
 def note_on(built: BuildProgress) -> str:
-    """What is going on, beside the numbers."""
+    """The note beside a node's progress."""
     if not built.missing:
         return f"{built.generated} written, {built.stored} stored"
     return "" if built.generated else "preparing the model"
@@ -289,7 +295,8 @@ def _find_user(data: Path, user: str) -> tuple[Path, Catalog, Sequences, int]:
 
 
 def _side_by_side(title: str, catalog: Catalog, history: Sequence[int], views: UserViews) -> Table:
-    """A row a position: the recent history with its paraphrase and counterfactual, the future."""
+    """A row per position: the recent history with its paraphrase and counterfactual, and the
+    future."""
     recent = list(history)[-len(views.paraphrase) :]
     heads = (
         f"history (last {len(recent)})",

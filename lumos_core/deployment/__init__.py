@@ -1,16 +1,17 @@
 """Starting and watching a federation's processes: all of it on one computer, or one machine's part.
 
 Begin with `superlink` and `follow`: a SuperLink, the run that is submitted to it, and its summary.
-Imports everything below it, but Flower only by its command line (`lumos_core.flower.commands`).
+May import everything below it, but not Flower: it starts Flower's programs with the command lines
+of `lumos_core.flower.commands`.
 
-``plan``                what a run is about to do, checked before anything starts
+``plan``                the configuration and data of a run, checked before anything starts
 ``local``               one SuperLink with SuperNodes, or the simulation engine
-``server_supervisor``   the server of a deployment; what dies is started again
-``node_supervisor``     a node of a deployment, likewise
+``server_supervisor``   the server of a deployment; a process that dies is started again
+``node_supervisor``     a node of a deployment; a process that dies is started again
 ``supervision``         what both share; ``registry`` is the server's list of nodes
 ``folders``             what ``lumos deploy init`` writes; ``credentials`` are its keys
 ``checks``              what can be wrong with a machine; ``doctor`` reports all of it
 ``round_lines``         a run's events as lines on a terminal
-``centralised_child``   the baseline that trains beside a run
+``centralised_child``   the centralised baseline, trained during a run
 ``demo``                a whole deployment on one machine
 """

@@ -1,7 +1,7 @@
-"""The centralised baseline beside a running federation: a niced child that uses idle moments.
+"""The centralised baseline, trained during a federation by a child process of lowest priority.
 
-It is the ``lumos train-central`` that everybody can run, with the same model, optimiser and start
-as the federation.
+The child runs the public command ``lumos train-central``, with the federation's model, optimiser
+and initial parameters.
 """
 
 import os
@@ -21,8 +21,8 @@ from lumos_core.safe_files import JsonFile
 
 METRICS_FILE = "metrics.json"
 """Its name in the folder of ``lumos train-central``."""
-_NOT_FOR_ONE_PLACE = {"method", "catalog", "run-dir"}
-_LEAST_URGENT = 19
+_FEDERATED_KEYS = {"method", "catalog", "run-dir"}
+_LOWEST_PRIORITY = 19
 _COMMAND = "from lumos_core.cli.app import main; main()"
 
 
@@ -62,7 +62,7 @@ def start_baselines(children: Children, config: RunConfig, data: Path, run_dir: 
     settings = [
         text
         for key, value in config.to_flat().items()
-        if key not in _NOT_FOR_ONE_PLACE
+        if key not in _FEDERATED_KEYS
         for text in ("-c", f"{key}={value}")
     ]
     start = ["--semantic-start"] if config.semantic_start != "none" else []
@@ -75,12 +75,12 @@ def start_baselines(children: Children, config: RunConfig, data: Path, run_dir: 
         environment={**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"},
         cwd=run_dir,
     )  # fmt: skip
-    psutil.Process(child.process.pid).nice(_LEAST_URGENT)
+    psutil.Process(child.process.pid).nice(_LOWEST_PRIORITY)
     return child
 
 
 def wait_for_baselines(child: Child, run_dir: Path) -> list[Row]:
-    """Rows of the comparison, once the child has ended.
+    """Wait until the child has ended; returns the baselines' rows of the comparison.
 
     Raises:
         FederationError: it failed, or its file is damaged.

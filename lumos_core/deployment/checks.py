@@ -1,11 +1,11 @@
-"""What can be wrong with a machine: one list of checks, for two commands to choose from.
+"""Checks of a machine. Two commands, ``doctor`` and ``node check``, choose from one list.
 
 ============  ======================================================  ======  ==========
 check         looks at                                                doctor  node check
 ============  ======================================================  ======  ==========
 Python        its version                                             yes
 Flower        its version                                             yes
-port          whether it is free here                                 yes
+port          whether it is free on this machine                      yes
 disk          free space                                              yes
 certificate   the dates of one, or of all in a folder                 yes     yes
 key file      who may read it; of a node's own, also what it holds    yes     yes
@@ -17,7 +17,8 @@ device        whether torch can compute on it                                 ye
 LLM           whether it is there, and whether it fits into memory    yes     yes
 ============  ======================================================  ======  ==========
 
-A check yields its findings while it is iterated over, so a caller can stop at the first.
+A check is a generator and does its work while it is iterated over, so a caller can stop at the
+first finding.
 """
 
 import os
@@ -61,7 +62,7 @@ class Finding:
         check: the check's name.
         found: what is there.
         fix: what to do about it.
-        error: why a node cannot start; None: it can, though something may be wrong.
+        error: why a node cannot start; None if it can start, even if something else is wrong.
     """
 
     level: Literal["ok", "warn", "fail"]
@@ -87,7 +88,7 @@ def python() -> Iterator[Finding]:
 
 
 def flower() -> Iterator[Finding]:
-    """Whether Flower is there, in the version that all sides need."""
+    """Whether Flower is installed, in the version that server and nodes need."""
     try:
         found = version("flwr")
     except PackageNotFoundError:
@@ -100,20 +101,20 @@ def flower() -> Iterator[Finding]:
 
 
 def port(number: int) -> Iterator[Finding]:
-    """Whether a port is free here."""
+    """Whether a port is free on this machine."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", number))
         except (OSError, OverflowError) as error:
-            fix = "end what uses it, or choose another"
+            fix = "end the program that uses it, or choose another port"
             yield Finding("fail", "port", f"{number}: {error}", fix)
             return
     yield Finding("ok", "port", f"{number} is free")
 
 
 def disk(folder: Path) -> Iterator[Finding]:
-    """Whether there is room where a folder is, or will be."""
+    """Whether the disk has room where a folder is, or will be."""
     place = next((p for p in (folder, *folder.resolve().parents) if p.exists()), Path())
     free = shutil.disk_usage(place).free
     text = f"{free / 1e9:.1f} GB free at {place.resolve()}"
@@ -134,7 +135,7 @@ def device(name: str) -> Iterator[Finding]:
 
 # ---------------------------------------------------------------- credentials and server
 def certificate(path: Path) -> Iterator[Finding]:
-    """Whether a certificate is valid now, and for a while."""
+    """Whether a certificate is valid, and does not expire soon."""
     try:
         days = credentials.days_left(credentials.check_certificate(path))
     except ConfigError as error:
@@ -149,8 +150,8 @@ def certificate(path: Path) -> Iterator[Finding]:
 
 
 def certificates(folder: Path) -> Iterator[Finding]:
-    """Certificates of a folder, by their suffixes; keys must be private, public halves (``.pub``)
-    too: who knows one can keep its node out."""
+    """Certificates in a folder, found by their suffixes. Keys must be private; so must public keys
+    (``.pub``), because whoever knows a node's public key can keep that node out."""
     files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
     found = [p for p in files if p.suffix in (".crt", ".pem")]
     if not found:
@@ -171,7 +172,7 @@ def _private(path: Path) -> Iterator[Finding]:
 
 
 def node_key(path: Path) -> Iterator[Finding]:
-    """Whether a node's key is as Flower will use it, and private."""
+    """Whether a node's key is private and has the format that Flower uses."""
     try:
         credentials.check_node_key(path)
     except ConfigError as error:
@@ -179,14 +180,14 @@ def node_key(path: Path) -> Iterator[Finding]:
 
 
 def server(address: str, ca: Path | None = None) -> Iterator[Finding]:
-    """Whether a server accepts connections and, where its authority is known, is the right one.
+    """Whether a server accepts connections and, if ``ca`` is given, is the right server.
 
-    A connection that is cut or left without an answer counts as not there yet: so does whatever
-    forwards a port whose server has not been started. A node waits for such a server.
+    A connection that is cut or gets no answer means that the server is not there yet: a forwarded
+    port behaves in this way until its server has been started. A node waits for such a server.
 
     Args:
         address: ``HOST:PORT``.
-        ca: shake hands, and expect a certificate of this authority; None: only connect.
+        ca: do a TLS handshake and expect a certificate of this authority; None: only connect.
     """
     try:
         host, number = split_address(address, "--server")
@@ -199,8 +200,8 @@ def server(address: str, ca: Path | None = None) -> Iterator[Finding]:
             if ca is not None:
                 _shake_hands(connection, address, host, ca)
     except ConfigError as error:
-        yield _refusal("server", error, "take what belongs to this server")
-    except (OSError, UnicodeError) as error:  # the latter: of a host that cannot be a name
+        yield _refusal("server", error, "take the bundle that belongs to this server")
+    except (OSError, UnicodeError) as error:  # UnicodeError: the host cannot be a DNS name
         fix = "is the server up, the address right, the firewall open for the fleet port?"
         text = f"{address} cannot be reached yet ({_why_unreachable(error)})"
         yield Finding("fail", "server", text, fix)
@@ -211,7 +212,7 @@ def server(address: str, ca: Path | None = None) -> Iterator[Finding]:
 def _shake_hands(connection: socket.socket, address: str, host: str, ca: Path) -> None:
     """Raises ConfigError if it is not the right server, OSError if the connection is lost."""
     context = ssl.create_default_context(cafile=str(ca))
-    context.set_alpn_protocols(["h2"])  # what gRPC speaks
+    context.set_alpn_protocols(["h2"])  # the protocol of gRPC
     try:
         with context.wrap_socket(connection, server_hostname=host):
             return
@@ -232,7 +233,7 @@ def _shake_hands(connection: socket.socket, address: str, host: str, ca: Path) -
 
 
 def _why_unreachable(error: OSError | UnicodeError) -> str:
-    if isinstance(error, ssl.SSLEOFError):  # it has only words of TLS
+    if isinstance(error, ssl.SSLEOFError):  # its own text speaks of TLS internals only
         return "Connection closed by peer"
     return reason_of(error) if isinstance(error, OSError) else str(error)
 
@@ -243,7 +244,7 @@ def data(folder: Path, catalog: Path | None = None) -> Iterator[Finding]:
 
     Args:
         folder: with ``catalog.tsv`` and ``interactions.tsv``.
-        catalog: the run's; None: not known here.
+        catalog: the run's catalog; None if it is not known here.
     """
     from lumos_core.data.node_folder import read_node  # imports polars
 
@@ -274,14 +275,15 @@ def data(folder: Path, catalog: Path | None = None) -> Iterator[Finding]:
 
 
 def may_write(folder: Path) -> Iterator[Finding]:
-    """Whether a data folder, where the state usually is, can be written; nothing is."""
+    """Whether a data folder, where the state usually is, is writable; nothing is written."""
     if folder.is_dir() and not os.access(folder, os.W_OK):
         fix = "chown it, or set node key state"
         yield Finding("fail", "state", f"{folder} is not writable", fix)
 
 
 def state(folder: Path) -> Iterator[Finding]:
-    """Whether a state folder can be written: it is made, for this user alone, and tried."""
+    """Whether a state folder can be written: it is made, for this user alone, and a file in it is
+    written and removed."""
     try:
         private_folder(folder)
         probe = folder / ".writable"
@@ -297,7 +299,7 @@ def state(folder: Path) -> Iterator[Finding]:
 
 # ---------------------------------------------------------------- the language model
 def llm(name: str) -> Iterator[Finding]:
-    """Whether a model is there; it is not loaded."""
+    """Whether a model can be found; it is not loaded."""
     try:
         find_model(name)
     except ModelError as error:
@@ -306,10 +308,11 @@ def llm(name: str) -> Iterator[Finding]:
 
 
 def node_llm(name: str) -> Iterator[Finding]:
-    """Whether a node's own model is there, and is found from wherever its processes start.
+    """Whether a node's own model can be found from any folder, because its processes start in
+    another one.
 
     Args:
-        name: empty for the run's, which is not known here.
+        name: empty if the node uses the run's model, which is not known here.
     """
     place = Path(name).expanduser()
     if name not in ("", BUNDLED) and place.exists() and not place.is_absolute():
@@ -323,8 +326,8 @@ def node_llm(name: str) -> Iterator[Finding]:
 
 
 def memory(name: str) -> Iterator[Finding]:
-    """Whether there is memory for a model that is there, as its files lie on the disk (a GGUF grows
-    when unpacked)."""
+    """Whether there is memory for a model that can be found, estimated from the size of its files
+    (a GGUF file grows when it is unpacked)."""
     try:
         source = find_model(name)
     except ModelError:

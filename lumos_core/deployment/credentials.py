@@ -1,8 +1,8 @@
-"""Certificates, keys and secrets of a deployment, and what can be wrong with them.
+"""Certificates, keys and secrets of a deployment: making and checking them.
 
-A certificate authority of the deployment's own (P-384) signs the server's certificate (P-256); a
-node proves who it is with an elliptic-curve key (P-384) in OpenSSH's format, as Flower reads it;
-SuperExec processes share 32 random bytes with the process that gives them work.
+Each deployment has a certificate authority (P-384), which signs the server's certificate (P-256). A
+node proves who it is with an elliptic-curve key (P-384) in OpenSSH's format, as Flower reads it. A
+SuperExec process shares 32 random bytes with the process that gives it work.
 """
 
 import ipaddress
@@ -23,7 +23,7 @@ from lumos_core.errors import ConfigError, reason_of
 SECRET_BYTES = 32
 CA_DAYS = 3650
 _CLOCK_SKEW = timedelta(days=1)  # certificates are valid on machines whose clock is behind
-_LOCAL_NAMES = ("localhost", "127.0.0.1")  # the server's own processes talk to it by these
+_LOCAL_NAMES = ("localhost", "127.0.0.1")  # for the server's own processes
 _DNS = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
 _PRIVATE = 0o600
 _OTHERS = 0o077
@@ -76,8 +76,8 @@ def new_server_certificate(
 def new_node_key(private_path: Path, public_path: Path) -> None:
     """Write a node's key pair, both halves with mode 0600.
 
-    The public half is kept from others as well: who knows it can keep the node out for up to an
-    hour while it is offline (Flower 1.39 does not bind it to the signature on activation).
+    The public half is kept from others as well: whoever knows it can keep the node out for up to an
+    hour while the node is offline (Flower 1.39 does not bind it to the signature on activation).
     """
     private = ec.generate_private_key(ec.SECP384R1())
     write_private(
@@ -103,7 +103,7 @@ def write_private(path: Path, content: bytes) -> None:
     """Write a new file that only its owner may read.
 
     Raises:
-        FileExistsError: there is one; keys are never overwritten.
+        FileExistsError: the file exists; keys are never overwritten.
     """
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE), "wb") as file:
         file.write(content)
@@ -113,7 +113,7 @@ def write_public(path: Path, content: bytes) -> None:
     """Write a new file that everybody may read.
 
     Raises:
-        FileExistsError: there is one.
+        FileExistsError: the file exists.
     """
     with path.open("xb") as file:
         file.write(content)
@@ -121,7 +121,7 @@ def write_public(path: Path, content: bytes) -> None:
 
 
 def general_name(host: str) -> x509.GeneralName:
-    """A host as a certificate names it.
+    """A host in the form that a certificate holds.
 
     Raises:
         ConfigError: it is neither a DNS name nor an address.
@@ -180,7 +180,7 @@ def check_certificate(path: Path) -> x509.Certificate:
 
 
 def check_private_file(path: Path) -> None:
-    """Check that a secret is there and nobody else can read it.
+    """Check that a secret file exists and that nobody else can read it.
 
     Raises:
         ConfigError: it is missing, or its group or others have rights to it.
@@ -194,7 +194,7 @@ def check_private_file(path: Path) -> None:
 
 
 def check_node_key(path: Path) -> None:
-    """Check a node's private key as Flower will use it.
+    """Check that a node's private key is private and has the format that Flower uses.
 
     Raises:
         ConfigError: it is missing, readable by others, or not an elliptic-curve OpenSSH key.

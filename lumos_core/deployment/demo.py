@@ -1,7 +1,8 @@
 """``make deploy-demo``: the documented deployment on one machine, from credentials to the end.
 
-Every step is a command that an operator would type; they are shown before they run. What the server
-says appears as it comes. In the end every process is ended, and the folder stays for looking at.
+Every step is a command that an operator would type; each is shown before it runs. The server's
+output is shown while it runs. At the end every process is ended, and the folder is kept for
+inspection.
 """
 
 import os
@@ -27,11 +28,11 @@ def run_demo(
     """Deploy, train and tear down.
 
     Args:
-        folder: new; everything is written below it.
-        nodes: how many.
-        rounds: of training.
-        settings: ``KEY=VALUE`` of the run.
-        console: where to say what happens.
+        folder: a new folder; everything is written below it.
+        nodes: number of nodes.
+        rounds: rounds of training.
+        settings: ``KEY=VALUE`` texts of the run.
+        console: where the steps are shown.
 
     Raises:
         FederationError: a step failed.
@@ -72,7 +73,7 @@ class _Demo:
         self._environment = {**os.environ, "COLUMNS": "120"}
 
     def run(self, *arguments: str) -> None:
-        """Run to the end.
+        """Run a command and wait for its end.
 
         Raises:
             FederationError: it failed.
@@ -85,7 +86,7 @@ class _Demo:
             raise FederationError(f"lumos {arguments[0]} ended with exit code {code}")
 
     def start(self, children: Children, *arguments: str, name: str) -> Child:
-        """Start beside the others."""
+        """Start a command that runs in the background."""
         self._show(arguments)
         return children.start(
             name, [*_LUMOS, *arguments], environment=self._environment, cwd=self._folder

@@ -1,4 +1,4 @@
-"""Checks of a machine before it takes part: versions, ports, certificates, disk, memory, data."""
+"""``lumos doctor``: the checks of a machine that its arguments choose, before it takes part."""
 
 from collections.abc import Iterable
 from itertools import chain
@@ -16,7 +16,7 @@ def examine(
     ports: list[int],
     llm: str | None,
 ) -> list[Finding]:
-    """Run the checks that the arguments make possible; none of them changes anything."""
+    """Run the checks for which there are arguments; none of them changes anything."""
     chosen: list[Iterable[Finding]] = [checks.python(), checks.flower(), *map(checks.port, ports)]
     if server is not None:
         chosen.append(checks.server(server))

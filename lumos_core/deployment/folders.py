@@ -3,7 +3,7 @@
     OUT/ca/        ca.crt, ca.key              keep it offline: signs server certificates only
     OUT/server/    deployment.json, ca.crt, server.crt, server.key, superexec.secret, nodes/*.pub
     OUT/nodes/N/   ca.crt, node.key, node.toml                     all that node N's machine needs
-    OUT/removed/   what 'lumos deploy remove-node' has moved away
+    OUT/removed/   files of nodes that 'lumos deploy remove-node' removed
 
 ``deployment.json`` holds no secrets. Folders have mode 0700, keys and secrets 0600.
 """
@@ -47,13 +47,13 @@ data = "data"  # folder with catalog.tsv and interactions.tsv; never leaves this
 
 
 class Manifest(JsonFile):
-    """``deployment.json``: what the server has to know, without secrets.
+    """``deployment.json``: what the server has to know; it holds no secrets.
 
     Attributes:
         schema_version: ``format`` in the file.
         hosts: names and addresses that the server's certificate is for; nodes use the first.
         port: the fleet port.
-        nodes: names; the public key of each is in ``nodes/<name>.pub``.
+        nodes: their names; the public key of each is in ``nodes/<name>.pub``.
     """
 
     failure: ClassVar[type[LumosError]] = ConfigError
@@ -114,7 +114,7 @@ class ServerKit:
 
 @dataclass(frozen=True)
 class NodeBundle:
-    """What a node's machine holds: how it reaches the server, who it is, and its settings."""
+    """A node's folder: the server's address and authority, the node's key, and its settings."""
 
     superlink: str
     ca: Path
@@ -138,7 +138,7 @@ class NodeBundle:
             ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: is not TOML: {error}") from None
-        for key in ("data", "state"):  # what is given on the command line starts where that is
+        for key in ("data", "state"):  # relative to this file, unlike paths on the command line
             if isinstance(found.get(key), str) and found[key]:
                 found[key] = str(folder.resolve() / found[key])
         merged = {**found, **changes}
@@ -151,7 +151,7 @@ class NodeBundle:
 
 
 def _node_config(path: Path, found: Mapping[str, Any], merged: Mapping[str, Any]) -> NodeConfig:
-    """The configuration of a file and the command line; an error says which of them is wrong."""
+    """The configuration from file and command line; an error says which of the two is wrong."""
     try:
         return NodeConfig.from_flat(merged)
     except ConfigError as error:
@@ -165,7 +165,7 @@ def _node_config(path: Path, found: Mapping[str, Any], merged: Mapping[str, Any]
 
 # ---------------------------------------------------------------- writing
 def create(out: Path, hosts: Sequence[str], nodes: Sequence[str], port: int, days: int) -> Manifest:
-    """Write all folders of a deployment at once; nothing is left behind if that fails.
+    """Write all folders of a deployment; if that fails, none of them is left behind.
 
     Args:
         out: a folder that does not exist, or is empty.
@@ -231,11 +231,11 @@ def remove_node(out: Path, name: str) -> Path:
             f"{path}: {name!r} is the only node, expected another one that stays; add one first "
             "with 'lumos deploy add-node'"
         )
-    # The list first: whatever happens to the files then, the server does not register the key.
+    # The list first: if moving the files fails, the server does not register the key all the same.
     manifest.model_copy(update={"nodes": left}).write(path)
     place = _removed_folder(out, name)
     for found in _node_files(out, manifest, name):
-        if found.exists():  # the bundle may be on the node's machine only
+        if found.exists():  # the bundle may have been moved to the node's machine
             found.rename(place / found.name)
     return place
 
@@ -255,7 +255,7 @@ def node_names(text: str) -> list[str]:
 
 
 def split_address(text: str, source: str) -> tuple[str, int]:
-    """``host:port`` → host, port; an IPv6 address stands in brackets.
+    """``host:port`` → host, port; an IPv6 address is written in brackets.
 
     Raises:
         ConfigError: it is not of that form.
@@ -296,7 +296,7 @@ def _write_node(out: Path, manifest: Manifest, name: str) -> Path:
 
 
 def _node_files(out: Path, manifest: Manifest, name: str) -> tuple[Path, Path]:
-    """What belongs to one node: its bundle, and its public key."""
+    """The files of one node: its bundle and its public key."""
     return out / "nodes" / name, ServerKit(out / "server", manifest).public_key(name)
 
 
@@ -328,7 +328,7 @@ def _checked_nodes(nodes: Sequence[str]) -> tuple[str, ...]:
                 "letter or digit, 64 at most"
             )
     if len(set(nodes)) != len(nodes):
-        raise ConfigError("--nodes: a name is given twice; every node needs one of its own")
+        raise ConfigError("--nodes: a name is given twice; every node needs its own name")
     return tuple(nodes)
 
 

@@ -1,7 +1,7 @@
-"""Following a run from outside: its events, and how it ends.
+"""Following a run from another process: its events, and how it ends.
 
 A supervisor learns what happens from the run folder: events from ``history.jsonl``, the outcome
-from ``summary.json``; Flower's own idea of success is not asked.
+from ``summary.json``. The status that Flower reports for the run is not used.
 """
 
 import json
@@ -15,8 +15,8 @@ from lumos_core.runs.folder import read_summary
 from lumos_core.runs.history import OnEvent
 from lumos_core.runs.summary import RunSummary
 
-SUMMARY_SECONDS = 3.0  # between the end of a run and its summary being seen
-FOLLOW_SECONDS = 0.2
+SUMMARY_SECONDS = 3.0  # to wait for the summary of a run that has ended
+FOLLOW_SECONDS = 0.2  # between two looks at the run folder
 
 
 class RunLostError(FederationError):
@@ -24,7 +24,7 @@ class RunLostError(FederationError):
 
 
 class Watch:
-    """What a supervisor does beside looking for the summary; supervisors differ in this alone.
+    """What a supervisor does while it looks for the summary; supervisors differ only in this.
 
     Args:
         on_event: called with every event of the history.
@@ -34,10 +34,10 @@ class Watch:
         self.on_event = on_event
 
     def before(self) -> None:
-        """Called before every look; what it raises counts more than a summary."""
+        """Called before every look for the summary; if it raises, the summary is not read."""
 
     def without_summary(self) -> None:
-        """Called after every look that found no summary; what it raises ends the following."""
+        """Called after every look that found no summary; if it raises, :func:`follow` ends."""
 
     def has_ended(self, run: Child) -> bool:
         """Whether the run has ended, so that its summary is due.
@@ -55,21 +55,21 @@ def follow(run_dir: Path, run: Child, events: "Tail", watch: Watch) -> RunSummar
         run_dir: the run's folder.
         run: the command that submitted the run.
         events: the history, from before the run was submitted.
-        watch: what is done meanwhile.
+        watch: what is done while waiting.
 
     Returns:
         The run's summary.
 
     Raises:
         RunLostError: the run has ended, and there is no summary.
-        FederationError: the watch says why it cannot go on.
+        FederationError: raised by the watch, with the reason why the run cannot continue.
         DataError: the summary is damaged.
     """
     due: float | None = None
     while True:
         watch.before()
         summary = read_summary(run_dir)
-        events.report()  # after the summary was looked for, so that its last events are in
+        events.report()  # after reading the summary: no event of a finished run is missed
         if summary is not None:
             return summary
         watch.without_summary()
@@ -87,7 +87,7 @@ def follow(run_dir: Path, run: Child, events: "Tail", watch: Watch) -> RunSummar
 class Tail:
     """Calls back with each complete line of a JSONL file that is written from now on.
 
-    A resumed run first writes its history anew, as another file; until then there is nothing new.
+    A resumed run first writes its history again, as another file; the old file has nothing new.
     """
 
     def __init__(self, path: Path, callback: OnEvent) -> None:
@@ -95,7 +95,7 @@ class Tail:
         self._old = path.stat().st_ino if path.exists() else None
 
     def report(self) -> None:
-        """Look once."""
+        """Pass on the lines that were completed since the last call."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
@@ -110,7 +110,7 @@ class Tail:
 
 
 def ended(child: Child) -> FederationError:
-    """What to say of a child that ended although it should not."""
+    """The error for a child that ended although it should not have."""
     return FederationError(
         f"{child.name} ended with exit code {child.exit_code}; the end of "
         f"{child.log}:\n{child.last_lines()}"

@@ -35,8 +35,8 @@ class LocalNode:
     """A SuperNode of this machine.
 
     Attributes:
-        name: under which the server knows it.
-        data: its folder.
+        name: the name by which the server knows it.
+        data: its data folder.
         settings: further keys of :class:`~lumos_core.config.NodeConfig`.
     """
 
@@ -62,18 +62,18 @@ def deploy(
     Args:
         config: the run; ``run-dir`` is set here.
         nodes: at least one.
-        run_dir: a folder without a run in it.
+        run_dir: a folder without a run in it, unless ``resume``.
         on_event: called with every event of the history, with ``{"event": "node-lost",
             "node": …, "log": …}`` when a SuperNode dies, and with ``{"event": "views-progress",
             "done": users, "total": users, "note": …}`` while nodes write views.
-        resume: go on with the run in ``run_dir``.
+        resume: resume the run in ``run_dir``.
 
     Returns:
         The run's summary; look at its ``outcome``.
 
     Raises:
         FederationError: the run ended without a summary.
-        ConfigError: a node's settings are wrong, or the run to go on with is another one.
+        ConfigError: a node's settings are wrong, or the run to resume is another one.
     """
     settings = {node.name: node.config().to_flat() for node in nodes}  # before anything starts
     config = _prepare(config, run_dir, settings, resume)
@@ -104,16 +104,16 @@ def simulate_with_flower(
         config: the run; ``run-dir`` is set here.
         data: folder of ``node-0`` … ``node-{nodes - 1}``.
         nodes: number of virtual nodes.
-        run_dir: a folder without a run in it.
+        run_dir: a folder without a run in it, unless ``resume``.
         on_event: called with every event of the history.
-        resume: go on with the run in ``run_dir``.
+        resume: resume the run in ``run_dir``.
 
     Returns:
         The run's summary; look at its ``outcome``.
 
     Raises:
         FederationError: the run ended without a summary.
-        ConfigError: the run to go on with is another one.
+        ConfigError: the run to resume is another one.
     """
     config = _prepare(config, run_dir, {"nodes": nodes, "data": str(data)}, resume)
     states = [NodeConfig(data=str(data / f"node-{n}")).state_folder for n in range(nodes)]
@@ -179,11 +179,11 @@ def simulate_here(
 
 # ---------------------------------------------------------------- start
 def _prepare(config: RunConfig, run_dir: Path, nodes: Mapping[str, Any], resume: bool) -> RunConfig:
-    """The run's folder and final configuration.
+    """Prepare the run's folder; returns the final configuration.
 
     Raises:
-        ConfigError: the run to go on with is another one.
-        FederationError: there is a run, and it is not to be gone on with.
+        ConfigError: the run to resume is another one.
+        FederationError: the folder holds a run, and ``resume`` is False.
     """
     for name in (HISTORY, SUMMARY):
         if not resume and (run_dir / name).exists():
@@ -195,9 +195,9 @@ def _prepare(config: RunConfig, run_dir: Path, nodes: Mapping[str, Any], resume:
     )
     if resume:
         check_same_run(run_dir, config)
-        (run_dir / SUMMARY).unlink(missing_ok=True)  # of the part before
+        (run_dir / SUMMARY).unlink(missing_ok=True)  # of the run before it was resumed
     write_config(run_dir, config, nodes)
-    seed_cache(default_cache())  # here: Flower sends the apps' code only
+    seed_cache(default_cache())  # from here, as Flower sends nodes only the code of the apps
     return config
 
 
@@ -216,11 +216,11 @@ def _start_supernode(
 
 # ---------------------------------------------------------------- follow
 class _LocalWatch(Watch):
-    """Tells of views and lost nodes; the run ends with its SuperLink or its last node.
+    """Reports views and lost nodes; ends the run if its SuperLink or its last node has ended.
 
     Args:
         link: the SuperLink.
-        supernodes: none if nodes are virtual.
+        supernodes: empty if nodes are virtual.
         states: the nodes' state folders.
         on_event: see :func:`deploy`.
     """
@@ -255,7 +255,7 @@ class _LocalWatch(Watch):
 
 
 class _Views:
-    """Looks into the state folders of this computer's nodes for how far their views are."""
+    """Reports how many views are written, as the state folders of this computer's nodes say."""
 
     def __init__(self, states: Sequence[Path], on_event: OnEvent) -> None:
         self._states, self._on_event = states, on_event
@@ -263,16 +263,16 @@ class _Views:
         self._last: Event = {}
 
     def report(self) -> None:
-        """Look once."""
+        """Read the state folders; send an event if something has changed."""
         found = {state: ViewProgress.of_node(state) for state in self._states}
         fresh = {s: p for s, p in found.items() if p is not None and p.time >= self._since}
         if not fresh:
             return
         busy = [p for p in fresh.values() if p.users_done < p.users]
-        # what nothing else is waiting for says more than that a process is being started
-        telling = sorted(busy, key=lambda p: (p.stage == "users", not p.stage))
-        note = telling[0].line() if telling and telling[0].stage != "users" else ""
-        if not telling or (not telling[0].stage and any(p.stage for p in busy)):
+        # the note is that of a node in a named stage, rather than of a process that is starting
+        candidates = sorted(busy, key=lambda p: (p.stage == "users", not p.stage))
+        note = candidates[0].line() if candidates and candidates[0].stage != "users" else ""
+        if not candidates or (not candidates[0].stage and any(p.stage for p in busy)):
             note = ""
         event: Event = {
             "event": "views-progress",

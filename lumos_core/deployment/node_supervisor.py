@@ -1,8 +1,9 @@
 """A supervised SuperNode: checked before it starts, started again when it ends.
 
 Two processes: Flower's SuperNode, which talks to the server, and a SuperExec, which starts a
-ClientApp process for every message. They meet on a loopback port and share a secret, so that no
-other process of this machine can take over the node's work. If one ends, both are started again.
+ClientApp process for every message. They communicate through a loopback port and share a secret, so
+that no other process of this machine can take over the node's work. If one of the two ends, both
+are started again.
 """
 
 import re
@@ -26,11 +27,11 @@ from lumos_core.views.titles.shipped import seed_cache
 
 _POLL_SECONDS = 0.5
 _VIEWS_SECONDS = 10.0  # between two lines about views
-_LINES = 400  # of the SuperNode's output to look for the reason of its end in
+_LINES = 400  # last lines of the SuperNode's output, searched for the reason of its end
 _CONNECTED = re.compile(r"SuperNode ID: (\d+)")
 _RUNNING = (
-    "a node with this state folder runs already; end that one, or give this one a folder of its "
-    "own with --state"
+    "a node with this state folder runs already; end it, or choose another folder for this node "
+    "with --state"
 )
 _REASONS = {
     "not registered|Unregistered|2004": (
@@ -38,7 +39,7 @@ _REASONS = {
         "connected less than a minute ago, or the key is in use elsewhere"
     ),
     "SSL|CERTIFICATE_VERIFY_FAILED|handshake": "the server's certificate is not from ca.crt's CA",
-    # A SuperNode ends itself, without a word, when what it has signed is not accepted.
+    # A SuperNode exits without a reason when the server does not accept its signature.
     "terminated gracefully": (
         "the server refuses what this node signs: probably this machine's clock is more than 5 s "
         "ahead of the server's or 5 min behind; set the clocks (NTP)"
@@ -51,9 +52,9 @@ def check(bundle: NodeBundle) -> Iterator[str]:
 
     Raises:
         ConfigError: key or certificate are missing, unsafe, damaged or expired; there is no such
-            device or LLM; or the server answers without TLS, or its certificate is not from the
+            device or LLM; the server answers without TLS; or its certificate is not from the
             bundle's authority.
-        DataError: naming file and line, the data are not as they should be.
+        DataError: the data are malformed; the error names file and line.
     """
     config = bundle.config
     chosen = chain(
@@ -68,30 +69,30 @@ def check(bundle: NodeBundle) -> Iterator[str]:
     for finding in chosen:
         if finding.error is not None:
             raise finding.error
-        if finding.check == "data":  # what takes part, also if all is well
+        if finding.check == "data":  # shown even if nothing is wrong: it says what takes part
             yield escape(f"{config.name}: {finding.found}")
         elif finding.level != "ok":
             yield f"[yellow]{escape(finding.found)}[/]"
 
 
 def state_folder(bundle: NodeBundle) -> Path:
-    """Where the node keeps its views, ledger and logs."""
+    """The absolute folder of the node's views, ledger and logs."""
     return bundle.config.state_folder.resolve()
 
 
 def keep_running(bundle: NodeBundle, runtime_port: int, console: Console) -> None:
-    """Keep the node running until a signal ends it (as an exception).
+    """Keep the node running until a signal raises an exception.
 
     Args:
-        bundle: a checked one.
-        runtime_port: on loopback, for the node's own processes; 0 for any free one.
-        console: where to say what happens.
+        bundle: a bundle that :func:`check` has accepted.
+        runtime_port: loopback port for the node's own processes; 0 for any free one.
+        console: where starts, ends and their reasons are shown.
 
     Raises:
-        FederationError: it runs already, from another terminal.
+        FederationError: another process already runs this node.
     """
     state = state_folder(bundle)
-    seed_cache(default_cache())  # here: Flower sends the apps' code only
+    seed_cache(default_cache())  # from here, as Flower sends nodes only the code of the apps
     with alone(state, _RUNNING), ending_on_signals():
         backoff = Backoff()
         while True:
@@ -103,10 +104,10 @@ def keep_running(bundle: NodeBundle, runtime_port: int, console: Console) -> Non
 
 
 def _run_once(bundle: NodeBundle, port: int, state: Path, console: Console) -> str:
-    """Start both processes and wait until one has ended; returns why, as far as that is known."""
+    """Start both processes and wait until one has ended; returns the reason, if it is known."""
     home = state / "flower"
     shutil.rmtree(home, ignore_errors=True)
-    empty = home / "empty"  # no package is picked up from where processes start
+    empty = home / "empty"  # processes start here, so that they import no package by accident
     empty.mkdir(parents=True)
     secret = home / "superexec.secret"
     credentials.new_secret(secret)
@@ -129,13 +130,13 @@ def _run_once(bundle: NodeBundle, port: int, state: Path, console: Console) -> s
             cwd=empty,
         )
         say(console, f"{bundle.config.name} started; logs in {escape(str(state / 'logs'))}")
-        _wait(node, executor, begin, console, _ViewsTold(state, console))
+        _wait(node, executor, begin, console, _ViewLog(state, console))
         if node.exit_code is None:
             return "its SuperExec has ended"
         return _reason(_output(node, begin))
 
 
-def _wait(node: Child, executor: Child, begin: int, console: Console, views: "_ViewsTold") -> None:
+def _wait(node: Child, executor: Child, begin: int, console: Console, views: "_ViewLog") -> None:
     connected = False
     while node.exit_code is None and executor.exit_code is None:
         if not connected and (found := _CONNECTED.search(_output(node, begin))):
@@ -145,28 +146,28 @@ def _wait(node: Child, executor: Child, begin: int, console: Console, views: "_V
         time.sleep(_POLL_SECONDS)
 
 
-class _ViewsTold:
-    """Says how far the views are: a line every few seconds while they are being written."""
+class _ViewLog:
+    """Shows the progress of views: a line every few seconds while they are being written."""
 
     def __init__(self, state: Path, console: Console) -> None:
         self._state, self._console = state, console
-        self._since, self._told_at, self._told = time.time(), 0.0, ""
+        self._since, self._last_time, self._last_line = time.time(), 0.0, ""
 
     def look(self) -> None:
-        """Look once."""
+        """Read the progress; print a line if one is due."""
         found = ViewProgress.of_node(self._state)
         if found is None or found.time < self._since:
             return
         complete = found.users_done >= found.users
         line = f"all {found.users} users have views" if complete else found.line()
-        due = time.time() - self._told_at >= _VIEWS_SECONDS or complete
-        if line != self._told and due:
-            self._told, self._told_at = line, time.time()
+        due = time.time() - self._last_time >= _VIEWS_SECONDS or complete
+        if line != self._last_line and due:
+            self._last_line, self._last_time = line, time.time()
             say(self._console, f"views: {escape(line)}")
 
 
 def _output(child: Child, begin: int) -> str:
-    """What a child has written since ``begin``, a byte of its log, without colours."""
+    """The last lines that a child has written since ``begin``, an offset in its log."""
     with child.log.open("rb") as file:
         file.seek(begin)
         return "\n".join(file.read().decode(errors="replace").splitlines()[-_LINES:])

@@ -1,4 +1,4 @@
-"""What a run is about to do, checked before anything is written or any process starts."""
+"""The plan of a run: configuration and data, checked before any process starts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ from lumos_core.runs.observers import check_tracker
 from lumos_core.runs.saved_config import CONFIG
 
 DEFAULT_NODES = 3
-START_TIMEOUT = 86_400.0  # seconds; nodes of other people may be started tomorrow
+START_TIMEOUT = 86_400.0  # seconds; other people may start their nodes a day later
 
 
 # ---------------------------------------------------------------- on this computer
 @dataclass(frozen=True)
 class LocalPlan:
-    """A federation on this computer; everything in it has been checked.
+    """A federation on this computer; all of its parts have been checked.
 
     Attributes:
         node_settings: keys of :class:`~lumos_core.config.NodeConfig` for all nodes.
@@ -56,15 +56,15 @@ def plan_local(
     """Check configuration and data.
 
     Args:
-        flat: keys of the run that were given.
-        node_settings: keys of the nodes that were given.
-        data: a prepared folder; None for the bundled sample, or the data of the run to go on with.
-        nodes: their number, if it was given.
-        run_dir: None for a new one.
-        resume: go on with the run in ``run_dir``.
+        flat: keys of the run that the user gave.
+        node_settings: keys of the nodes that the user gave.
+        data: a prepared folder; None for the data of the run to resume, or the bundled sample.
+        nodes: number of nodes, if the user gave it.
+        run_dir: the run's folder; None for a new one.
+        resume: resume the run in ``run_dir``.
 
     Raises:
-        ConfigError, DataError: something is wrong with them.
+        ConfigError, DataError: something is wrong with configuration or data.
     """
     fast_polling.poll_seconds()
     if resume:
@@ -84,15 +84,15 @@ def plan_local(
                 f"--nodes {nodes}: {data} is prepared for {count} nodes; leave --nodes out or "
                 f"prepare the data again with --nodes {nodes}"
             )
-    config = for_nodes({**_told_by(data), **flat}, count)
+    config = for_nodes({**_keys_of(data), **flat}, count)
     run_dir = run_dir or _new_run_dir(config)
     if data is None:
-        # beside the runs, not in this one: the next run finds the views that this one stores
+        # beside the run's folder, not in it: the next run finds the views that this one stores
         data = run_dir.parent / f"bundled-{count}-nodes-seed-{config.seed}"
         prepare(bundled_sample(), data, nodes=count, seed=config.seed, domain=SAMPLE_DOMAIN)
     config = config.replace(catalog=str(data / CATALOG_FILE))
     if resume:
-        check_same_run(run_dir, config)  # before baselines are started beside it
+        check_same_run(run_dir, config)  # before the baselines are started
     catalog, sequences = load_prepared(data)
     if resume:
         check_catalog(run_dir, catalog, Path(config.catalog))
@@ -101,13 +101,13 @@ def plan_local(
 
 
 def _saved_config(run_dir: Path | None) -> RunConfig:
-    """The configuration of the run to go on with.
+    """The configuration of the run to resume.
 
     Raises:
         ConfigError: there is no run, or its file is damaged.
     """
     if run_dir is None:
-        raise ConfigError("--resume needs --run-dir, the folder of the run to go on with")
+        raise ConfigError("--resume needs --run-dir, the folder of the run to resume")
     saved = read_config(run_dir)
     if saved is None:
         raise ConfigError(f"--resume: {run_dir} holds no run (no {CONFIG})")
@@ -124,54 +124,55 @@ def _new_run_dir(config: RunConfig) -> Path:
 
 # ---------------------------------------------------------------- for other machines
 def server_config(flat: Mapping[str, Any], nodes: int, catalog: Path, run_dir: Path) -> RunConfig:
-    """The configuration of a deployed run, patient about nodes that start later.
+    """The configuration of a deployed run; by default it waits a day for nodes to start.
 
     Args:
-        flat: keys of the run that were given.
-        nodes: how many are registered.
-        catalog: file of the public catalog; prepared data around it say what the items are.
-        run_dir: of the run, which may have begun with more or fewer nodes.
+        flat: keys of the run that the user gave.
+        nodes: number of registered nodes.
+        catalog: file of the public catalog; if it lies in a prepared folder, ``llm-noun`` follows
+            from the domain of that folder.
+        run_dir: the run's folder; the run may have begun with more or fewer nodes.
 
     Raises:
         ConfigError: a key is unknown or has an impossible value, or the run there needs more nodes.
     """
     fast_polling.poll_seconds()
     public = Catalog.read(catalog)
-    told: dict[str, Any] = {"start-timeout": START_TIMEOUT, **_told_by(catalog.parent)}
+    known: dict[str, Any] = {"start-timeout": START_TIMEOUT, **_keys_of(catalog.parent)}
     if (saved := read_config(run_dir)) is not None:
         check_catalog(run_dir, public, catalog)
-        told |= _needed_before(saved, nodes, given="min-replies" in flat)
-        told["llm-noun"] = saved.llm_noun
-    flat = {**told, **flat, "catalog": str(catalog.resolve())}
+        known |= _needed_before(saved, nodes, given="min-replies" in flat)
+        known["llm-noun"] = saved.llm_noun
+    flat = {**known, **flat, "catalog": str(catalog.resolve())}
     config = for_nodes(flat, nodes)
     _check_parts(config)
     return config
 
 
 def _needed_before(saved: RunConfig, nodes: int, given: bool) -> dict[str, Any]:
-    """How many nodes a run waits for and how many replies it needs: as it was begun, or all nodes
-    if fewer are left.
+    """How many nodes a run waits for and how many replies it needs: the numbers that it was begun
+    with, or the number of registered nodes if that is smaller.
 
     Args:
-        saved: what it was begun with.
-        nodes: how many are registered.
-        given: whether ``min-replies`` is chosen by the operator.
+        saved: the configuration that the run was begun with.
+        nodes: number of registered nodes.
+        given: whether the operator gave ``min-replies``.
 
     Raises:
-        ConfigError: it cannot do with so few.
+        ConfigError: the run needs more nodes than are registered.
     """
     if nodes < saved.min_replies and not given:
-        mend = "add one with 'lumos deploy add-node', or begin another run with --run-dir"
+        repair = "add one with 'lumos deploy add-node', or begin another run with --run-dir"
         if saved.dp == "distributed":
             raise ConfigError(
                 f"{nodes} nodes are registered, but the run there has min-replies = "
                 f"{saved.min_replies}, and with dp = distributed that may not change: nodes "
-                f"compute their noise from it; {mend}"
+                f"compute their noise from it; {repair}"
             )
         if saved.secure_aggregation and nodes < MIN_NODES:
             raise ConfigError(
                 f"{nodes} nodes are registered, but secure-aggregation = true needs "
-                f"{MIN_NODES}: in a sum of two, each node knows the other's part; {mend}"
+                f"{MIN_NODES}: in a sum of two, each node knows the other's part; {repair}"
             )
     return {
         "min-nodes": min(saved.min_nodes, nodes),
@@ -180,14 +181,14 @@ def _needed_before(saved: RunConfig, nodes: int, given: bool) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------- both
-def _told_by(folder: Path | None) -> dict[str, Any]:
-    """Keys of a run that follow from prepared data, unless they are given."""
+def _keys_of(folder: Path | None) -> dict[str, Any]:
+    """Keys of a run that follow from prepared data, where the user does not give them."""
     noun = prepared_noun(folder) if folder else None
     return {"llm-noun": noun} if noun else {}
 
 
 def for_nodes(flat: Mapping[str, Any], count: int) -> RunConfig:
-    """The configuration for a known number of nodes: unless told otherwise, wait for all of them.
+    """The configuration for a known number of nodes; by default the run waits for all of them.
 
     Raises:
         ConfigError: more nodes or replies are required than there are nodes.
@@ -200,7 +201,8 @@ def for_nodes(flat: Mapping[str, Any], count: int) -> RunConfig:
 
 
 def _check_parts(config: RunConfig) -> None:
-    """Load what a run takes from other packages: what is missing is told before anything starts.
+    """Load the plug-ins and libraries that a run needs, so that a missing one is found before
+    anything starts.
 
     Raises:
         ConfigError: a plug-in or the library of ``tracking`` is not installed.

@@ -1,9 +1,10 @@
-"""Registers nodes' keys with the SuperLink, and remembers in ``nodes.json`` which ids they got.
+"""The registered nodes: which id Flower gave to each node's key. The server app finds a node's name
+by its id here.
 
-``<state>/nodes.json`` belongs to the SuperLink's database beside it: if the two do not fit the
-deployment any more (a node was removed, has another key, or a file is gone or damaged), both are
-dropped and all nodes are registered anew. Nothing of a run is lost by that, and nodes that were
-connected come back by themselves.
+``<state>/nodes.json`` maps a name to its id and the digest of its public key. It belongs together
+with the SuperLink's database beside it: if the two no longer fit the deployment (a node was
+removed, has another key, or a file is gone or damaged), both are deleted and all nodes are
+registered again. A run loses nothing by that, and connected nodes come back by themselves.
 """
 
 import hashlib
@@ -34,7 +35,7 @@ class Registry:
         self.database = state / "superlink.db"
 
     def prepare(self) -> None:
-        """Before the SuperLink starts: drop what does not fit any more.
+        """Before the SuperLink starts: drop registry and database if they no longer fit.
 
         Raises:
             NewerFileError: a newer LUMOS wrote the file.
@@ -48,7 +49,7 @@ class Registry:
             self.drop()
 
     def register(self, environment: Mapping[str, str], cwd: Path) -> None:
-        """With the SuperLink running: register the nodes that are new.
+        """While the SuperLink runs: register the nodes that are new.
 
         Raises:
             FederationError: Flower refuses one.
@@ -60,7 +61,7 @@ class Registry:
                 RegisteredNodes(nodes=nodes).write(self.path)
 
     def drop(self) -> None:
-        """Forget everything; only while no SuperLink runs."""
+        """Delete registry and database; only while no SuperLink runs."""
         for path in (self.path, *self.database.parent.glob(f"{self.database.name}*")):
             path.unlink(missing_ok=True)
 

@@ -1,7 +1,7 @@
-"""A run's events as lines on a terminal, one a round.
+"""A run's events as lines on a terminal, one line per round.
 
 The metrics of a round's model are measured while the next round trains, so a round's line appears
-when they are there.
+only when they have arrived.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,19 +19,20 @@ _WIDTHS = {
     "round": 6, "loss": 8, "HR@20": 8, "NDCG@20": 8, "seconds": 8, "up": 10, "down": 10,
     "nodes": 14,
 }  # fmt: skip
-"""Of the columns of a round, in their order."""
+"""Widths of a round's columns, in their order."""
 _DROPPED = ("up", "down", "nodes", "seconds")
-"""What a narrow terminal goes without, first to last: a number that is broken is another number."""
+"""Columns that a narrow terminal leaves out, in this order: a number that is cut off reads as
+another number."""
 
 
 class ViewLines:
-    """Shows how far the views are, before the first round.
+    """Shows the progress of views, before the first round.
 
-    Where nodes run on this computer, all their users are one task; elsewhere each node is one, as
-    far as it tells.
+    If the nodes run on this computer, one bar counts the users of all nodes. Otherwise each node
+    has a bar, with the progress that it reports.
 
     Args:
-        console: where to.
+        console: where it is shown.
         local: nodes run on this computer.
     """
 
@@ -41,13 +42,13 @@ class ViewLines:
         self._tasks: dict[str, Task] = {}
 
     def local(self, done: int, total: int, note: str) -> None:
-        """Take what the nodes of this computer have written for their owners."""
+        """Show the progress that the nodes of this computer wrote in their state folders."""
         if done < total or self._tasks:
             task = self._task("views", total, "users", note)
             task.update(done, total=total, note="" if done == total else note)
 
     def told(self, event: Event) -> None:
-        """Take an event ``views`` of the history."""
+        """Show an event ``views`` of the history."""
         name = f"views of {event['node']}"
         if "failed" in event:
             reason = event["failed"][0]["reason"]
@@ -62,7 +63,7 @@ class ViewLines:
             self._task(name, 100, PERCENT).update(done, note=note)
 
     def close(self) -> None:
-        """The phase is over."""
+        """End the bars: the phase is over."""
         if self._progress is not None:
             self._progress.__exit__(None, None, None)
         self._progress, self._tasks = None, {}
@@ -79,9 +80,9 @@ class RoundLines:
     """Prints events as they come; call it with each.
 
     Args:
-        console: where to.
-        rounds: how many there will be.
-        local: nodes run on this computer, so that how far they are is known to the user.
+        console: where they are printed.
+        rounds: number of rounds.
+        local: nodes run on this computer, so the user may see the progress of each one's views.
     """
 
     def __init__(self, console: Console, rounds: int, local: bool = False) -> None:
@@ -121,7 +122,7 @@ class RoundLines:
 
     @contextmanager
     def live(self) -> Iterator["RoundLines"]:
-        """Show what is being waited for, on terminals."""
+        """While it is open, show on terminals what the run is doing."""
         self._say("starting")
         try:
             yield self
@@ -144,8 +145,8 @@ class RoundLines:
             self._waiting = None
 
     def _say(self, text: str) -> None:
-        """Show what is going on now; where lines cannot be rewritten, rounds speak for
-        themselves."""
+        """Show the current step. Only a terminal can rewrite the line; elsewhere the rounds' lines
+        are enough."""
         if not self._console.is_terminal:
             return
         if self._status is None:
@@ -154,7 +155,7 @@ class RoundLines:
         self._status.update(text)
 
     def _pause(self) -> None:
-        """Make room for bars."""
+        """Remove the status line, to make room for bars."""
         if self._status is not None:
             self._status.stop()
         self._status = None
@@ -179,7 +180,7 @@ class RoundLines:
 
 
 def columns_for(width: int | None) -> list[str]:
-    """The columns of a round that a terminal has room for; all where width is None."""
+    """The columns of a round that a terminal has room for; all of them if ``width`` is None."""
     shown = list(_WIDTHS)
     for name in _DROPPED:
         if width is not None and sum(_WIDTHS[n] + 1 for n in shown) > width:
@@ -195,7 +196,7 @@ def _aligned(cells: Mapping[str, str]) -> str:
 
 
 def _cells(round_: Event, metrics: Event) -> dict[str, str]:
-    """A round's line; the untrained model's ends with its metrics."""
+    """The cells of a round's line; the line of the untrained model has only the metrics."""
     cells = {
         "round": str(round_["round"]),
         "loss": _number(round_.get("loss"), 3),

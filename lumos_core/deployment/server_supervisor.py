@@ -1,14 +1,14 @@
-"""A supervised server: TLS, node keys, and a run that goes on whatever dies.
+"""A supervised server: TLS, node keys, and a run that survives the death of its processes.
 
 Three processes: Flower's SuperLink, a SuperExec that starts the ServerApp, and ``flwr run``, which
-submits the run and carries its log. Two things can be lost:
+submits the run and shows its log. If one dies:
 
 * the ServerApp: the run is submitted again, to the same SuperLink; nodes stay connected;
 * SuperLink or SuperExec: everything is ended and started again after a pause; the database on disk
   keeps the nodes' ids, and nodes come back by themselves.
 
-Either way the new ServerApp goes on after the last finished round, because that is what it finds in
-the run's folder.
+In both cases the new ServerApp resumes after the last finished round, because it finds that round's
+state in the run's folder.
 """
 
 import json
@@ -46,15 +46,15 @@ _RUNNING = (
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """What ``lumos deploy server`` was asked for.
+    """The options of ``lumos deploy server``.
 
     Attributes:
-        kit: credentials.
+        kit: the server's credentials.
         config: the run; ``run-dir`` is set here.
         run_dir: folder of checkpoint, history, summary and logs.
         state: folder of the SuperLink's database.
         bind: address of the interface that the fleet port listens on.
-        control_port: on loopback; 0 for any free one.
+        control_port: loopback port; 0 for any free one.
     """
 
     kit: ServerKit
@@ -66,9 +66,9 @@ class ServerOptions:
 
 
 def serve(options: ServerOptions, console: Console) -> RunSummary:
-    """Run the federation until it has a result; what dies on the way is started again.
+    """Run the federation until it has a result; a process that dies is started again.
 
-    A run that has completed is gone on with if more rounds are asked for than it has done.
+    A completed run continues if the configuration allows more rounds than it has done.
 
     Returns:
         The run's summary; look at its ``outcome``.
@@ -87,10 +87,10 @@ def serve(options: ServerOptions, console: Console) -> RunSummary:
     with ExitStack() as stack:
         options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         stack.enter_context(alone(options.state, _RUNNING))
-        # Not before no other server can be at work on them:
-        (options.run_dir / SUMMARY).unlink(missing_ok=True)  # of the part before
+        # From here on no other server uses these folders, so files may be changed.
+        (options.run_dir / SUMMARY).unlink(missing_ok=True)  # of the run before it was resumed
         write_config(options.run_dir, config, {n: {} for n in options.kit.manifest.nodes})
-        seed_cache(default_cache())  # here: Flower sends the apps' code only
+        seed_cache(default_cache())  # from here, as Flower sends only the code of the apps
         stack.enter_context(ending_on_signals())
         lines = _Once(stack.enter_context(RoundLines(console, config.rounds).live()))
         backoff, served = Backoff(), False
@@ -101,7 +101,7 @@ def serve(options: ServerOptions, console: Console) -> RunSummary:
                 return generation.run()
             except FederationError as error:
                 if not (served or generation.served):
-                    raise  # a port in use, a damaged certificate: not a matter of time
+                    raise  # such as a port in use or a damaged certificate: waiting does not help
                 served = True
                 pause = backoff.pause()
                 say(console, f"[yellow]{escape(str(error))}[/]")
@@ -110,7 +110,7 @@ def serve(options: ServerOptions, console: Console) -> RunSummary:
 
 
 class _Generation:
-    """One life of a SuperLink."""
+    """One SuperLink, from its start to its end, and the runs that are submitted to it."""
 
     def __init__(
         self, options: ServerOptions, config: RunConfig, on_event: OnEvent, console: Console
@@ -121,7 +121,7 @@ class _Generation:
         self.served = False
 
     def run(self) -> RunSummary:
-        """Until the run has a result.
+        """Start everything and follow the run until it has a result.
 
         Raises:
             FederationError: SuperLink or SuperExec have ended, or did not start.
@@ -161,7 +161,7 @@ class _Generation:
             self._registry.register(link.environment, link.cwd)
         except FederationError:
             children.stop()
-            self._registry.drop()  # it and the database do not fit each other
+            self._registry.drop()  # registry and database do not fit each other
             raise
         executor = link.start("superexec", commands.superexec(control, kit.secret, kit.ca))
         self.served = True
@@ -171,8 +171,8 @@ class _Generation:
 
 
 class _ServerWatch(Watch):
-    """Everything has to be started again without SuperLink or SuperExec; the run has ended with its
-    ServerApp, whatever else still runs.
+    """Raises if SuperLink or SuperExec has ended: then everything has to be started again. A run
+    ends with its ServerApp, even if ``flwr run`` still runs.
 
     Args:
         children: stopped when one of ``needed`` has ended.
@@ -191,7 +191,7 @@ class _ServerWatch(Watch):
     def before(self) -> None:
         for child in self._needed:
             if child.exit_code is not None:
-                # A ServerApp that lost its SuperLink may yet write that the run has failed.
+                # A ServerApp that loses its SuperLink may still write that the run has failed.
                 self._children.stop()
                 _drop_failure(self._run_dir)
                 raise ended(child)
@@ -203,7 +203,7 @@ class _ServerWatch(Watch):
 
 
 class _Once:
-    """Passes each event on once: a resumed run writes its history anew."""
+    """Passes each event on only once, although a resumed run writes its history again."""
 
     def __init__(self, callback: OnEvent) -> None:
         self._callback = callback
@@ -219,43 +219,43 @@ class _Once:
 def _nothing_to_do(
     run_dir: Path, done: RunSummary, config: RunConfig, saved: RunConfig | None
 ) -> str:
-    """Why a run that has ended has no further round under a configuration, or nothing.
+    """Why a run that has ended has no further round under a configuration; empty if it has one.
 
     Args:
         run_dir: the run's folder.
         done: its summary.
-        config: what is asked for.
-        saved: what it was last run with.
+        config: the requested configuration.
+        saved: the configuration of its last start.
 
     Raises:
-        ModelError: there are further rounds, but no checkpoint to go on with.
+        ModelError: there are further rounds, but no checkpoint to resume from.
     """
     if done.outcome != "completed":
         return ""
     rounds = done.rounds
     if config.rounds <= rounds:
         return (
-            f"nothing to do: {rounds} rounds are done, asked for are {config.rounds}; to go on, "
+            f"nothing to do: {rounds} rounds are done, requested are {config.rounds}; to continue, "
             f"give --rounds a larger number than {rounds}"
         )
     worse = load_checkpoint(run_dir / LATEST).progress.evaluations_since_best
     if 0 < config.patience <= worse:
         return (
             f"nothing to do: the run is out of patience after {rounds} rounds ({worse} evaluations "
-            f"without a better NDCG@20, patience = {config.patience}); to go on, raise it with "
-            "-c patience=N (0: endless)"
+            f"without a better NDCG@20, patience = {config.patience}); to continue, raise patience "
+            "with -c patience=N (0: endless)"
         )
-    # A reason of a completed run is why it ended early: its privacy budget.
+    # A completed run has a reason only if it ended early: here, by its privacy budget.
     if done.reason and not (saved and _allows_more(config.max_epsilon, saved.max_epsilon)):
         return (
-            f"nothing to do: the run ended after {rounds} rounds ({done.reason}); to go on, "
-            "raise it with -c max-epsilon=E"
+            f"nothing to do: the run ended after {rounds} rounds ({done.reason}); to continue, "
+            "raise the privacy budget with -c max-epsilon=E"
         )
     return ""
 
 
 def _allows_more(limit: float, before: float) -> bool:
-    """Whether a privacy budget is larger than before; 0 is none at all."""
+    """Whether a privacy budget is larger than before; 0 means no limit."""
     return before > 0 and (limit == 0 or limit > before)
 
 

@@ -22,27 +22,27 @@ HEALTH_SECONDS = 90.0  # a cold start on a busy machine takes 20
 
 @contextmanager
 def workplace() -> Iterator[Path]:
-    """A short-lived folder for Flower's homes."""
+    """A temporary folder, for Flower's home folders."""
     with tempfile.TemporaryDirectory(prefix="lumos-", ignore_cleanup_errors=True) as place:
         yield Path(place)
 
 
 class SuperLink:
-    """Starts a SuperLink; when it is healthy, the run can be submitted, and again if it is lost.
+    """Starts a SuperLink. When it is healthy, the run can be submitted, and again if it is lost.
 
     Args:
-        children: end it, and what submits the run.
+        children: the processes that are ended together; the SuperLink becomes one of them.
         place: an empty :func:`workplace`.
-        config: of the run.
-        control_port: on loopback.
+        config: the run's configuration.
+        control_port: loopback port.
         fleet: ``host:port`` for the nodes; None for the simulation runtime.
         security: None for a SuperLink without TLS, for this machine alone.
-        database: file that keeps what it knows; None: that is lost when it ends.
-        variables: further ones of the environment.
+        database: file for the SuperLink's state; None: the state is lost when it ends.
+        variables: further environment variables.
 
     Attributes:
         process: the SuperLink.
-        environment: of every program that talks to it.
+        environment: the environment of every program that talks to it.
         cwd: an empty folder to start programs in, so that no package is picked up from there.
     """
 
@@ -64,8 +64,8 @@ class SuperLink:
         commands.write_connection(home, control_port, self._ca)
         self.environment = commands.environment(
             home,
-            # It starts one ServerApp: more questions would only take processor time from the
-            # nodes, and it writes a line for each.
+            # Seconds between polls. The SuperLink starts only one ServerApp: more polls would only
+            # take processor time from the nodes, and each writes a line to the log.
             FLWR_SUPEREXEC_TASK_POLL_INTERVAL="1",
             **(variables or {}),
         )
@@ -74,15 +74,15 @@ class SuperLink:
         options = [] if database is None else ["--database", str(database)]
         command = commands.superlink(control_port, fleet, *options, security=security)
         self.process = self.start("superlink", command)
-        self._app = commands.stage_app(place / "app")  # while it starts
+        self._app = commands.stage_app(place / "app")  # while the SuperLink starts
         self._settings = commands.write_toml(place / "run.toml", config.to_flat())
 
     def start(self, name: str, command: list[str]) -> Child:
-        """Start a program that talks to it."""
+        """Start a program that talks to the SuperLink."""
         return self._children.start(name, command, environment=self.environment, cwd=self.cwd)
 
     def wait_healthy(self) -> None:
-        """Wait until it answers.
+        """Wait until the SuperLink answers.
 
         Raises:
             FederationError: it has ended, or does not answer in time.
@@ -94,15 +94,15 @@ class SuperLink:
 
         Args:
             run_dir: the run's folder.
-            watch: what is done meanwhile.
+            watch: what is done while waiting.
             virtual_nodes: number of nodes to simulate; None for real SuperNodes.
 
         Returns:
             The run's summary; look at its ``outcome``.
 
         Raises:
-            RunLostError: the run ended without one; it may be submitted again.
-            FederationError: the watch says why it cannot go on.
+            RunLostError: the run ended without a summary; it may be submitted again.
+            FederationError: raised by the watch, with the reason why the run cannot continue.
         """
         events = Tail(run_dir / HISTORY, watch.on_event)
         run = self.start("server", commands.submit(self._app, self._settings, virtual_nodes))
@@ -117,9 +117,9 @@ def wait_healthy(link: Child, control_port: int, ca: Path | None = None) -> None
     """Wait until a SuperLink answers on its control port.
 
     Args:
-        link: it.
-        control_port: on loopback.
-        ca: authority of its certificate; None if it speaks plain HTTP.
+        link: the SuperLink.
+        control_port: its loopback port.
+        ca: authority of its certificate; None for plain HTTP.
 
     Raises:
         FederationError: it has ended, or does not answer in time.

@@ -1,7 +1,7 @@
-"""Suites of runs: each in a process of its own, its result kept when it has finished.
+"""Running the jobs of a suite: each in its own process, its result stored when it has finished.
 
-A suite says what its jobs are (:class:`Job`); everything else is here. What a results file holds
-is not run again, so an interrupted suite is resumed by starting it once more.
+A suite defines its jobs (:class:`Job`); this module does the rest. A job whose result is in the
+results file is not run again, so an interrupted suite is resumed by starting it once more.
 """
 
 import os
@@ -24,7 +24,7 @@ from lumos_core.experiments.results_file import Result, ResultsFile
 from lumos_core.terminal import interrupts
 
 OnResult = Callable[[Result, bool], None]
-"""Called with each result and whether it was found rather than run."""
+"""Called with each result, and with True if it was found in the file, False if it was run now."""
 
 _PACKAGES = ("lumos", "torch", "transformers", "flwr", "numpy")
 _LOOK_SECONDS = 0.5  # between two looks for an interrupt
@@ -32,11 +32,11 @@ _LOOK_SECONDS = 0.5  # between two looks for an interrupt
 
 @dataclass(frozen=True)
 class Job(ABC):
-    """One run of a suite: picklable, so that a process of its own can do it.
+    """One run of a suite. It must be picklable, because another process does it.
 
     Attributes:
         data: a prepared folder.
-        config: complete, seed included.
+        config: the complete configuration, including the seed.
     """
 
     data: Path
@@ -44,16 +44,16 @@ class Job(ABC):
 
     @abstractmethod
     def names(self) -> Result:
-        """What the run is called. With its seed, configuration and data, it is no other run."""
+        """The run's names. With seed, configuration and data they identify the run."""
 
     @abstractmethod
     def work(self) -> Result:
-        """Do it; returns what was measured."""
+        """Do the run; returns what was measured."""
 
 
 # ---------------------------------------------------------------- facts
 def data_facts(folder: Path) -> Result:
-    """What distinguishes the data of a prepared folder from any other.
+    """Fingerprints that identify the data of a prepared folder.
 
     Raises:
         DataError: it is not a prepared folder.
@@ -70,14 +70,15 @@ def library_versions() -> dict[str, str]:
 
 
 def _facts(job: Job, data: Result) -> Result:
-    """What distinguishes a job from others."""
+    """Keys and values that identify a job."""
     seed, config = job.config.seed, job.config.without_paths()
     return {**job.names(), "seed": seed, **data, "config": config}
 
 
 # ---------------------------------------------------------------- running
 def find_results(jobs: Sequence[Job], results: Iterable[Result]) -> list[Result | None]:
-    """For every job the result of an earlier run with the same names, configuration and data."""
+    """For every job: the result of an earlier run with the same names, configuration and data, or
+    None."""
     kept = list(results)
     data = {folder: data_facts(folder) for folder in {job.data for job in jobs}}
     found = []
@@ -91,12 +92,12 @@ def find_results(jobs: Sequence[Job], results: Iterable[Result]) -> list[Result 
 def run_jobs(
     jobs: Sequence[Job], file: ResultsFile, processes: int, on_result: OnResult
 ) -> list[Result]:
-    """Run what the file does not hold, ``processes`` at a time, one thread each.
+    """Run the jobs whose results the file does not hold, ``processes`` at a time, one thread each.
 
-    Every result is added to the file as it comes. Ctrl-C loses the runs in progress only.
+    Every result is added to the file when its run finishes. Ctrl-C loses only the runs in progress.
 
     Returns:
-        Results that were found, then the others in the order they came.
+        Results that were found, then the others in the order in which they finished.
     """
     file.convert_old()
     found = find_results(jobs, file.read().values())
@@ -114,7 +115,7 @@ def run_jobs(
 
 
 def run_job(job: Job) -> Result:
-    """Do one run; returns all that is to be kept of it."""
+    """Do one run; returns its whole result, as it is stored."""
     started, cpu = time.perf_counter(), time.process_time()
     return {
         **_facts(job, data_facts(job.data)),
@@ -132,18 +133,19 @@ def _run_all(
     keep: Callable[[Result], None],
     show: Callable[[Result], None],
 ) -> None:
-    """Ctrl-C is the parent's: workers do not see it, wherever they are in their start, and are
-    ended at once."""
+    """Run jobs in worker processes. Only the parent sees Ctrl-C: workers do not, not even while
+    they start; the parent ends them at once."""
     if not jobs:
         return
-    context = get_context("spawn")  # fork and torch's thread pools do not go together
+    context = get_context("spawn")  # fork does not work with torch's thread pools
     with ProcessPoolExecutor(processes, context, initializer=_start_worker) as pool:
         waiting: set[Future[Result]] = set()
         try:
-            with interrupts.held():  # workers start here, and inherit it
+            with interrupts.held():  # workers start here, and inherit the blocked signal
                 waiting |= {pool.submit(run_job, job) for job in jobs}
             while waiting:
-                # not for ever: polars has signals start a wait for a lock again, Ctrl-C unseen
+                # with a timeout: where polars is loaded, a signal restarts a wait for a lock, and
+                # Ctrl-C would not be seen
                 done, _ = wait(waiting, _LOOK_SECONDS, FIRST_COMPLETED)
                 for future in done:
                     result = future.result()
@@ -155,14 +157,14 @@ def _run_all(
             pool.shutdown(wait=False, cancel_futures=True)
             for worker in active_children():
                 worker.terminate()
-            for future in waiting:  # finished while another one was looked after
+            for future in waiting:  # those that finished while another result was stored
                 if future.done() and not future.cancelled() and future.exception() is None:
                     keep(future.result())
             raise
 
 
 def _start_worker() -> None:
-    """One thread for torch; and an end with the parent, which may be killed outright."""
+    """Give torch one thread, and end this worker with its parent, even if that is killed."""
     import torch
 
     torch.set_num_threads(1)

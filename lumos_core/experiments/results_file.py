@@ -1,18 +1,18 @@
-"""What finished runs have measured, in one file of their folder: ``results.jsonl``.
+"""The results of finished runs, in one file of their folder: ``results.jsonl``.
 
-The first line holds what the runs have in common, every other line is a run and holds only what is
-its own::
+The first line holds what the runs have in common. Every other line is a run, and holds only what
+differs::
 
     {"schema": 1, "data": …, "catalog": …, "versions": {…}, …, "config": {…}}
     {"variant": "lumos", "seed": 0, "overrides": {"rounds": 20}, "test": {…}, "curve": […], …}
 
-What the first line says is true of a run unless its own line says otherwise; null means that the
-run has no such key. The configuration of a run is ``config`` with its ``seed`` and its
+A run has the values of the first line, except for the keys in its own line; null there means that
+the run does not have the key. The configuration of a run is ``config`` with its ``seed`` and its
 ``overrides``.
 
-A run is appended when it has finished, by one process at a time, and is on disk before the next
-one begins. A process that is killed loses at most the line that it is writing: readers leave out a
-line without an end, and the next writer cuts it off.
+A finished run is appended by one process at a time, and is on disk before the next one is appended.
+A process that is killed loses at most the line that it is writing: readers ignore a line without a
+line end, and the next writer cuts it off.
 """
 
 import json
@@ -27,10 +27,10 @@ from lumos_core.errors import DataError
 from lumos_core.safe_files import exclusive, write_atomically
 
 RESULTS = "results.jsonl"
-"""Its name."""
+"""The file's name."""
 SCHEMA = 1
 Result = dict[str, Any]
-"""All that is known of a finished run, its whole configuration included (key ``config``)."""
+"""A finished run: its measurements, and its whole configuration (key ``config``)."""
 
 _COMMON = ("data", "nodes", "users", "catalog", "interactions", "rounds", "versions")
 
@@ -39,8 +39,9 @@ class ResultsFile:
     """The results of a folder.
 
     Args:
-        folder: of a suite; need not exist yet.
-        config: what its runs have in common, apart from the seed; written into a new file.
+        folder: a suite's folder; need not exist yet.
+        config: the configuration that its runs have in common, apart from the seed; it is written
+            into a new file.
     """
 
     def __init__(self, folder: Path, config: RunConfig) -> None:
@@ -48,9 +49,9 @@ class ResultsFile:
         self._config = {k: v for k, v in config.without_paths().items() if k != "seed"}
 
     def read(self) -> dict[str, Result]:
-        """All finished runs by where each was found, such as "line 2 of results.jsonl".
+        """All finished runs, by the place where each was found ("line 2 of results.jsonl").
 
-        Where there is no file yet, those that earlier versions have left (:func:`old_results`).
+        If there is no file yet: the results in the files of earlier versions (:func:`old_results`).
 
         Raises:
             DataError: a line is damaged, or the file is of a later version.
@@ -78,20 +79,20 @@ class ResultsFile:
                 return
             common = self._common(content.partition(b"\n")[0].decode(errors="replace"))
             with self.path.open("r+b") as file:
-                file.truncate(len(content))  # a line that a killed process has begun
+                file.truncate(len(content))  # cut off a line that a killed process has begun
                 file.seek(len(content))
                 file.write(_line(_own(common, result)))
                 file.flush()
                 os.fsync(file.fileno())
 
     def convert_old(self) -> None:
-        """If there is no file yet, take over what earlier versions have left, and remove it."""
+        """If there is no file yet, convert the files of earlier versions, and remove these."""
         folder = self.path.parent
         if self._content() or not old_results(folder):
             return
         with exclusive(self.path):
             found = old_results(folder)
-            if found and not self._content():  # nobody else has done it meanwhile
+            if found and not self._content():  # unless another process has just done it
                 self._write(list(found.values()))
                 _remove_old(folder, found)
 
@@ -104,7 +105,7 @@ class ResultsFile:
         return content[: content.rfind(b"\n") + 1]
 
     def _write(self, results: Sequence[Result]) -> None:
-        """A new file. Common is what most of the results have."""
+        """Write a new file; its first line holds the most frequent value of each common key."""
         common: Result = {"schema": SCHEMA}
         for key in _COMMON:
             if values := [json.dumps(result[key]) for result in results if key in result]:
@@ -136,7 +137,7 @@ class ResultsFile:
         if not isinstance(found, dict):
             raise DataError(
                 f"{self.path}: line {number}: found {line[:60]!r}, expected a JSON object; the "
-                "file is damaged. Remove the line, and its run is done again; if it is line 1, "
+                "file is damaged. Remove the line, and its run is repeated; if it is line 1, "
                 "remove the file"
             )
         return found
@@ -144,14 +145,14 @@ class ResultsFile:
 
 # ---------------------------------------------------------------- a run and its line
 def _own(common: Result, result: Result) -> Result:
-    """The line of a run: what is not common."""
+    """The line of a run: what differs from the first line."""
     overrides = _differences(_seeded(common["config"], result), result["config"])
     line = _differences(_shared(common), {**result, "config": overrides})
     return {("overrides" if key == "config" else key): value for key, value in line.items()}
 
 
 def _whole(common: Result, line: Result) -> Result:
-    """The run of a line."""
+    """The whole run that a line stands for."""
     result = _changed(_shared(common), line)
     overrides = result.pop("overrides", {})
     return {**result, "config": _changed(_seeded(common["config"], result), overrides)}
@@ -166,7 +167,7 @@ def _seeded(config: Result, run: Result) -> Result:
 
 
 def _differences(base: Result, other: Result) -> Result:
-    """What turns ``base`` into ``other``: other values, and None for keys that it lacks."""
+    """What turns ``base`` into ``other``: its different values, and None for keys it lacks."""
     return {
         **{key: value for key, value in other.items() if key not in base or base[key] != value},
         **{key: None for key in base if key not in other},
@@ -185,10 +186,10 @@ def _line(value: Result) -> bytes:
 
 # ---------------------------------------------------------------- earlier versions
 def old_results(folder: Path) -> dict[str, Result]:
-    """Results as versions before ``results.jsonl`` left them, by where each was found.
+    """Results of versions before ``results.jsonl``, by the place where each was found.
 
-    They wrote ``runs/NAME.json`` for every run with its whole configuration, and all runs of a
-    table once more into ``results.json``, which is read where the former are not.
+    They wrote ``runs/NAME.json`` for every run, with its whole configuration, and all runs of a
+    table once more into ``results.json``, which is read only if ``runs/`` holds no results.
     """
     files = {path.name: _load(path) for path in sorted((folder / "runs").glob("*.json"))}
     if found := _only_results(files.items()):
@@ -199,7 +200,7 @@ def old_results(folder: Path) -> dict[str, Result]:
 
 
 def _only_results(found: Iterable[tuple[str, Any]]) -> dict[str, Result]:
-    """Those that are whole: others are left where they are, and run again if asked for."""
+    """Those that are complete. Others stay where they are; their runs are repeated if requested."""
     return {
         name: value
         for name, value in found

@@ -1,1 +1,10 @@
-"""What knows Flower, beside the two apps: records, commands, fast starts. Begin with `commands`."""
+"""The part of LUMOS that knows Flower, besides the two apps. Begin with `commands`.
+
+``commands``      Flower's programs as command lines, their environment and files
+``records``       Flower records ⇄ plain values: the content of every message
+``cryptography``  Flower's cryptography for secure aggregation
+``preload``       ClientApps that start fast, with ``preload_server`` and ``preload_stub``
+``fast_polling``  shorter waits inside Flower
+
+May import everything below it; outside this package only the two apps may import Flower.
+"""

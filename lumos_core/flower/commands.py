@@ -1,7 +1,7 @@
-"""Flower as its command line offers it: environment, commands, connection, app folder.
+"""Flower's command line: environment, commands, connection and app folder.
 
-Flower 1.39: SuperNodes talk gRPC to the SuperLink's *fleet* address, the only one that other
-machines need; the *control* port (submitting runs) and each SuperNode's *runtime* port (its
+Flower 1.39: SuperNodes use gRPC to reach the SuperLink's *fleet* address, the only one that other
+machines need. The *control* port (submitting runs) and each SuperNode's *runtime* port (its
 ClientApp processes) are plain HTTP and stay on the loopback interface.
 """
 
@@ -25,14 +25,16 @@ from lumos_core.flower import fast_polling
 LOOPBACK = "127.0.0.1"
 CONNECTION = "lumos"  # name of the SuperLink connection in Flower's own configuration
 APP_PACKAGES = ("lumos_core", "client_app", "server_app")
-# Every message has the app unpacked anew.
+# Left out of the app, which is unpacked again for every message.
 _NOT_SENT = {"cli", "deployment", "experiments", "__pycache__"}
 
 _SWITCHES = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # else a SuperLink installs per run
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",  # seconds, each a request; Flower waits 1 s
+    # otherwise a SuperLink installs packages for every run
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    # seconds between two requests for work; Flower's default is 1
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "PYTHONUNBUFFERED": "1",
     "NO_COLOR": "1",
@@ -41,16 +43,16 @@ _SWITCHES = {
 
 # ---------------------------------------------------------------- environment
 def environment(home: Path, **extra: str) -> dict[str, str]:
-    """Environment of a Flower process that keeps to itself and to this machine.
+    """The environment of a Flower process: isolated from other Flower processes, without telemetry.
 
     Args:
-        home: its ``FLWR_HOME``; never shared by two SuperNodes, which would unpack the app into
+        home: its ``FLWR_HOME``. Two SuperNodes must not share one: they would unpack the app into
             the same folder at the same time.
         extra: further variables.
     """
     foreign = {k: v for k, v in os.environ.items() if not k.startswith(("FLWR_", "RAY_"))}
     own = {k: v for k, v in foreign.items() if not _is_unusable_proxy(k, v)}
-    here = str(Path(sys.executable).parent)  # Flower starts its own helpers by name
+    here = str(Path(sys.executable).parent)  # Flower starts its other programs by name
     local = ",".join(
         filter(None, (own.get("NO_PROXY"), own.get("no_proxy"), LOOPBACK, "localhost"))
     )
@@ -66,9 +68,9 @@ def environment(home: Path, **extra: str) -> dict[str, str]:
 
 
 def _is_unusable_proxy(name: str, value: str) -> bool:
-    """Whether a variable names a proxy of a kind that Flower's HTTP client (httpx) does not speak.
+    """Whether a variable names a kind of proxy that Flower's HTTP client (httpx) does not support.
 
-    It refuses to start then, even if all that it has to reach is this machine.
+    With such a variable the client refuses to start, even if it only has to reach this machine.
     """
     if not name.lower().endswith("_proxy") or name.lower() == "no_proxy":
         return False
@@ -79,7 +81,7 @@ def _is_unusable_proxy(name: str, value: str) -> bool:
 
 
 def executable(name: str) -> str:
-    """Path of one of Flower's programs, preferably the one beside this Python.
+    """Path of one of Flower's programs; the one beside this Python comes first.
 
     Raises:
         FederationError: it is not installed.
@@ -106,7 +108,8 @@ def free_ports(count: int) -> list[int]:
 # ---------------------------------------------------------------- commands
 @dataclass(frozen=True)
 class LinkSecurity:
-    """Makes a SuperLink speak TLS, want node keys, and give work only to who knows the secret."""
+    """Files with which a SuperLink uses TLS, requires node keys, and gives work only to processes
+    that know the secret."""
 
     ca: Path
     certificate: Path
@@ -123,8 +126,8 @@ class LinkSecurity:
 
 @dataclass(frozen=True)
 class NodeSecurity:
-    """Makes a SuperNode check the server, prove who it is, and give work only to who knows the
-    secret."""
+    """Files with which a SuperNode checks the server, proves its identity, and gives work only to
+    processes that know the secret."""
 
     ca: Path
     key: Path
@@ -140,7 +143,7 @@ class NodeSecurity:
 def superlink(
     control_port: int, fleet: str | None, *options: str, security: LinkSecurity | None = None
 ) -> list[str]:
-    """A SuperLink.
+    """The command that starts a SuperLink.
 
     Args:
         control_port: HTTP (with ``security``, HTTPS) on loopback.
@@ -157,7 +160,7 @@ def superlink(
 def supernode(
     fleet: str, runtime_port: int, config: Path, *options: str, security: NodeSecurity | None = None
 ) -> list[str]:
-    """A SuperNode.
+    """The command that starts a SuperNode.
 
     Args:
         fleet: the SuperLink's ``host:port``.
@@ -175,12 +178,12 @@ def supernode(
 
 
 def superexec(port: int, secret: Path, ca: Path | None) -> list[str]:
-    """Starts the apps' processes for the SuperLink or SuperNode at a loopback port.
+    """The command of a SuperExec, which starts the apps' processes for a SuperLink or SuperNode.
 
     Args:
-        port: where that serves its runtime.
-        secret: file that both know.
-        ca: authority of that one's certificate; None if it speaks plain HTTP.
+        port: loopback port of the SuperLink or SuperNode.
+        secret: file of the secret that both share.
+        ca: authority of the SuperLink's certificate; None for plain HTTP.
     """
     safe = ["--insecure"] if ca is None else ["--root-certificates", str(ca)]
     return [
@@ -190,7 +193,7 @@ def superexec(port: int, secret: Path, ca: Path | None) -> list[str]:
 
 
 def register(public_key: Path, name: str) -> list[str]:
-    """Make a node's key known, over the connection of :func:`write_connection`."""
+    """The command that registers a node's key, over the connection of :func:`write_connection`."""
     return [
         executable("flwr"), "supernode", "register", str(public_key), CONNECTION,
         "--name", name, "--format", "json",
@@ -198,8 +201,8 @@ def register(public_key: Path, name: str) -> list[str]:
 
 
 def submit(app: Path, run_config: Path, virtual_nodes: int | None) -> list[str]:
-    """Submit a run over the connection of :func:`write_connection` and stream its log until it
-    ends. The exit code says nothing about the run; ``summary.json`` does.
+    """The command that submits a run over the connection of :func:`write_connection` and prints its
+    log until it ends. The exit code does not tell whether the run succeeded; ``summary.json`` does.
 
     Args:
         app: the app folder.
@@ -215,7 +218,7 @@ def submit(app: Path, run_config: Path, virtual_nodes: int | None) -> list[str]:
 
 # ---------------------------------------------------------------- files
 def write_toml(path: Path, values: Mapping[str, object]) -> Path:
-    """Write a TOML file, with its folder; returns its path."""
+    """Write a TOML file, and its folder if it is missing; returns the file's path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(tomli_w.dumps(values), encoding="utf-8")
     return path
@@ -226,8 +229,8 @@ def write_connection(home: Path, control_port: int, ca: Path | None = None) -> N
 
     Args:
         home: its ``FLWR_HOME``.
-        control_port: of the SuperLink, on loopback.
-        ca: authority of the SuperLink's certificate; None if it speaks plain HTTP.
+        control_port: the SuperLink's loopback port.
+        ca: authority of the SuperLink's certificate; None for plain HTTP.
     """
     safe = {"insecure": True} if ca is None else {"root-certificates": str(ca)}
     address = f"{LOOPBACK}:{control_port}"
@@ -235,10 +238,11 @@ def write_connection(home: Path, control_port: int, ca: Path | None = None) -> N
 
 
 def stage_app(folder: Path) -> Path:
-    """Copy the code of the app to ``folder`` as Flower wants it, and return the folder.
+    """Copy the code of the app to ``folder`` in the layout that Flower needs; returns the folder.
 
-    Works from wherever the packages were imported, source checkout or installed wheel: a checkout's
-    own folder may have a name that Flower refuses, and wheels carry no ``pyproject.toml``.
+    The packages are copied from where they were imported, a source checkout or an installed wheel.
+    Neither can be given to Flower as it is: a checkout's folder may have a name that Flower
+    refuses, and a wheel has no ``pyproject.toml``.
 
     Raises:
         FederationError: a package of the app cannot be found.

@@ -1,9 +1,9 @@
 """Flower's cryptography, bound to what :mod:`lumos_core.privacy.secure_aggregation` needs.
 
-Key agreement is ECDH on P-384 with HKDF-SHA256, shares are sealed with Fernet and split by Shamir's
-scheme, all by Flower's functions. Only how keys look as bytes is chosen here: compact, because
-Flower's PEM texts would be six times as many blocks to share, and because a point that is not on
-the curve, or a key of another kind, is then refused where it is read.
+Key agreement is ECDH on P-384 with HKDF-SHA256; secrets are split by Shamir's scheme, and shares
+are sealed with Fernet. All of this uses Flower's functions. Only the byte format of keys is chosen
+here. It is compact, because Flower's PEM texts would be six times as many blocks to share; and
+reading it refuses a point that is not on the curve, or a key of another kind.
 """
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode

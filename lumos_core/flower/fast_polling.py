@@ -1,14 +1,17 @@
-"""Shorter waits inside Flower 1.39, by names that are Flower's own business.
+"""Shorter waits inside Flower 1.39, made by changing Flower's private names.
 
-A SuperNode looks for work every 3 seconds, and whoever fetches a message's arrays before they have
-all been uploaded waits 1, 2, 4 … 10 seconds. Neither can be set. Here it becomes one second, or
-``LUMOS_POLL_SECONDS`` in the environment of ``lumos run``, ``lumos deploy server`` and ``lumos node
-start``, and 0.05 to 0.5; with 3, everything stays as Flower has it. More looks cost the SuperLink
-more requests. Since names are changed that Flower may rename at any time, nothing is, with a
-warning, unless the version is the one that this was written for and all is as it was then.
+A SuperNode asks for work every 3 seconds, and a process that fetches a message's arrays before all
+of them have been uploaded waits 1, 2, 4 … 10 seconds. Flower has no setting for either. This module
+shortens the first wait to one second, or to ``LUMOS_POLL_SECONDS`` in the environment of ``lumos
+run``, ``lumos deploy server`` and ``lumos node start``, and the second to 0.05 … 0.5 seconds; with
+``LUMOS_POLL_SECONDS=3`` both stay as they are. Shorter waits mean more requests to the SuperLink.
 
-Also a program, which runs one of Flower's with shorter waits. It and ``preload_server.py`` load
-this file by its path, and not as a part of ``lumos_core``; so it needs nothing but Flower:
+Flower may rename its private names at any time. So they are changed only if Flower's version is the
+one that this module was written for and the names are as expected; otherwise a warning is logged.
+
+The file is also a program, which runs one of Flower's programs with shorter waits. The program and
+``preload_server.py`` load the file by its path, not as a part of ``lumos_core``, so it imports
+nothing but Flower:
 
     python -P fast_polling.py PROGRAM ARGUMENT…
 """
@@ -39,10 +42,10 @@ _BETTER = {"initial_backoff": 0.05, "backoff_cap": 0.5, "max_tries_per_object": 
 
 
 def poll_seconds(environment: Mapping[str, str] = os.environ) -> float:
-    """How often a node is to look for work.
+    """Seconds between two requests of a node for work.
 
     Raises:
-        SystemExit: the environment has something else than seconds there.
+        SystemExit: the variable is not a number of seconds in the allowed range.
     """
     text = environment.get(SWITCH) or str(POLL_SECONDS)
     try:
@@ -58,12 +61,13 @@ def poll_seconds(environment: Mapping[str, str] = os.environ) -> float:
 
 
 def wanted(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether anything is to be shorter than Flower has it."""
+    """Whether waits should be shorter than Flower's."""
     return poll_seconds(environment) < FLOWERS_SECONDS
 
 
 def program(path: str) -> list[str]:
-    """How to start one of Flower's programs: as ever, or by way of this file.
+    """The beginning of the command for one of Flower's programs: its path, or this file as a
+    program, which runs it with shorter waits.
 
     Raises:
         SystemExit: see :func:`poll_seconds`.
@@ -116,7 +120,8 @@ def main() -> None:
     name = sys.argv[1]
     (entry,) = entry_points(group="console_scripts", name=name)
     run = entry.load()
-    # Fast polls alone would be slower: a message shows before its arrays.
+    # Short polls alone would make it slower: they find a message before its arrays are uploaded,
+    # and then the wait for arrays begins.
     if wanted() and shorten_pulls():
         shorten_node_polls()
     sys.argv = sys.argv[1:]

@@ -1,11 +1,11 @@
 """ClientApps that start fast: forked from a process that has imported what they need.
 
-Flower starts a fresh process for every message, and importing Flower and torch takes longer than
-many a round. SuperExec starts that process by its name, ``flwr-clientapp``, from the PATH. Here
-another program of that name comes first on the PATH (:mod:`~lumos_core.flower.preload_stub`),
-which has a preloaded process fork (:mod:`~lumos_core.flower.preload_server`) and run Flower's
-own program in the fork. Whenever that does not work, Flower's own program is started as ever.
-``LUMOS_PRELOAD=0`` switches it off; it takes about 200 MB of memory per node.
+Flower starts a new process for every message, and importing Flower and torch takes longer than many
+rounds do. SuperExec finds that process's program, ``flwr-clientapp``, on the PATH. This module puts
+another program of the same name first on the PATH (:mod:`~lumos_core.flower.preload_stub`). It asks
+a preloaded process (:mod:`~lumos_core.flower.preload_server`) to fork, and the fork runs Flower's
+own program. If that does not work, Flower's own program is started in the usual way. The preloaded
+process takes about 200 MB of memory per node; ``LUMOS_PRELOAD=0`` switches it off.
 """
 
 import logging
@@ -22,7 +22,7 @@ from lumos_core.processes.children import Children
 log = logging.getLogger(__name__)
 
 SWITCH = "LUMOS_PRELOAD"
-_LONGEST_PYTHON = 120  # of the first line of a program, in older kernels
+_LONGEST_PYTHON = 120  # older kernels limit the length of a program's first line
 _PROBE_SECONDS = 20.0
 
 
@@ -32,15 +32,15 @@ def start(
     """Start a preloaded process.
 
     Args:
-        children: gets it as one more child.
-        name: of that child, and of its log.
-        folder: a new one, for the program and the socket; only this user can look inside.
-        environment: of the node's processes.
-        cwd: where it starts.
+        children: starts the process as one more child.
+        name: name of that child, and of its log.
+        folder: a new folder for the program and the socket; only this user can open it.
+        environment: environment of the node's processes.
+        cwd: folder in which it starts.
 
     Returns:
         The environment for the node's SuperNode and SuperExec: with ``folder`` first on the PATH,
-        or as it was if there is no preloaded process.
+        or unchanged if there is no preloaded process.
     """
     if environment.get(SWITCH) == "0" or not _install(folder, environment):
         return dict(environment)
@@ -68,7 +68,7 @@ def _install(folder: Path, environment: Mapping[str, str]) -> bool:
         program.chmod(0o700)
         probe = [str(program), "--probe"]
         done = subprocess.run(probe, env=dict(environment), timeout=_PROBE_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:  # such as a folder without programs
+    except (OSError, subprocess.TimeoutExpired) as error:  # such as a folder mounted noexec
         log.warning("no preloaded process: %s", type(error).__name__)
         return False
     return done.returncode == 0

@@ -1,8 +1,8 @@
-"""Imports what every ClientApp process imports, then forks for each that is asked for.
+"""The preloaded process: it imports what every ClientApp process imports, and forks on request.
 
-A program, run by :mod:`lumos_core.flower.preload` as a file: ``lumos_core`` itself must not
-be imported here, because a ClientApp takes it from the app that the server sent. Forks only while
-it has a single thread, and touches no GPU. ``preload_stub.py`` says how it is asked.
+It is a program, which :mod:`lumos_core.flower.preload` runs as a file. It must not import
+``lumos_core``, because a ClientApp imports it from the app that the server sent. It forks only
+while it has a single thread, and never touches a GPU. ``preload_stub.py`` describes the requests.
 
     python -P preload_server.py FOLDER
 """
@@ -27,18 +27,18 @@ MODULES = (
     "numpy.random", "torch", "pydantic", "safetensors.torch", "filelock", "sqlite3", "httpcore",
     "flwr.app", "flwr.clientapp",
 )  # fmt: skip
-"""Polars is not among them: it starts threads."""
+"""Modules to import. Polars is not among them, because it starts threads."""
 PATIENCE_SECONDS = 5.0
 SOCKET, READY, GO = "socket", b"R", b"G"
 
 
 def load() -> Callable[[], Any]:
-    """Flower's program, with everything that it is going to need.
+    """Import everything that Flower's program needs; returns the program.
 
     Raises:
-        SystemExit: this process has several threads now, and must not fork.
+        SystemExit: this process now has several threads, so it must not fork.
     """
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # else NumPy starts threads; torch has its own
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # else NumPy starts threads; torch's are separate
     (entry,) = entry_points(group="console_scripts", name=PROGRAM)
     program: Callable[[], Any] = entry.load()
     for module in MODULES:
@@ -52,15 +52,15 @@ def load() -> Callable[[], Any]:
 
 
 def threads() -> int:
-    """Threads of this process, those of libraries too."""
+    """Number of threads of this process, including those of libraries."""
     try:
         return len(os.listdir("/proc/self/task"))
     except OSError:
-        return 2  # who cannot count does not fork
+        return 2  # unknown; with more than one thread, nothing is forked
 
 
 def serve(listener: socket.socket) -> socket.socket:
-    """Fork whenever somebody asks. Returns only in forks: the connection to who asked."""
+    """Fork on every request. Returns only in the forks: the connection to the requesting stub."""
     while True:
         connection, _ = listener.accept()
         connection.settimeout(PATIENCE_SECONDS)
@@ -89,7 +89,7 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
 
 
 def _turn_into(request: dict[str, Any], streams: list[int]) -> None:
-    """Take over the streams, folder, environment and arguments of who asked."""
+    """Take over the streams, folder, environment and arguments of the requesting stub."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -97,11 +97,11 @@ def _turn_into(request: dict[str, Any], streams: list[int]) -> None:
     os.environ.update(request["environ"])
     os.chdir(request["cwd"])
     sys.argv = [PROGRAM, *request["argv"]]
-    sys.modules["numpy"].random.seed()  # else all forks draw the same
+    sys.modules["numpy"].random.seed()  # else all forks draw the same random numbers
 
 
 def _agree(connection: socket.socket) -> None:
-    """Have the work handed over; end if who asked has turned to somebody else."""
+    """Tell the stub that the fork is ready and wait for its GO; exit if it does not come."""
     try:
         connection.sendall(READY)
         agreed = connection.recv(1) == GO
@@ -114,9 +114,9 @@ def _agree(connection: socket.socket) -> None:
 
 
 def _end_with(connection: socket.socket) -> None:
-    """End this process when the one that asked has ended: at once and without a word. On SIGTERM
-    Flower's program would report that it failed, but answer nothing, and the SuperNode would wait
-    for the answer for ever; one that it hears nothing of any more, it gives up after a minute."""
+    """Kill this process when the stub has ended. It is not ended by SIGTERM: Flower's program would
+    then report that it failed but send no answer, and the SuperNode would wait for the answer
+    forever. A process that sends nothing any more is given up after a minute."""
     with suppress(OSError):
         connection.recv(1)
     os.kill(os.getpid(), signal.SIGKILL)

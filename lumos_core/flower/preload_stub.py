@@ -1,13 +1,13 @@
-"""Stands in for ``flwr-clientapp``: has a preloaded process fork instead of starting anew.
+"""Replaces ``flwr-clientapp``: asks a preloaded process to fork, instead of starting a new one.
 
-A program, not a module: :mod:`lumos_core.flower.preload` copies it to a folder that comes
-first on the PATH of a SuperExec, beside the socket of ``preload_server.py``. It needs nothing but
-the standard library, and lives for as long as the fork: who ends it ends the fork. If nobody
-answers, or not as agreed, it becomes the program that it stands in for.
+It is a program, not a module: :mod:`lumos_core.flower.preload` copies it to a folder that comes
+first on the PATH of a SuperExec, beside the socket of ``preload_server.py``. It imports only the
+standard library. It runs as long as the fork does: ending the stub ends the fork. If the preloaded
+process does not answer, or not as expected, the stub executes Flower's own program.
 
-The agreement: arguments, folder and environment as JSON with its length before it and the three
-standard streams beside it; back comes ``READY``; ``GO`` is the word from which on the work is the
-fork's, and only the fork's.
+The protocol: the stub sends arguments, folder and environment as JSON, with the length before it
+and the three standard streams beside it. The fork answers ``READY``. The stub then sends ``GO``;
+from there on the fork does the work, and the stub no longer may.
 """
 
 import json
@@ -22,14 +22,14 @@ SOCKET, READY, GO = "socket", b"R", b"G"
 
 
 def ask(folder: Path) -> socket.socket | None:
-    """The connection to a fork that has our work, or None."""
+    """The connection to a fork that does our work, or None."""
     request = {"argv": sys.argv[1:], "cwd": os.getcwd(), "environ": dict(os.environ)}
     data = json.dumps(request).encode()
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(PATIENCE_SECONDS)
     here = os.open(".", os.O_RDONLY)
     try:
-        os.chdir(folder)  # names of sockets are short
+        os.chdir(folder)  # a relative name, since the path of a socket must be short
         connection.connect(SOCKET)
         socket.send_fds(connection, [len(data).to_bytes(4, "big")], [0, 1, 2])
         connection.sendall(data)
@@ -46,7 +46,7 @@ def ask(folder: Path) -> socket.socket | None:
 
 
 def become(name: str, folder: Path) -> None:
-    """Go on as the next program of this name on the PATH.
+    """Replace this process by the next program of this name on the PATH.
 
     Raises:
         SystemExit: there is none.
@@ -68,7 +68,7 @@ def main() -> None:
         return
     connection.settimeout(None)
     with suppress(OSError):
-        connection.recv(1)  # ends when the fork does
+        connection.recv(1)  # returns when the fork ends
 
 
 if __name__ == "__main__":

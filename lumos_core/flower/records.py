@@ -1,18 +1,18 @@
-"""Flower records ⇄ plain values: the one place that says what travels, and under which name.
+"""Flower records ⇄ plain values: the one place that defines what messages hold, and its names.
 
 ================  ==============================================================================
 to a node         ArrayRecord ``model`` (train and evaluate only), ConfigRecord ``instruction``
 train reply       ArrayRecord ``delta`` + MetricRecord ``metrics``
 evaluate reply    MetricRecord ``metrics``
-prepare reply     MetricRecord ``metrics``: two flags, and roughly how far the views are
+prepare reply     MetricRecord ``metrics``: two flags, and the rough progress of the views
 describe reply    ConfigRecord ``node``: counts and fingerprints
 secure rounds     ConfigRecord ``secagg`` to and from the node: a packet of
                   :mod:`lumos_core.privacy.secure_aggregation.packets`; the train reply is then
                   ArrayRecord ``upload`` alone, one masked array
-any failure       ConfigRecord ``error``: ``code``, and ``name`` where the question was describe
+any failure       ConfigRecord ``error``: ``code``, and in answer to describe also ``name``
 ================  ==============================================================================
 
-Both apps use these functions, so the two ends cannot drift apart. Nothing that arrives is trusted:
+Both apps use these functions, so server and nodes cannot disagree. Nothing received is trusted:
 every ``decode_*`` raises :class:`~lumos_core.errors.ReplyError` for anything but the above.
 """
 
@@ -46,20 +46,20 @@ MESSAGE_TYPES = {
 Split = Literal["validation", "test"]
 Arrays = Mapping[str, np.ndarray]
 Metrics = dict[str, int | float]
-_MAX_NAME = 200  # of an array, a metric, a node
+_MAX_NAME = 200  # characters in the name of an array, a metric or a node
 _CODE = re.compile("[a-z][a-z0-9-]{0,39}")
 
 
 class Order(NamedTuple):
-    """What a node is asked to do.
+    """An instruction to a node.
 
     Attributes:
-        params: the global model (float32 arrays by name); None in a ``describe``.
+        params: the global model (float32 arrays by name); None if the instruction needs none.
         round: 1, 2, …; 0 before the first.
         evaluate: the split on which to evaluate ``params``, if any.
-        catalog: fingerprint of the server's catalog; empty where the server did not say.
+        catalog: fingerprint of the server's catalog; empty if the server did not send it.
         secure: a packet of secure aggregation, if the instruction is a step of it; unchecked.
-        seconds: how long to work on views at most, in a ``prepare``.
+        seconds: in a ``prepare``, the longest time to work on views.
     """
 
     params: dict[str, np.ndarray] | None
@@ -88,7 +88,7 @@ def encode_order(order: Order) -> RecordDict:
 
 
 def decode_order(content: RecordDict) -> Order:
-    """What :func:`encode_order` was given.
+    """The order that :func:`encode_order` was given.
 
     Raises:
         ReplyError: records are missing or malformed.
@@ -140,7 +140,8 @@ def encode_describe(facts: Mapping[str, str]) -> RecordDict:
 
 
 def encode_error(code: str, name: str = "") -> RecordDict:
-    """The content of a failed reply: a code of :mod:`client_app.error_codes`, never an exception.
+    """The content of a failed reply: a code of :mod:`client_app.error_codes`, never the text of an
+    exception.
 
     Args:
         code: what failed.
@@ -219,7 +220,7 @@ def from_record(record: ArrayRecord) -> dict[str, np.ndarray]:
 
 
 def _array(name: str, array: Array) -> np.ndarray:
-    """Read one array. The header is checked first, since numpy allocates what it announces."""
+    """Read one array. Its header is checked first, since numpy allocates what the header says."""
     if len(name) > _MAX_NAME:
         raise ReplyError("an array's name is too long")
     try:
@@ -231,7 +232,7 @@ def _array(name: str, array: Array) -> np.ndarray:
         if math.prod(shape) * dtype.itemsize != len(array.data) - start:
             raise ValueError("header and data disagree")
         return array.numpy()
-    except Exception as error:  # numpy evaluates headers: there is no telling what it may raise
+    except Exception as error:  # numpy evaluates the header, which may raise any exception
         raise ReplyError(f"array {name!r} cannot be read ({type(error).__name__})") from None
 
 
@@ -251,7 +252,7 @@ def _header(data: bytes) -> tuple[tuple[int, ...], np.dtype[np.generic], int]:
 
 # ---------------------------------------------------------------- records
 def payload_bytes(content: RecordDict) -> int:
-    """Size of what a message carries: serialised arrays, 8 bytes a number, texts.
+    """Size of a message's content: serialised arrays, 8 bytes per number, texts.
 
     (Flower's own ``count_bytes`` raises on an empty text.)
     """

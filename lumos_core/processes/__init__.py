@@ -1,4 +1,4 @@
-"""Child processes that end with their parent, however it ends. Begin with `children`.
+"""Child processes that end with their parent, however the parent ends. Begin with `children`.
 
-Imports the errors only; knows neither Flower nor LUMOS.
+Imports only `lumos_core.errors`, and knows nothing of Flower or of federations.
 """

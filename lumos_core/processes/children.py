@@ -1,9 +1,10 @@
-"""Child processes that end with their parent, however it ends.
+"""Child processes that end with their parent, however the parent ends.
 
-Two nets: an orderly :meth:`Children.stop` (end of the ``with`` block, also on Ctrl-C, ``kill`` and
-a closed terminal, see :func:`ending_on_signals`), which also finds processes that left their
-parents; and, for a parent that was killed outright, a guard (:mod:`lumos_core.processes.guard`).
-Flower watches the processes below ours as well, but takes up to 20 seconds to end them.
+Two mechanisms ensure this. :meth:`Children.stop` ends all of them in order, at the end of the
+``with`` block, also on Ctrl-C, ``kill`` and a closed terminal (see :func:`ending_on_signals`); it
+also finds descendants that are no longer below their parents. If the parent is killed with SIGKILL,
+a guard process (:mod:`lumos_core.processes.guard`) kills them. Flower also ends the processes that
+it started when their parent ends, but takes up to 20 seconds.
 """
 
 import ctypes
@@ -27,8 +28,8 @@ import psutil
 from lumos_core.errors import FederationError, reason_of
 from lumos_core.processes import guard
 
-GRACE_SECONDS = 4.0  # between asking and killing
-_MARK = "LUMOS_PROCESS_GROUP"  # environment variable by which strays are found
+GRACE_SECONDS = 4.0  # between SIGTERM and SIGKILL
+_MARK = "LUMOS_PROCESS_GROUP"  # environment variable by which lost descendants are found
 _PR_SET_CHILD_SUBREAPER = 36
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
@@ -43,11 +44,11 @@ class Child:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs."""
+        """The child's exit code; None while it runs."""
         return self.process.poll()
 
     def last_lines(self, count: int = 15) -> str:
-        """The end of its output, without colours."""
+        """The end of the child's output, without colours."""
         try:
             lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
@@ -60,7 +61,7 @@ class Children:
 
     Args:
         logs: folder for ``<name>.log``.
-        grace: seconds between asking and killing, when the ``with`` block is left.
+        grace: seconds between SIGTERM and SIGKILL, when the ``with`` block is left.
     """
 
     def __init__(self, logs: Path, grace: float = GRACE_SECONDS) -> None:
@@ -72,7 +73,7 @@ class Children:
     def start(
         self, name: str, command: Sequence[str], *, environment: Mapping[str, str], cwd: Path
     ) -> Child:
-        """Start a child in a process group of its own, its output in ``<logs>/<name>.log``.
+        """Start a child in a new process group; its output goes to ``<logs>/<name>.log``.
 
         Raises:
             FederationError: the program cannot be started.
@@ -159,7 +160,7 @@ class Children:
                 text=True,
             )
         if self._guard.stdin is not None:
-            with suppress(BrokenPipeError):  # somebody killed it; the orderly way is still there
+            with suppress(BrokenPipeError):  # somebody killed the guard; stop() still works
                 self._guard.stdin.write(line + "\n")
                 self._guard.stdin.flush()
 
@@ -170,7 +171,7 @@ class Children:
             self._guard = None
 
     def _wait(self, others: set[psutil.Process], seconds: float) -> None:
-        """Until the children (only Popen may reap them) and ``others`` have ended."""
+        """Wait until the children (only Popen may reap them) and ``others`` have ended."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             running = [c for c in self._children if c.exit_code is None]
@@ -182,7 +183,7 @@ class Children:
         return {process for child in self._children for process in _tree(child)}
 
     def _strays(self) -> set[psutil.Process]:
-        """Processes that carry our mark, whoever their parent is by now."""
+        """Processes with our mark in their environment, whoever their parent is now."""
         found: set[psutil.Process] = set()
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
@@ -196,7 +197,7 @@ def ending_on_signals() -> Iterator[None]:
     """Turn Ctrl-C, ``kill`` and a closed terminal into exceptions, so that clean-up code runs.
 
     SIGINT raises KeyboardInterrupt, SIGTERM and SIGHUP raise SystemExit(128 + number). Only the
-    main thread can do this; elsewhere nothing changes.
+    main thread can set this; in other threads nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -218,7 +219,7 @@ def ending_on_signals() -> Iterator[None]:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """A second Ctrl-C must not stop the stopping (it takes seconds and is bounded)."""
+    """Ignore signals: a second Ctrl-C must not interrupt the stopping, whose time is limited."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -232,7 +233,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _tree(child: Child) -> list[psutil.Process]:
-    """A child and its descendants, those that still run."""
+    """A child and its descendants that still run."""
     with suppress(psutil.Error):
         process = psutil.Process(child.process.pid)
         return [process, *process.children(recursive=True)]
@@ -240,8 +241,8 @@ def _tree(child: Child) -> list[psutil.Process]:
 
 
 def _adopt_orphans() -> None:
-    """Descendants whose parent has ended become ours (Linux), so that they can be reaped: the first
-    process of a container often does not do it, and they would stay as zombies."""
+    """Make this process the parent of descendants whose parent has ended (Linux), so that it can
+    reap them. The first process of a container often does not, and they would stay as zombies."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 

@@ -1,9 +1,10 @@
-"""Runs beside a supervisor and ends its processes at once if it is killed outright.
+"""A guard process: it runs beside a supervisor, and if the supervisor is killed, it kills the
+supervisor's child processes at once.
 
-A script of the standard library alone, so that it starts in milliseconds. It reads process groups,
-one number a line; an end of input without the line ``done`` means that the supervisor is gone. Then
-those groups are killed, and on Linux every process whose environment holds the mark given as
-argument.
+It is a script that imports only the standard library, so that it starts in milliseconds. It reads
+process groups, one number per line; an end of input without the line ``done`` means that the
+supervisor has been killed. Then the guard kills those groups, and on Linux every process whose
+environment holds the mark given as argument.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""A finished run as a folder that stands for itself: weights, sizes, metrics, fingerprint."""
+"""Export of a run's best model to a self-contained folder: weights, sizes, metrics, fingerprint."""
 
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,13 @@ _REPAIR = "not a summary as LUMOS writes it; move it away to export without metr
 
 
 def export_model(run_dir: Path, out: Path, *, force: bool = False) -> ModelCard:
-    """Write the best model of a run as a folder that stands for itself.
+    """Write the best model of a run to a self-contained folder.
 
     Args:
-        run_dir: folder of a run or of ``lumos train-central``; of a run that goes on, the best
-            model so far is taken.
+        run_dir: folder of a run or of ``lumos train-central``; while a run is in progress, its best
+            model so far is written.
         out: new or empty folder.
-        force: replace a model that is there.
+        force: replace a model that is in the folder.
 
     Raises:
         ModelError: there is no usable model in ``run_dir``.
@@ -47,7 +47,7 @@ def export_model(run_dir: Path, out: Path, *, force: bool = False) -> ModelCard:
 
 
 def _results(run_dir: Path, card: ModelCard) -> dict[str, Any]:
-    """What the summary of a run that has ended adds to its model's card."""
+    """Fields of the model's card that the summary of an ended run provides."""
     path = run_dir / SUMMARY
     summary = RunSummary.read_if_there(path, _REPAIR)
     if summary is None or summary.best_round != card.round:  # of an earlier part of a resumed run

@@ -1,8 +1,8 @@
-"""Trained models as files for those who use them: weights, and a card that says what they fit.
+"""Files of trained models: the weights, and a card that says which catalog and sizes they fit.
 
-A model file is a safetensors file with the names of ``SASRec.state_dict()``; its card (JSON) lies
-in the file's own metadata, so that the two can never be torn apart. ``lumos export`` writes the
-card once more as ``config.json``, for people and for programs that know nothing of LUMOS::
+A model file is a safetensors file with the names of ``SASRec.state_dict()``. Its card (JSON) is in
+the file's own metadata, so that weights and card cannot be separated. ``lumos export`` also writes
+the card as ``config.json``, for people and for programs that do not know LUMOS::
 
     OUT/model.safetensors    float32 arrays + card
     OUT/config.json          the same card
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 MODEL_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 KEPT_FINAL, KEPT_LATEST = "model/final.safetensors", "model/latest.safetensors"
 """Where a node keeps received models, below its state folder: the best model of the last run that
-came to its end, and the model of the last finished round of a run."""
+completed, and the model of the last finished round of a run."""
 
 _CARD = "lumos"  # key of the card in the file's metadata
 
@@ -54,7 +54,7 @@ Size = Annotated[int, Field(ge=1, strict=True)]
 
 
 class Shape(BaseModel):
-    """Sizes of a model, as :class:`~lumos_core.learning.model.ModelShape` has them."""
+    """Sizes of a model; the fields of :class:`~lumos_core.learning.model.ModelShape`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -67,23 +67,24 @@ class Shape(BaseModel):
 
     @model_serializer(mode="wrap")
     def _as_written(self, as_usual: SerializerFunctionWrapHandler) -> dict[str, int | str]:
-        """Without the usual encoder, so that versions that know no other can read the card."""
+        """Leave out the default encoder, so that versions that know only this one can read the
+        card."""
         found: dict[str, int | str] = as_usual(self)
         return {k: v for k, v in found.items() if k != "encoder" or v != SASREC}
 
 
 class ModelCard(BaseModel):
-    """What has to be known to use a model.
+    """What a program has to know to use a model.
 
     Attributes:
         format: changes when a reader of the present version could misread the file.
-        shape: sizes; with them alone an empty model can be built.
-        catalog: fingerprint of the catalog whose items the rows of ``items.weight`` are.
-        round: rounds of training behind the parameters.
-        final: whether it is the best model of a run that came to its end.
-        validation, test: metrics, where known (means over users; exported models only).
+        shape: sizes of the model; they are enough to build an empty one.
+        catalog: fingerprint of the catalog; each row of ``items.weight`` is one of its items.
+        round: rounds of training that led to the parameters.
+        final: whether it is the best model of a run that completed.
+        validation, test: metrics, if known (means over users; exported models only).
         config: the run's configuration, without paths.
-        versions: of LUMOS and of the packages that it was trained with, where known.
+        versions: versions of LUMOS and of the packages that it was trained with, if known.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -109,11 +110,11 @@ class ModelCard(BaseModel):
         """The card of a model of a run.
 
         Args:
-            config: the run's.
-            num_items: items of its catalog.
+            config: the run's configuration.
+            num_items: number of items in its catalog.
             catalog: the catalog's fingerprint.
-            of_round: rounds of training behind the model.
-            final: whether training has come to its end.
+            of_round: rounds of training that led to the model.
+            final: whether it is the best model of a run that completed.
         """
         return cls(
             shape=Shape.model_validate(ModelShape.of(config, num_items).to_dict()),
@@ -127,17 +128,17 @@ class ModelCard(BaseModel):
 
 # ---------------------------------------------------------------- write
 def save_model(path: Path, params: Params, card: ModelCard) -> None:
-    """Write a model file atomically. Raises OSError if the disk will not take it."""
+    """Write a model file atomically. Raises OSError if it cannot be written."""
     arrays = {name: np.ascontiguousarray(array) for name, array in params.items()}
     write_atomically(path, save(arrays, {_CARD: card.model_dump_json()}))
 
 
 # ---------------------------------------------------------------- find and read
 def find_model(place: Path) -> Path:
-    """The model file of a place: the file itself, an exported folder, a run folder.
+    """The model file at a place: the file itself, or the one in an exported or a run folder.
 
     Raises:
-        ModelError: there is none.
+        ModelError: the folder holds none.
     """
     if not place.is_dir():
         return place
@@ -151,11 +152,11 @@ def find_model(place: Path) -> Path:
 
 
 def kept_model(state: Path, catalog: Catalog) -> Path:
-    """The model that a node with this state folder should use: the last final one; before there is
-    one for its catalog, the last one received.
+    """The model that a node with this state folder should use: the last final model, or the last
+    received one if only that is for its catalog. If neither is, :func:`load_model` refuses it.
 
     Raises:
-        ModelError: it has received none, or those it has are for other catalogs.
+        ModelError: the node has no model, or one that cannot be read.
     """
     found = [state / name for name in (KEPT_FINAL, KEPT_LATEST) if (state / name).is_file()]
     if not found:
@@ -169,7 +170,7 @@ def kept_model(state: Path, catalog: Catalog) -> Path:
 
 
 def read_card(path: Path) -> ModelCard:
-    """The card alone, without loading arrays. Raises ModelError as :func:`read_model`."""
+    """Read the card without loading arrays. Raises ModelError as :func:`read_model`."""
     try:
         with safe_open(path, framework="numpy") as file:
             return ModelCard.model_validate_json((file.metadata() or {})[_CARD])
@@ -199,7 +200,7 @@ def load_model(place: Path | str, catalog: Catalog, device: "torch.device | str"
 
     Args:
         place: an exported folder, a run folder or a model file.
-        catalog: whose items the model is to rank.
+        catalog: the catalog whose items the model will rank.
         device: torch device.
 
     Returns:
@@ -234,7 +235,7 @@ def load_model(place: Path | str, catalog: Catalog, device: "torch.device | str"
 # ---------------------------------------------------------------- checks
 def _of_checkpoint(path: Path, checkpoint: Checkpoint) -> tuple[Params, ModelCard]:
     progress = checkpoint.progress
-    # `round` of the file with the best model is the round during which it proved the best.
+    # In the file with the best model, `round` is the round in which it was found to be the best.
     of_round = progress.best_round if path.name == Path(BEST).name else progress.round
     if of_round < 0:
         raise ModelError(
@@ -272,7 +273,7 @@ def _check_catalog(path: Path, card: ModelCard, catalog: Catalog) -> None:
 
 
 def _check_copy(path: Path, card: ModelCard) -> None:
-    """``config.json`` beside an exported model must be that model's."""
+    """Check that ``config.json`` beside an exported model belongs to that model."""
     copy = path.with_name(CONFIG_FILE)
     if path.name != MODEL_FILE or not copy.is_file():
         return
@@ -287,8 +288,8 @@ def _check_copy(path: Path, card: ModelCard) -> None:
 
 
 def _check_arrays(path: Path, params: Params, card: ModelCard) -> None:
-    """Refuse arrays of another size before a model of the card's size is built, and numbers that
-    are none."""
+    """Refuse arrays whose sizes differ from the card's, before a model of those sizes is built; and
+    arrays with NaN or infinity."""
     shape = card.shape
     sizes = {ITEM_TABLE: (shape.num_items + 1, shape.dim)}
     if shape.encoder == SASREC:

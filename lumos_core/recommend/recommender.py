@@ -1,11 +1,11 @@
-"""What a trained model is for: the items a user has not met yet, best first, and why.
+"""Recommendations of a trained model: items that are not in a user's history, best first, with
+reasons.
 
 The ranking is that of :mod:`lumos_core.learning.evaluation`: scores of the whole catalog after the
-last item of a history, what is in the history left out. A *reason* is the item of the history whose
-embedding is nearest (by cosine) to the recommended item's: the model places items close to each
-other that it holds for alike. It explains a recommendation by resemblance; it is not the model's
-derivation. An item that does not resemble the recommended one (cosine 0 or below) is no reason for
-it.
+last item of a history, without the items of the history. A *reason* is an item of the history whose
+embedding is among the nearest (by cosine) to the recommended item's: the model places similar items
+close to each other. A reason explains a recommendation by similarity; it does not show how the
+model computed it. An item with cosine 0 or below is not similar, and is never a reason.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +33,7 @@ __all__ = ["Ranked", "Reason", "Recommendation", "Recommender", "export_parquet"
 
 REASONS = 2
 SCORES_AT_A_TIME = 2**24
-"""float32 scores that exist at once (64 MiB): users are ranked in batches of this many."""
+"""float32 scores in memory at a time (64 MiB): this bounds how many users a batch has."""
 USERS_AT_A_TIME = 256
 
 Indices = NDArray[np.int32]
@@ -43,14 +43,14 @@ History = Sequence[int] | NDArray[np.integer[Any]]
 
 @dataclass(frozen=True)
 class Ranked:
-    """The best items of B users; where a user has fewer than K left, rows end with item 0.
+    """The best items of B users. If fewer than K items can be recommended, a row ends with 0s.
 
     Attributes:
-        items: int32 [B, K], 1..N, best first; 0 is no item.
-        scores: float32 [B, K]; inner products, comparable within a row; -inf where there is none.
-        reasons: int32 [B, K, R], distinct items of the history, nearest first; 0 is no item.
-            Only items with a positive cosine are there.
-        similarities: float32 [B, K, R], cosine to the recommended item; 0 where there is none.
+        items: int32 [B, K], 1..N, best first; 0 means no item.
+        scores: float32 [B, K]; inner products, comparable within a row; -inf where item is 0.
+        reasons: int32 [B, K, R], distinct items of the history with a positive cosine, nearest
+            first; 0 means no item.
+        similarities: float32 [B, K, R], cosine to the recommended item; 0 where reason is 0.
     """
 
     items: Indices
@@ -61,7 +61,7 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Reason:
-    """An item of the history that resembles a recommended one."""
+    """An item of the history that is similar to a recommended one."""
 
     item_id: str
     title: str
@@ -83,16 +83,16 @@ class Recommender:
     """Ranks a catalog for histories.
 
     Args:
-        model: of :func:`load_model`.
-        catalog: the catalog it was loaded for.
-        top: items per user, K; at most the catalog's size counts.
-        reasons: items of the history given as reasons for each, R.
+        model: from :func:`load_model`.
+        catalog: the catalog that the model was loaded for.
+        top: items per user, K; at most the catalog's size.
+        reasons: number of reasons per recommended item, R.
         include_seen: rank items of the history as well.
 
     >>> from lumos_core import Catalog, Recommender, RunConfig
     >>> from lumos_core.learning.model import new_model
     >>> catalog = Catalog(("A1", "B7", "C3"), ("lamp", "paper chain", "tea pot"))
-    >>> model = new_model(RunConfig(dim=8), len(catalog))  # of load_model, if it is to be any good
+    >>> model = new_model(RunConfig(dim=8), len(catalog))  # untrained; use load_model in practice
     >>> best = Recommender(model, catalog, top=2).for_user([catalog.index("B7")])
     >>> [found.rank for found in best], {found.item_id for found in best} == {"A1", "C3"}
     ([1, 2], True)
@@ -146,7 +146,7 @@ class Recommender:
         ]
 
     def rank(self, histories: Sequence[History]) -> Ranked:
-        """Rank for some users at once; see :meth:`batches` for many.
+        """Rank for a few users at once; see :meth:`batches` for many.
 
         Raises:
             DataError: a history is empty or holds an index outside the catalog.
@@ -177,10 +177,11 @@ class Recommender:
         )
 
     def batches(self, users: Sequences) -> Iterator[tuple[range, Ranked]]:
-        """Rank for many users, a batch at a time, in their order; never users × items at once.
+        """Rank for many users in their order, one batch at a time, so that scores of all users ×
+        items are never in memory together.
 
         Yields:
-            positions of the batch's users, their ranking.
+            The positions of the batch's users, and their ranking.
         """
         size = max(1, min(USERS_AT_A_TIME, SCORES_AT_A_TIME // len(self.catalog)))
         for start in range(0, len(users), size):
@@ -199,8 +200,8 @@ class Recommender:
     def _reasons(
         self, histories: Sequence[NDArray[np.int64]], items: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Nearest items of what the model has read of each history, the more recent first where
-        equally near: int64 and float32 [B, K, R]."""
+        """The nearest items among those of each history that the model has read; of equally near
+        ones the more recent comes first: int64 and float32 [B, K, R]."""
         read, _ = pad([_latest(h, self.model.shape.max_len) for h in histories], 2**62)
         seen = torch.from_numpy(read)  # [B, T], most recent first
         theirs, ours = self._directions[seen], self._directions[items]
@@ -219,7 +220,7 @@ class Recommender:
 
 
 def top_columns(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k largest values of each row, largest first, the lower column first where equal.
+    """The k largest values of each row, largest first; of equal ones the lower column comes first.
 
     Args:
         values: float [B, N] without NaN.
@@ -228,7 +229,7 @@ def top_columns(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tenso
     Returns:
         float [B, k] and int64 [B, k] columns.
     """
-    best, columns = values.topk(k, dim=1)  # which of equal ones it takes is not defined
+    best, columns = values.topk(k, dim=1)  # which of equal values it takes is not defined
     if k:
         last = best[:, -1:]
         ambiguous = (values == last).sum(1) > (best == last).sum(1)
@@ -252,16 +253,16 @@ def export_parquet(
     path: Path,
     on_batch: Callable[[int], None] = lambda users: None,
 ) -> None:
-    """Write recommendations for all users as one Parquet file: a batch at a time, atomically, and
-    readable by its owner alone, since it tells what people are like.
+    """Write recommendations for all users to one Parquet file, batch by batch and atomically. Only
+    its owner may read it, because it reveals users' interests.
 
     Columns: ``user_id`` String, ``rank`` UInt32 from 1, ``item_id`` String, ``title`` String,
     ``score`` Float32, ``reasons`` List(String) of item ids.
 
     Args:
-        recommender: ranks.
-        users: whom for.
-        path: file to write; one that is there is replaced.
+        recommender: ranks the catalog.
+        users: the users to recommend to.
+        path: file to write; an existing file is replaced.
         on_batch: called with the number of users of every finished batch.
 
     Raises:
@@ -269,7 +270,7 @@ def export_parquet(
     """
     from polars.io.plugins import register_io_source
 
-    def frames(*_: object) -> Iterator["pl.DataFrame"]:  # Polars asks for all columns and rows
+    def frames(*_: object) -> Iterator["pl.DataFrame"]:  # Polars always asks for all columns, rows
         for positions, ranked in recommender.batches(users):
             yield _frame(recommender.catalog, users, positions, ranked)
             on_batch(len(positions))
@@ -279,7 +280,7 @@ def export_parquet(
 
 
 def _frame(catalog: Catalog, users: Sequences, of: range, ranked: Ranked) -> "pl.DataFrame":
-    """One row a recommendation."""
+    """One row per recommendation."""
     import polars as pl
 
     row, column = np.nonzero(ranked.items)

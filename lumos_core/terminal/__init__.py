@@ -1,4 +1,4 @@
-"""What a person sees: the progress of long work and how it is interrupted, tables of its results.
+"""Output for people: progress of long work, Ctrl-C during it, and tables of results.
 
-Begin with `progress`. Imports nothing else of LUMOS.
+Begin with `progress`. Imports nothing else from LUMOS.
 """

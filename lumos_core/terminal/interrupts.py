@@ -1,4 +1,4 @@
-"""Ctrl-C belongs to the main thread of the process that a person has started."""
+"""Keeping Ctrl-C in the main thread of the process that a person has started."""
 
 import signal
 from collections.abc import Iterator
@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Ctrl-C waits until the end of the block, and never reaches what is started in it.
+    """Delay Ctrl-C until the end of the block; threads and processes started in it never get it.
 
-    Threads and processes inherit it. A thread that took the signal would leave the main thread
-    waiting for whatever it waits for; a worker would print a traceback of its own.
+    They inherit the blocked signal. This is wanted: if a thread took the signal, the main thread
+    would continue to wait; if a worker process took it, it would print its own traceback.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield

@@ -1,4 +1,4 @@
-"""How far long work is: bars on a terminal, a line every few seconds in a file.
+"""Progress of long work: bars on a terminal, a line every few seconds in a file.
 
     with Progress(console) as progress:
         task = progress.task("views of node-0", total=708, unit="users", note="loading the model")
@@ -6,9 +6,9 @@
             ...
             task.advance(len(batch))
 
-A terminal shows one moving line a task. Anything else – a file, a pipe, the log of a CI job – gets
-whole lines: one when a task begins, one every few seconds while it runs, one when it is done. The
-lines come from a thread, so that a step of a minute is not a minute of silence.
+A terminal shows one moving line per task. Anything else – a file, a pipe, the log of a CI job –
+gets whole lines: one when a task begins, one every few seconds while it runs, one when it is done.
+A thread prints the lines, so that they appear even during a step that takes a minute.
 """
 
 import threading
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from rich.progress import ProgressColumn, TaskID
 
 LINE_SECONDS = 5.0
-"""Between two lines about a task that advances."""
+"""Seconds between two lines about a task that advances."""
 STILL_SECONDS = 20.0
-"""Between two lines about a task that does not."""
+"""Seconds between two lines about a task that does not advance."""
 PERCENT = "%"
-"""The unit of work that is known as a share only."""
-_WINDOW = 60.0  # seconds that an estimate looks back: work may get slower or faster
+"""The unit of work whose progress is known only as a share."""
+_WINDOW = 60.0  # seconds of the past that an estimate uses: work may get slower or faster
 _BAR_WIDTH = 20
-_NARROW = 70  # columns of a terminal, below which the words need all the room
+_NARROW = 70  # a terminal with fewer columns has no room for bars beside the text
 
 
 class Task:
@@ -58,12 +58,12 @@ class Task:
     def update(
         self, done: int | None = None, *, total: int | None = None, note: str | None = None
     ) -> None:
-        """Tell the state of the work; what is left out stays as it is.
+        """Set the state of the work; arguments that are left out do not change it.
 
         Args:
-            done: units finished, those of an earlier call of the program included.
+            done: units finished, including those of an earlier call of the program.
             total: units in all, once they are known.
-            note: what is going on, such as "loading the model".
+            note: the current step, such as "loading the model".
         """
         if total is not None:
             self.total = total
@@ -77,20 +77,21 @@ class Task:
         self._on_update(self)
 
     def advance(self, units: int = 1) -> None:
-        """So many more units are finished."""
+        """Add finished units."""
         self.update(self.done + units)
 
     @property
     def finished(self) -> bool:
-        """All of a known total is done."""
+        """Whether the total is known and all of it is done."""
         return self.total is not None and self.done >= self.total
 
     @property
     def seconds_left(self) -> float | None:
-        """By the pace of the last minute; None as long as there is none.
+        """Estimate from the pace of the last minute; None while there is no estimate.
 
-        Shares are too coarse for it. The pace counts from the first units on: loading a model must
-        not spoil it, and neither must what was found done.
+        There is none for percentages, which are too coarse. The pace is measured from the first
+        finished units on, so that neither the time to load a model nor units that were done before
+        distort it.
         """
         if self.total is None or len(self._seen) < 2 or self.finished or self.unit == PERCENT:
             return None
@@ -132,10 +133,12 @@ class Progress:
     """Shows tasks while it is entered; see the module's example.
 
     Args:
-        console: where to; standard output by default. Other lines may be printed to it meanwhile.
-        live: whether it is a terminal on which lines can be rewritten; found out by default.
-        line_seconds: between two lines about a task, where it is none.
-        clock: for tests.
+        console: where tasks are shown; standard output by default. Other lines may be printed to it
+            at the same time.
+        live: whether the console is a terminal on which lines can be rewritten; detected by
+            default.
+        line_seconds: seconds between two lines about a task, if it is not such a terminal.
+        clock: replaced in tests.
     """
 
     def __init__(
@@ -150,7 +153,7 @@ class Progress:
 
         console = console or Console()
         self._clock = clock
-        # FORCE_COLOR makes rich take a file for a terminal; nobody wants bars there
+        # with FORCE_COLOR, rich treats a file as a terminal; bars make no sense in a file
         self.live = console.is_interactive and console.file.isatty() if live is None else live
         self._display = _Bars(console) if self.live else _Lines(console, line_seconds, clock)
         self._stack = ExitStack()
@@ -171,10 +174,10 @@ class Progress:
         """Begin a task.
 
         Args:
-            name: stands in front.
+            name: shown first.
             total: units of work, None if that is not known yet.
-            unit: of the numbers, in the plural: "users", "rows".
-            note: what is going on.
+            unit: the unit in the plural: "users", "rows".
+            note: the current step.
         """
         task = Task(name, total, unit, note, self._display.updated, self._clock)
         self._display.add(task)
@@ -182,7 +185,7 @@ class Progress:
 
 
 class _Bars:
-    """On a terminal: one moving line a task."""
+    """On a terminal: one moving line per task."""
 
     def __init__(self, console: "Console") -> None:
         from rich.progress import BarColumn, TextColumn
@@ -190,7 +193,7 @@ class _Bars:
 
         name = TextColumn("{task.description}", markup=False)
         bar = [BarColumn(_BAR_WIDTH)] if console.width >= _NARROW else []
-        self._bars = Bars(name, *bar, _told_column(), console=console)
+        self._bars = Bars(name, *bar, _text_column(), console=console)
         self._ids: dict[Task, TaskID] = {}
 
     def __enter__(self) -> Self:
@@ -202,35 +205,35 @@ class _Bars:
         self._bars.stop()
 
     def add(self, task: Task) -> None:
-        """Show it below the others."""
+        """Show the task below the others."""
         self._ids[task] = self._bars.add_task(task.name, total=task.total, source=task)
 
     def updated(self, task: Task) -> None:
-        """Move its bar; the text is asked for anew at each refresh."""
+        """Move the task's bar; its text is computed at each refresh."""
         self._bars.update(self._ids[task], total=task.total, completed=task.done)
 
 
-def _told_column() -> "ProgressColumn":
+def _text_column() -> "ProgressColumn":
     from rich.progress import ProgressColumn
     from rich.progress import Task as Bar
     from rich.table import Column
     from rich.text import Text
 
-    class Told(ProgressColumn):
-        """The task's own words, so that terminals and files say the same."""
+    class TaskText(ProgressColumn):
+        """The text of :meth:`Task.told`, so that terminals and files show the same."""
 
         def render(self, task: Bar) -> Text:
             return Text(task.fields["source"].told())
 
-    return Told(table_column=Column(no_wrap=True, overflow="ellipsis"))
+    return TaskText(table_column=Column(no_wrap=True, overflow="ellipsis"))
 
 
 class _Lines:
-    """Elsewhere: lines, from a thread of their own."""
+    """Elsewhere: whole lines, printed by a thread."""
 
     def __init__(self, console: "Console", seconds: float, clock: Callable[[], float]) -> None:
         self._console, self._seconds, self._clock = console, seconds, clock
-        self._tasks: dict[Task, tuple[float, int, str]] = {}  # when and what was last said
+        self._tasks: dict[Task, tuple[float, int, str]] = {}  # time and state of the last line
         self._lock = threading.RLock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._tick, name="progress", daemon=True)
@@ -249,14 +252,14 @@ class _Lines:
                     self._say(task)
 
     def add(self, task: Task) -> None:
-        """Say that it begins."""
+        """Print that the task begins."""
         with self._lock:
             self._say(task)
 
     def updated(self, task: Task) -> None:
-        """Say what is due: that it is done, at once; that it advances, every few seconds."""
+        """Print a line if one is due: at once if the task is done, else every few seconds."""
         with self._lock:
-            if task not in self._tasks:  # done earlier
+            if task not in self._tasks:  # its last line has been printed
                 return
             if task.finished or self._due(task, self._seconds):
                 self._say(task)

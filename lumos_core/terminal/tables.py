@@ -13,8 +13,9 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], align: 
     Args:
         header: a name for every column; may be empty.
         rows: cells as text.
-        align: ``l`` (left) or ``r`` (right) for each column; the last letter holds for all columns
-            that follow. Usually names are on the left and numbers on the right.
+        align: ``l`` (left) or ``r`` (right) for each column; the last letter also counts for all
+            columns that follow. By default the first column, with names, is left-aligned and the
+            others, with numbers, are right-aligned.
     """
     letters = chain(align, repeat(align[-1]))
     rule = "|".join(_RULES[letter] for letter, _ in zip(letters, header, strict=False))
@@ -27,7 +28,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """Mean ± standard deviation in a format like "{:+.4f}"; the mean alone of a single value."""
+    """Mean ± standard deviation in a format like "{:+.4f}"; for one value only the mean."""
     if not values:
         return "–"
     text = form.format(mean(values))

@@ -1,8 +1,8 @@
-"""What `lumos compare` measures: variants under equal conditions. Begin with `compare`.
+"""The comparison behind `lumos compare`: variants under equal conditions. Begin with `compare`.
 
 ================ ===============================================================================
 variants         methods, ablations and controls by name: what each sets in the configuration
 compare          runs of variants × seeds on one prepared folder
-comparison_table their results: table and curves
+comparison_table results as a table and as curves
 ================ ===============================================================================
 """

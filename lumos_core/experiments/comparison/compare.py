@@ -1,6 +1,7 @@
-"""Runs of variants × seeds on one prepared data folder, everything else equal.
+"""Runs of variants × seeds on one prepared data folder, everything else being equal.
 
-All runs of a folder have the same base configuration and data: they are rows of one table.
+All runs of a folder must have the same base configuration and data, because they are rows of one
+table.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -57,17 +58,17 @@ def plan_comparison(
 
 
 def check_kept(kept: Mapping[str, Result], out: Path, data: Path, base: RunConfig) -> list[Result]:
-    """Finished runs of a folder that belong in its table, also those that are not asked for now.
+    """Finished runs of a folder that belong in its table, including those not requested now.
 
     Args:
-        kept: finished runs by where they were found.
+        kept: finished runs, by the place where each was found.
         out: the folder.
         data: prepared folder.
-        base: the configuration that variants change and seeds complete.
+        base: the configuration without the changes of variant and seed.
 
     Raises:
-        ConfigError: a run has another base configuration, or is of other data; they must not
-            stand in one table.
+        ConfigError: a run has another base configuration or other data, so it cannot be in the
+            same table.
         DataError: ``data`` is not a prepared folder.
     """
     found = {where: result for where, result in kept.items() if is_variant(result)}
@@ -84,7 +85,7 @@ def check_kept(kept: Mapping[str, Result], out: Path, data: Path, base: RunConfi
 
 
 def is_variant(result: Result) -> bool:
-    """Whether a result is that of a variant that there is."""
+    """Whether a result is complete and its variant is known."""
     return result.get("variant") in variants.VARIANTS and "test" in result
 
 
@@ -96,7 +97,7 @@ def _check_base(out: Path, where: str, found: Result, base: RunConfig) -> None:
         if kept.get(key) != wanted.get(key):
             raise ConfigError(
                 f"--out {out}: {where} was run with {_setting(key, kept)}, this comparison "
-                f"has {_setting(key, wanted)}; both cannot stand in one table. Choose another "
+                f"has {_setting(key, wanted)}; both cannot be in one table. Choose another "
                 f"--out, or give the same -c {key}=…"
             )
 
@@ -137,7 +138,8 @@ def _federated(job: VariantRun, catalog: Catalog, sequences: Sequence[Sequences]
 
 
 def _without_rounds(job: VariantRun, catalog: Catalog, sequences: Sequence[Sequences]) -> Result:
-    """Centralised: one model for all. Local: a model per node, metrics averaged over all users."""
+    """Train without rounds. Centralised: one model for all users. Local: one model per node, with
+    metrics averaged over all users."""
     from lumos_core.learning.baselines import train_centralised
     from lumos_core.learning.title_start import initial_params
 

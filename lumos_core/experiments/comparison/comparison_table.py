@@ -1,4 +1,4 @@
-"""Results as people read them: Markdown tables and pictures."""
+"""Results of `lumos compare`: a Markdown table and a picture of the curves."""
 
 import math
 from collections.abc import Sequence
@@ -28,13 +28,13 @@ def comparison_table(results: Sequence[Result], reference: str) -> str:
 
 
 def table_rows(results: Sequence[Result], reference: str) -> list[list[str]]:
-    """One row a variant: test metrics as mean ± standard deviation over seeds, and how far above
-    the reference it is, as the mean of the relative differences paired by seed (± their own
-    standard deviation).
+    """One row per variant: test metrics as mean ± standard deviation over seeds, and the relative
+    difference to the reference: the mean of the differences paired by seed, ± their standard
+    deviation.
 
     Args:
-        results: what `lumos compare` measured.
-        reference: the variant that all are compared with.
+        results: results of `lumos compare`.
+        reference: the variant that all variants are compared with.
     """
     groups = by_variant(results)
     rows = []
@@ -62,8 +62,9 @@ def relative_differences(
 
 
 def plot_curves(results: Sequence[Result], path: Path, title: str) -> None:
-    """HR@20 and NDCG@20 on validation by round: a line a variant, a band of ± one standard
-    deviation over seeds. Variants without rounds are horizontal lines at their best."""
+    """Plot HR@20 and NDCG@20 on validation by round: one line per variant, with a band of ± one
+    standard deviation over seeds. Variants without rounds are horizontal lines at their best
+    value."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -86,9 +87,9 @@ def plot_curves(results: Sequence[Result], path: Path, title: str) -> None:
                 [p[metric] for r in group for p in r["curve"] if p["round"] == at] for at in rounds
             ]
             middle = np.array([mean(v) for v in values])
-            away = np.array([stdev(v) if len(v) > 1 else 0.0 for v in values])
+            width = np.array([stdev(v) if len(v) > 1 else 0.0 for v in values])
             axis.plot(rounds, middle, color=color, linewidth=1.8, label=name)
-            axis.fill_between(rounds, middle - away, middle + away, color=color, alpha=0.15)
+            axis.fill_between(rounds, middle - width, middle + width, color=color, alpha=0.15)
         axis.set(xlabel="round", ylabel=f"validation {metric.upper()}", xlim=(0, last))
         axis.set_ylim(bottom=0)
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -103,7 +104,7 @@ def plot_curves(results: Sequence[Result], path: Path, title: str) -> None:
 
 
 def _federated(results: Sequence[Result]) -> list[Result]:
-    """Those whose curve is by round, rather than by epoch or absent."""
+    """The results whose curve is by round; others have one by epoch, or none."""
     from lumos_core.experiments.comparison.variants import UNFEDERATED
 
     return [r for r in results if r["variant"] not in UNFEDERATED]

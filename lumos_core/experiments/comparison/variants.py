@@ -1,7 +1,7 @@
-"""What `lumos compare` compares: each variant is a name and what it changes in the configuration.
+"""The variants of `lumos compare`: each is a name and what it changes in the configuration.
 
-Everything a variant does not name is equal for all: data, split, encoder, trainer, rounds, local
-epochs, server optimiser, evaluation.
+Everything that a variant does not change is equal for all: data, split, encoder, trainer, rounds,
+local epochs, server optimiser, evaluation.
 """
 
 from lumos_core.config import RunConfig, Scalar
@@ -23,17 +23,17 @@ VARIANTS: dict[str, Overrides] = {
     "confedsrs": {"method": "confedsrs", **_RANDOM_START},
     "centralised": {"method": "fedavg", **_RANDOM_START},
     "lumos": {"method": "lumos"},
-    # the others, given LUMOS's semantic start
+    # the same methods with LUMOS's semantic start
     "fedavg-start": {"method": "fedavg"},
     "confedsrs-start": {"method": "confedsrs"},
     "centralised-start": {"method": "fedavg"},
-    # ablations: what each part brings
+    # ablations: what each part contributes
     "lumos-no-start": {"method": "lumos", **_RANDOM_START},
     "lumos-no-future": {"method": "lumos", "use-future": False},
     "lumos-no-paraphrase": {"method": "lumos", "use-paraphrase": False},
     "lumos-no-counterfactual": {"method": "lumos", "use-counterfactual": False},
     "lumos-judges-all": {"method": "lumos", "llm-judges": "all"},
-    # controls: does the language model earn its cost, does content matter
+    # controls: is the language model worth its cost, does the content of views matter
     "lumos-tfidf": {"method": "lumos", "views": "tfidf", "semantic-start": "tfidf"},
     "lumos-tfidf-views": {"method": "lumos", "views": "tfidf"},
     "lumos-tfidf-start": {"method": "lumos", "semantic-start": "tfidf"},
@@ -43,7 +43,7 @@ VARIANTS: dict[str, Overrides] = {
 
 
 def variant_config(name: str, base: RunConfig) -> RunConfig:
-    """The configuration of a variant on top of a common one.
+    """The common configuration with a variant's changes.
 
     Raises:
         KeyError: there is no such variant.

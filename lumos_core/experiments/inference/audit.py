@@ -1,4 +1,4 @@
-"""What `lumos audit` measures: leakage over settings and sizes of nodes."""
+"""The runs of `lumos audit`: leakage over settings and sizes of nodes."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,16 +29,17 @@ def audits(
     masks: int = 1,
     on_row: Callable[[Leakage], None] = lambda row: None,
 ) -> list[Leakage]:
-    """Every setting with every size of node.
+    """Attack nodes under every setting and of every size.
 
     Args:
-        data: folder made by `lumos prepare`; for ``lumos`` with views in its nodes' stores.
-        base: what settings change.
-        names: of :data:`SETTINGS`.
-        sizes: users a node.
-        trials, shadows: nodes attacked, and nodes that the attack learns from.
-        after: rounds of plain training before the one that is observed.
-        masks: under secure aggregation, masks over which the numbers of a node are averaged.
+        data: folder made by `lumos prepare`; for ``lumos``, its nodes' stores must hold views.
+        base: the configuration that settings change.
+        names: keys of :data:`SETTINGS`.
+        sizes: users per node.
+        trials, shadows: number of nodes attacked, and of nodes that the attack learns from.
+        after: rounds of plain training before the round that is observed.
+        masks: under secure aggregation, the number of masks over which a node's numbers are
+            averaged.
 
     Raises:
         ConfigError: a setting is unknown, or the users are too few for a size.
@@ -88,7 +89,7 @@ def _stored_views(
 ) -> dict[str, UserViews]:
     from lumos_core.views.source import view_source
 
-    budget = 0.0 if base.views == "llm" else None  # an LLM takes a while: what is there must do
+    budget = 0.0 if base.views == "llm" else None  # an LLM is slow: use only stored views
     config = base.replace(method="lumos")
     source = view_source(config, NodeConfig(data=str(folder)), catalog, seconds=budget)
     return {users.user_ids[u]: v for u, v in source(LeaveOneOut(users).train()).items()}

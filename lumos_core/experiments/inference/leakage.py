@@ -1,19 +1,19 @@
-"""A curious server: what does one node's delta tell about its users' items?
+"""A curious server: what does one node's delta reveal about its users' items?
 
-The attack needs nothing that a server lacks: the global model it sent, the delta it got back, the
-public catalog, and a few *shadow* nodes – users whose histories it knows (its own, or those of
-nodes it runs), trained by the same code under the same settings. From every row of the item table
-it takes a handful of features (:data:`FEATURES`) as ranks, learns on the shadow nodes by logistic
-regression which of them give an item away, and ranks the catalog for the target node.
+The attack uses only what a server has: the global model it sent, the delta it received, the public
+catalog, and a few *shadow* nodes – users whose histories it knows (its own, or those of nodes it
+runs), trained by the same code under the same settings. It computes a few features
+(:data:`FEATURES`) of every row of the item table, as ranks. On the shadow nodes it learns, by
+logistic regression, which features reveal an item; then it ranks the catalog for the target node.
 
 What is measured, on nodes whose users are disjoint from the shadows':
 
 - ``auc``: does the ranking put the items of the node's training histories above all others?
 - ``precision@20`` and ``chance``, the share of the catalog that is in those histories;
 - ``user_auc``: the same ranking against the items of *one* of the node's users, averaged over
-  users; ``popularity_auc``: what guessing popular items achieves there without any delta;
-- ``view_auc``: does it put items that occur only in synthetic views above untouched ones;
-  ``real_auc``: does it put real items above those.
+  users; ``popularity_auc``: what guessing popular items achieves for them without any delta;
+- ``view_auc``: does the ranking put items that occur only in synthetic views above items in no
+  history and no view; ``real_auc``: does it put real items above items that occur only in views.
 """
 
 import os
@@ -35,14 +35,14 @@ from lumos_core.wire.messages import Metrics
 
 Floats = NDArray[np.float64]
 Leakage = dict[str, Any]
-"""Numbers by name: what one node, or the nodes of one setting, gave away."""
+"""Numbers by name: how much the delta of a node, or of a setting's nodes, revealed."""
 FEATURES = ("size", "against-mean", "angle", "along-item", "unexplained", "against-shadows")
 TOP = 20
 
 
 @dataclass(frozen=True)
 class World:
-    """What an audit is made on: a catalog, a pool of users, the model that the server sends."""
+    """What an audit needs: a catalog, a pool of users, their views, and the global model."""
 
     catalog: Catalog
     users: Sequences
@@ -50,7 +50,7 @@ class World:
     views: Mapping[str, UserViews]  # by user id
 
     def node(self, name: str, users: NDArray[np.int64], config: RunConfig) -> Node:
-        """A node of these users, with their views where the method has any."""
+        """A node of these users, with their views if the method uses views."""
         source: ViewSource = self._views_of if config.has_views else no_views
         return Node(name, self.catalog, self.users.subset(users), config, source)
 
@@ -61,13 +61,13 @@ class World:
 
 @dataclass(frozen=True)
 class Observation:
-    """One node's reply as the server sees it, and the truth that the server does not see.
+    """One node's reply as the server sees it, and the truth, which the server does not see.
 
     Attributes:
         table: float64 [N, D], the delta of the item table without its padding row.
         real: bool [N], items of the training histories.
         synthetic: bool [N], items of views that are in no training history.
-        per_user: bool [U, N].
+        per_user: bool [U, N], items of each user's training history.
     """
 
     table: Floats
@@ -77,11 +77,11 @@ class Observation:
 
 
 def observe(world: World, node: Node, round: int, masks: int = 0) -> list[Observation]:
-    """Train the node for one round, through the very code that a deployment runs.
+    """Train the node for one round, with the code that a deployment runs.
 
     Args:
-        masks: 0: the server gets the reply as it is. Else it gets it under secure aggregation, see
-            :func:`under_mask`, and is shown what it would see under so many independent masks.
+        masks: 0: the server receives the reply as it is. Otherwise the reply is sent under secure
+            aggregation, see :func:`under_mask`, under this many independent masks.
 
     Returns:
         One observation, or one for every mask.
@@ -110,8 +110,8 @@ def observe(world: World, node: Node, round: int, masks: int = 0) -> list[Observ
 
 
 def under_mask(delta: Params, metrics: Metrics, config: RunConfig) -> Params:
-    """What the server sees of a delta that was uploaded under secure aggregation, read as numbers:
-    quantised, and masked with a key that the server gets no share of."""
+    """What the server sees of a delta that was uploaded under secure aggregation, as numbers: it is
+    quantised, and masked with a key of which the server receives no share."""
     from lumos_core.privacy.secure_aggregation.encoding import Encoding
     from lumos_core.privacy.secure_aggregation.masks import KEY_BYTES, add_own
 
@@ -126,15 +126,15 @@ class InferenceAttack:
     """Learns from shadow nodes, then scores the items of others.
 
     Args:
-        world: for the item table that the server sent.
-        shadows: observed under the same settings as the targets will be.
+        world: holds the item table that the server sent.
+        shadows: observations under the same settings as those of the targets.
     """
 
     def __init__(self, world: World, shadows: Sequence[Observation]) -> None:
         from sklearn.linear_model import LogisticRegression
 
         self._items = world.params[ITEM_TABLE][1:].astype(np.float64)
-        # The direction in which items that nobody touched move, as far as shadows show it.
+        # The mean direction in which items that no shadow node touched move.
         untouched = [s.table[~(s.real | s.synthetic)] for s in shadows]
         moved = np.concatenate([*untouched, np.zeros((1, self._items.shape[1]))])
         self._away = _unit(moved.mean(axis=0))
@@ -145,7 +145,7 @@ class InferenceAttack:
         self._model = LogisticRegression(C=1.0, max_iter=200).fit(features, labels)
 
     def features(self, table: Floats) -> Floats:
-        """[N, F] of :data:`FEATURES`, as ranks in (0, 1): sizes differ from node to node."""
+        """[N, F] of :data:`FEATURES`, as ranks in (0, 1), since sizes differ between nodes."""
         mean = _unit(table.mean(axis=0))
         size = np.linalg.norm(table, axis=1)
         design = np.c_[self._items, np.ones(len(table))]
@@ -162,17 +162,17 @@ class InferenceAttack:
         return np.stack([_ranks(column) for column in columns], axis=1)
 
     def scores(self, table: Floats) -> Floats:
-        """[N]: the higher, the likelier the item is in the node's histories."""
+        """[N]: the higher the score, the likelier the item is in the node's histories."""
         found: Floats = self._model.decision_function(self.features(table))
         return found
 
 
 def measure_leakage(scores: Floats, target: Observation, popularity: Floats) -> Leakage:
-    """The numbers of one target node; None where there is nothing to tell apart.
+    """The numbers of one target node; None where one of the two classes is empty.
 
     Args:
-        scores: [N], of the attack.
-        target: the truth.
+        scores: [N], scores of the attack.
+        target: the node's observation, with the truth.
         popularity: [N], how often items occur in histories that the server knows.
     """
     neither = ~(target.real | target.synthetic)
@@ -201,15 +201,16 @@ def audit(
     round: int = 1,
     masks: int = 0,
 ) -> Leakage:
-    """Attack ``trials`` nodes of ``users`` users each; means and standard deviations over nodes,
-    and the largest AUC of a node.
+    """Attack ``trials`` nodes of ``users`` users each. Returns means and standard deviations over
+    nodes, and the largest AUC of a node.
 
     Args:
-        config: what the nodes run under, defences included.
+        config: the nodes' configuration, including defences.
         round: number of the round, which is part of the nodes' seeds.
-        masks: 0, or replies travel under secure aggregation: the numbers of a node are means over
-            so many masks. What a guess without any information scores scatters by the node's few
-            items; over masks, that averages out, and what is left is what the reply tells.
+        masks: 0, or the number of masks if replies are sent under secure aggregation: a node's
+            numbers are means over them. A node has few items, so the score of a guess without any
+            information varies from mask to mask; the mean over masks removes this variation, and
+            what remains is what the reply reveals.
     """
     rng = np.random.default_rng([seed, users])
     order = rng.permutation(len(world.users))
@@ -247,8 +248,8 @@ def _summary(rows: Sequence[Leakage]) -> Leakage:
 def _auc(
     positive: NDArray[np.bool_], scores: Floats, among: NDArray[np.bool_] | None = None
 ) -> float | None:
-    """Area under the ROC curve, by the rank sum: scikit-learn's takes ten times as long, and one is
-    needed for every user of every node under every mask."""
+    """Area under the ROC curve, from the rank sum. scikit-learn's function takes ten times as long,
+    and every user of every node needs one under every mask."""
     from scipy.stats import rankdata
 
     if among is not None:

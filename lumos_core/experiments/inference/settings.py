@@ -1,4 +1,4 @@
-"""What `lumos audit` compares: each setting is a name and what it changes in the configuration."""
+"""The settings of `lumos audit`: each is a name and what it changes in the configuration."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from lumos_core.config import Scalar
 
 
 class Setting(NamedTuple):
-    """What nodes run under, and whether their replies are masked."""
+    """Changes of the nodes' configuration, and whether replies are masked."""
 
     changes: Mapping[str, Scalar]
     masked: bool = False
@@ -17,7 +17,7 @@ _NODE_LEVEL: Mapping[str, Scalar] = {
     "dp": "distributed", "weighting": "uniform", "aggregation": "mean", "clip": "none",
     "min-replies": 8, "min-nodes": 8,
 }  # fmt: skip
-"""One of eight nodes that share the noise of a round."""
+"""The node is one of eight that share the noise of a round."""
 
 SETTINGS: dict[str, Setting] = {
     "fedavg": Setting({"method": "fedavg", "loss": "full"}),

@@ -1,7 +1,7 @@
 """Updates adapted to the server's bounds: projected gradient descent within all of them.
 
-Nothing that these nodes send is clipped. What the bounds leave free is spent on one aim; the
-attacker takes its own honest delta for the typical one that the bounds follow.
+Nothing that these nodes send is clipped: each update serves one aim and is as large as the bounds
+allow. The bounds follow the typical delta; the attacker estimates that by its own honest delta.
 """
 
 import math
@@ -22,18 +22,19 @@ from lumos_core.wire import deltas
 STEPS = 20
 ENCODER_STEPS = 10
 AHEAD = 3.0
-"""How far ahead the encoder aims: what momentum and the rounds to come make of one delta."""
+"""The encoder is optimised as if moved by this multiple of a delta: momentum and later rounds
+repeat it."""
 
 Tensors = dict[str, Tensor]
 
 
 def align_all(s: Situation) -> Params:
-    """No row stands out, but all of them work for the target.
+    """Promote the target with all rows of the item table, so that no row is conspicuous.
 
-    Projected gradient descent on the cross-entropy of "the target comes next" for the users the
-    attacker knows, over the whole item table, as the aggregate will change it. The target's row
-    moves as far as the bound on rows permits, the others as far as that and the bound on norms
-    permit; nothing is spent on other parameters.
+    Projected gradient descent on the cross-entropy of "the target comes next" for the users that
+    the attacker knows, over the whole item table as the aggregate will change it. The target's row
+    moves as far as the bound on rows permits, the other rows as far as this bound and the bound on
+    norms permit; other parameters do not move.
     """
     own = s.train()
     rows = len(own[ITEM_TABLE])
@@ -58,10 +59,10 @@ def align_all(s: Situation) -> Params:
 
 
 def align_encoder(s: Situation) -> Params:
-    """Every history is made to look for the target.
+    """Change the encoder so that every history is encoded close to the target.
 
-    The whole norm goes into the parameters that no bound on rows covers, but for the target's own
-    row, which moves towards what users look for.
+    The norm is used for the parameters that no bound on rows covers, except for the target's own
+    row, which moves towards the users' encodings.
     """
     own = s.train()
     row_bound, norm_bound = _bounds(s, own)
@@ -77,7 +78,7 @@ def align_encoder(s: Situation) -> Params:
 
 
 def ruin_encoder(s: Situation) -> Params:
-    """Whatever came next in the histories that the attacker knows is made unlikely."""
+    """Change the encoder so that the true next items of the known histories become unlikely."""
     own = s.train()
     _, norm_bound = _bounds(s, own)
     items, lengths = surrogates(s)
@@ -90,7 +91,7 @@ def ruin_encoder(s: Situation) -> Params:
 
 
 def _bounds(s: Situation, own: Params) -> tuple[float, float]:
-    """How long an item row and how long a delta may be, as far as the attacker can tell."""
+    """The bounds on the norms of an item row and of a delta, as the attacker estimates them."""
     row = s.row_factor * typical_row(row_norms(own[ITEM_TABLE]))
     return row, s.norm_factor * deltas.norm(own)
 
@@ -102,15 +103,15 @@ def _move_encoder(
     room: float,
     loss_of: Callable[[Tensor, Tensor], Tensor],
 ) -> tuple[Params, Tensor]:
-    """Everything but the item table, moved against a loss.
+    """Move everything but the item table, so that a loss decreases.
 
     Args:
         items, lengths: int64 [B, T] and [B], histories.
-        room: L2 norm at most.
-        loss_of: of float [B, D], what users look for, and float [D, N], the items.
+        room: largest L2 norm of the delta.
+        loss_of: the loss of float [B, D], encoded histories, and float [D, N], the items.
 
     Returns:
-        The delta without the item table, and what users then look for: float [B, D].
+        The delta without the item table, and the histories encoded after it: float [B, D].
     """
     model = global_model(s)
     start = {n: torch.from_numpy(a.copy()) for n, a in s.params.items()}
@@ -136,6 +137,6 @@ def _move_encoder(
 
 
 def _length(arrays: Iterable[Tensor]) -> Tensor:
-    """L2 norm over all of them."""
+    """L2 norm of all arrays together."""
     length: Tensor = torch.stack([a.norm() for a in arrays]).norm()
     return length.clamp_min(1e-12)

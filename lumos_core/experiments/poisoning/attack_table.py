@@ -1,4 +1,4 @@
-"""Results of `lumos attack` as people read them: a Markdown table and a heat map."""
+"""Results of `lumos attack`: a Markdown table and a heat map."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ Cell = tuple[str, str]
 
 
 def scenario_label(scenario: Mapping[str, Any]) -> str:
-    """What a row is about, in words."""
+    """A scenario in words, for a row of the table."""
     many = f"{scenario['nodes'] + scenario['malicious']}"
     if scenario["partition"] != "uniform":
         many += f" {scenario['partition']}"
@@ -47,7 +47,7 @@ def without_attack(results: Sequence[Result], of: Result) -> Result | None:
 
 
 def lost(results: Sequence[Result], group: Sequence[Result], metric: str) -> list[float]:
-    """How far a metric lies below its value without attack (negative: above), seed by seed."""
+    """How far a metric is below its value without attack (negative: above), seed by seed."""
     losses = []
     for result in group:
         base = without_attack(results, result)
@@ -57,8 +57,8 @@ def lost(results: Sequence[Result], group: Sequence[Result], metric: str) -> lis
 
 
 def attack_table(results: Sequence[Result]) -> str:
-    """A row a method and scenario: mean ± standard deviation over seeds. Differences are to the
-    same method, seed and nodes without attack."""
+    """A row per method and scenario: mean ± standard deviation over seeds. Differences are to the
+    run of the same method, seed and nodes without attack."""
     header = ["method", "scenario", "seeds", "HR@20", "lost HR@20", "NDCG@20", "ER@10 of target",
               "mean rank of target", "refused replies"]  # fmt: skip
     rows = []

@@ -1,9 +1,9 @@
 """One run of the bench: clean rounds, then the attackers join; metrics of the honest users.
 
-The attackers come late, as they would: the model is trained without them for ``clean`` rounds, and
-all scenarios of a method and seed start from that same model. They are *added* to the honest nodes,
-so that no honest user is missing in any row. Metrics are those of the last round's model, not of
-the round that is best on validation: that one could be from before the attack.
+The attackers join late: the model is first trained without them, in the clean rounds, and all
+scenarios of a method and seed start from that same model. Attackers are *added* to the honest
+nodes, so that every row measures the same honest users. Metrics are those of the last round's
+model, not of the round that is best on validation, which could be from before the attack.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data import Catalog, Sequences
@@ -32,6 +31,7 @@ from lumos_core.learning.title_start import initial_params
 from lumos_core.runs.checkpoint import Checkpoint, RunProgress, load_checkpoint, save_checkpoint
 from lumos_core.runs.history import History
 from lumos_core.runs.resume import StartingPoint
+from lumos_core.safe_files import exclusive
 from lumos_core.views.view import UserViews, Views, ViewSource, no_views
 
 NEVER = 10**6
@@ -44,7 +44,7 @@ class Ground:
 
     Attributes:
         users: the honest users, with clean histories.
-        views: by user's position; empty for methods without.
+        views: by the user's position; empty for methods without views.
         target: the cold item that targeted attacks promote.
     """
 
@@ -68,11 +68,11 @@ def run_scenario(
     """Train, attack, measure.
 
     Args:
-        scenario: who attacks.
-        config: method and defence; the seed.
-        data: a prepared folder; its users are dealt out anew to ``scenario.nodes`` nodes.
-        clean: file of the model from which attacks start; made if missing. Training on noisy
-            histories starts from the beginning instead.
+        scenario: the attack.
+        config: the configuration, with method, defence and seed.
+        data: a prepared folder; its users are distributed over ``scenario.nodes`` nodes.
+        clean: file of the model that attacks start from; made if missing. Training on noisy
+            histories does not use it and starts from the beginning.
         rounds: clean rounds, rounds under attack.
     """
     calm, attacked = rounds
@@ -107,9 +107,12 @@ def run_scenario(
 
 
 def measure_honest_users(params: Params, config: RunConfig, ground: Ground) -> dict[str, float]:
-    """Metrics of the honest users: "hr@20" and "ndcg@20" of the test targets, "er@10": the share
-    of those who never met the target item to whom it is shown among the first ten, "target-rank":
-    its mean rank among them as a share of the catalog. Full ranking, what a user met left out."""
+    """Metrics of the honest users, by full ranking without the items of a user's history.
+
+    "hr@20" and "ndcg@20" are those of the test targets. The other two look only at users who do not
+    have the target item in their history: "er@10" is the share of them who get it among the first
+    ten, "target-rank" is its mean rank as a share of the catalog.
+    """
     import torch
 
     from lumos_core.data.sequences import LeaveOneOut
@@ -145,14 +148,15 @@ def _federate(
     start: Checkpoint | None,
     rounds: int,
 ) -> Federation:
-    """Rounds of a real federation in this process; nothing is evaluated on the way."""
+    """Run a federation's rounds in this process, without evaluation."""
     config = config.replace(
         rounds=rounds, min_nodes=len(nodes), min_replies=1, fraction=1.0, evaluate_every=NEVER
     )
     if start is None:
         initial = initial_params(config, ground.catalog)
         start = Checkpoint(initial, {}, _progress(0, config, ground))
-    transport = InProcessTransport(nodes)  # type: ignore[arg-type] # malicious ones answer alike
+    # a MaliciousNode has the methods of a Node
+    transport = InProcessTransport(nodes)  # type: ignore[arg-type]
     federation = Federation(
         config, transport, StartingPoint(start, start.params), None, History(None)
     )
@@ -163,10 +167,10 @@ def _federate(
 def _clean_start(
     path: Path, config: RunConfig, honest: list[Node | MaliciousNode], ground: Ground, rounds: int
 ) -> Checkpoint:
-    """The model before the attack: from the file, or trained and kept there."""
+    """The model before the attack: read from the file, or trained and stored there."""
     config = config.replace(rounds=rounds)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):  # another process may need the same one
+    with exclusive(path.with_suffix(".lock")):  # another process may need the same model
         try:
             found = load_checkpoint(path)
             same_catalog = ground.catalog.is_known_as(found.progress.catalog)
@@ -188,7 +192,7 @@ def _progress(round: int, config: RunConfig, ground: Ground) -> RunProgress:
 
 # ---------------------------------------------------------------- nodes
 def _nodes(ground: Ground, config: RunConfig, scenario: Scenario) -> list[Node | MaliciousNode]:
-    """The honest users, dealt out."""
+    """Nodes with the honest users, distributed over them."""
     count = scenario.nodes
     owners = partition_users(len(ground.users), count, config.seed, scenario.partition)
     nodes: list[Node | MaliciousNode] = []
@@ -241,7 +245,7 @@ def _views(data: Path, parts: list[Sequences], catalog: Catalog, config: RunConf
 
 
 def _views_of(data: Path, users: Sequences, catalog: Catalog, config: RunConfig) -> Views:
-    """Views of changed histories, kept in the first node's store."""
+    """Views of changed histories, stored in the first node's store."""
     if not config.has_views:
         return {}
     source = _source(node_folders(data)[0], catalog, config)

@@ -21,7 +21,7 @@ DEFENCES: dict[str, dict[str, Scalar]] = {
     "loose-bounds": {**_OFF, "clip": "norm+rows", "max-weight-ratio": 2.0},
     "tight-clips": {**_TIGHT, "max-weight-ratio": 2.0},
     "tight-bounds": {**_TIGHT, "max-weight-ratio": 1.0},
-    "median-encoder": {  # what the defaults are
+    "median-encoder": {  # the values that are the defaults of a run
         **_TIGHT, "max-weight-ratio": 1.0, "aggregation": "median-encoder"
     },
     "median": {**_OFF, "aggregation": "median"},
@@ -32,13 +32,13 @@ DEFENCES: dict[str, dict[str, Scalar]] = {
     "bounds-sparse-trimmed": {
         **_OFF, "aggregation": "sparse-trimmed-mean", "clip": "norm+rows"
     },
-    "default": {},  # whatever a run does that is not told otherwise
+    "default": {},  # the base configuration as it is
 }  # fmt: skip
-"""Names after the colon of ``--methods lumos:NAME``: what they set in the configuration."""
+"""What each name after the colon of ``--methods lumos:NAME`` sets in the configuration."""
 
 
 def method_config(name: str, base: RunConfig) -> RunConfig:
-    """The configuration of "method" (undefended) or "method:defence" on top of a common one.
+    """A common configuration with the changes of "method" (undefended) or "method:defence".
 
     Raises:
         ConfigError: there is no such method or defence.

@@ -1,4 +1,4 @@
-"""What an attacker knows beyond the global models that it is sent."""
+"""What an attacker knows besides the global models that it receives."""
 
 from dataclasses import dataclass
 
@@ -15,8 +15,8 @@ class Knowledge:
 
     Attributes:
         items: number of items in the catalog (N).
-        histories: what is known of the honest users' training histories, in their order; users of
-            whom fewer than two interactions are known are left out.
+        histories: the known interactions of the honest users' training histories, in their order;
+            users with fewer than two known interactions are left out.
     """
 
     items: int
@@ -31,7 +31,7 @@ class Knowledge:
         return cls(items, [h for h in known if len(h) >= 2])
 
     def popular(self, count: int) -> np.ndarray:
-        """The ``count`` items met most often, as far as is known, most popular first: int64."""
+        """The ``count`` most frequent items of the known histories, most frequent first: int64."""
         counts = interaction_counts(self.histories, self.items)
         return np.argsort(-counts, kind="stable")[:count] + 1
 
@@ -43,7 +43,8 @@ def interaction_counts(histories: list[np.ndarray] | Sequences, items: int) -> n
 
 
 def cold_target(train: Sequences, items: int, rng: np.random.Generator) -> int:
-    """An item to promote: one at random of the least popular quarter of those ever met."""
+    """An item to promote: a random one of the least popular quarter of the items that occur in
+    training histories."""
     counts = interaction_counts(train, items)
     met = np.flatnonzero(counts)
     coldest = met[np.argsort(counts[met], kind="stable")]

@@ -1,4 +1,4 @@
-"""A malicious node: it speaks the protocol and has a Node of its own to train with."""
+"""A malicious node: it speaks the protocol, and trains with an honest Node inside it."""
 
 from dataclasses import dataclass
 
@@ -15,13 +15,13 @@ from lumos_core.wire.messages import Metrics
 from lumos_core.wire.reply_checks import EVALUATION_METRICS
 
 CLAIMED_USERS = 10**6
-"""Counts are claims: an attacker says as much as is believed."""
+"""An attacker claims so many users that the server's limit alone decides its weight."""
 
 
 @dataclass(frozen=True)
 class PoisoningAttack:
-    """What a malicious node trains on, what it makes of the delta, and whether it lies about how
-    many users it has."""
+    """What a malicious node trains on, how it changes the delta, and whether it lies about its
+    number of users."""
 
     users: poisoned_users.MakeUsers
     update: updates.Update
@@ -53,12 +53,12 @@ class MaliciousNode:
 
     Args:
         name: stable name; with the seed it determines what is random.
-        attack: what it does.
+        attack: the attack.
         catalog, config: the run's.
         knowledge: what it knows of the honest users.
         target: item to promote.
         users: number of users it makes up.
-        weight: share of the aggregate that all colluding nodes together expect to be.
+        weight: share of the aggregate that all colluding nodes together expect to have.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class MaliciousNode:
         self._target, self._weight = target, weight
         self._seed = [config.seed, int.from_bytes(name.encode()[-4:], "little")]
         made = attack.users(knowledge, target, users, np.random.default_rng(self._seed))
-        # What it sends is made from its delta, which is encoded only then; and it has no views.
+        # The inner node does not encode its delta: the attack changes the delta first. No views.
         plain = config.replace(delta_codec="float32", error_feedback=False)
         self._node = Node(name, catalog, made, plain)
         self._seen: np.ndarray | None = None  # the item table of the last round
@@ -85,20 +85,20 @@ class MaliciousNode:
         self._carried = np.zeros((len(catalog) + 1, config.dim), dtype=np.float32)
 
     def prepare(self) -> bool:
-        """It says what an honest node would say in the end."""
+        """Answer as an honest node that is ready."""
         return True
 
     def describe(self) -> dict[str, str]:
         return self._node.describe()
 
     def evaluate(self, params: Params, split: str) -> Metrics:
-        """Of nobody: the bench measures honest users only."""
+        """Metrics of no users: the bench measures only honest users."""
         return dict.fromkeys(EVALUATION_METRICS, 0)
 
     def train(
         self, params: Params, round: int, evaluate_on: str | None = None
     ) -> tuple[Params, Metrics]:
-        """A malicious delta in the agreed codec, with counts that look like those of training."""
+        """A malicious delta in the run's codec, with counts like those of honest training."""
         self._watch(params)
         rng = np.random.default_rng([*self._seed, round])
         trained: dict[str, tuple[Params, Metrics]] = {}
@@ -133,8 +133,8 @@ class MaliciousNode:
         return arrays, metrics
 
     def _watch(self, params: Params) -> None:
-        """Sum up how far every item's embedding moves from round to round, and note what of that
-        the server will repeat."""
+        """Sum up how far every item's embedding moves from round to round, and compute the part
+        that the server's momentum will repeat."""
         table = params[ITEM_TABLE]
         if self._seen is not None:
             moved = table - self._seen

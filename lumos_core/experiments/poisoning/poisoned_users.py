@@ -1,5 +1,5 @@
-"""What malicious nodes train on. All histories end with two items that the node's own leave-one-out
-split holds back, so that everything before them is trained on."""
+"""Users that malicious nodes train on. Every history ends with two extra items: the node's
+leave-one-out split holds these back, so that it trains on everything before them."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ MakeUsers = Callable[[Knowledge, int, int, np.random.Generator], Sequences]
 def known_users(
     knowledge: Knowledge, target: int, users: int, rng: np.random.Generator
 ) -> Sequences:
-    """Copies of what is known of honest users; random histories where nothing is."""
+    """Copies of the known histories of honest users; random histories if none is known."""
     if not knowledge.histories:
         return Sequences.from_lists(
             [_held_back(rng.integers(1, knowledge.items + 1, size=8)) for _ in range(users)]
@@ -31,14 +31,14 @@ def known_users(
 def noisy_users(
     knowledge: Knowledge, target: int, users: int, rng: np.random.Generator
 ) -> Sequences:
-    """Known users, every interaction replaced by a random item: labels that mean nothing."""
+    """Known users with every interaction replaced by a random item, so labels have no meaning."""
     return replace_interactions(known_users(knowledge, target, users, rng), 1.0, knowledge, rng)
 
 
 def random_fakes(
     knowledge: Knowledge, target: int, users: int, rng: np.random.Generator
 ) -> Sequences:
-    """Fake users who go back to the target after every random item."""
+    """Fake users whose histories alternate between random items and the target."""
     everything = np.arange(1, knowledge.items + 1)
     return _fakes(everything, target, users, rng)
 
@@ -46,8 +46,8 @@ def random_fakes(
 def popular_fakes(
     knowledge: Knowledge, target: int, users: int, rng: np.random.Generator
 ) -> Sequences:
-    """Fake users who go back to the target after every popular item (bandwagon); after random
-    items where nothing is known."""
+    """Fake users whose histories alternate between popular items and the target (bandwagon);
+    random items instead of popular ones if no history is known."""
     if not knowledge.histories:
         return random_fakes(knowledge, target, users, rng)
     count = max(int(knowledge.items * POPULAR_SHARE), 10)
@@ -57,8 +57,8 @@ def popular_fakes(
 def replace_interactions(
     sequences: Sequences, share: float, knowledge: Knowledge, rng: np.random.Generator
 ) -> Sequences:
-    """Every *training* interaction becomes a random item with probability ``share``; the last two
-    of each history, which are the targets of validation and test, stay as they are."""
+    """Replace every *training* interaction by a random item with probability ``share``. The last
+    two items of each history, the targets of validation and test, stay as they are."""
     items = sequences.items.copy()
     replaced = rng.random(len(items)) < share
     for back in (1, 2):
@@ -78,6 +78,6 @@ def _fakes(fillers: np.ndarray, target: int, users: int, rng: np.random.Generato
 
 
 def _held_back(history: np.ndarray) -> list[int]:
-    """The history and two more items, for the split to hold back."""
+    """The history and two more items, which the split will hold back."""
     padded: list[int] = [*history.tolist(), *history[:1].tolist() * (MIN_HISTORY - 1)]
     return padded

@@ -1,4 +1,4 @@
-"""What `lumos attack` runs: scenarios, and suites of them."""
+"""The scenarios of `lumos attack`, and suites of them."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -9,14 +9,14 @@ from lumos_core.experiments.poisoning.malicious_node import ATTACKS
 
 NONE = "none"
 HONEST_NODES = 19
-"""With one malicious node more, 5 % of the nodes are malicious."""
+"""With one malicious node added, 5 % of the nodes are malicious."""
 MANY_HONEST_NODES = 99
-"""For 1 %."""
+"""With one malicious node added, 1 % of the nodes are malicious."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One column of the table.
+    """One federation of the bench: with an attack, with noise in all histories, or with neither.
 
     Attributes:
         attack: a key of ``ATTACKS``, or "none".
@@ -24,7 +24,7 @@ class Scenario:
         xi: share of the honest interactions that the attacker knows.
         noise: share of every *honest* user's training interactions replaced by random items.
         nodes: honest nodes.
-        partition: how the honest users are dealt out to them (`lumos_core/data/partition.py`).
+        partition: how the honest users are distributed over them (`lumos_core/data/partition.py`).
     """
 
     attack: str = NONE
@@ -48,12 +48,12 @@ class Scenario:
 
     @property
     def honest(self) -> str:
-        """Names the honest federation, which scenarios have in common; part of a file's name."""
+        """Name of the honest federation, which scenarios share; part of a file's name."""
         return f"n{self.nodes}" + ("" if self.partition == "uniform" else f"-{self.partition}")
 
     @property
     def name(self) -> str:
-        """Also part of a file's name."""
+        """Name of the scenario; part of a file's name."""
         parts = [f"noise{self.noise:g}" if self.noise else self.attack]
         if self.attack != NONE:
             parts += [f"rho{self.rho:g}", f"xi{self.xi:g}"]

@@ -18,7 +18,7 @@ class AttackRun(Job):
     Attributes:
         method: "method" or "method:defence".
         rounds: clean rounds, rounds under attack.
-        out: folder of the suite, where the models are that attacks start from.
+        out: folder of the suite, which also holds the models that attacks start from.
     """
 
     method: str
@@ -40,7 +40,7 @@ class AttackRun(Job):
 
     @property
     def clean(self) -> Path:
-        """The model that attacks start from; trained on this data and no other."""
+        """The model that attacks start from. Its name holds a digest of the data."""
         method = self.method.replace(":", "+")
         data = data_facts(self.data)["interactions"][:8]
         name = f"{method}-{self.scenario.honest}-seed{self.config.seed}-{data}.safetensors"
@@ -56,7 +56,7 @@ def plan_attacks(
     base: RunConfig,
     rounds: tuple[int, int],
 ) -> list[AttackRun]:
-    """All runs: scenario by scenario, so that an interrupted suite has whole columns first.
+    """All runs, scenario by scenario, so that an interrupted suite has complete scenarios.
 
     Raises:
         ConfigError: a method or defence is unknown.

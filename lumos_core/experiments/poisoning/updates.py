@@ -1,4 +1,4 @@
-"""What malicious nodes send in place of an honest delta."""
+"""Updates that malicious nodes send instead of an honest delta."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MINED = 20
-"""Items taken for the popular ones when embeddings are aligned."""
+"""Number of items that count as popular when embeddings are aligned."""
 SURROGATES, SURROGATE_LENGTH = 400, 10
 STEPS, STEP = 60, 0.05
 EXPOSED_AT = 10
-"""The target is pushed past every surrogate user's item of this rank."""
+"""The target is moved above the item of this rank, for every surrogate user."""
 
 
 @dataclass
@@ -28,14 +28,18 @@ class Situation:
 
     Attributes:
         params: the global model received.
-        carried: float [N + 1, D], what the server's momentum will add to the item table anyway.
+        carried: float [N + 1, D], what the server's momentum will add to the item table in any
+            case.
         change: float64 [N + 1], how far every item's embedding has moved, summed over the rounds
             that the attacker has seen.
-        train: trains honestly on the node's (poisoned) data; call it only where it is needed.
+        train: trains honestly on the node's (poisoned) data; it takes time, so call it only if its
+            delta is needed.
         target: the item to promote.
-        weight: share of the aggregate that all colluding nodes together expect to be.
-        row_factor: how many typical item rows a row may be long (the server's ``clip-row-factor``).
-        norm_factor: how many median deltas a delta may be long (``clip-norm-factor``).
+        weight: share of the aggregate that all colluding nodes together expect to have.
+        row_factor: the server's ``clip-row-factor``: the norm allowed to an item row, as a multiple
+            of the typical one.
+        norm_factor: the server's ``clip-norm-factor``: the norm allowed to a delta, as a multiple
+            of the median one.
         rng: random numbers of this node and round.
     """
 
@@ -56,22 +60,22 @@ Update = Callable[[Situation], Params]
 
 
 def honest(s: Situation) -> Params:
-    """The delta as trained: the poison is in the data."""
+    """The delta as trained: only the data are poisoned."""
     return s.train()
 
 
 def sign_flip(s: Situation) -> Params:
-    """Away from where training leads, and boosted so that the aggregate goes there."""
+    """The delta with its sign flipped, boosted so that the aggregate has the flipped sign too."""
     return _times(s.train(), -1.0 / s.weight)
 
 
 def scaled(s: Situation) -> Params:
-    """A hundred times too far."""
+    """The delta times a hundred."""
     return _times(s.train(), 100.0)
 
 
 def gaussian(s: Situation) -> Params:
-    """Noise of the norm of a boosted delta, spread over all parameters."""
+    """Gaussian noise with the norm of a boosted delta, over all parameters."""
     size = deltas.norm(s.train()) / s.weight
     noise = {n: s.rng.normal(size=a.shape).astype(np.float32) for n, a in s.params.items()}
     return _times(noise, size / deltas.norm(noise))
@@ -88,10 +92,10 @@ def boosted(s: Situation) -> Params:
 
 
 def align_items(s: Situation) -> Params:
-    """PIECK-IPE (Zhang et al., ICDE 2024): the target's embedding becomes one of a popular item.
+    """PIECK-IPE (Zhang et al., ICDE 2024): the target's embedding becomes that of a popular item.
 
-    Popular are the items met most often, as far as the attacker knows; without knowledge it mines
-    them as PIECK does, taking those whose embeddings have moved most.
+    Popular items are the most frequent ones in the histories that the attacker knows. Without
+    knowledge it mines them as PIECK does: it takes the items whose embeddings have moved most.
     """
     table = s.params[ITEM_TABLE]
     popular = table[_popular(s)]
@@ -102,12 +106,13 @@ def align_items(s: Situation) -> Params:
 
 
 def align_users(s: Situation) -> Params:
-    """PIECK-UEA: the target's embedding becomes what users look for.
+    """PIECK-UEA: the target's embedding moves towards the users' encodings.
 
-    Users are those the attacker knows a part of; without knowledge they are approximated by
-    histories of mined popular items. The embedding is moved by gradient descent until the target
-    would be among the first ten of each of them, but is kept no longer than the longest there is:
-    one that outweighs all others is what the honest nodes' next training turns every user from.
+    The users are those of whom the attacker knows interactions; without knowledge they are
+    approximated by histories of mined popular items. Gradient descent moves the embedding until the
+    target would be among the first ten items of each of them. Its norm may not exceed the largest
+    norm of an item: if it outweighed all other items, the next training of the honest nodes would
+    turn every user away from it.
     """
     import torch
 
@@ -130,7 +135,7 @@ def align_users(s: Situation) -> Params:
 
 
 def _move_target(s: Situation, wanted: np.ndarray) -> Params:
-    """A delta that honest training on the node's data made, but for the target's row, which takes
+    """The delta of honest training on the node's data, except for the target's row: this one moves
     the aggregate to the wanted embedding."""
     delta = s.train()
     table = delta[ITEM_TABLE].copy()
@@ -140,7 +145,7 @@ def _move_target(s: Situation, wanted: np.ndarray) -> Params:
 
 
 def _popular(s: Situation) -> np.ndarray:
-    """int64 [MINED or fewer] items, without the target."""
+    """Popular items without the target: int64 [MINED or fewer]."""
     known = s.knowledge.popular(MINED + 1) if s.knowledge.histories else None
     ranked = mined(s.change, MINED + 1) if known is None else known
     chosen: np.ndarray = ranked[ranked != s.target][:MINED]
@@ -153,15 +158,15 @@ def mined(change: np.ndarray, count: int) -> np.ndarray:
 
 
 def global_model(s: Situation) -> SASRec:
-    """The model received, without dropout."""
+    """The received model, without dropout."""
     model = build_model(s.shape)
     set_params(model, s.params)
     return model.eval()
 
 
 def surrogates(s: Situation) -> "tuple[Tensor, Tensor]":
-    """Histories of known users, or of users made of popular items: int64 [≤ SURROGATES, T] items
-    and int64 [≤ SURROGATES] lengths."""
+    """Histories of known users, or made-up histories of popular items: int64 [≤ SURROGATES, T]
+    items and int64 [≤ SURROGATES] lengths."""
     import torch
 
     from lumos_core.learning.batching import pad

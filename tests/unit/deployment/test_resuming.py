@@ -176,8 +176,8 @@ BUDGET = "privacy budget: epsilon is 3"
 @pytest.mark.parametrize(
     ("summary", "worse", "begun", "asked", "message"),
     [
-        ({}, 0, {}, {}, "3 rounds are done, asked for are 3"),
-        ({}, 0, {}, {"rounds": 2}, "3 rounds are done, asked for are 2"),
+        ({}, 0, {}, {}, "3 rounds are done, requested are 3"),
+        ({}, 0, {}, {"rounds": 2}, "3 rounds are done, requested are 2"),
         ({}, 2, {"patience": 2}, {"rounds": 9}, "out of patience after 3 rounds"),
         ({}, 2, {"rounds": 9, "patience": 2}, {}, "out of patience after 3 rounds"),
         ({"reason": BUDGET}, 0, {"rounds": 9}, {}, BUDGET),
@@ -196,7 +196,7 @@ def test_nothing_to_do_is_said_and_changes_nothing(
     result, said = serve(**asked)
     assert result == RunSummary.model_validate(DONE | summary)
     assert message in said
-    assert "to go on" in said
+    assert "to continue" in said
     assert served == []
     assert _contents(tmp_path / "run") == before
 

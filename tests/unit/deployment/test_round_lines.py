@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lumos_core.deployment.node_supervisor import _ViewsTold
+from lumos_core.deployment.node_supervisor import _ViewLog
 from lumos_core.deployment.round_lines import RoundLines
 from lumos_core.runs.history import Event
 from lumos_core.runs.report import federated_row, write_report
@@ -75,7 +75,7 @@ def test_views_that_are_all_there_are_no_news() -> None:
 
 def test_a_node_s_own_terminal(tmp_path: Path) -> None:
     out = io.StringIO()
-    told = _ViewsTold(tmp_path, Console(file=out, width=100))
+    told = _ViewLog(tmp_path, Console(file=out, width=100))
 
     def write(**facts: Any) -> None:
         progress = ViewProgress(users=20, total=20, time=time.time() + 1, **facts)

@@ -81,7 +81,7 @@ def test_before_round_1_it_tells_how_far_each_node_is_with_its_views(tmp_path):
         ("a", 5, False), ("b", None, False), ("c", 80, True),
     ]  # fmt: skip
     shown = CliRunner().invoke(cli, ["status", str(tmp_path)]).output
-    for text in ("5 %", "does not answer", "all that it will"):
+    for text in ("5 %", "does not answer", "finished"):
         assert text in shown
     history.add(round_(1))
     assert status_of(tmp_path).preparing == []
