@@ -1,1 +1,6 @@
-"""The round loop, the nodes it asks, and what it makes of their deltas. Begin with `round_loop`."""
+"""The federation: the round loop of the server, the nodes that it asks, the aggregation of deltas.
+
+`round_loop` is the server's side, `node` the other one, `aggregation/` makes one delta of many, and
+`simulate` runs all of it in one process. May import everything below it (`privacy`, `wire`, `runs`,
+`learning`, `views`, `data`, `config`), but not Flower. Begin with `round_loop`, then `node`.
+"""

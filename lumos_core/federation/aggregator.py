@@ -1,4 +1,4 @@
-"""The checks and arithmetic of one round's train replies: from what nodes sent to one delta."""
+"""The checks and arithmetic of one round: from the train replies of the nodes to one delta."""
 
 import logging
 from dataclasses import dataclass, field
@@ -24,10 +24,11 @@ class Aggregator:
 
     Attributes:
         params: the global model that nodes were asked to train.
-        round: its number.
-        accepted: delta and metrics of every reply that was taken, by node.
-        names: of the nodes whose training is in what was accepted.
-        failed: by node, why its reply was not taken.
+        round: number of the round.
+        accepted: delta and metrics of every accepted reply, by node.
+        names: names of the nodes whose training is part of the accepted replies; with secure
+            aggregation one reply is the sum over several nodes.
+        failed: by node, why there is no accepted reply.
     """
 
     config: RunConfig
@@ -38,7 +39,7 @@ class Aggregator:
     failed: dict[str, str] = field(default_factory=dict)
 
     def offer(self, reply: Reply, evaluated: bool) -> None:
-        """Take a train reply if it is what was asked for; otherwise remember why not."""
+        """Accept a train reply if it is what was asked for; otherwise remember why not."""
         try:
             if reply.error is not None:
                 raise ReplyError(f"error {reply.error[:80]!r}")
@@ -54,10 +55,10 @@ class Aggregator:
         self.names = sorted({*self.names, *(reply.sum_of or (reply.node,))})
 
     def delta(self) -> Params:
-        """Aggregate what was accepted, in order of node names."""
+        """Aggregate the accepted deltas, in order of node names."""
         names = sorted(self.accepted)
         weights = np.array([self._weight(self.accepted[n][1]) for n in names], dtype=np.float64)
-        weights = np.maximum(weights, 1.0)  # by examples, a node may have none
+        weights = np.maximum(weights, 1.0)  # weighted by examples, a node may have 0
         weights = capped(weights, self.config.max_weight_ratio)
         deltas = [self.accepted[n][0] for n in names]
         if self.config.dp == "central" and self.config.secure_aggregation:
@@ -66,7 +67,8 @@ class Aggregator:
             found = mechanisms.central_mean(deltas, self.config, self.round)
         else:
             found = aggregation.aggregate(deltas, weights / weights.sum(), self.config)
-        # Training never moves the padding; noise and liars would, and nobody would move it back.
+        # Training never changes the padding row. Noise and dishonest nodes could change it, and no
+        # later training would undo that.
         found[ITEM_TABLE][0] = 0.0
         return found
 
@@ -76,7 +78,8 @@ class Aggregator:
         return sorted({*self.names, *self.failed})
 
     def users(self) -> dict[str, int]:
-        """How many users the nodes have trained on, where their replies say so one by one."""
+        """How many users each node has trained on; empty with secure aggregation, which shows only
+        the sum over nodes."""
         return {
             name: int(metrics["users"])
             for name, (_, metrics) in self.accepted.items()
@@ -84,7 +87,7 @@ class Aggregator:
         }
 
     def facts(self) -> Event:
-        """What the accepted replies say about the training, for the history."""
+        """Facts about the training from the accepted replies, for the history."""
 
         def total(metric: str) -> float:
             return float(sum(self.accepted[n][1][metric] for n in sorted(self.accepted)))
@@ -100,8 +103,8 @@ class Aggregator:
         }
 
     def _lacking(self, complete: int) -> Event:
-        """Which nodes trained without all views: names, and how many of them where replies are
-        summed and names are not to be had."""
+        """Which nodes trained without all views: how many, and their names. With secure aggregation
+        replies are summed, so that the names are not known."""
         if not self.config.has_views or complete == len(self.names):
             return {}
         named = [

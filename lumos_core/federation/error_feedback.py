@@ -1,9 +1,10 @@
 """Error feedback: what a codec did not send in one round is added to the next delta.
 
-(Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019.) What is owed after round r is kept
-under the number r. Training round r takes the newest debt of a round *before* r and forgets those
-of r and later: they come from a round that failed or was undone by a crash of the server, and is
-now done again. So nothing is ever added twice, however often a round is repeated.
+(Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019.) The residual, the part that was not
+sent in round r, is stored under the number r. Training round r uses the newest residual of a round
+*before* r and deletes those of r and later: they come from a round that failed, or that a crash of
+the server undid, and that is now repeated. So nothing is ever added twice, however often a round is
+repeated.
 """
 
 from pathlib import Path
@@ -13,14 +14,15 @@ from lumos_core.learning.parameters import Params
 from lumos_core.safe_files import private_folder, write_atomically
 
 KEPT = 2
-"""The debt a round began with and the one it left: enough to repeat that round."""
+"""Residuals to keep: the one that a round began with and the one that it left. With both the round
+can be repeated."""
 
 
 class Residuals:
-    """The debts of one node in one run.
+    """The residuals of one node in one run.
 
     Args:
-        folder: where they lie, a file a round; in memory only if None.
+        folder: where they are stored, one file per round; in memory only if None.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -28,7 +30,7 @@ class Residuals:
         self._memory: dict[int, Params] = {}
 
     def before(self, round: int) -> Params | None:
-        """What is owed when ``round`` begins; None if nothing is.
+        """The residual that ``round`` begins with; None if there is none.
 
         Raises:
             DataError: the file is damaged.
@@ -39,7 +41,7 @@ class Residuals:
         return self._load(earlier[-1]) if earlier else None
 
     def keep(self, round: int, owed: Params) -> None:
-        """Remember what is owed after ``round``."""
+        """Store the residual that ``round`` leaves."""
         if self._folder is None:
             self._memory[round] = owed
         else:
@@ -66,8 +68,8 @@ class Residuals:
             return load(path.read_bytes())
         except (SafetensorError, OSError) as error:
             raise DataError(
-                f"{path}: found a damaged file ({type(error).__name__}), expected what the last "
-                "round left to send; delete it to go on without"
+                f"{path}: found a damaged file ({type(error).__name__}), expected the part of the "
+                "last delta that was not sent; delete the file to continue without it"
             ) from None
 
     def _forget(self, round: int) -> None:

@@ -1,6 +1,6 @@
-"""A federation inside one process: the same nodes and round loop, no network.
+"""A transport inside one process: the same nodes and round loop, without a network.
 
-For experiments, where thousands of rounds have to be compared, and for tests.
+It is for experiments, which compare thousands of rounds, and for tests.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class InProcessTransport:
     """Calls nodes one after the other.
 
     Args:
-        nodes: by whatever names they have.
+        nodes: the nodes, reached by their names.
         primitives: the cryptography of ``secure-aggregation``, if the run uses it.
     """
 

@@ -1,7 +1,7 @@
-"""Which of the connected nodes may take part: those with the run's catalog and model shape.
+"""The members of a run: connected nodes that have the run's catalog and model shape.
 
-A node that is refused or does not answer is asked again later, each time after twice as long, so
-that an operator can mend it while the run goes on and it costs the others nothing until then.
+A node that is refused or does not answer is asked again later, each time after twice the pause. So
+an operator can repair it while the run continues, and until then it costs the others nothing.
 """
 
 import logging
@@ -15,8 +15,8 @@ from lumos_core.wire.messages import Instruction, Reply, Transport, exchange
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
-ASKING_SECONDS = 60.0  # for an answer; a node starts a process for it and reads its data
-RETRY_SECONDS = 10.0  # until a refused node is asked for the second time
+ASKING_SECONDS = 60.0  # to wait for an answer; a node starts a process and reads its data first
+RETRY_SECONDS = 10.0  # pause before a refused node is asked for the second time
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,16 @@ class _Refusal:
 
 
 class Membership:
-    """Asks new nodes who they are and remembers the answers.
+    """Asks new nodes for their catalog and model shape and remembers the answers.
 
     Args:
         transport: the way to the nodes.
-        expected: what a node's answer must hold: its fingerprints of catalog and model shape.
+        expected: the fingerprints of catalog and model shape that a node's answer must contain.
     """
 
     def __init__(self, transport: Transport, expected: Mapping[str, str]) -> None:
         self._transport, self._expected = transport, dict(expected)
-        self.users: dict[str, int] = {}  # by member: how many it says it has
+        self.users: dict[str, int] = {}  # by member: how many users it claims to have
         self._members: set[str] = set()
         self._refused: dict[str, _Refusal] = {}
 
@@ -49,7 +49,7 @@ class Membership:
         """Connected nodes that may take part, sorted; new ones are asked first.
 
         Args:
-            seconds: the most that asking may take.
+            seconds: the longest time to wait for answers.
         """
         names = sorted(set(self._transport.nodes()))
         now = time.monotonic()
@@ -66,8 +66,11 @@ class Membership:
     def wait_for(
         self, count: int, seconds: float, able: Callable[[str], bool] = lambda name: True
     ) -> list[str]:
-        """:meth:`present` as soon as ``count`` of its names are ``able``, or what it has after
-        ``seconds``."""
+        """Wait until ``count`` members are ``able``, at most ``seconds``.
+
+        Returns:
+            All members that are present then, able or not.
+        """
         until, left = time.monotonic() + seconds, seconds
         while True:
             names = self.present(left)
@@ -114,5 +117,5 @@ class Membership:
 
 
 def _count(text: str) -> int:
-    """A claimed number of users; the least it could be if it is no number."""
+    """A claimed number of users; 1, the smallest possible, if the text is not a valid number."""
     return max(int(text), 1) if text.isascii() and text.isdigit() and len(text) < 10 else 1

@@ -1,4 +1,4 @@
-"""One node: its users' histories, its views, its training. No network in here."""
+"""One node: its users' histories, its views, its training. Nothing here knows of a network."""
 
 import hashlib
 from pathlib import Path
@@ -23,17 +23,18 @@ from lumos_core.wire.messages import Metrics
 
 
 class Node:
-    """What a ClientApp process builds for a message, and what experiments keep for a whole run.
+    """One node of a run. A ClientApp process builds one for every message; experiments keep it for
+    a whole run.
 
     Args:
         name: stable name; with the run's seed it determines every random draw of the node.
         catalog: the public catalog.
         sequences: the node's users, each with at least three interactions.
         config: the run's configuration.
-        views: where views come from; asked at every training.
+        views: where views come from; asked at every training while views are missing.
         device: torch device of training and evaluation.
-        state: folder of this node's own: error feedback, the key of its noise; both are in memory
-            only if not given.
+        state: folder of this node for its error feedback and the key of its noise; without it both
+            are kept in memory only.
     """
 
     def __init__(
@@ -59,7 +60,8 @@ class Node:
         return ModelShape.of(self.config, len(self.catalog))
 
     def describe(self) -> dict[str, str]:
-        """Answer to the server's first question: what has to match before anything is trained."""
+        """Answer to the server's first question. The server compares the fingerprints of catalog
+        and shape with the run's before the node may train."""
         return {
             "name": self.name,
             "catalog": self.catalog.fingerprint,
@@ -69,7 +71,7 @@ class Node:
         }
 
     def prepare(self) -> bool:
-        """Write views that are missing, as far as the budget of the view source goes.
+        """Write missing views, until the budget of the view source is used up.
 
         Returns:
             Whether every user has views now.
@@ -79,15 +81,15 @@ class Node:
     def train(
         self, params: Params, round: int, evaluate_on: str | None = None
     ) -> tuple[Params, Metrics]:
-        """Train ``local-epochs`` epochs from the received parameters.
+        """Train for ``local-epochs`` epochs, starting from the received parameters.
 
         Args:
             params: global parameters.
             round: number of the round, part of the seed.
-            evaluate_on: "validation" or "test" to measure the received model as well.
+            evaluate_on: "validation" or "test" to evaluate the received model as well.
 
         Returns:
-            The delta in the agreed codec, and the sums and counts that go with it.
+            The delta in the run's codec, and the sums and counts that go with it.
         """
         model = self._model(params)
         metrics: Metrics = {}
@@ -97,9 +99,11 @@ class Node:
         seed = (self.config.seed, round, _number(self.name))
         sums = self._fit(model, data, params, round, seed)
         delta = deltas.subtract(get_params(model), params)
-        # Where the server is not trusted with a delta, it is not with sums that have no noise.
-        secret = self.config.dp in ("distributed", "user")  # a secure sum hides the counts itself
-        told = TrainSums() if secret else sums
+        # A node that adds the noise itself reports no sums of its training but the number of users:
+        # exact sums would reveal what the noise hides. Secure aggregation alone needs no such rule:
+        # it hides the counts of a single node.
+        adds_noise = self.config.dp in ("distributed", "user")
+        told = TrainSums() if adds_noise else sums
         metrics |= {
             "users": sums.users,
             "examples": told.examples,
@@ -109,7 +113,7 @@ class Node:
             "views-complete": int(self._complete(data)),
             "seconds": told.seconds,
         }
-        rounding = np.random.default_rng([*seed, 0, 1])  # [*seed, e] is the trainer's, for epoch e
+        rounding = np.random.default_rng([*seed, 0, 1])  # the trainer uses [*seed, epoch]
         return self._sendable(delta, round, rounding), metrics
 
     def evaluate(self, params: Params, split: str) -> Metrics:
@@ -133,7 +137,7 @@ class Node:
         return sums
 
     def _sendable(self, delta: Params, round: int, rng: np.random.Generator) -> Params:
-        """The delta, and what earlier rounds still owe, in the agreed codec."""
+        """The delta in the run's codec, with what earlier rounds did not send added to it."""
         agreed, share = codec(self.config.delta_codec), self.config.top_rows_share
         feedback = self.config.error_feedback and not agreed.lossless
         owed = self._residuals.before(round) if feedback else None
@@ -158,7 +162,7 @@ class Node:
         return {f"eval-{name}": value for name, value in sums.items()}
 
     def _data(self) -> TrainingSet:
-        """Padded users; rebuilt only while views are still missing."""
+        """All users' padded sequences and views; rebuilt only while views are missing."""
         if self._training_set is None or not self._complete(self._training_set):
             train = self.split.train()
             self._training_set = TrainingSet.build(train, self.config.max_len, self._views(train))
@@ -169,5 +173,5 @@ class Node:
 
 
 def _number(name: str) -> int:
-    """A name as a seed: the same on every machine."""
+    """A number for the seed, made of a name; the same on every machine."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")

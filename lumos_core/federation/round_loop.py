@@ -3,23 +3,23 @@
 A run waits for `min-nodes` usable nodes, lets them write their views if the method has any, trains
 round after round, and ends with an evaluation on the test targets. This is a loop rather than a
 state machine: the order of these phases is fixed, and only the outcome of a round decides whether
-there is another one. The loop has two tables: `Outcome`, what a round can come to, and `Ending`,
-why no further round is begun.
+there is another one. The loop has two tables: `Outcome` lists how a round can end, and `Ending` why
+no further round is begun.
 
 A round asks a sample of the nodes to train and adds up their checked deltas. Only a round that got
 `min-replies` valid replies changes the model; a round that failed leaves it as it was and is tried
 again under the same number, with another sample. So the number of a round is also the number of
-steps that the model has taken, and a run that is resumed goes on at the next number.
+steps that the model has taken, and a resumed run continues with the next number.
 
 A node that trains in a round also evaluates the model it *received*, in the same reply, so that
-evaluation costs no messages; nodes that do not train get an evaluate instruction beside it. The
-metrics of round r's model are therefore known while round r + 1 trains. When these metrics end the
-run (`patience`), round r + 1 has been asked for already: its replies are not used.
+evaluation costs no extra messages; nodes that do not train get an evaluate instruction at the same
+time. So the metrics of round r's model become known while round r + 1 trains. When these metrics
+end the run (`patience`), nodes have already trained for round r + 1: its replies are not used.
 
-After the last round its model is evaluated, and the best model of the run on the test targets. The
-run is "completed" if no round failed and a node answered this last question, and "failed"
-otherwise; its models are kept in both cases. A run for which too few nodes show up at the start
-ends with an error.
+After the last round, its model is evaluated on the validation targets, unless that is done already,
+and the best model of the run on the test targets. The run is "completed" if no round failed and a
+node answered this last question, and "failed" otherwise; its models are kept in both cases. A run
+for which too few nodes show up at the start ends with an error.
 """
 
 import logging
@@ -62,7 +62,7 @@ log = logging.getLogger(__name__)
 
 
 class Outcome(Enum):
-    """What a round can come to: its event in the history, and what follows.
+    """How a round can end: its event in the history, and what follows.
 
     An unused round is in the history only if it cost privacy.
     """
@@ -76,7 +76,8 @@ class Outcome(Enum):
 
 
 class Ending(Enum):
-    """Why no further round is begun: whether this alone makes the run a failed one, and when."""
+    """Why no further round is begun: whether this alone makes the run a failed one, and when it
+    applies."""
 
     ALL_ROUNDS = False, "`rounds` have trained"
     PATIENCE = False, "`patience` evaluations in a row found no better model"
@@ -88,14 +89,14 @@ class Ending(Enum):
 
 
 class Round(NamedTuple):
-    """A round that is over, and what went wrong in it, if it failed."""
+    """How a round ended, and the problem if it failed."""
 
     outcome: Outcome
     problem: str = ""
 
 
 class Ended(NamedTuple):
-    """The end of the rounds, and what there is to say about it."""
+    """Why the rounds ended, and a reason to report, if there is one."""
 
     ending: Ending
     reason: str = ""
@@ -103,8 +104,8 @@ class Ended(NamedTuple):
 
 @dataclass(frozen=True)
 class FederationResult:
-    """How a run ended. ``outcome`` is "completed" only if no round failed; ``reason`` then says why
-    it ended before its last round, if it did."""
+    """How a run ended. ``outcome`` is "completed" only if no round failed. ``reason`` says why the
+    run failed or, if it did not, why it ended before its last round."""
 
     outcome: Literal["completed", "failed"]
     reason: str
@@ -120,8 +121,9 @@ class FederationResult:
 class Federation:
     """One run. Use :func:`run_federation`.
 
-    It knows nodes only through a :class:`~lumos_core.wire.messages.Transport`, which ``server_app``
-    implements over Flower's Grid, and :mod:`lumos_core.federation.in_process` by calling nodes.
+    It reaches nodes only through a :class:`~lumos_core.wire.messages.Transport`: ``server_app``
+    implements one over Flower's Grid, :mod:`lumos_core.federation.in_process` one that calls nodes
+    directly.
     """
 
     def __init__(
@@ -184,7 +186,7 @@ class Federation:
         return Ended(Ending.BUDGET, reason)
 
     def _round(self, number: int) -> Round:
-        """Train once, and note in the history what came of it."""
+        """Let nodes train once, and record the outcome in the history."""
         started = time.monotonic()
         until = started + self.config.round_timeout
         names = self.members.wait_for(
@@ -223,15 +225,19 @@ class Federation:
             self.params, aggregator.delta(), self.optimizer, self.config
         )
         self.progress = replace(self.progress, round=number)
-        # The line first: a checkpoint without its line could not be told from a lost history, while
-        # a line without its checkpoint is dropped when the run is resumed.
+        # The history's line is written before the checkpoint. A checkpoint without its line would
+        # look like a lost history; a line without its checkpoint is dropped on resume.
         spent = self._spend(aggregator, aggregator.names)
         self.history.add({"event": Outcome.TRAINED.event, **event, **aggregator.facts(), **spent})
         self._save(LATEST, self.params, self.optimizer)
         return Round(Outcome.TRAINED)
 
     def _spend(self, aggregator: Aggregator, used: Sequence[str]) -> Event:
-        """What a round cost in privacy, whose replies of these nodes are in the new model."""
+        """What a round cost in privacy.
+
+        Args:
+            used: nodes whose replies are part of the new model.
+        """
         self.members.users |= aggregator.users()
         self.budget.users |= self.members.users
         return self.budget.spend(used, [n for n in aggregator.asked if n not in used])
@@ -239,11 +245,11 @@ class Federation:
     def _ask(
         self, number: int, names: list[str], able: list[str], aggregator: Aggregator, until: float
     ) -> list[Reply]:
-        """Have a sample of those able to train do so and, when it is due, all nodes evaluate what
-        they get."""
+        """Ask a sample of the able nodes to train. When an evaluation is due, all nodes evaluate
+        the model that they receive."""
         sampled = self._sample(able, number)
         due = (number - 1) % self.config.evaluate_every == 0
-        # A failed round is tried again: then its model has been evaluated already.
+        # When a failed round is tried again, the model may have been evaluated already.
         evaluate: Split | None = "validation" if due and not self._evaluated(number - 1) else None
         instructions = [Instruction(n, "train", number, self.params, evaluate) for n in sampled]
         if evaluate:
@@ -260,7 +266,7 @@ class Federation:
         for name in set(sampled) - set(aggregator.asked):
             aggregator.failed[name] = "no reply before the deadline"
             log.warning("node %s: no reply before the deadline", name)
-        if evaluate:  # which a rejected train reply has no part in
+        if evaluate:  # rejected train replies do not count
             counted = [r for r in answered if r.kind == "evaluate" or r.node in aggregator.accepted]
             self._record_evaluation(number - 1, evaluate, counted)
         return answered
@@ -268,7 +274,7 @@ class Federation:
     def _exchange(
         self, instructions: list[Instruction], seconds: float, aggregator: Aggregator
     ) -> list[Reply]:
-        """The replies of a round; with secure aggregation those to train are one, of their sum."""
+        """The replies of a round; with secure aggregation all train replies are summed into one."""
         if self.secure is None:
             return exchange(self.transport, instructions, seconds)
         outcome = self.secure.exchange(instructions, seconds)
@@ -281,7 +287,7 @@ class Federation:
         if not self._evaluated(last):
             self._evaluate_everywhere(last, "validation", self.params)
         self._save(LATEST, self.params, self.optimizer)  # once more, with the last evaluation
-        if self.progress.best_round < 0:  # no evaluation ever succeeded: nothing to choose by
+        if self.progress.best_round < 0:  # no evaluation ever succeeded: take the last model
             self.best, self.progress = self.params, replace(self.progress, best_round=last)
         test = self._evaluate_everywhere(self.progress.best_round, "test", self.best)
         failure = self._failure(ended, test)
@@ -324,9 +330,10 @@ class Federation:
     def _sample(self, names: list[str], number: int) -> list[str]:
         """This round's nodes: determined by seed, round, attempt and the names of those present.
 
-        A round that failed is tried again with other nodes: a dead one need not fail it twice.
+        The attempt counts because a failed round is tried again with other nodes: the same dead
+        node need not make it fail twice.
         """
-        share = math.ceil(self.config.fraction * len(names) - 1e-9)  # .07 · 100 is above 7
+        share = math.ceil(self.config.fraction * len(names) - 1e-9)  # in floats .07 · 100 > 7
         wanted = max(share, self.config.min_replies)
         if wanted >= len(names):
             return names
@@ -355,7 +362,7 @@ class Federation:
         """Add up the sums of all valid replies; remember the best validation model.
 
         Args:
-            traffic: bytes that the evaluation cost, where no training shared its messages.
+            traffic: bytes of the evaluation's own messages; None if it shared those of a training.
         """
         valid: list[tuple[tuple[str, ...], dict[str, float]]] = []  # names, sums
         failed: list[Event] = []
@@ -387,7 +394,11 @@ class Federation:
         return metrics
 
     def _select(self, valid: list[tuple[tuple[str, ...], dict[str, float]]]) -> Event:
-        """What the choice of the best round goes by, and who is out of line with the others."""
+        """The value that decides which round is best, and the nodes whose means are out of bounds.
+
+        Args:
+            valid: names of the nodes and their sums, for every valid reply.
+        """
         having = [(names, found) for names, found in valid if found["users"]]
         chosen = best_round.bounded_mean(
             [found["users"] for _, found in having],
@@ -447,11 +458,11 @@ def run_federation(
         initial: global parameters of round 0.
         run_dir: where to keep ``checkpoint/`` and ``history.jsonl``; nothing is kept if None.
         on_event: called with every new history event.
-        resume: go on with the run in ``run_dir``, if there is one, to the parameters it would have
-            reached without a stop; only ``resume.free_keys`` may differ from its configuration.
+        resume: continue the run in ``run_dir``, if there is one. It reaches the same parameters as
+            without a stop; only ``resume.free_keys`` may differ from its configuration.
         primitives: the cryptography of ``secure-aggregation``.
-        known_as: whether a fingerprint in the files of a run to resume is of the run's catalog, too
-            (see :meth:`~lumos_core.data.catalog.Catalog.is_known_as`).
+        known_as: whether a fingerprint in the files of the run to resume is another valid one of
+            the run's catalog (see :meth:`~lumos_core.data.catalog.Catalog.is_known_as`).
 
     Returns:
         The result; ``outcome`` is "failed" if any round failed.
@@ -464,6 +475,6 @@ def run_federation(
     """
     shape = ModelShape.of(config, len(initial[ITEM_TABLE]) - 1)
     progress = RunProgress(0, -1, 0.0, 0, catalog_fingerprint, shape.fingerprint, config.to_flat())
-    stand = starting_point(run_dir, Checkpoint(initial, {}, progress), resume, known_as)
-    history = History(run_dir / HISTORY if run_dir else None, on_event, stand.events)
-    return Federation(config, transport, stand, run_dir, history, primitives).run()
+    start = starting_point(run_dir, Checkpoint(initial, {}, progress), resume, known_as)
+    history = History(run_dir / HISTORY if run_dir else None, on_event, start.events)
+    return Federation(config, transport, start, run_dir, history, primitives).run()

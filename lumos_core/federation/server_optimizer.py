@@ -1,8 +1,8 @@
 """Server optimisers: how the global model moves along the aggregated delta.
 
-The aggregated delta plays the part of a negative gradient (Reddi et al., ICLR 2021). The state is a
-flat mapping of arrays, so that a checkpoint can hold it and a resumed run goes on bit by bit as it
-would have.
+The aggregated delta takes the place of a negative gradient (Reddi et al., ICLR 2021). The state is
+a flat mapping of arrays, so that a checkpoint can store it: a resumed run then computes bit for bit
+what it would have computed without the stop.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ def step(
     Args:
         params: global parameters.
         delta: aggregated delta, same names and shapes.
-        state: what the previous step returned; empty at first.
+        state: what the previous step returned; empty before the first step.
         config: ``server-optimizer``, ``server-learning-rate``, ``server-momentum``.
 
     Returns:
@@ -42,7 +42,7 @@ def step(
 
 
 def _adam(delta: Params, state: OptimizerState, beta1: float) -> tuple[Params, OptimizerState]:
-    """FedAdam, Algorithm 2 of Reddi et al.; no bias correction there either."""
+    """FedAdam, Algorithm 2 of Reddi et al.; like the original it has no bias correction."""
     new: OptimizerState = {}
     update: Params = {}
     for name, d in delta.items():

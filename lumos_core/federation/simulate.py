@@ -1,7 +1,7 @@
 """A whole federation in this process: the round loop and its nodes, without a network.
 
-The same nodes, aggregation and checks as in a deployment, one node after the other. For
-experiments, for notebooks, and for trying something out.
+Nodes, aggregation and checks are the same as in a deployment; nodes work one after the other. It is
+for experiments, for notebooks, and for trying something out.
 """
 
 import tempfile
@@ -46,8 +46,8 @@ def simulate(
         config: of the run; ``min-nodes`` and ``min-replies`` are lowered to the number of nodes.
         catalog: the public catalog.
         users: each node's users, by its name or in order; a user needs three interactions.
-        state: folder in which nodes keep their views, one folder each, so that a second run writes
-            none of them again; a temporary one by default.
+        state: folder in which nodes keep their views, one folder each, so that a second run does
+            not write them again; a temporary folder by default.
         views_of: where views come from, if not from the configured writer.
         run_dir: where to keep checkpoints and history; nothing is kept if not given.
         resume: continue the run in ``run_dir`` if there is one.
@@ -58,7 +58,7 @@ def simulate(
         The result: parameters of the best round, its metrics on validation and test targets.
 
     Raises:
-        ConfigError: no node is given, or the run in ``run_dir`` is another one.
+        ConfigError: no node is given, or ``run_dir`` holds another run.
         DataError: a node has no users.
         ModelError: the language model cannot be found.
 
@@ -115,7 +115,7 @@ def prepared_views(config: RunConfig, catalog: Catalog, data: Path) -> ViewsOf:
     Args:
         config: of the run.
         catalog: the public catalog.
-        data: the folder; its nodes are called as their folders.
+        data: the prepared folder; the name of a node is that of its folder there.
     """
 
     def views_of(name: str) -> ViewSource:

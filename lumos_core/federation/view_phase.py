@@ -1,15 +1,16 @@
-"""Before round 1: nodes write their views, in bounded pieces of time, each at its own pace.
+"""The phase before round 1 in which nodes write their views, in bounded pieces of time, each at its
+own pace.
 
-What happens to a node, from left to right::
+The states of a node, from left to right::
 
-    asked ──► working ──► done            it has written all that it will write: nothing more to ask
+    asked ──► working ──► done            it has written all that it will write: not asked again
       ▲          │
-      └── away ◄─┘                        no answer, or an error: asked again later, waited for by
-                                          nobody until it answers
+      └── away ◄─┘                        no answer, or an error: asked again later; until it
+                                          answers, the phase does not wait for it
 
 The phase ends when no node is asked or working, or after ``view-timeout``. Nodes that are not done
-by then take part in the rounds all the same: they train on the views they have, and write
-the others round by round (``view-seconds``). A resumed run asks again; nodes that are done say so.
+by then take part in the rounds anyway: they train on the views they have, and write the others
+during the rounds (``view-seconds``). A resumed run asks again; nodes that are done say so.
 """
 
 import logging
@@ -26,18 +27,18 @@ from lumos_core.wire.messages import Instruction, Reply, Talk, Transport
 
 log = logging.getLogger(__name__)
 
-FIRST_SECONDS = 15.0  # of a node's first piece: then it knows how long it will take
-PIECE_SECONDS = 60.0  # of work on views for one message: so often does the server hear of progress
-ANSWER_SECONDS = 120.0  # beyond a piece: starting a process, loading the model, one batch of users
+FIRST_SECONDS = 15.0  # a node's first piece of work; then it can estimate the time for the rest
+PIECE_SECONDS = 60.0  # every other piece, one per message; its answer tells the server the progress
+ANSWER_SECONDS = 120.0  # allowed beyond a piece: process start, loading the model, a batch of users
 LOOK_SECONDS = 1.0  # between two looks for nodes that have joined
-AGAIN_SECONDS = 15.0  # until a node that was away is asked again, twice as long each time
+AGAIN_SECONDS = 15.0  # until a node that was away is asked again; doubles each time
 
 
 @dataclass
 class _NodeState:
     waited_for: bool = True
     done: bool = False
-    until: float = 0.0  # when an answer is overdue; 0 while nothing is asked
+    until: float = 0.0  # deadline of the answer; 0 while nothing is asked
     ask_again: float = 0.0
     times_away: int = 0
     known: bool = False  # it has been asked before
@@ -51,12 +52,12 @@ class _NodeState:
 
 @dataclass
 class ViewPhase:
-    """Ask nodes to prepare until all have.
+    """Ask nodes to prepare their views until all have done so.
 
     Args:
         config: of the run.
         transport: the way to the nodes.
-        members: who may take part.
+        members: the nodes that may take part.
         history: gets an event ``views`` when a node is first asked and for every answer, and
             ``views-ready`` at the end.
     """
@@ -68,14 +69,18 @@ class ViewPhase:
     _nodes: dict[str, _NodeState] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Raises whatever the transport raises where the server has lost its way to the nodes."""
+        """Run the phase.
+
+        Raises:
+            Exception: the transport's own, if the server has lost its connection to the nodes.
+        """
         started = time.monotonic()
         until = started + self.config.view_timeout
         with self.transport.talk() as talk:
             self._join(talk, until)
             while self._open() and time.monotonic() < until:
                 reply = talk.receive(min(LOOK_SECONDS, max(until - time.monotonic(), 0.0)))
-                while reply is not None:  # all that are there, before anybody is called late
+                while reply is not None:  # take all answers before a node counts as overdue
                     self._take(reply)
                     reply = talk.receive(0.0)
                 self._overdue()
@@ -95,7 +100,7 @@ class ViewPhase:
         return any(node.waited_for and not node.done for node in self._nodes.values())
 
     def _join(self, talk: Talk, until: float) -> None:
-        """Ask everybody who is there, is not done, and has nothing to do."""
+        """Ask every present node that is not done and not working, unless its pause lasts."""
         now = time.monotonic()
         idle = [
             name

@@ -14,7 +14,7 @@ ORDERS = (
     *range(11, 64),
     *(int(64 * 1.25**k) for k in range(20)),
 )
-"""Rényi orders over which the bound is minimised; the high ones matter for small ε."""
+"""Rényi orders over which the bound is minimised; the high orders matter for small ε."""
 
 
 def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> float:
@@ -23,11 +23,11 @@ def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: floa
 
 
 def composed(noise_multiplier: float, steps: Mapping[float, int], delta: float) -> float:
-    """ε of sampled Gaussian mechanisms one after the other; infinite without noise.
+    """ε of a sequence of sampled Gaussian mechanisms; infinite without noise.
 
     Args:
-        noise_multiplier: of all of them.
-        steps: how many there were, by their sampling rate.
+        noise_multiplier: the same for all of them.
+        steps: sampling rate → number of mechanisms with it.
         delta: δ.
     """
     if not any(steps.values()):
@@ -50,12 +50,12 @@ def private_steps(users: int, config: RunConfig) -> tuple[float, int]:
 
 @dataclass
 class Budget:
-    """What a run has spent, node by node. Replaying a history's events gives the same again.
+    """What a run has spent, node by node. The events of its history are enough to compute it again.
 
     Attributes:
-        users: how many a node has now, as far as is known.
-        trained: by node, how many users it had each time it was asked to train. An attempt that
-            failed counts like any other: what was sent in it has been released.
+        users: by node, how many users it has now, as far as is known.
+        trained: by node, how many users it had at each training that counts. Unless noise is
+            central, a failed attempt at a round counts, too: what was sent in it has been released.
     """
 
     config: RunConfig
@@ -67,10 +67,10 @@ class Budget:
     def of(cls, config: RunConfig, events: Iterable[Event]) -> "Budget":
         """The budget after these events."""
         budget = cls(config)
-        asked: Mapping[str, int] = {}  # of an attempt that has no outcome yet
+        asked: Mapping[str, int] = {}  # nodes of an attempt that has no outcome yet
         for event in events:
             if event["event"] == "asked":
-                budget._count(asked)  # no outcome came: the server died in between
+                budget._count(asked)  # the earlier attempt has no outcome: the server died in it
                 asked = event["asked"]
             elif "privacy" in event:
                 budget._count(event["privacy"]["nodes"])
@@ -79,22 +79,23 @@ class Budget:
         return budget
 
     def ask(self, nodes: Iterable[str]) -> Event:
-        """What to note before these nodes are asked, in case the server does not live to see their
-        replies; nothing where only what is released costs something."""
+        """Facts for the history before these nodes are asked: if the server dies before their
+        replies arrive, the attempt must still be counted. Empty with central noise, where only a
+        released model costs something, and without privacy."""
         if self.config.dp in ("none", "central"):
             return {}
         return {"asked": {name: self.users.get(name, 1) for name in sorted(nodes)}}
 
     def spend(self, accepted: Iterable[str], others: Iterable[str]) -> Event:
-        """Count an attempt at a round and say what it cost, for its event; nothing without privacy.
+        """Count an attempt at a round, and return its cost for the history; empty without privacy.
 
         Args:
-            accepted: nodes whose replies are in the new model; none if the round failed.
-            others: nodes that were asked and whose replies are not in it.
+            accepted: nodes whose replies are part of the new model; none if the round failed.
+            others: nodes that were asked, but whose replies are not part of it.
         """
         if self.config.dp == "none":
             return {}
-        # With central noise a reply that is dropped is never released; else sending releases it.
+        # With central noise a dropped reply is never released. Otherwise sending it releases it.
         names = list(accepted) if self.config.dp == "central" else [*accepted, *others]
         nodes = {name: self.users.get(name, 1) for name in sorted(names)}
         if not nodes:
@@ -106,15 +107,15 @@ class Budget:
         }
 
     def epsilon(self, more: bool = False) -> float:
-        """ε of the node (with ``user``, of the users) that has spent most.
+        """The largest ε of any node; with ``user``, of the users of any node.
 
         Args:
-            more: with another round to come, in which they take part.
+            more: count one more round, in which all of them take part.
         """
         return max((self._of(name, more) for name in self.trained), default=0.0)
 
     def spent(self) -> float | None:
-        """ε so far; None where no finite one holds: without privacy or without noise."""
+        """ε so far; None if it is not finite: without privacy or without noise."""
         found = self.epsilon()
         return found if self.config.dp != "none" and math.isfinite(found) else None
 
@@ -124,12 +125,13 @@ class Budget:
         return self.config.dp == "none" or not limit or self._of(node, more=True) <= limit
 
     def exhausted(self, nodes: Iterable[str]) -> str:
-        """Why there may be no further round with these nodes, or nothing.
+        """Why there may be no further round with these nodes; empty if there may be.
 
-        A node that has used its budget up is left out. So a node that claims to be small, which
-        makes a round dear for it, ends nobody's run but its own.
+        A node that has used up its budget is left out of further rounds. With ``user``, a round
+        costs a node with few users more ε: a node that claims to have few thus excludes itself, but
+        does not end the run of the others.
         """
-        names = list(nodes) or [""]  # one that nobody has met yet is taken for the smallest
+        names = list(nodes) or [""]  # no node known yet: assume one with a single user
         left = [name for name in names if self.allows(name)]
         if left and len(left) >= min(self.config.min_replies, len(names)):
             return ""

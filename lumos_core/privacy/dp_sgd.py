@@ -1,15 +1,15 @@
-"""DP-SGD over users (``dp = user``): what one user can change in a node's delta is bounded.
+"""DP-SGD over users (``dp = user``): the influence of one user on a node's delta is bounded.
 
 Abadi et al., CCS 2016, with a user as the unit: every step draws each user independently with
 probability q = ``batch-size`` / users (Poisson sampling, secret), clips the gradient of each user's
 whole loss to ``dp-clip``, adds N(0, (z · dp-clip)²) to the sum and divides by the *expected* batch
-size. Adam on noisy gradients is post-processing and costs nothing.
+size. Adam on noisy gradients is post-processing and costs no privacy.
 
-A user's loss is that of a batch of this user alone: the next-item loss over the own history and,
-for ``lumos``, the contrast of the own views, which have no other users' views as negatives. It must
-not depend on who else was drawn, or taking one user away would change what all others add:
-negatives are the same for all users of a step, and there is no dropout, whose masks would depend on
-a user's place in the batch.
+A user's loss is that of a batch of this user alone: the next-item loss over the user's history and,
+for ``lumos``, the contrastive loss of the user's views, without other users' views as negatives.
+The loss must not depend on which other users were drawn: otherwise removing one user would change
+the gradients of all others. For this reason negatives are the same for all users of a step, and
+there is no dropout, whose masks would depend on a user's place in the batch.
 """
 
 import time
@@ -36,21 +36,21 @@ Tensors = dict[str, Tensor]
 
 
 def protected_arrays(data: TrainingSet) -> dict[str, np.ndarray]:
-    """All of a training set, by name: what noise must depend on."""
+    """All arrays of a training set, by name: the values that the noise must depend on."""
     views = ("history", "future", "future_items", "paraphrase", "counterfactual")
     return {name: getattr(data, name).items for name in views}
 
 
 @dataclass
 class PrivateTrainer:
-    """Trains a model in place, ``local-epochs`` epochs at once.
+    """Trains a model with DP-SGD; one call of :meth:`train` runs all ``local-epochs`` epochs.
 
     Args:
         model: trained in place.
         data: the users.
         config: ``dp-clip``, ``dp-noise-multiplier``, ``batch-size``, objective, learning rate.
-        seed: non-negative integers that determine negatives, which may be known.
-        entropy: determines noise and the sampling of users, which must not be known.
+        seed: non-negative integers that determine the negatives; others may know them.
+        entropy: determines the noise and the sampling of users; nobody else may know them.
     """
 
     model: SASRec
@@ -64,8 +64,8 @@ class PrivateTrainer:
         self._negatives = np.random.default_rng([*self.seed, 0])
 
     def train(self) -> TrainSums:
-        """Run all steps. The sums hold the number of users and seconds; anything else they could
-        say about the data is outside the privacy budget and left at zero."""
+        """Run all steps. Of the sums only the number of users and the seconds are set: the privacy
+        budget covers no other facts about the data, so the rest stays zero."""
         started = time.perf_counter()
         users = len(self.data)
         rate, steps = private_steps(users, self.config)
@@ -84,8 +84,8 @@ class PrivateTrainer:
         """Sum of these users' gradients, each clipped to ``dp-clip`` over all parameters.
 
         Args:
-            users: numbers of the users that were drawn.
-            negatives: int64 [num-negatives], of the step; None with the full softmax.
+            users: indices of the users that were drawn.
+            negatives: int64 [num-negatives], those of the step; None with the full softmax.
         """
         self.model.eval()  # no dropout
         params = {n: p.detach() for n, p in self.model.named_parameters()}
@@ -105,7 +105,7 @@ class PrivateTrainer:
     def user_gradients(
         self, params: Tensors, users: np.ndarray, negatives: Tensor | None
     ) -> Tensors:
-        """[B, …] by parameter: the gradient of each user's own loss."""
+        """The gradient of each user's own loss: [B, …] by parameter."""
         device = self.model.items.weight.device
         data = self.data
         tensors = [
@@ -116,8 +116,8 @@ class PrivateTrainer:
         targets, _ = _rows(data.future_items, users, device)
         having = torch.from_numpy(data.has_views[users].astype(np.float32)).to(device)
         loss = self._user_loss(negatives)
-        per_user = vmap(grad(loss), in_dims=(None, 0, 0, 0))  # refuses anything random
-        with sdpa_kernel(SDPBackend.MATH):  # the only one that vmap can batch
+        per_user = vmap(grad(loss), in_dims=(None, 0, 0, 0))  # raises if the loss draws randomness
+        with sdpa_kernel(SDPBackend.MATH):  # the only backend that vmap can batch
             found: Tensors = per_user(params, tuple(tensors), targets, having)
         return found
 
@@ -132,7 +132,7 @@ class PrivateTrainer:
         optimizer.step()
 
     def draw_negatives(self) -> Tensor | None:
-        """Of one step: int64 [num-negatives]; None with the full softmax."""
+        """The negatives of one step: int64 [num-negatives]; None with the full softmax."""
         items = self.model.shape.num_items
         if uses_full_softmax(self.config, items):
             return None
@@ -185,6 +185,6 @@ class PrivateTrainer:
 
 
 def _rows(padded: Padded, users: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
-    """A batch of at least two columns, so that every history has an input and a target."""
+    """A batch, padded to at least two columns, so that every history has an input and a target."""
     items, lengths = padded.rows(users, device)
     return (F.pad(items, (0, 2 - items.shape[1])) if items.shape[1] < 2 else items), lengths

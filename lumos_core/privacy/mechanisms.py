@@ -1,4 +1,4 @@
-"""What is done to a delta, or to a mean of deltas, before anybody else sees it."""
+"""Clipping and noise: what protects a delta, or a mean of deltas, before it is released."""
 
 import math
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def protect(delta: Params, config: RunConfig, key: bytes, name: str, round: int)
 
 
 def node_noise(config: RunConfig) -> float:
-    """Standard deviation of what a node adds to every value (``dp = distributed``)."""
+    """Standard deviation of the noise that a node adds to every value (``dp = distributed``)."""
     return config.dp_noise_multiplier * config.dp_clip / math.sqrt(config.min_replies)
 
 
@@ -36,10 +36,11 @@ def central_mean(replies: Sequence[Params], config: RunConfig, round: int) -> Pa
 
 
 def noisy_mean(mean: Params, nodes: int, config: RunConfig, round: int) -> Params:
-    """As :func:`central_mean`, where secure aggregation shows the server nothing but the mean.
+    """Like :func:`central_mean`, but with secure aggregation, where the server sees only the mean.
 
-    That each node has clipped its delta is then taken on its word. Rounding before the masks moves
-    every value by less than a step, which the noise covers as well.
+    The server cannot clip single deltas then, and has to trust that each node has clipped its own.
+    A node rounds its values before it masks them, which moves every value by less than a step; the
+    noise covers this as well.
     """
     step = config.secagg_clip / (2 ** (config.secagg_bits - 1) - 1)
     bound = config.dp_clip + step * math.sqrt(sum(a.size for a in mean.values()))
@@ -48,7 +49,7 @@ def noisy_mean(mean: Params, nodes: int, config: RunConfig, round: int) -> Param
 
 
 def plain_mean(replies: Sequence[Params]) -> Params:
-    """The unweighted mean: nobody's part is larger than 1 / n of its own delta."""
+    """The unweighted mean: no node contributes more than 1 / n of its own delta."""
     return {
         n: np.asarray(np.mean([r[n] for r in replies], axis=0, dtype=np.float64), np.float32)
         for n in replies[0]

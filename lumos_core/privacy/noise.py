@@ -47,7 +47,7 @@ class Entropy:
 
 
 def server_entropy(config: RunConfig, round: int) -> Entropy:
-    """What the server's noise of a round is drawn from."""
+    """The randomness for the server's noise of a round."""
     if config.dp_noise_seed < 0:
         return Entropy()
     return Entropy(_digest(b"server", config.dp_noise_seed, round))
@@ -56,11 +56,11 @@ def server_entropy(config: RunConfig, round: int) -> Entropy:
 def node_entropy(
     config: RunConfig, key: bytes, name: str, round: int, protected: Mapping[str, np.ndarray]
 ) -> Entropy:
-    """What a node's noise of a round is drawn from.
+    """The randomness for a node's noise of a round.
 
     Args:
-        key: this node's secret.
-        protected: all that the reply will depend on; other values give independent noise.
+        key: this node's secret key.
+        protected: all values that the reply will depend on; other values give independent noise.
     """
     if config.dp_noise_seed >= 0:
         return Entropy(_digest(b"node", config.dp_noise_seed, round, name))
@@ -68,14 +68,14 @@ def node_entropy(
     for array_name, array in protected.items():
         digest.update(repr((array_name, array.shape, array.dtype.str)).encode())
         digest.update(np.ascontiguousarray(array).tobytes())
-    # Without what may change on the way: a round that is repeated then still gives the same reply.
+    # Without the keys that may change during a run: a repeated round must give the same reply.
     run = sorted(fixed(config.to_flat()).items())
     return Entropy(_digest(b"secret", key, round, name, run, digest.digest()))
 
 
 def node_key(folder: Path | None) -> bytes:
-    """This node's secret: made once and kept in ``folder``, readable by its owner only; without a
-    folder a new one."""
+    """This node's secret key: made once and kept in ``folder``, readable by its owner only. Without
+    a folder every call makes a new one."""
     if folder is None:
         return os.urandom(KEY_BYTES)
     path = folder / "noise.key"

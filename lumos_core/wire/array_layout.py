@@ -1,5 +1,5 @@
-"""Which arrays a reply has to hold: names, shapes, dtypes. Nothing of a reply is used before this
-check."""
+"""The layout of a reply's arrays: names, shapes, dtypes. It is checked before anything of a reply
+is used."""
 
 from collections.abc import Mapping
 
@@ -17,7 +17,7 @@ def check_layout(arrays: Mapping[str, np.ndarray], expected: Layout) -> None:
 
     Args:
         arrays: what a node sent; names and values may be anything.
-        expected: what it should have sent.
+        expected: the layout that it should have.
 
     Raises:
         ReplyError: a name is missing or unknown, a shape or dtype is wrong, a value is not finite.

@@ -1,21 +1,21 @@
-"""How a delta looks on the wire: encode at the node, check and decode at the server.
+"""Codecs: how a delta is encoded at the node, and checked and decoded at the server.
 
 ============= ==========================================================================
-float32       as is
-float16       half the bytes; round to nearest
-int8          a quarter: one scale a row (last axis), values rounded stochastically, so that
-              the mean over nodes is unbiased
+float32       unchanged
+float16       half the bytes; rounded to nearest
+int8          a quarter of the bytes: one scale per row (last axis), values rounded
+              stochastically, so that the mean over nodes is unbiased
 top-rows      float32, but of the item table only the rows that moved furthest
 top-rows-int8 the same rows in int8
 ============= ==========================================================================
 
-Each is made of two choices: which rows travel (:mod:`lumos_core.wire.row_choice`) and how values
+A codec combines two choices: which rows are sent (:mod:`lumos_core.wire.row_choice`) and how values
 are stored (:mod:`lumos_core.wire.value_formats`).
 
-Arrays have the global model's names and shapes. Beside them travel, where the codec needs them::
+Arrays have the global model's names and shapes. If the codec needs them, these are sent, too::
 
     :scales            int16 [rows of all arrays, in the model's order]: the upper half of a float32
-                       (bfloat16), rounded up; a float32 a row would cost 6 % of an int8 delta
+                       (bfloat16), rounded up; a float32 per row would cost 6 % of an int8 delta
     items.weight:rows  int32 [K], strictly rising; ``items.weight`` is then [K, D]
 """
 
@@ -34,27 +34,27 @@ from lumos_core.wire.value_formats import Float16, Float32, Int8, ValueFormat
 
 
 class Codec(Protocol):
-    """Turns a delta into arrays to send, and what arrives back into a delta."""
+    """Encodes a delta as arrays to send, and decodes received arrays to a delta."""
 
     @property
     def name(self) -> str:
-        """What ``delta-codec`` calls it."""
+        """Its name as a value of the configuration key ``delta-codec``."""
         ...
 
     @property
     def lossless(self) -> bool:
-        """Whether everything a node has to say is sent at once."""
+        """Whether the decoded delta equals the encoded one, so that nothing is left to send."""
         ...
 
     def encode(
         self, delta: Mapping[str, np.ndarray], rng: np.random.Generator, share: float = 1.0
     ) -> Params:
-        """Arrays to send.
+        """The arrays to send.
 
         Args:
-            delta: float32, names and shapes of the global model; left as it is.
-            rng: the only source of chance, so that a repeated round sends the same bytes.
-            share: of the rows of the item table that the top-rows codecs send, in (0, 1].
+            delta: float32, names and shapes of the global model; it is not changed.
+            rng: the only source of randomness, so that a repeated round sends the same bytes.
+            share: the share of the item table's rows that the top-rows codecs send, in (0, 1].
         """
         ...
 
@@ -67,12 +67,12 @@ class Codec(Protocol):
         """Check a received delta against the global model and turn it into float32.
 
         Args:
-            arrays: what a node sent; nothing about it is taken on trust.
-            like: the global parameters; names and shapes must be theirs exactly.
-            share: as agreed, see :meth:`encode`.
+            arrays: what a node sent; nothing about it is trusted.
+            like: the global parameters; the delta must have exactly their names and shapes.
+            share: the run's, see :meth:`encode`.
 
         Returns:
-            finite float32 arrays with the names, order and shapes of ``like``.
+            Finite float32 arrays with the names, order and shapes of ``like``.
 
         Raises:
             ReplyError: a name is missing or unknown, a shape or dtype is wrong, a value is not
@@ -84,7 +84,7 @@ class Codec(Protocol):
 
 @dataclass(frozen=True)
 class RowsAndValues:
-    """The codec that sends some rows in some format."""
+    """The codec made of a choice of rows and a format of values."""
 
     name: str
     rows: RowChoice
@@ -115,8 +115,8 @@ class RowsAndValues:
 
 @dataclass(frozen=True)
 class CheckedCodec:
-    """A plug-in's codec, of which not even the checks are taken on trust: what it decodes is a
-    delta of the model's names and shapes, finite, or a :class:`~lumos_core.errors.ReplyError`."""
+    """A plug-in's codec, with checks that do not rely on its own: the decoded delta has the model's
+    names and shapes and is finite, or a :class:`~lumos_core.errors.ReplyError` is raised."""
 
     codec: Codec
 
@@ -166,7 +166,7 @@ def codec(name: str) -> Codec:
     """The codec of a name: LUMOS's own, or a plug-in's.
 
     Raises:
-        ConfigError: neither has a codec that is called so.
+        ConfigError: neither has a codec of this name.
     """
     return CODECS[name] if name in CODECS else CheckedCodec(plugins.load("codec", name))
 

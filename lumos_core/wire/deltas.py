@@ -1,6 +1,6 @@
 """Model deltas: the only arrays that leave a node. Subtract, apply, measure, clip.
 
-How they look on the wire is the business of :mod:`lumos_core.wire.codecs`.
+:mod:`lumos_core.wire.codecs` encodes them for the wire.
 """
 
 from collections.abc import Mapping
@@ -27,16 +27,17 @@ def norm(delta: Mapping[str, np.ndarray]) -> float:
 
 
 def clip(delta: Mapping[str, np.ndarray], limit: float) -> Params:
-    """The delta, shortened to norm ``limit`` if it is longer (float32, direction kept).
+    """The delta, scaled down to norm ``limit`` if its norm is larger (float32, direction kept).
 
-    A delta with NaN or infinite values becomes zero: whatever bound is built on this must hold.
+    A delta with NaN or infinite values becomes zero: callers rely on the bound, so it must hold for
+    every input.
     """
     found = norm(delta)
     if not np.isfinite(found):
         return {name: np.zeros_like(array, dtype=np.float32) for name, array in delta.items()}
     if found <= limit:
         return {name: array.astype(np.float32) for name, array in delta.items()}
-    factor = limit / found * (1 - 1e-6)  # rounding to float32 must not exceed the limit again
+    factor = limit / found * (1 - 1e-6)  # the margin covers rounding to float32
     return {name: (array * factor).astype(np.float32) for name, array in delta.items()}
 
 

@@ -1,4 +1,4 @@
-"""What a server and its nodes say to each other, whatever carries it."""
+"""The instructions of a server and the replies of its nodes, independent of the network."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,14 +24,14 @@ class Instruction:
     kind: Literal["describe", "prepare", "train", "evaluate", "secagg"]
     round: int = 0
     params: Params | None = None
-    evaluate: Split | None = None  # what to measure the received model on
-    secure: Packet | None = None  # of secure aggregation; with "train": its upload
-    seconds: float = 0.0  # with "prepare": how long to work on views at most
+    evaluate: Split | None = None  # the targets to evaluate the received model on
+    secure: Packet | None = None  # of secure aggregation; with "train": that of its upload step
+    seconds: float = 0.0  # with "prepare": the longest time to work on views
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back. Nothing in it has been checked yet."""
+    """A node's answer. Nothing in it has been checked yet."""
 
     node: str
     kind: str
@@ -39,17 +39,17 @@ class Reply:
     metrics: Metrics = field(default_factory=dict)
     info: dict[str, str] = field(default_factory=dict)
     secure: Packet = field(default_factory=dict)  # of secure aggregation
-    sum_of: tuple[str, ...] = ()  # the nodes that this is the sum of; only of `node` if empty
+    sum_of: tuple[str, ...] = ()  # the nodes whose sum this is; empty: the reply of `node` alone
     error: str | None = None  # a code, see client_app.error_codes; never an exception's text
     bytes_up: int = 0
     bytes_down: int = 0
 
 
 class Talk(Protocol):
-    """Instructions and replies as they come: no node waits for another one."""
+    """Instructions and replies, each sent or received on its own: no node waits for another one."""
 
     def send(self, instructions: Sequence[Instruction], seconds: float) -> None:
-        """Send; whoever has not answered after ``seconds`` is not waited for any more."""
+        """Send; after ``seconds`` nodes that have not answered are no longer waited for."""
         ...
 
     def receive(self, seconds: float) -> Reply | None:
@@ -58,7 +58,7 @@ class Talk(Protocol):
 
 
 class Transport(Protocol):
-    """The way to the nodes."""
+    """The server's connection to the nodes."""
 
     def nodes(self) -> list[str]:
         """Names of the nodes that are connected now, sorted; the same name means the same data."""
@@ -72,7 +72,7 @@ class Transport(Protocol):
         ...
 
     def talk(self) -> AbstractContextManager[Talk]:
-        """For questions that nodes answer at a pace of their own."""
+        """A talk, for questions that each node answers at its own pace."""
         ...
 
 
@@ -102,10 +102,10 @@ def in_turn(transport: "Transport") -> AbstractContextManager[Talk]:
 def exchange(
     transport: Transport, instructions: Sequence[Instruction], deadline: float
 ) -> list[Reply]:
-    """One reply per node to what it was asked, in the order of names.
+    """At most one reply per node, in the order of names.
 
-    Whatever order or number replies come in, the first of a node that answers its question counts;
-    everything else is dropped. Every node may be asked one thing at a time.
+    Replies may arrive in any order and more than once: of each node the first reply to what it was
+    asked counts, all others are dropped. A node may be asked one thing at a time only.
     """
     asked = {(i.node, i.kind) for i in instructions}
     answered: dict[str, Reply] = {}

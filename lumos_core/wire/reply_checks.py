@@ -1,8 +1,8 @@
-"""What nodes may send, and the checks it must pass before anything uses it.
+"""The contents that replies may have, and the checks that they must pass before they are used.
 
-A train reply is a delta plus the sums and counts of :data:`TRAIN_METRICS` (and, when the server
-asked for it, those of :data:`EVALUATION_METRICS` about the *received* model); an evaluate reply is
-the latter alone. Nothing else exists on the wire, so nothing else can leak.
+A train reply is a delta plus the sums and counts of :data:`TRAIN_METRICS` and, if the server asked
+for them, those of :data:`EVALUATION_METRICS` about the *received* model. An evaluate reply holds
+only the latter. Nothing else exists on the wire, so nothing else can leak.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,8 @@ INFO = frozenset({"name", "catalog", "shape", "users", "version"})
 
 PREPARATION_METRICS = frozenset({"complete", "done", "percent", "seconds-left"})
 """Answers to ``prepare``: whether every user has views, whether the node has written all that it
-will write before the first round, and how far it is – roughly, and 0 where counts are kept back."""
+will write before the first round, its rough progress in percent (0 where the node does not reveal
+counts), and the seconds that are left."""
 
 COUNTS = frozenset({"users", "examples", "contrastive-users", "eval-users", "percent"})
 """Metrics that are whole numbers."""
@@ -34,7 +35,7 @@ FLAGS = frozenset({"views-complete", "complete", "done"})
 """Metrics that are 0 or 1; a sum of replies counts the ones."""
 
 MAX_COUNT = 10**9
-"""A node that claims more users, examples or seconds than this is not telling the truth."""
+"""A node that claims more users, examples or seconds than this reports false values."""
 
 
 def check_train(
@@ -51,8 +52,8 @@ def check_train(
         arrays: the delta on the wire.
         metrics: sums and counts.
         like: the global parameters.
-        evaluated: whether the received model was to be evaluated as well.
-        nodes: whose replies this is the sum of.
+        evaluated: whether the instruction asked to evaluate the received model as well.
+        nodes: number of nodes whose replies this is the sum of.
 
     Raises:
         ReplyError: anything is missing, unknown, of the wrong type, not finite or out of range.
@@ -115,7 +116,7 @@ def _check_metrics(metrics: Mapping[str, float], expected: frozenset[str], nodes
 
 
 def _check_ranking(metrics: Mapping[str, float]) -> None:
-    """No metric can exceed 1 per user."""
+    """Raises ReplyError if a metric exceeds 1 per user, which no ranking metric can."""
     users = metrics["eval-users"]
     for name in RANKING[1:]:
         if metrics[f"eval-{name}"] > users * (1 + 1e-6):

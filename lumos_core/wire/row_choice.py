@@ -1,7 +1,7 @@
-"""Which rows of the item table travel: the first half of a codec.
+"""The choice of the item table's rows that are sent: the first half of a codec.
 
-Their number is fixed by the configuration and the catalog, so it tells nothing. *Which* rows travel
-tells a lot: see docs/privacy.md.
+Their number is fixed by the configuration and the catalog, so it reveals nothing. *Which* rows are
+sent reveals a lot: see docs/privacy.md.
 """
 
 import math
@@ -15,19 +15,19 @@ from lumos_core.learning.parameters import ITEM_TABLE, Params
 from lumos_core.wire.array_layout import Layout, Shape
 
 ROWS = ":rows"
-"""What is appended to the item table's name for the numbers of its rows."""
+"""The suffix that makes the item table's name that of the array with its row numbers."""
 _NUMBERS = ITEM_TABLE + ROWS
 
 
 class RowChoice(ABC):
-    """Takes rows out of a delta and puts them back where they belong."""
+    """Takes rows out of a delta, and puts them back in their places."""
 
     all_rows: bool
-    """Whether nothing is left out."""
+    """Whether all rows are sent."""
 
     @abstractmethod
     def choose(self, delta: Mapping[str, np.ndarray], share: float) -> tuple[Params, Params]:
-        """The arrays with the rows to send, and arrays beside them that say which rows."""
+        """The arrays with the rows to send, and the arrays that say which rows these are."""
 
     @abstractmethod
     def shapes(self, like: Mapping[str, np.ndarray], share: float) -> dict[str, Shape]:
@@ -123,8 +123,8 @@ def _row_count(rows: int, share: float) -> int:
 
 
 def _largest_rows(table: np.ndarray, share: float) -> np.ndarray:
-    """Numbers of the rows with the largest norm, rising. A row that diverged counts as large, so
-    that the server sees, and refuses, what it would have seen of the whole table."""
+    """Numbers of the rows with the largest norm, rising. A row that diverged counts as the largest:
+    so the server receives and refuses it, as it would with the whole table."""
     norms = np.square(table, dtype=np.float64).sum(axis=1)
     order = np.argsort(-np.nan_to_num(norms, nan=np.inf), kind="stable")
     return np.sort(order[: _row_count(len(table), share)])

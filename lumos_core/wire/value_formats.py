@@ -1,7 +1,7 @@
-"""How the values of a delta are stored on the wire: the second half of a codec.
+"""The formats in which a delta's values are stored on the wire: the second half of a codec.
 
-A format gets whole arrays in the model's order, whichever rows of them were chosen
-(:mod:`lumos_core.wire.row_choice`), and may send arrays of its own beside them.
+A format gets arrays in the model's order, with the rows that were chosen before
+(:mod:`lumos_core.wire.row_choice`), and may send arrays of its own in addition.
 """
 
 import math
@@ -22,13 +22,13 @@ class ValueFormat(ABC):
     """Stores float32 arrays and reads them back."""
 
     dtype: np.dtype[np.generic]
-    """Of every array of the model on the wire."""
+    """The type on the wire of every array of the model."""
     exact: bool
-    """Whether what is read back equals what was stored, bit by bit."""
+    """Whether the values read back equal the stored ones bit by bit."""
 
     @abstractmethod
     def store(self, arrays: Mapping[str, np.ndarray], rng: np.random.Generator) -> Params:
-        """The arrays to send: the given names in their order, then the format's own."""
+        """The arrays to send: the given ones in their order, then the format's own."""
 
     def beside(self, shapes: Mapping[str, Shape]) -> Layout:
         """Layout of the format's own arrays, for arrays of the given shapes."""
@@ -38,17 +38,17 @@ class ValueFormat(ABC):
         """The stored values as float32.
 
         Args:
-            arrays: those of the model, in its order; layout checked.
-            beside: a mapping that holds the format's own, layout checked as well.
+            arrays: the model's arrays, in its order; layout checked.
+            beside: a mapping that holds the format's own arrays; layout checked as well.
 
         Raises:
-            ReplyError: an array of the format's own has values that :meth:`store` never writes.
+            ReplyError: one of the format's own arrays has values that :meth:`store` never writes.
         """
         return {n: np.asarray(a, dtype=np.float32) for n, a in arrays.items()}
 
 
 class Float32(ValueFormat):
-    """As is."""
+    """Values are not changed."""
 
     dtype = np.dtype(np.float32)
     exact = True
@@ -58,7 +58,8 @@ class Float32(ValueFormat):
 
 
 class Float16(ValueFormat):
-    """Rounded to nearest; what is too large becomes the largest number."""
+    """Values are rounded to the nearest float16; those out of its range become its largest number,
+    with their sign."""
 
     dtype = np.dtype(np.float16)
     exact = False
@@ -69,8 +70,8 @@ class Float16(ValueFormat):
 
 
 class Int8(ValueFormat):
-    """One scale a row (last axis); values are rounded stochastically, so that the mean over nodes
-    is unbiased. Scales are bfloat16, because a float32 a row would cost 6 % of a delta."""
+    """One scale per row (last axis); values are rounded stochastically, so that the mean over nodes
+    is unbiased. Scales are bfloat16, because a float32 per row would cost 6 % of a delta."""
 
     dtype = np.dtype(np.int8)
     exact = False
@@ -116,8 +117,8 @@ def _check_scales(scales: np.ndarray) -> None:
 
 
 def _to_bfloat16(values: np.ndarray) -> np.ndarray:
-    """Non-negative float32 → the upper 16 bits as int16, rounded up, so that no value exceeds 127
-    steps."""
+    """Non-negative float32 → its upper 16 bits as int16, rounded up, so that no value of a row is
+    larger than 127 times the row's scale."""
     bits = values.view(np.uint32).astype(np.uint64)
     return ((bits + 0xFFFF) >> 16).astype(np.uint16).view(np.int16)
 

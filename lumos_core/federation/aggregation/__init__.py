@@ -1,8 +1,8 @@
-"""Aggregation of valid deltas: pure functions from the nodes' deltas to one.
+"""Aggregation of valid deltas: pure functions that make one delta of those of all nodes.
 
 First deltas are clipped (:mod:`.clipping`), then a rule makes one of them (:mod:`.rules`,
 :mod:`.sparse`). Every function gets deltas in a fixed order (node names sorted), so that the result
-is the same to the last bit whichever reply came first.
+is the same to the last bit, in whatever order replies arrive. Begin with :func:`aggregate`.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def rule(name: str) -> Rule:
     """The rule of a name: LUMOS's own, or a plug-in's.
 
     Raises:
-        ConfigError: neither has a rule that is called so.
+        ConfigError: neither has a rule of this name.
     """
     if name in RULES:
         return RULES[name]
@@ -55,10 +55,10 @@ def rule(name: str) -> Rule:
 
 
 def aggregate(deltas: Sequence[Params], weights: np.ndarray, config: RunConfig) -> Params:
-    """One delta of many.
+    """Make one delta of many.
 
     Args:
-        deltas: valid ones, in order of their nodes' names; left as they are.
+        deltas: valid ones, in order of their nodes' names; they are not changed.
         weights: float64 [nodes], positive, summing to 1.
         config: ``clip`` and its factors, ``aggregation``.
 
@@ -69,11 +69,11 @@ def aggregate(deltas: Sequence[Params], weights: np.ndarray, config: RunConfig) 
 
 
 def clip_as_configured(deltas: Sequence[Params], config: RunConfig) -> Sequence[Params]:
-    """Deltas of a round, bounded as ``clip`` says: rows first, so that one boosted row does not use
-    up the norm of everything else that its node has to say.
+    """Clip the deltas of a round as ``clip`` says.
 
-    One or two deltas, such as the sum that secure aggregation shows, are left alone: among them
-    nothing is typical.
+    Rows come first: otherwise one boosted row would raise the norm of its delta, and clipping the
+    norm would scale down all other rows of the node with it. One or two deltas are not clipped, nor
+    is the single sum of secure aggregation: they do not tell what is typical.
     """
     if len(deltas) < 3:
         return deltas

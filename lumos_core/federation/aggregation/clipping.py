@@ -1,8 +1,8 @@
 """Clipping: no node moves the model, or one item, much further than the typical node does.
 
-Bounds follow the round's own deltas by medians, so that they fit every model, learning rate and
-stage of training, and fewer than half of the nodes that moved anything cannot raise them beyond
-what honest ones do.
+Bounds are computed from medians of the round's own deltas, so that they fit every model, learning
+rate and stage of training. Among the nodes that changed anything, fewer than half cannot raise a
+bound beyond the values of honest nodes.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from lumos_core.wire.deltas import norm
 def clip_norms(deltas: Sequence[Params], factor: float) -> list[Params]:
     """Scale down the deltas whose L2 norm exceeds ``factor`` times the median norm.
 
-    After adaptive clipping (Andrew et al., NeurIPS 2021), without its slow tracking: every round
-    shows the norms of all its deltas.
+    After adaptive clipping (Andrew et al., NeurIPS 2021), but the bound need not be tracked slowly
+    over rounds: the norms of all deltas of a round are known.
     """
     norms = np.array([norm(delta) for delta in deltas])
     bound = factor * _typical(norms)
@@ -31,7 +31,8 @@ def clip_rows(deltas: Sequence[Params], factor: float) -> list[Params]:
     """Scale down the rows of the item table that exceed ``factor`` times the typical row.
 
     The typical row is the median over nodes of the median norm of the rows that the node changed.
-    Norm clipping alone lets a node spend the whole norm, a typical row's times √N, on one item.
+    With norm clipping alone a node could put its whole norm, that of a typical row times √N, into
+    the row of one item.
     """
     sizes = [row_norms(delta[ITEM_TABLE]) for delta in deltas]
     bound = factor * _typical(np.array([typical_row(size) for size in sizes]))
@@ -46,17 +47,20 @@ def clip_rows(deltas: Sequence[Params], factor: float) -> list[Params]:
 
 
 def _typical(sizes: np.ndarray) -> float:
-    """Median over the nodes that changed anything; of one or two the smallest; 0 of none.
+    """Median over the nodes that changed anything; the smallest of one or two; 0 if there are none.
 
-    Nodes whose users have no example to learn from send zeros. They say nothing of what is typical.
+    Nodes whose users have no example to learn from send zeros. These do not tell what is typical.
     """
     changed = sizes[sizes > 0]
     return float(changed.min()) if 0 < len(changed) < 3 else typical_row(sizes)
 
 
 def typical_row(sizes: np.ndarray) -> float:
-    """Median norm of the rows that a delta changes, of the norms of all: float64 [rows] → float;
-    0 where it changes none."""
+    """Median norm of the rows that a delta changes, 0 if it changes none.
+
+    Args:
+        sizes: float64 [rows], the norms of all its rows; 0 for a row that it does not change.
+    """
     changed = sizes[sizes > 0]
     return float(np.median(changed)) if len(changed) else 0.0
 

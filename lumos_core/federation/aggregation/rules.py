@@ -1,4 +1,4 @@
-"""What a rule is, and the rules that treat all items alike."""
+"""The class of a rule, and the rules that treat all items alike."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ import numpy as np
 from lumos_core.learning.parameters import ITEM_TABLE, Params
 
 TRIM_SHARE = 0.1
-"""Share of the values that the trimmed mean drops at either end (at least one, if three vote)."""
+"""Share of the values that the trimmed mean drops at either end: at least one value if there are
+three or more."""
 
 RuleFunction = Callable[[Sequence[Params], np.ndarray], Params]
 """Deltas and float64 [nodes] weights (positive, summing to 1) → aggregated delta."""
@@ -19,11 +20,11 @@ class Rule:
     """A way to make one delta of many."""
 
     name: str
-    """What ``aggregation`` calls it."""
+    """Its name as a value of the configuration key ``aggregation``."""
     function: RuleFunction
     needs_single_deltas: bool
     """Whether it compares deltas with each other. If not, their weighted sum is enough, and the
-    rule can be used where the server learns nothing else, as under secure aggregation."""
+    rule works with secure aggregation, which shows the server nothing but a sum."""
 
 
 def mean(deltas: Sequence[Params], weights: np.ndarray) -> Params:
@@ -58,12 +59,13 @@ def trimmed_off(voters: np.ndarray) -> np.ndarray:
 
 
 def median_encoder(deltas: Sequence[Params], weights: np.ndarray) -> Params:
-    """Weighted mean of the item table, coordinate median of everything else.
+    """Weighted mean of the item table, coordinate-wise median of everything else, the encoder.
 
     The table has a row for every item, each node knows few of them, and clipping bounds each row.
-    The encoder is what all users share: it is small, all honest nodes move it alike, and one
-    direction in it decides what everybody is shown. Nodes that did not move it have no say in the
-    median, and keep their share of the whole as in a mean. One or two have no median.
+    The encoder serves all users: it is small, all honest nodes move it in a similar way, and one
+    direction in it can change everybody's recommendations. Nodes that did not move it are left out
+    of the median, but keep their share of the weight, as in a mean: the median is scaled by the
+    share of the others. If fewer than three nodes moved it, the mean is taken.
     """
     averaged = mean(deltas, weights)
     encoders = [{n: a for n, a in delta.items() if n != ITEM_TABLE} for delta in deltas]
@@ -79,8 +81,8 @@ def multi_krum(deltas: Sequence[Params], weights: np.ndarray) -> Params:
     """Weighted mean of the deltas closest to their neighbours (Blanchard et al., NeurIPS 2017).
 
     With n deltas it tolerates f = ⌊(n − 3) / 2⌋ wrong ones and keeps the n − f with the smallest
-    sum of squared distances to their n − f − 2 nearest others. Below five deltas f is 0 and
-    nothing can be told apart: it is the mean.
+    sum of squared distances to their n − f − 2 nearest others. With fewer than five deltas f is 0:
+    no wrong one can be identified, and the rule is the mean.
     """
     n = len(deltas)
     f = max((n - 3) // 2, 0)

@@ -1,17 +1,18 @@
-"""Robust rules that know that a node has something to say about few items only.
+"""Robust rules for deltas in which each node has data about few items only.
 
-Most nodes never met a given item. A coordinate median is decided by them: with sparse deltas the
-item's row never moves, and under the full softmax, whose gradient pushes every item that did *not*
-come next away, it only ever moves away. So each row is aggregated twice, among the k of n nodes
-that touched the item and among the others, and both are added up in the proportion k : n − k, as a
-mean would. A lone attacker on a cold item is then the median of itself, but with weight 1 / n.
+The users of most nodes never met a given item, and these nodes decide a coordinate-wise median:
+with sparse deltas the item's row never moves. Under the full softmax, whose gradient pushes every
+item that did *not* come next away, it only ever moves away. So each row is aggregated twice, among
+the k of n nodes that touched the item and among the others, and both results are added up in the
+proportion k : n − k, as a mean would do. If an attacker is the only node to touch a cold item, its
+own row is the first of these medians, but with weight 1 / n only.
 
-Which rows a node *touched* cannot be told by their norm. Measured on real deltas of full-softmax
+The norm of a row does not show whether a node *touched* it. Measured on real deltas of full-softmax
 training with Adam, rows of items that the node never saw move 1.3 to 2 times *further* than those
-of items it saw (Adam scales every row's steps alike, and theirs all point the same way). But they
-move together: a row's distance from the median row of its delta separates the two (measured by
-benchmarks/touched_rows.py). Where untouched rows are exactly zero the median row is zero as well,
-and the distance is the norm.
+of items it saw (Adam scales the steps of all rows alike, and the steps of the unseen items all
+point the same way). But unseen items move together: a row's distance from the median row of its
+delta separates the two (measured by benchmarks/touched_rows.py). Where untouched rows are exactly
+zero, the median row is zero as well, and the distance is the norm.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,15 +24,18 @@ from lumos_core.federation.aggregation.rules import median, trimmed_mean, trimme
 from lumos_core.learning.parameters import ITEM_TABLE, Params
 
 TOUCHED_SHARE = 0.4
-"""A row counts as touched from this share of its delta's largest distance from the median row; it
-found 87 to 100 % of the touched rows of those deltas, and 0 to 60 % of the others with them."""
+"""A row counts as touched if its distance from the median row is at least this share of the largest
+such distance in its delta. In the deltas of that measurement this found 87 to 100 % of the touched
+rows, but also took 0 to 60 % of the others for touched ones."""
 
 Cut = Callable[[np.ndarray], np.ndarray]
-"""int [...] voters → int [...] values to drop at either end; one or two are always left."""
+"""Number of voters, int [...] → number of values to drop at either end, int [...]. One or two
+values are always left, whatever it returns."""
 
 
 def sparse_median(deltas: Sequence[Params], weights: np.ndarray) -> Params:
-    """Coordinate median; item rows among those who touched them and among the others apart.
+    """Coordinate-wise median; for item rows, one among the nodes that touched the item and one
+    among the others.
 
     Weights are ignored.
     """
@@ -39,7 +43,8 @@ def sparse_median(deltas: Sequence[Params], weights: np.ndarray) -> Params:
 
 
 def sparse_trimmed_mean(deltas: Sequence[Params], weights: np.ndarray) -> Params:
-    """Trimmed mean; item rows among those who touched them and among the others apart.
+    """Trimmed mean; for item rows, one among the nodes that touched the item and one among the
+    others.
 
     Weights are ignored.
     """
@@ -70,12 +75,12 @@ def _with_table(rest: Params, deltas: Sequence[Params], cut: Cut) -> Params:
 
 
 def _trimmed(tables: np.ndarray, voting: np.ndarray, cut: Cut) -> np.ndarray:
-    """Mean of the values between the extremes of those who vote on a row; 0 where nobody does.
+    """Mean of a row over the nodes that vote on it, without the extremes; 0 if no node votes.
 
     Args:
         tables: float [n, rows, D].
         voting: bool [n, rows].
-        cut: how many of the voters' values are dropped at either end, if as many are there.
+        cut: how many of the voters' values are dropped at either end; fewer if too few are left.
     """
     voters = voting.sum(axis=0)  # [rows]
     ordered = np.sort(np.where(voting[:, :, None], tables, np.inf), axis=0)  # voters come first

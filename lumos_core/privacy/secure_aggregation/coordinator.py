@@ -1,8 +1,8 @@
 """The server's side of a secure round: from train instructions to one reply that is a sum.
 
-To the round loop this is another way to exchange messages. What it asks of many nodes comes back as
-*one* train reply that holds the mean delta and the summed metrics of ``Reply.sum_of``, and is
-checked like any other. Nothing here sees an upload without its masks.
+For the round loop this is another way to exchange messages. It asks many nodes to train and gets
+*one* train reply, which holds the mean delta and the summed metrics of the nodes in
+``Reply.sum_of`` and is checked like any other reply. Nothing here sees an upload without its masks.
 """
 
 import logging
@@ -37,22 +37,23 @@ from lumos_core.wire.messages import Instruction, Packet, Reply, Transport, exch
 log = logging.getLogger(__name__)
 
 TIMES = {"open": 0.15, "roster": 0.3, "upload": 0.85, "unmask": 1.0}
-"""By which share of a round's time a step has to be over: a node that died must not cost it all."""
+"""The share of a round's time by which a step has to be over: waiting for a dead node in one step
+must leave time for the next steps."""
 P = TypeVar("P", Keys, Shares, Opened)
 
 
 class _TooFewError(Exception):
-    """The round cannot go on."""
+    """The round cannot continue."""
 
 
 @dataclass(frozen=True)
 class SecureOutcome:
-    """What came of a round.
+    """The outcome of a round.
 
     Attributes:
-        replies: of those that only evaluated, and one summed train reply. None at all if the round
-            failed.
-        failed: by name of a node that is not in the sum, why.
+        replies: the replies of nodes that only evaluated, and one summed train reply; empty if the
+            round failed.
+        failed: by name of a node that is not in the sum, why it is not.
     """
 
     replies: list[Reply]
@@ -72,7 +73,7 @@ class SecureExchange:
         self._config, self._transport, self._primitives = config, transport, primitives
 
     def exchange(self, instructions: Sequence[Instruction], seconds: float) -> SecureOutcome:
-        """Carry out instructions of which those to train are summed securely."""
+        """Carry out instructions; the replies to those to train are summed securely."""
         round_ = _Round(self._config, self._transport, self._primitives, seconds)
         replies: list[Reply] = []
         try:
@@ -127,7 +128,7 @@ class _Round:
     # --- the steps
 
     def _roster(self, train: Mapping[str, Instruction]) -> Roster:
-        """Step 0: everybody's keys."""
+        """Step 0: collect the public keys of all nodes."""
         question = pack(Open(self.attempt))
         answers = self._ask("open", {n: replace(i, params=None) for n, i in train.items()},
                             dict.fromkeys(train, question))  # fmt: skip
@@ -151,7 +152,8 @@ class _Round:
         )
 
     def _share(self, train: Mapping[str, Instruction], roster: Roster) -> dict[str, Inbox]:
-        """Step 1: every node's shares for every other; what is in whose inbox."""
+        """Step 1: collect every node's shares for every other node, and sort them into an inbox for
+        each receiver."""
         question = pack(roster)
         asked = {n: replace(train[n], params=None) for n in roster.names}
         answers = self._ask("roster", asked, dict.fromkeys(roster.names, question))
@@ -177,7 +179,7 @@ class _Round:
         others: Sequence[Instruction],
         roster: int,
     ) -> tuple[dict[str, np.ndarray], list[Reply]]:
-        """Step 2: masked vectors of those who train; replies of those who only evaluate."""
+        """Step 2: masked vectors of the nodes that train, replies of those that only evaluate."""
         asked = {n: train[n] for n in inboxes}
         packets = {n: pack(inbox) for n, inbox in inboxes.items()}
         answers = self._ask("upload", asked, packets, "train", others)
@@ -199,7 +201,11 @@ class _Round:
         sharing: set[str],
         survivors: list[str],
     ) -> list[dict[str, bytes]]:
-        """Step 3: as many nodes' shares as are needed, each by the name of their owner."""
+        """Step 3: the shares that as many nodes hold as are needed to unmask.
+
+        Returns:
+            For each of these nodes its shares, by the name of the node whose secret is shared.
+        """
         question = pack(Survivors(self.attempt, survivors))
         asked = {n: replace(train[n], params=None) for n in survivors}
         answers = self._ask("unmask", asked, dict.fromkeys(survivors, question))
@@ -210,7 +216,7 @@ class _Round:
                 if set(found.names) != sharing:
                     raise ReplyError("shares of other nodes than asked for")
                 opened.append(dict(zip(found.names, found.shares, strict=True)))
-        for name in survivors:  # their uploads are in the sum whether or not they helped to open it
+        for name in survivors:  # their uploads are in the sum, even if they did not help to unmask
             self.failed.pop(name, None)
         needed = threshold(len(roster.names), self.config.secagg_threshold)
         if len(opened) < needed:
@@ -225,7 +231,7 @@ class _Round:
         survivors: list[str],
         opened: list[dict[str, bytes]],
     ) -> None:
-        """In place."""
+        """Remove from the sum, in place, the masks that do not cancel out."""
         public = dict(zip(roster.names, roster.masks, strict=True))
         try:
             for name in survivors:
@@ -238,7 +244,8 @@ class _Round:
                 if self.primitives.public_key(private) != public[name]:
                     raise CryptoError
                 keys = {n: self.primitives.agree(private, public[n]) for n in survivors}
-                # The absent node's masks would cancel out what is left of those of the survivors.
+                # The survivors' masks with this absent node are still in the sum. Adding the masks
+                # that the absent node would have added cancels them out.
                 masks.add_pairwise(total, name, keys)
         except CryptoError:
             raise _TooFewError("shares do not fit together: a node did not keep to the protocol") \
@@ -254,7 +261,7 @@ class _Round:
         kind: str = "secagg",
         others: Sequence[Instruction] = (),
     ) -> dict[str, Reply]:
-        """Replies without errors, by name; the reason why others are missing is noted."""
+        """Replies without errors, by name; why the others are missing is recorded in ``failed``."""
         instructions = [
             replace(i, kind="train" if kind == "train" else "secagg", secure=packets[n])
             for n, i in asked.items()
@@ -292,7 +299,7 @@ class _Round:
 
 @contextmanager
 def _blaming(failed: dict[str, str], name: str) -> Iterator[None]:
-    """Notes a ReplyError as the reason why a node is left out."""
+    """Records a ReplyError as the reason why a node is left out."""
     try:
         yield
     except ReplyError as error:

@@ -22,26 +22,26 @@ from lumos_core.wire.messages import Metrics
 from lumos_core.wire.reply_checks import EVALUATION_METRICS, MAX_COUNT, TRAIN_METRICS
 
 _LIMBS, _LIMB_BITS = 4, 16
-_FRACTION = 2**30  # fixed point: MAX_COUNT < 2^30, so that 60 of 64 bits are in use
+_FRACTION = 2**30  # of the fixed-point numbers; MAX_COUNT < 2^30, so that 60 of 64 bits are used
 _WEIGHT = "weight"
-_NOISE_MARGIN = 2.0  # the norm of noise on hundreds of values is its mean within a few per cent
+_NOISE_MARGIN = 2.0  # on hundreds of values the norm of noise is within a few % of its mean
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """What both ends have to agree on to read a vector.
+    """The format of a vector, which both sides have to agree on.
 
     Attributes:
         clip: L2 norm to which a node clips its delta.
-        bits: of one quantised parameter, sign included.
+        bits: bits of one quantised parameter, sign included.
         weighting: the metric that is a node's weight, or "uniform".
-        max_weight: what a node's weight is at most; it is at least 1.
-        shapes: of the parameters, in the model's order.
+        max_weight: the largest weight of a node; the smallest is 1.
+        shapes: shapes of the parameters, in the model's order.
         metrics: names of the metrics, sorted.
-        noise: standard deviation of the noise that a node has added to its delta, after it had
-            clipped it; None where it adds none and clips the norm here. With noise ``clip`` only
-            limits single values.
-        longest: L2 norm of a delta at most, before noise and rounding.
+        noise: standard deviation of the noise that a node has added to its delta after clipping it.
+            With noise, ``clip`` only limits single values. None if the node adds no noise; then
+            the norm is clipped here.
+        longest: the largest L2 norm of a delta before noise and rounding.
     """
 
     clip: float
@@ -55,10 +55,10 @@ class Encoding:
 
     @classmethod
     def of(cls, config: RunConfig, like: Params, evaluated: bool) -> "Encoding":
-        """For replies to an instruction with the model ``like``.
+        """The encoding of replies to an instruction that carries the model ``like``.
 
         Args:
-            evaluated: whether the received model was to be evaluated as well.
+            evaluated: whether the instruction asks to evaluate the received model as well.
         """
         uniform = config.weighting == "uniform"
         return cls(
@@ -78,7 +78,7 @@ class Encoding:
 
     @property
     def size(self) -> int:
-        """Words of a vector."""
+        """Number of words of a vector."""
         return self.parameters + _LIMBS * (len(self.metrics) + 1)
 
     @property
@@ -88,7 +88,7 @@ class Encoding:
 
     @property
     def rounding(self) -> float:
-        """L2 norm that rounding can add to one node's vector at most, in units of the delta."""
+        """The largest L2 norm that rounding can add to one node's vector, in units of the delta."""
         return self.step * math.sqrt(self.parameters)
 
     @property
@@ -96,17 +96,17 @@ class Encoding:
         return int(2 ** (self.bits - 1)) - 1
 
     def weight_of(self, metrics: Mapping[str, float]) -> int:
-        """1 … ``max_weight``."""
+        """A node's weight by its metrics: 1 … ``max_weight``."""
         claimed = 1 if self.weighting == "uniform" else int(metrics[self.weighting])
         return min(max(claimed, 1), self.max_weight)
 
     # --- the node's side
 
     def encode(self, delta: Params, metrics: Metrics, rng: np.random.Generator) -> np.ndarray:
-        """uint32 [size]: what a node adds to the sum.
+        """The vector that a node contributes to the sum: uint32 [size].
 
         Args:
-            delta: float arrays of the model's names and shapes.
+            delta: float arrays with the model's names and shapes.
             metrics: exactly those of :attr:`metrics`.
             rng: draws the rounding.
 
@@ -134,7 +134,7 @@ class Encoding:
             total: uint32 [size], the sum of ``nodes`` vectors.
 
         Raises:
-            ReplyError: no such vectors have this sum: somebody did not keep to the protocol.
+            ReplyError: valid vectors cannot have this sum: a node did not follow the protocol.
         """
         values = total[: self.parameters].view(np.int32)
         if np.abs(values, dtype=np.int64).max(initial=0) > nodes * self._largest:
@@ -182,6 +182,6 @@ def _limbs(value: float) -> np.ndarray:
 
 
 def _number(limbs: np.ndarray) -> int | float:
-    """The sum that four words of sums stand for; whole numbers stay whole."""
+    """The number that four summed words represent; an int if it is whole."""
     fixed = sum(int(word) << (i * _LIMB_BITS) for i, word in enumerate(limbs))
     return fixed // _FRACTION if fixed % _FRACTION == 0 else fixed / _FRACTION

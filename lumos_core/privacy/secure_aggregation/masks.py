@@ -1,9 +1,9 @@
-"""Keys → masks.
+"""Masks, generated from keys.
 
-A mask is the keystream of AES-256 in counter mode, read as 32-bit words: what Bonawitz et al. use.
-Flower's own generator (``pseudo_rand_gen``) is *not* used: it folds the key into the 32 bits that
-seed a Mersenne Twister, so that a server could try all of them, and it never draws the largest
-value, so that its masks are not uniform.
+A mask is the keystream of AES-256 in counter mode, read as 32-bit words, as in Bonawitz et al.
+Flower's own generator (``pseudo_rand_gen``) is *not* used, for two reasons. It reduces the key to
+32 bits that seed a Mersenne Twister, so that a server could try all seeds. And it never draws the
+largest value, so that its masks are not uniform.
 """
 
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ _WORD = np.dtype("<u4")
 
 
 def expand(key: bytes, size: int) -> np.ndarray:
-    """uint32 [size], pseudo-random.
+    """A pseudo-random mask: uint32 [size].
 
-    The counter starts at zero: a key is never used for anything else.
+    The counter may start at zero because a key is never used for anything else.
     """
     stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
     return np.frombuffer(stream.update(bytes(size * _WORD.itemsize)), dtype=_WORD)
@@ -43,7 +43,7 @@ def add_pairwise(vector: np.ndarray, name: str, keys: Mapping[str, bytes]) -> No
     Args:
         vector: uint32 [size].
         name: of the node.
-        keys: by name of the other node, what the two agreed upon.
+        keys: by name of the other node, the key that the two have agreed on.
     """
     for other, key in keys.items():
         if name < other:

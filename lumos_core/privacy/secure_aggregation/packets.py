@@ -1,17 +1,17 @@
-"""What server and nodes say to each other in a secure round, apart from the model and the vector.
+"""The packets of a secure round: its messages, apart from the model and the masked vector.
 
 ====== ============ ============================== ============================================
 step   stage        server → node                  node → server
 ====== ============ ============================== ============================================
 0      ``open``     :class:`Open`                  :class:`Keys`: two public keys
-1      ``roster``   :class:`Roster`: who is there  :class:`Shares`: for every peer, sealed
+1      ``roster``   :class:`Roster`: all nodes     :class:`Shares`: for every peer, sealed
 2      ``upload``   :class:`Inbox`: peers' shares  one masked vector (with the train instruction)
 3      ``unmask``   :class:`Survivors`             :class:`Opened`: shares
 ====== ============ ============================== ============================================
 
 On the wire a packet is a flat mapping (a Flower ConfigRecord). Nothing that arrives is trusted:
-:func:`unpack` accepts exactly the fields of the expected packet, of exactly their types, with names
-that are names and without doubles, and raises :class:`~lumos_core.errors.ReplyError` otherwise.
+:func:`unpack` accepts exactly the fields of the expected packet, with exactly their types, valid
+node names and no name twice, and raises :class:`~lumos_core.errors.ReplyError` otherwise.
 """
 
 import re
@@ -27,13 +27,13 @@ STAGE = "stage"
 MASKED = "masked"
 """Name of the array in the reply to step 2."""
 MAX_BYTES = 4096
-"""Of a key, a ciphertext, a share."""
+"""The largest size of a key, a ciphertext or a share."""
 _NAME = re.compile(NODE_NAME)
 
 
 @dataclass(frozen=True)
 class Open:
-    """Step 0: take part in this attempt (a number that grows) at this round."""
+    """Step 0: take part in this attempt at the round; each attempt has a larger number."""
 
     stage: ClassVar[str] = "open"
     attempt: int
@@ -51,7 +51,7 @@ class Keys:
 
 @dataclass(frozen=True)
 class Roster:
-    """Step 1: everybody's public keys, in order of names."""
+    """Step 1: the public keys of all nodes, in order of names."""
 
     stage: ClassVar[str] = "roster"
     attempt: int
@@ -62,7 +62,7 @@ class Roster:
 
 @dataclass(frozen=True)
 class Shares:
-    """A node's shares, each sealed for the one named beside it."""
+    """A node's shares, each sealed for the node at the same place in ``names``."""
 
     stage: ClassVar[str] = "shares"
     attempt: int
@@ -82,9 +82,9 @@ class Inbox:
 
 @dataclass(frozen=True)
 class Survivors:
-    """Step 3: whose uploads are in the sum.
+    """Step 3: the nodes whose uploads are in the sum.
 
-    There is no way to say for whom the *other* kind of share is wanted: a node works that out.
+    The packet cannot name nodes whose *other* kind of share is wanted: a node derives these itself.
     """
 
     stage: ClassVar[str] = "unmask"
@@ -108,7 +108,7 @@ P = TypeVar("P", bound=Question | Answer)
 
 
 def pack(packet: Question | Answer) -> Packet:
-    """A packet as it travels."""
+    """A packet as it travels on the wire."""
     return {STAGE: packet.stage, **{f.name: getattr(packet, f.name) for f in fields(packet)}}
 
 
@@ -131,13 +131,13 @@ def unpack(kind: type[P], values: Mapping[str, object]) -> P:
 
 
 def stage_of(values: Mapping[str, object]) -> str:
-    """The stage that a packet says it is of."""
+    """The stage that a packet claims to belong to; empty if it names none."""
     stage = values.get(STAGE)
     return stage if isinstance(stage, str) else ""
 
 
 def size_of(values: Mapping[str, object]) -> int:
-    """Payload bytes."""
+    """Payload bytes of a packet."""
     return sum(len(name) + _size(value) for name, value in values.items())
 
 

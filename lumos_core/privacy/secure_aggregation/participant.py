@@ -1,31 +1,31 @@
-"""A node's side of a secure round: which packet it takes when, and what it answers.
+"""A node's side of a secure round: which packet it accepts when, and what it answers.
 
-A round that fails is tried again, and every attempt has a higher number than the one before. An
-attempt has four steps, which stand in the table `STEPS`: the state that the node has to be in, the
-packet that the server sends, what the node does and answers, and its next state. A node remembers
-one attempt, the newest that it has opened. For a later one it is "new": it takes only the packet
-that opens it, and the attempt that it remembered is over, in whatever state it was. For an earlier
-one it is "past", and takes nothing.
+A secure round is tried until it succeeds, and every attempt at it has a higher number than the one
+before. An attempt has four steps, listed in the table `STEPS`: the packet that the server sends,
+the state that the node has to be in, what it does and answers, and its next state. A node remembers
+one attempt, the newest that it has opened. For a later attempt its state is "new", and it accepts
+only the packet that opens it; for an earlier attempt its state is "past", and it accepts nothing.
 
-What is not in the table is refused, so every step is taken once and in order. Two uploads of one
-attempt would carry the same masks, so that the server could compare the vectors below them; two
-answers at the end could give away both kinds of shares. A node therefore stores its new state first
-and answers afterwards. If it dies in between, it refuses that step from then on: the round loses
-one node, and nothing is given away.
+A packet that is not in the table is refused, so every step is taken once and in order. Two uploads
+in one attempt would have the same masks, and their difference would reveal the difference of the
+deltas; two answers at the end could reveal both kinds of shares. Therefore a node stores its new
+state first and answers afterwards. If it dies in between, it refuses that step from then on: the
+round loses one node, and nothing is revealed.
 
-Within a step a node insists on the following, whatever the server says:
+Within a step a node keeps these rules, whatever the server says:
 
-- at least `secagg-min-nodes` nodes (its owner's choice) in the roster and at every later step, and
-  at least the threshold of those in the roster, which is more than half of them;
-- its own keys in the roster, nobody's keys twice, and every share sealed for it by the named node
-  for this very roster;
-- at the end, for each node that sent shares, it gives *either* its share of the seed of that node's
-  own mask (the upload is in the sum) *or* its share of that node's mask key (the upload is not),
+- There are at least `secagg-min-nodes` nodes (its owner's choice) in the roster and at every later
+  step. After the roster there are also at least the threshold, which is more than half of the
+  roster.
+- Its own keys are in the roster, no key is there twice, and every share was sealed for it by the
+  named node for exactly this roster.
+- At the end, for each node that sent shares, it gives *either* its share of the seed of that node's
+  own mask (if the upload is in the sum) *or* its share of that node's mask key (if it is not),
   never both.
 
-A packet that is refused changes nothing: the right one is still taken. When an attempt is closed,
-only its number and the node's name stay on the disk; its secrets are removed before the last answer
-leaves.
+A refused packet changes nothing: the correct one is still accepted afterwards. When an attempt is
+closed, only its number and the node's name stay on the disk; its secrets are removed before the
+last answer is sent.
 """
 
 import math
@@ -63,24 +63,25 @@ if TYPE_CHECKING:  # they import torch, which only the upload needs
     from lumos_core.wire.messages import Metrics
 
 MIN_NODES = 3
-"""Of two nodes in a sum each knows the other's part."""
+"""The smallest number of nodes in a sum: with two, each could compute the other's part."""
 
 State = Literal["new", Stage, "past"]
-"""Where a node is in an attempt: how far it has come with the newest that it opened; "new" before a
-later one, "past" an earlier one."""
+"""A node's state in an attempt: the last step taken for the newest attempt that it has opened;
+"new" for a later attempt, "past" for an earlier one."""
 
 Train = Callable[[], "tuple[Params, Metrics]"]
-"""Trains; called once all checks are passed. The delta is float32, not encoded."""
+"""The function that trains; it is called after all checks have passed. The delta is float32, not
+encoded."""
 
 
 def threshold(nodes: int, share: float) -> int:
     """How many of ``nodes`` must help to unmask a sum: at least ``share`` of them, and always more
-    than half, so that two disjoint groups can never help with different sums."""
+    than half, so that two disjoint groups can never unmask different sums."""
     return max(math.ceil(share * nodes - 1e-9), nodes // 2 + 1)
 
 
 def capacity(bits: int) -> int:
-    """How many nodes' values of so many bits can be added without an overflow."""
+    """How many nodes' values of this many bits can be added without an overflow."""
     return int(2 ** (32 - bits))
 
 
@@ -89,12 +90,12 @@ class Participant:
     """One node's part in the secure rounds of one run.
 
     Args:
-        name: the node's.
+        name: the node's name.
         run: the run's id; sessions of different runs do not mix.
         config: the run's configuration.
         primitives: the cryptography.
         store: where sessions are kept between two steps.
-        min_nodes: the smallest sum that this node lets itself be part of.
+        min_nodes: this node takes part only in sums over at least this many nodes.
     """
 
     name: str
@@ -105,10 +106,11 @@ class Participant:
     min_nodes: int = MIN_NODES
 
     def answer(self, round_: int, packet: Mapping[str, object]) -> Packet:
-        """Steps 0, 1 and 3.
+        """Take step 0, 1 or 3.
 
         Args:
-            round_: of the instruction that brought the packet.
+            round_: round of the instruction that carries the packet.
+            packet: the server's, as it travels.
 
         Raises:
             RefusalError: the node does not take this step.
@@ -131,17 +133,17 @@ class Participant:
         evaluated: bool,
         train: Train,
     ) -> np.ndarray:
-        """Step 2: train and mask.
+        """Take step 2: train and mask.
 
         Args:
-            round_: of the instruction.
+            round_: round of the instruction.
             packet: an :class:`~lumos_core.privacy.secure_aggregation.packets.Inbox`.
             like: the received model.
             evaluated: whether the received model is evaluated as well.
-            train: does so.
+            train: trains, and evaluates if asked to.
 
         Returns:
-            uint32 [``Encoding.size``].
+            The masked vector: uint32 [``Encoding.size``].
 
         Raises:
             RefusalError: the node does not take this step.
@@ -150,7 +152,7 @@ class Participant:
         """
         if not self.config.secure_aggregation:
             raise RefusalError("this run has secure-aggregation = false")
-        session, _ = self._take(round_, unpack(Inbox, packet))  # claimed before it is carried out
+        session, _ = self._take(round_, unpack(Inbox, packet))  # stored before training
         from lumos_core.privacy.secure_aggregation.encoding import Encoding
 
         encoding = Encoding.of(self.config, like, evaluated)
@@ -164,7 +166,8 @@ class Participant:
     # --- the state machine
 
     def _take(self, round_: int, packet: Question) -> tuple[Session, Answer | None]:
-        """Take the step that the table has for this packet; it is on the disk when this returns."""
+        """Take the step that the table has for this packet. The new state is stored before this
+        returns."""
         with self.store.locked():
             state, session = self._attempt(round_, packet.attempt)
             step = STEPS.get((state, type(packet)))
@@ -178,7 +181,7 @@ class Participant:
         return session, answer
 
     def _attempt(self, round_: int, attempt: int) -> tuple[State, Session]:
-        """Where this node is in an attempt, and what it remembers of it."""
+        """This node's state in an attempt, and what it remembers of the newest one."""
         last = self.store.load(self.run)
         if last is None or (round_, attempt) > last.number:
             return "new", Session(  # its stage is set with the first step
@@ -189,14 +192,15 @@ class Participant:
     # --- the steps
 
     def _open(self, session: Session, packet: Open) -> tuple[Session, Keys]:
-        """Make two key pairs for this attempt; tell the public keys."""
+        """Make two key pairs for this attempt; answer with the public keys."""
         seal, mask = self.primitives.new_private_key(), self.primitives.new_private_key()
         public = self.primitives.public_key
         session = session.model_copy(update={"seal_key": seal, "mask_key": mask})
         return session, Keys(packet.attempt, public(seal), public(mask))
 
     def _share(self, session: Session, packet: Roster) -> tuple[Session, Shares]:
-        """Check the roster; split the seed of its own mask, and its mask key, among all in it."""
+        """Check the roster; split the seed of this node's own mask, and its mask key, among all
+        nodes of the roster."""
         self._check_roster(session, packet)
         needed = threshold(len(packet.names), self.config.secagg_threshold)
         seed = os.urandom(masks.KEY_BYTES)
@@ -221,7 +225,7 @@ class Participant:
         return session, Shares(packet.attempt, peers, sealed)
 
     def _receive(self, session: Session, packet: Inbox) -> tuple[Session, None]:
-        """Unseal the shares of the others; then the node trains and uploads under masks."""
+        """Unseal the shares of the others. Next the node trains and uploads a masked vector."""
         if not set(packet.names) <= set(session.names) - {self.name}:
             raise RefusalError("shares of a node that is not in the roster")
         self._check_count(len(packet.names) + 1, session)
@@ -235,8 +239,9 @@ class Participant:
         return session, None
 
     def _unmask(self, session: Session, packet: Survivors) -> tuple[Session, Opened]:
-        """Tell a share of each survivor's seed and of each other node's key; forget all secrets."""
-        sharing = set(session.seed_shares)  # everybody whose mask may be in an upload
+        """Answer with a share of each survivor's seed and of each other node's mask key; delete all
+        secrets."""
+        sharing = set(session.seed_shares)  # all nodes whose masks may be in an upload
         surviving = set(packet.names)
         if not surviving <= sharing:
             raise RefusalError("a survivor that has shared nothing")
@@ -280,7 +285,7 @@ class Participant:
         return self._agree(session.seal_key, session.seals[peer])
 
     def _mask_keys(self, session: Session) -> dict[str, bytes]:
-        """What this node has agreed upon with everybody who may have uploaded."""
+        """The mask keys that this node has agreed on with each node that may have uploaded."""
         peers = set(session.seed_shares) - {self.name}
         return {n: self._agree(session.mask_key, session.masks[n]) for n in sorted(peers)}
 
@@ -291,7 +296,7 @@ class Participant:
             raise RefusalError("a public key is not on the curve") from None
 
     def _open_letter(self, session: Session, sender: str, text: bytes) -> tuple[bytes, bytes]:
-        """A peer's shares of seed and key; as long as those that the node holds of itself."""
+        """A peer's shares of seed and key; they have the same lengths as this node's own."""
         for_seed, for_key = session.seed_shares[self.name], session.key_shares[self.name]
         head = _letter(session, sender, self.name, b"", b"")
         body = text[len(head) :]
@@ -301,7 +306,7 @@ class Participant:
 
 
 def _letter(session: Session, sender: str, to: str, seed_share: bytes, key_share: bytes) -> bytes:
-    """What is sealed: bound to the roster, the sender and the receiver."""
+    """The text that is sealed: shares, bound to the roster, the sender and the receiver."""
     position = [session.names.index(n).to_bytes(4, "little") for n in (sender, to)]
     return b"".join([bytes.fromhex(session.roster), *position, seed_share, key_share])
 
@@ -310,9 +315,9 @@ class Step(NamedTuple):
     """A row of the table.
 
     Attributes:
-        take: what the node does; gives what it remembers from then on and, unless the answer is the
-            masked vector, the packet to answer with. A RefusalError leaves all as it was.
-        answer: the kind of that packet.
+        take: what the node does. It returns what the node remembers from then on and the packet to
+            answer with, None if the answer is the masked vector. A RefusalError changes nothing.
+        answer: the type of that packet.
         then: the state afterwards.
     """
 
@@ -327,7 +332,7 @@ STEPS: Mapping[tuple[State, type[Question]], Step] = {
     ("shared", Inbox): Step(Participant._receive, None, "uploaded"),
     ("uploaded", Survivors): Step(Participant._unmask, Opened, "closed"),
 }
-"""By the state of the attempt that a packet belongs to, and the packet. All else is refused."""
+"""The step for a state of the attempt and a type of packet. Everything else is refused."""
 
 _ANSWERED = {kind.stage: kind for (_, kind), step in STEPS.items() if step.answer is not None}
 

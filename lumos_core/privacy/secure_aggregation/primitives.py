@@ -1,7 +1,7 @@
-"""The cryptography that the protocol needs, as functions to be given to it.
+"""The cryptographic functions that the protocol needs, passed to it as arguments.
 
-LUMOS invents none: ``lumos_core.flower.cryptography`` binds Flower's key agreement (ECDH on P-384,
-HKDF), share encryption (Fernet: AES-CBC with HMAC) and Shamir sharing.
+LUMOS implements none itself: ``lumos_core.flower.cryptography`` takes Flower's key agreement (ECDH
+on P-384, HKDF), share encryption (Fernet: AES-CBC with HMAC) and Shamir sharing.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,16 +14,16 @@ class CryptoError(Exception):
 
 @dataclass(frozen=True)
 class Primitives:
-    """Every function raises :class:`CryptoError` for what it cannot work with, and nothing else.
+    """The functions. Each raises :class:`CryptoError` for invalid input, and no other exception.
 
     Attributes:
         new_private_key: a fresh private key.
         public_key: private key → its public key.
-        agree: own private key, another's public key → 32 bytes that only these two can know.
+        agree: own private key, another's public key → 32 bytes that only these two can compute.
         seal: 32-byte key, text → authenticated ciphertext.
         unseal: 32-byte key, ciphertext → text.
         split: secret, threshold t, number n → n shares, any t of which give the secret, and any
-            t − 1 of which say nothing about it.
+            t − 1 of which reveal nothing about it.
         combine: t shares → the secret.
     """
 

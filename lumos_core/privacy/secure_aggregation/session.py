@@ -1,4 +1,4 @@
-"""What a node remembers between two steps, since each is a process of its own."""
+"""A session: what a node remembers between two steps, because each step is a separate process."""
 
 import hashlib
 from typing import Literal
@@ -12,25 +12,25 @@ Stage = Literal["opened", "shared", "uploaded", "closed"]
 
 
 class Session(JsonFile):
-    """One attempt at one round. All but the first five fields are empty once it is closed.
+    """One attempt at one round. Once it is closed, all but the first five fields are empty.
 
-    Its file holds secrets: an error about it must not quote what stands there.
+    Its file holds secrets: an error about the file must not quote its content.
 
     Attributes:
         run: the run's id.
         round: 1, 2, …
-        attempt: grows from one attempt at the round to the next.
+        attempt: number of the attempt at the round; it grows with each one.
         stage: the last step that the node has taken.
-        name: the node's own.
+        name: name of this node.
         seal_key: private key for sealing shares.
         mask_key: private key for pairwise masks.
-        seed: of the node's own mask.
-        roster: hex digest of the roster it has seen.
-        names: of everybody in the roster, in order.
+        seed: seed of the node's own mask.
+        roster: hex digest of the roster that the node has received.
+        names: names of all nodes in the roster, in order.
         seals: public keys for sealing, by name.
         masks: public keys for pairwise masks, by name.
         seed_shares: by name, the share of that node's seed which this node holds.
-        key_shares: likewise, of its mask key.
+        key_shares: by name, the share of that node's mask key which this node holds.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -56,13 +56,13 @@ class Session(JsonFile):
         return self.round, self.attempt
 
     def closed(self) -> "Session":
-        """Without secrets: what is left to recognise a replay by."""
+        """The session without secrets; what is left is enough to recognise a replay."""
         return Session(
             run=self.run, round=self.round, attempt=self.attempt, stage="closed", name=self.name
         )
 
     def with_share(self, owner: str, seed_share: bytes, key_share: bytes) -> "Session":
-        """With the shares that ``owner`` gave this node."""
+        """The session with the shares that ``owner`` gave this node."""
         shares = {
             "seed_shares": {**self.seed_shares, owner: seed_share},
             "key_shares": {**self.key_shares, owner: key_share},
@@ -71,7 +71,7 @@ class Session(JsonFile):
 
 
 def roster_digest(round_: int, roster: Roster) -> str:
-    """What a share is bound to, so that nodes that were shown different rosters notice."""
+    """The digest that every share is bound to: nodes that were sent different rosters notice it."""
     digest = hashlib.sha256(f"lumos-secagg {round_} {roster.attempt}".encode())
     for name, seal, mask in zip(roster.names, roster.seals, roster.masks, strict=True):
         for part in (name.encode(), seal, mask):

@@ -1,4 +1,4 @@
-"""Where a node keeps its sessions: in memory, or in files that only it can read."""
+"""The store of a node's sessions: in memory, or in files that only the node's user can read."""
 
 import re
 import time
@@ -12,15 +12,15 @@ from lumos_core.safe_files import exclusive, private_folder
 
 FOLDER = "secagg"
 """Its name in a node's state folder."""
-FORGET_SECONDS = 24 * 3600.0  # secrets of a run that was given up in the middle of a round
+FORGET_SECONDS = 24 * 3600.0  # then sessions of other runs, maybe stopped in a round, are deleted
 _LOCK_SECONDS = 60.0
 
 
 class Store(Protocol):
-    """At most one session a run: a new one replaces the old one, secrets and all."""
+    """At most one session per run: a new one replaces the old one and its secrets."""
 
     def locked(self) -> AbstractContextManager[object]:
-        """Keeps other processes of this node out, so that no step can be taken twice."""
+        """Locks out other processes of this node, so that no step can be taken twice."""
         ...
 
     def load(self, run: str) -> Session | None: ...
@@ -29,7 +29,7 @@ class Store(Protocol):
 
 
 class MemoryStore:
-    """For nodes that live as long as the run."""
+    """Sessions in memory, for nodes that live as long as the run."""
 
     def __init__(self) -> None:
         self._sessions: dict[str, Session] = {}
@@ -45,10 +45,10 @@ class MemoryStore:
 
 
 class FileStore:
-    """For nodes whose every step is a process of its own.
+    """Sessions in files, for nodes that start a process for every step.
 
     Args:
-        state: the node's state folder; sessions lie in ``secagg/<run>.json``, mode 600.
+        state: the node's state folder; sessions are stored in ``secagg/<run>.json``, mode 600.
     """
 
     def __init__(self, state: Path) -> None:
@@ -81,7 +81,7 @@ class FileStore:
         return self._folder / f"{run}.json"
 
     def _forget_others(self, kept: Path) -> None:
-        # A process that was killed in :meth:`save` has left a hidden one.
+        # The second pattern finds hidden temporary files of processes that were killed in `save`.
         for path in (*self._folder.glob("*.json"), *self._folder.glob(".*.json.*")):
             try:
                 if path != kept and path.stat().st_mtime < time.time() - FORGET_SECONDS:
