@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from contextlib import closing, suppress
-from pathlib import Path
 
 import psutil
 import pytest
@@ -17,12 +16,12 @@ from deployment_support import (
     LUMOS,
     TINY,
     command,
-    family,
     leftovers,
     named,
     node_process,
     start,
     wait_for,
+    wrapped_app,
     write_prepared,
 )
 
@@ -128,60 +127,79 @@ def rows(path, table="views"):
         return db.execute(f"SELECT * FROM {table}").fetchall()
 
 
+SAYS_WHEN_IT_TRAINS = """
+import os
+from client_app.honest import *
+from client_app import honest
+from lumos_core.federation.node import Node
+
+app = honest.app  # Flower looks for a line of this form
+honest_train = Node.train
+
+def train(node, params, round, evaluate_on=None):
+    if node.name == "node-1":
+        Path({folder!r}, f"round-{{round}}").write_text(str(os.getpid()))
+    return honest_train(node, params, round, evaluate_on)
+
+Node.train = train
+"""  # the process that trains, by round, in a file
+
+
 @pytest.mark.faults
 def test_a_killed_client_app_costs_its_round_and_no_view(tmp_path):
-    """The process dies while it writes views, which is a part of its answer to a train instruction.
-    (What the batch in hand, at most 32 views, had not stored yet is written by the next process.)
-    """
-    deadline = 40
+    """All views are written before round 1. A process that dies while it trains costs its node that
+    round; the views stay in the store, so the next process trains on them and writes none."""
+    deadline, at = 40, 2
     data = write_prepared(tmp_path / "data", users=800, items=400)
-    run_dir = tmp_path / "run"
+    run_dir, training = tmp_path / "run", tmp_path / "training"
+    training.mkdir()
+    app = wrapped_app(tmp_path / "app", SAYS_WHEN_IT_TRAINS.format(folder=str(training)))
     _, parts = load_prepared(data)
     train = LeaveOneOut(parts[1]).train()
     histories = len({tuple(train[user].tolist()) for user in range(len(train))})
     store = counted_store(data / "node-1" / "state" / "views.sqlite")
     settings = {"method": "lumos", "views": "tfidf", "min_replies": "1", "max_failed_rounds": "9"}
-    argv = command("run", data, run_dir, rounds=50, round_timeout=str(deadline), **settings)
-    with start(argv, tmp_path) as cli:
+    argv = command(
+        "run", data, run_dir, rounds=50, round_timeout=str(deadline), local_epochs="5", **settings
+    )
+    with start(argv, app) as cli:  # Python finds packages of this folder first
         node = wait_for(lambda: node_process(cli.pid, "node-1"))
-        wait_for(lambda: rows(store), 300, every=0.01)
-        [client] = users_of(store, cli.pid)
+        pid = wait_for(lambda: number_in(training / f"round-{at}"), 300, every=0.01)
+        client = psutil.Process(pid)
         client.kill()
+        kept = rows(store)
         gone, _ = psutil.wait_procs([client], 10)
         assert gone
-        kept, at = rows(store), len(rounds_of(run_dir)) + 1
-        assert 0 < len(kept) < histories, "not killed while it wrote"
-        back = wait_for(lambda: [e for e in rounds_of(run_dir) if "node-1" in e["ok"]], 300)[0]
+        back = wait_for(
+            lambda: [e for e in rounds_of(run_dir) if e["round"] > at and "node-1" in e["ok"]], 300
+        )[0]
         assert node.is_running()
         cli.send_signal(signal.SIGINT)
         output, _ = cli.communicate(timeout=60)
     assert cli.returncode == 130, output
-    hit = rounds_of(run_dir)[at - 1]
+    [ready] = [e for e in read_history(run_dir / "history.jsonl") if e["event"] == "views-ready"]
+    assert (ready["nodes"], ready["not_ready"]) == (["node-0", "node-1"], [])
+    before, hit = rounds_of(run_dir)[:at]
+    assert before["ok"] == ["node-0", "node-1"]
     assert hit["ok"] == ["node-0"]
     assert [failure["node"] for failure in hit["failed"]] == ["node-1"]
     assert hit["seconds"] < deadline + 15
-    assert back["round"] > at
-    assert set(kept) < set(rows(store))
+    assert len(kept) == histories
+    assert rows(store) == kept
     written = [key for (key,) in rows(store, "written")]
     assert len(written) == len(set(written)) == histories
+    assert "views_lacking" not in back
     assert leftovers(run_dir, []) == []
 
 
-def users_of(path, pid):
-    """Descendants that have a file open: of all processes that take part in a ClientApp, the one
-    that works."""
-    found = []
-    for process in family(pid):
-        with suppress(psutil.Error):
-            if any(Path(file.path) == path for file in process.open_files()):
-                found.append(process)
-    return found
+def number_in(path):
+    """The number in a file; 0 until it is there."""
+    return int(path.read_text() or 0) if path.exists() else 0
 
 
 # ---------------------------------------------------------------- nodes that cannot take part
 DEPLOY = """
 import sys
-from pathlib import Path
 from lumos_core.config import RunConfig
 from lumos_core.deployment.local import LocalNode, deploy
 data = Path({data!r})
