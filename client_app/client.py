@@ -18,7 +18,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client_app import error_codes, ledger
-from client_app.duties import DUTIES, Job
+from client_app.duties import DUTIES, Task
 from lumos_core import logs
 from lumos_core.config import SIMULATION_DATA, NodeConfig, RunConfig
 from lumos_core.errors import ConfigError
@@ -45,7 +45,7 @@ def answer(message: Message, context: Context) -> Message:
         round_ = order.round
         name = settings.name if kind == records.DESCRIBE else ""
         config = RunConfig.from_flat(context.run_config)
-        content = _carry_out(kind, Job(context, config, settings, order))
+        content = _carry_out(kind, Task(context, config, settings, order))
     except Exception as error:
         content = records.encode_error(_note(state, error), name)
     reply = Message(content, reply_to=message)
@@ -89,7 +89,7 @@ def node_config(context: Context) -> NodeConfig:
     return NodeConfig.from_flat(flat)
 
 
-def _carry_out(kind: str, job: Job) -> RecordDict:
+def _carry_out(kind: str, job: Task) -> RecordDict:
     """The content of the reply, with what the table says that the message needs."""
     duty = DUTIES[kind]
     if duty.data:
@@ -106,7 +106,7 @@ def _carry_out(kind: str, job: Job) -> RecordDict:
     return content
 
 
-def _keep(job: Job, trains: bool) -> None:
+def _keep(job: Task, trains: bool) -> None:
     """Keep the received model for this node's users; without it the round goes on all the same."""
     from client_app.received_model import keep
 

@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Job:
+class Task:
     """One message at work."""
 
     context: Context
@@ -63,7 +63,7 @@ class Job:
             raise ReplyError("the instruction brought no model")
         return self.order.params
 
-    def open_data(self, views: Callable[["Job"], float] | None) -> None:
+    def open_data(self, views: Callable[["Task"], float] | None) -> None:
         """Open the node; ``views`` says how many seconds it may take for missing views."""
         from client_app.open_node import open_node
         from lumos_core.runs.resume import run_key
@@ -85,18 +85,18 @@ class Job:
             )
 
 
-def view_seconds(job: Job) -> float:
+def view_seconds(job: Task) -> float:
     """At most `view-seconds`."""
     return job.settings.view_seconds
 
 
-def piece_seconds(job: Job) -> float:
+def piece_seconds(job: Task) -> float:
     """As long as the server asks for, at most 600 s, and `prepare-seconds` in all."""
     left = max(_prepare_limit(job) - job.meter.spent, 0.0)
     return min(job.order.seconds, MAX_PIECE_SECONDS, left)
 
 
-def describe(job: Job) -> RecordDict:
+def describe(job: Task) -> RecordDict:
     """Tell the node's name, its number of users and fingerprints of catalog and model."""
     users = job.node.split.sequences
     if users.left_out:  # for the owner; the count does not leave this machine
@@ -104,7 +104,7 @@ def describe(job: Job) -> RecordDict:
     return records.encode_describe(job.node.describe())
 
 
-def prepare(job: Job) -> RecordDict:
+def prepare(job: Task) -> RecordDict:
     """Write missing views; tell whether all are there, and whether there is more to write."""
     from lumos_core.wire.reply_checks import preparation
 
@@ -116,7 +116,7 @@ def prepare(job: Job) -> RecordDict:
     return records.encode_metrics(preparation(complete, done, *far))
 
 
-def train(job: Job) -> RecordDict:
+def train(job: Task) -> RecordDict:
     """Train on the local histories, and evaluate the received model if asked to: a delta and sums,
     or with secure aggregation one masked vector."""
     from client_app import secure_steps
@@ -129,7 +129,7 @@ def train(job: Job) -> RecordDict:
     return records.encode_train(*job.node.train(job.params, order.round, order.evaluate))
 
 
-def evaluate(job: Job) -> RecordDict:
+def evaluate(job: Task) -> RecordDict:
     """Evaluate the received model: sums and counts."""
     params, split = job.params, job.order.evaluate
     if split is None:
@@ -137,7 +137,7 @@ def evaluate(job: Job) -> RecordDict:
     return records.encode_metrics(job.node.evaluate(params, split))
 
 
-def secure_step(job: Job) -> RecordDict:
+def secure_step(job: Task) -> RecordDict:
     """Take a step of secure aggregation before or after the upload."""
     from client_app import secure_steps
 
@@ -157,10 +157,10 @@ class Duty(NamedTuple):
         keeps_model: whether a node with ``keep-model`` keeps the model that came with the message.
     """
 
-    work: Callable[[Job], RecordDict]
+    work: Callable[[Task], RecordDict]
     data: bool = True
     other_catalog: Literal["refused", "noted"] = "refused"
-    views: Callable[[Job], float] | None = None
+    views: Callable[[Task], float] | None = None
     keeps_model: bool = False
 
 
@@ -174,5 +174,5 @@ DUTIES: Mapping[str, Duty] = {
 """By Flower message type."""
 
 
-def _prepare_limit(job: Job) -> float:
+def _prepare_limit(job: Task) -> float:
     return job.settings.prepare_seconds or math.inf

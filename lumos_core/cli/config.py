@@ -34,7 +34,7 @@ def config_command(
     typer.echo("\n↻ may change when a run is resumed")
 
 
-def _print_group(title: str, rows: list[reference.Row]) -> None:
+def _print_group(title: str, rows: list[reference.KeyRow]) -> None:
     from rich.console import Console
     from rich.padding import Padding
     from rich.text import Text

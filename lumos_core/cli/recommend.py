@@ -63,10 +63,10 @@ def recommend_command(
             f"{len(users)} users are in the user column of the interactions"
         )
     # these import torch, which takes a while: the mistakes above are reported without it
-    from lumos_core.recommend.model_files import find_model, kept_model, load_model, read_model
+    from lumos_core.recommend.model_files import kept_model, load_model, model_file_at, read_model
     from lumos_core.recommend.recommender import Recommender
 
-    path = find_model(model) if model else kept_model(state or data / "state", catalog)
+    path = model_file_at(model) if model else kept_model(state or data / "state", catalog)
     loaded = load_model(path, catalog, device)
     recommender = Recommender(loaded, catalog, top=top, reasons=reasons, include_seen=include_seen)
     if out is not None:

@@ -29,7 +29,7 @@ the node's machine.
 """
 
 
-class Row(NamedTuple):
+class KeyRow(NamedTuple):
     """One key."""
 
     key: str
@@ -39,14 +39,14 @@ class Row(NamedTuple):
     free: bool
 
 
-def groups() -> Iterator[tuple[str, list[Row]]]:
+def groups() -> Iterator[tuple[str, list[KeyRow]]]:
     """Titles of the groups of a run's keys, and their keys."""
     for group in GROUPS:
         title = "What is run" if group is RunConfig else (group.__doc__ or "").partition("\n")[0]
         yield title, _rows(group)
 
 
-def node_rows() -> list[Row]:
+def node_rows() -> list[KeyRow]:
     """The keys of a node."""
     return _rows(NodeConfig)
 
@@ -60,7 +60,7 @@ def markdown() -> str:
     return "\n".join(parts)
 
 
-def _table(rows: list[Row]) -> str:
+def _table(rows: list[KeyRow]) -> str:
     lines = ["| key | default | allowed | meaning |", "|---|---|---|---|"]
     for row in rows:
         mark = " ↻" if row.free else ""
@@ -70,9 +70,9 @@ def _table(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rows(group: type[FlatConfig]) -> list[Row]:
+def _rows(group: type[FlatConfig]) -> list[KeyRow]:
     return [
-        Row(
+        KeyRow(
             kebab(name),
             "" if field.is_required() else _shown(field.default),
             _allowed(field),

@@ -8,7 +8,7 @@ from lumos_core.recommend.model_files import (
     CONFIG_FILE,
     MODEL_FILE,
     ModelCard,
-    find_model,
+    model_file_at,
     read_model,
     save_model,
 )
@@ -31,7 +31,7 @@ def export_model(run_dir: Path, out: Path, *, force: bool = False) -> ModelCard:
         ModelError: there is no usable model in ``run_dir``.
         DataError: ``out`` is not free, or the run's summary is damaged or of a newer LUMOS.
     """
-    params, card = read_model(find_model(run_dir))
+    params, card = read_model(model_file_at(run_dir))
     card = card.model_copy(update=_results(run_dir, card))
     found = sorted(p.name for p in out.iterdir()) if out.is_dir() else []
     if out.exists() and not out.is_dir():

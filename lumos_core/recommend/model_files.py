@@ -134,7 +134,7 @@ def save_model(path: Path, params: Params, card: ModelCard) -> None:
 
 
 # ---------------------------------------------------------------- find and read
-def find_model(place: Path) -> Path:
+def model_file_at(place: Path) -> Path:
     """The model file at a place: the file itself, or the one in an exported or a run folder.
 
     Raises:
@@ -222,7 +222,7 @@ def load_model(place: Path | str, catalog: Catalog, device: "torch.device | str"
     >>> model.shape.num_items, model.training
     (4, False)
     """
-    path = find_model(Path(place))
+    path = model_file_at(Path(place))
     params, card = read_model(path)
     _check_catalog(path, card, catalog)
     _check_copy(path, card)
