@@ -8,8 +8,14 @@ process does not answer, or not as expected, the stub executes Flower's own prog
 The protocol: the stub sends arguments, folder and environment as JSON, with the length before it
 and the three standard streams beside it. The fork answers ``READY``. The stub then sends ``GO``;
 from there on the fork does the work, and the stub no longer may.
+
+A node answers a few messages at a time. On a machine that cannot keep up, Flower starts a program
+for a message whose first one has not come far enough yet, then another one, and each makes the
+others slower. So the stub takes one of a few places first, and ends if none is free: that message
+is lost, and the server learns so from Flower; those that are at work finish.
 """
 
+import fcntl
 import json
 import os
 import socket
@@ -18,6 +24,8 @@ from contextlib import suppress
 from pathlib import Path
 
 PATIENCE_SECONDS = 5.0
+PLACES = 4
+NO_PLACE = 75  # the exit code of programs that may succeed later (EX_TEMPFAIL)
 SOCKET, READY, GO = "socket", b"R", b"G"
 
 
@@ -45,6 +53,20 @@ def ask(folder: Path) -> socket.socket | None:
     return None
 
 
+def take_place(folder: Path) -> bool:
+    """Whether this process may work; its place is free again when it ends, and what it becomes."""
+    for number in range(PLACES):
+        place = os.open(folder / f"place-{number}", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(place)
+        else:
+            os.set_inheritable(place, True)
+            return True
+    return False
+
+
 def become(name: str, folder: Path) -> None:
     """Replace this process by the next program of this name on the PATH.
 
@@ -62,6 +84,9 @@ def main() -> None:
     path = Path(sys.argv[0]).absolute()
     if sys.argv[1:] == ["--probe"]:
         return
+    if not take_place(path.parent):
+        print(f"{path.name}: {PLACES} are at work for this node: not one more", file=sys.stderr)
+        raise SystemExit(NO_PLACE)
     connection = ask(path.parent)
     if connection is None:
         become(path.name, path.parent.resolve())

@@ -125,6 +125,58 @@ def test_the_fork_ends_with_the_program_that_asked(
 
 
 @linux_only
+@pytest.mark.usefixtures("forking")
+def test_no_more_than_a_few_work_at_a_time(
+    tmp_path: Path, environment: dict[str, str], children: Children
+) -> None:
+    """On a starved machine, programs that are started for the same message must not pile up."""
+    folder = tmp_path / "bin"
+    changed = preload.start(children, "preloaded", folder, environment, tmp_path)
+    wait_for_socket(folder)
+    command = ["flwr-clientapp", "--wait"]
+    at_work = [
+        subprocess.Popen(command, env=changed, cwd=tmp_path, stdout=subprocess.PIPE)
+        for _ in range(preload_stub.PLACES)
+    ]
+    for asked in at_work:
+        assert asked.stdout is not None
+        asked.stdout.readline()  # it works
+    more = subprocess.run(command, env=changed, cwd=tmp_path, capture_output=True, text=True)
+    assert more.returncode == preload_stub.NO_PLACE
+    assert "4 are at work for this node" in more.stderr
+    at_work[0].kill()
+    at_work[0].wait()
+    assert "--again" in run(changed, tmp_path, "--again"), "its place is free"
+    for asked in at_work[1:]:
+        asked.kill()
+        asked.wait()
+
+
+@linux_only
+def test_places_are_kept_by_what_a_stub_becomes(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """Also where there is no preloaded process, a place is held as long as the work lasts."""
+    program = Path(environment["PATH"].split(os.pathsep)[0]) / "flwr-clientapp"
+    program.write_text("#!/bin/sh\necho at work\nexec sleep 60\n")
+    folder = tmp_path / "bin"
+    assert preload._install(folder, environment)
+    changed = {**environment, "PATH": f"{folder}{os.pathsep}{environment['PATH']}"}
+    at_work = [
+        subprocess.Popen(["flwr-clientapp"], env=changed, cwd=tmp_path, stdout=subprocess.PIPE)
+        for _ in range(preload_stub.PLACES)
+    ]
+    for asked in at_work:
+        assert asked.stdout is not None
+        assert asked.stdout.readline() == b"at work\n"
+    more = subprocess.run(["flwr-clientapp"], env=changed, cwd=tmp_path, capture_output=True)
+    assert more.returncode == preload_stub.NO_PLACE
+    for asked in at_work:
+        asked.kill()
+        asked.wait()
+
+
+@linux_only
 def test_without_a_preloaded_process_the_real_program_runs(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
