@@ -1,10 +1,11 @@
-"""Writes what ships with LUMOS about the bundled catalog: vectors and priors of its titles.
+"""Writes the arrays that ship with LUMOS for the bundled catalog: vectors and priors of its titles.
 
     python benchmarks/bundled_stage.py
 
-About 30 tokens an item, a minute of one core with bfloat16 instructions. Run it again when a
-version in ``views/prompts.py``, ``views/embeddings.py`` or ``views/tables.py`` is raised, or the
-catalog's fingerprint changes; ``tests/integration/test_bundled_stage.py`` says when it is due.
+About 30 tokens per item, a minute of one core with bfloat16 instructions. Run it again when a
+version in ``views/llm/prompts.py``, ``views/titles/embeddings.py`` or
+``views/titles/judgements.py`` is raised, or the catalog's fingerprint changes;
+``tests/integration/test_bundled_stage.py`` fails when it is due.
 """
 
 import argparse
@@ -27,14 +28,14 @@ from lumos_core.views.titles.shipped import STAGE, write_shipped
 
 
 def bundled_catalog() -> Catalog:
-    """As ``lumos run`` has it."""
+    """The bundled catalog, as ``lumos run`` prepares it."""
     with tempfile.TemporaryDirectory() as folder:
         prepare(bundled_sample(), Path(folder) / "data", nodes=1, seed=0)
         return Catalog.read(Path(folder) / "data" / CATALOG_FILE)
 
 
 def cache_names(llm: LocalLLM, catalog: Catalog) -> dict[str, str]:
-    """Where the cache looks for the arrays."""
+    """The names under which the cache looks for the arrays."""
     noun, nowhere = RunConfig().llm_noun, Path()
     return {
         "vectors": embeddings_path(llm.fingerprint, catalog, nowhere).name,

@@ -1,8 +1,8 @@
-"""What compressing the deltas saves and what it costs: bytes a node sends a round, test HR@20.
+"""What compressing deltas saves and costs: bytes that a node sends per round, and test HR@20.
 
-The same federation with every codec, several seeds, differences paired by seed. Bytes are those of
-the arrays as Flower serialises them (names and ``.npy`` headers included). Finished runs are kept
-and not repeated.
+It runs the same federation with every codec and several seeds; differences are paired by seed.
+Bytes are those of the arrays as Flower serialises them (including names and ``.npy`` headers).
+Finished runs are stored and not repeated.
 
     python benchmarks/codecs.py DATA_FOLDER --out benchmarks/results --seeds 0,1,2
 """
@@ -40,7 +40,7 @@ REFERENCE = "float32"
 
 
 def message_bytes(config: RunConfig, items: int) -> int:
-    """Size of the arrays of one train reply on the wire."""
+    """Size of the arrays of one train reply, as they are sent."""
     import numpy as np
 
     from lumos_core.flower.records import record_bytes, to_record
@@ -54,7 +54,7 @@ def message_bytes(config: RunConfig, items: int) -> int:
 
 
 def summarise(results: list[Result], items: int) -> list[dict[str, Any]]:
-    """A row a codec: bytes, mean and spread of HR@20, paired differences from float32."""
+    """A row per codec: bytes, mean and spread of HR@20, paired differences from float32."""
     base = {r["seed"]: r["test"]["hr@20"] for r in results if r["variant"] == REFERENCE}
     rows: list[dict[str, Any]] = []
     for name in CODECS:

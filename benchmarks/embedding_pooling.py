@@ -1,12 +1,12 @@
-"""Which reading of a small language model tells best what comes next? Measured against TF-IDF.
+"""Which title vectors of a small language model predict the next item best, compared with TF-IDF?
 
-For every user: cosine between the recent history (recency-weighted mean of the last five items) and
-the item that really came next, against random items (AUC), against items as popular (AUC), and
+For every user: the cosine between the recent history (recency-weighted mean of the last five items)
+and the true next item, compared with random items (AUC) and with equally popular items (AUC); and
 whether the next item is among the 16 or 50 nearest.
 
     python benchmarks/embedding_pooling.py DATA_FOLDER … --out FILE.json
 
-DATA_FOLDER: anything ``lumos prepare`` reads. Validation targets only; the test items stay unseen.
+DATA_FOLDER: anything ``lumos prepare`` reads. Only validation targets are used, no test items.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def auc(positive: Floats, negative: Floats) -> float:
 
 
 def candidates(catalog: Catalog, llm_name: str) -> dict[str, tuple[TitleSpace, float]]:
-    """Name -> title space and CPU-seconds of the reading."""
+    """Name -> title space, and the CPU-seconds of computing it."""
     start = time.process_time()
     spaces = {"TF-IDF, words and characters": (tfidf_vectors(catalog.titles), 0.0)}
     spaces = {name: (v, time.process_time() - start) for name, (v, _) in spaces.items()}

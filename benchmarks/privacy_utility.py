@@ -1,9 +1,9 @@
 """What differential privacy costs: test HR@20 against ε, on the bundled sample.
 
 Three federations of the same users: 8 nodes with node-level noise (central), 236 nodes of three
-users with the same, 8 nodes with user-level noise (DP-SGD in every node). For each a run without
-privacy and several noise multipliers; beside them the model that nobody has trained. Finished runs
-are kept and not repeated.
+users with the same noise, and 8 nodes with user-level noise (DP-SGD in every node). Each runs
+without privacy and with several noise multipliers; the untrained model is measured for comparison.
+Finished runs are stored and not repeated.
 
     python benchmarks/privacy_utility.py --out docs/results/privacy --seeds 0,1,2
 """
@@ -70,7 +70,7 @@ def untrained(folder: Path, seed: int) -> float:
 
 
 def summarise(seeds: Sequence[int], results: Sequence[Result]) -> list[dict[str, Any]]:
-    """A row for every federation and noise: ε, mean and spread of HR@20 over seeds."""
+    """A row per federation and noise: ε, mean and spread of HR@20 over seeds."""
     by_key = {(r["nodes"], r["config"]["dp"], r["variant"], r["seed"]): r for r in results}
     rows = []
     for name, (nodes, changes, multipliers) in FEDERATIONS.items():
@@ -110,7 +110,7 @@ def table(rows: Sequence[dict[str, Any]], start: float) -> str:
 
 
 def plot(rows: Sequence[dict[str, Any]], start: float, path: Path) -> None:
-    """HR@20 against ε, a line a federation; dashed: without privacy."""
+    """Plot HR@20 against ε, one line per federation; dashed: without privacy."""
     import matplotlib as mpl
 
     mpl.use("Agg")

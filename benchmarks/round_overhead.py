@@ -1,15 +1,16 @@
-"""What a round costs beside its computation: Flower's default and LUMOS, in turns, in one run.
+"""The cost of a round besides its computation: Flower's default and LUMOS, measured alternately.
 
-Both on this machine: one SuperLink, two SuperNodes, gRPC, real processes, one million float32
+Both run on this machine: one SuperLink, two SuperNodes, gRPC, real processes, one million float32
 parameters, training and evaluation in every round. *default* is Flower's own FedAvg strategy with
-Flower's own settings (``benchmarks/plain_fedavg``); its nodes add noise and import no torch. LUMOS
-is ``lumos run`` without baselines on a few users, so that hardly anything is computed. Seconds of a
-round are from the end of one to the end of the next; the first round, which waits for the nodes,
-does not count. From LUMOS's, the training itself is subtracted, evaluation and the rest are not.
+Flower's own settings (``benchmarks/plain_fedavg``); its nodes add noise and do not import torch.
+LUMOS is ``lumos run`` without baselines on a few users, so that it computes very little. The
+seconds of a round count from the end of the round before it to its own end; the first round, which
+waits for the nodes, is left out. From LUMOS's seconds the training itself is subtracted, evaluation
+and everything else is not.
 
     python benchmarks/round_overhead.py [--rounds N] [--repeats N] [--out FILE.json]
 
-Only ratios within one run mean anything on a machine that does other things as well.
+If the machine does other work at the same time, only ratios within one run are meaningful.
 """
 
 import argparse
@@ -54,7 +55,7 @@ process that a node starts for the message, imports, training and evaluation."""
 
 
 def write_data(folder: Path) -> list[LocalNode]:
-    """Nodes with a catalog of a million parameters and few users."""
+    """Write data of nodes with few users and a catalog of a million parameters."""
     draw = random.Random(0)
     catalog = "item_id\ttitle\n" + "".join(f"i{n}\tthing {n}\n" for n in range(ITEMS))
     nodes = []
@@ -69,7 +70,7 @@ def write_data(folder: Path) -> list[LocalNode]:
 
 
 def lumos(rounds: int, parameters: int, place: Path) -> Rounds:
-    """Rounds of ``lumos run``."""
+    """Run ``lumos run``; returns its rounds."""
     nodes = write_data(place / "data")
     config = CONFIG.replace(rounds=rounds, catalog=str(nodes[0].data / "catalog.tsv"))
     events: list[Event] = []
@@ -100,7 +101,7 @@ def _cpu_seconds(logs: Path) -> dict[int, float]:
 
 
 def default(rounds: int, parameters: int, place: Path) -> Rounds:
-    """Rounds of Flower's FedAvg, with Flower's own polling."""
+    """Run Flower's FedAvg with Flower's own polling; returns its rounds."""
     app, times = place / "plain-fedavg", place / "times"
     shutil.copytree(Path(__file__).parent / "plain_fedavg", app)
     empty = place / "empty"
@@ -135,7 +136,7 @@ def default(rounds: int, parameters: int, place: Path) -> Rounds:
 
 
 def _stock(home: Path) -> dict[str, str]:
-    """Without what LUMOS sets for speed; offline, as both have to be."""
+    """The environment without LUMOS's settings for speed; offline, as it is for both."""
     own = commands.environment(home, OMP_NUM_THREADS="1")
     del own["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"]
     return own
@@ -174,7 +175,7 @@ def measure(variant: str, rounds: int, parameters: int) -> dict[str, Any]:
 
 
 def summarise(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Medians over all rounds of a variant, and what part of the default's that is."""
+    """Medians over all rounds of a variant, and their ratio to those of the default."""
     rows = []
     for name in dict.fromkeys(run["variant"] for run in runs):
         of_it = [r for run in runs if run["variant"] == name for r in run["rounds"]]
@@ -193,7 +194,7 @@ def summarise(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown."""
+    """The table in Markdown."""
     header = (
         "", "rounds measured", "seconds a round", "of these not training", "part of the default",
         "CPU seconds of a node's process", "load of the machine",
@@ -240,7 +241,7 @@ def main() -> None:
 
 
 def write(path: Path, parameters: int, runs: list[dict[str, Any]]) -> None:
-    """The results so far."""
+    """Write the results so far."""
     rows = summarise(runs)
     machine = {
         "cores": os.cpu_count(), "python": platform.python_version(),

@@ -1,8 +1,8 @@
-"""What secure aggregation costs: seconds and bytes of a round, beside a plain one.
+"""The cost of secure aggregation: seconds and bytes of a round, compared with a plain round.
 
-Runs whole rounds of the real protocol, with Flower's cryptography, in one process: nodes that send
-random deltas instead of training, and a server. A node's seconds are those of one node, all four
-steps; the server's are its own, without the nodes'.
+Runs whole rounds of the real protocol, with Flower's cryptography, in one process: a server, and
+nodes that send random deltas instead of training. A node's seconds are those of one node in all
+four steps; the server's seconds do not include the nodes'.
 
     python benchmarks/secure_aggregation.py [--parameters N …] [--nodes N …] [--out FILE.json]
 """
@@ -36,7 +36,7 @@ METRICS: Metrics = {**dict.fromkeys(TRAIN_METRICS, 0), "users": 90}
 
 
 class TimedNodes:
-    """A transport to nodes that have trained already, and how long each of them takes."""
+    """A transport to nodes that have trained already; it measures how long each of them takes."""
 
     def __init__(self, config: RunConfig, deltas: dict[str, Params], dead: Sequence[str]) -> None:
         self._deltas, self._dead = deltas, set(dead)
@@ -50,7 +50,7 @@ class TimedNodes:
         return [self._answer(i) for i in instructions if not self._silent(i)]
 
     def _silent(self, i: Instruction) -> bool:
-        """The dead die after they have shared their keys: what costs the server most."""
+        """Nodes that fail do so after they have shared their keys, which costs the server most."""
         return i.node in self._dead and i.kind == "train"
 
     def _answer(self, i: Instruction) -> Reply:
@@ -110,7 +110,7 @@ def measure(parameters: int, nodes: int, dropped: int, repeats: int) -> dict[str
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown."""
+    """The table in Markdown."""
     header = (
         "parameters", "nodes", "die after sharing", "s per node", "s of the server",
         "bytes up per node", "plain", "more", "bytes down beside the model",

@@ -1,9 +1,9 @@
-"""Can a delta's item rows tell which items its node met? Norm against distance from the drift.
+"""Do a delta's item rows reveal which items its node has? Norm against distance from the drift.
 
     python benchmarks/touched_rows.py DATA [--nodes 19] [--rounds 2] [-c KEY=VALUE ...]
 
-Deals the users of a prepared folder out to nodes, runs rounds of plain training and prints, for
-every round, the AUC of both measures, the ratio of row norms, and what `touched_rows` finds.
+Distributes the users of a prepared folder over nodes, runs rounds of plain training and prints, for
+every round, the AUC of both measures, the ratio of row norms, and the result of `touched_rows`.
 """
 
 import argparse

@@ -1,7 +1,8 @@
-"""How fast, how large and how good: centralised SASRec on one thread of this computer.
+"""Speed, memory and quality of centralised SASRec on one thread of this computer.
 
-Times some epochs of training alone, then trains to convergence (early stopping on validation
-NDCG@20) and evaluates the best model on the test targets, full ranking, histories masked.
+Times some epochs of training without evaluation, then trains to convergence (early stopping on
+validation NDCG@20) and evaluates the best model on the test targets by full ranking, with histories
+masked.
 
     python benchmarks/training_speed.py [DATA_FOLDER] [--out FILE.json] [-c KEY=VALUE …]
 
@@ -38,7 +39,7 @@ from lumos_core.safe_files import write_json
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one epoch of training, without evaluation."""
+    """The cost of one epoch of training, without evaluation."""
 
     seconds: float
     cpu_seconds: float
@@ -93,7 +94,7 @@ def converge(
     max_epochs: int,
     patience: int,
 ) -> dict[str, Any]:
-    """Train until validation NDCG@20 stops rising; print and return what came of it."""
+    """Train until validation NDCG@20 stops rising; print and return the results."""
 
     def show(epoch: dict[str, Any]) -> None:
         print(

@@ -1,10 +1,11 @@
-"""What bounds on single nodes cost when nobody attacks and nodes differ much in size.
+"""The cost of bounds on single nodes, when nobody attacks and nodes differ much in size.
 
     python benchmarks/uneven_nodes.py DATA [--nodes 12] [--rounds 8] [--seeds 0,1,2] [--out FILE]
 
-Deals the users of a prepared folder out so that node n gets a share of 1 / (n + 1), trains with
-each set of bounds (`DEFENCES` in `lumos_core/experiments/poisoning/defences.py`), and writes HR@20
-and NDCG@20 of every run, and a table of their means. Runs that the file has are not repeated.
+Distributes the users of a prepared folder so that the size of node n is proportional to
+1 / (n + 1), trains with each set of bounds (`DEFENCES` in
+`lumos_core/experiments/poisoning/defences.py`), and writes HR@20 and NDCG@20 of every run, and a
+table of their means. Runs whose results are in the file are not repeated.
 """
 
 import argparse
@@ -92,7 +93,7 @@ def _given(views: Views) -> ViewSource:
 
 
 def _kept(path: Path) -> list[dict[str, Any]]:
-    """Runs of a file that was begun."""
+    """The runs in an existing file."""
     try:
         runs: list[dict[str, Any]] = json.loads(path.read_text())["runs"]
     except FileNotFoundError:
@@ -101,7 +102,7 @@ def _kept(path: Path) -> list[dict[str, Any]]:
 
 
 def _table(runs: list[dict[str, Any]]) -> str:
-    """Means over seeds, and the change against no bounds."""
+    """A table of means over seeds, and their differences to runs without bounds."""
     rows = []
     for method in METHODS:
         free = _mean(runs, method, "none", "hr@20")

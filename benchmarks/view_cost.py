@@ -1,18 +1,18 @@
-"""What the views of the bundled sample cost: tokens and CPU-seconds, in bfloat16 and in float32.
+"""The cost of the bundled sample's views: tokens and CPU-seconds, in bfloat16 and in float32.
 
     python benchmarks/view_cost.py --out benchmarks/results/view_cost.json
 
-As on a fresh machine: an empty cache, the catalog's stage from the shipped file, three nodes, one
-thread, batches as ``lumos run`` makes them. Each kind of numbers in a process of its own.
-CPU-seconds depend on the processor and a little on what else it does; tokens do not.
+Conditions as on a new machine: an empty cache, the catalog's stage from the shipped file, three
+nodes, one thread, batches as ``lumos run`` makes them. Each number format is measured in its own
+process. CPU-seconds depend on the processor, and a little on its other work; tokens do not.
 
-- *spelled out*: tokens of all prompts and candidates, had each been read by itself behind its
+- *spelled out*: tokens of all prompts and candidates, if each had been read separately after its
   history;
 - *read*, *padding*: tokens that went through the model;
-- *alike*: share of the items of a view that are in the same user's view in the other kind of
-  numbers, too, and at the same place;
-- *judging all*: ``llm-judges = all`` with longer prompts, as it was once the default, for some
-  users; substitutes in order of nearness, so that only the cost of users is in it.
+- *alike*: share of a view's items that the same user's view in the other number format also has, at
+  the same place;
+- *judging all*: ``llm-judges = all`` with longer prompts, the default of earlier versions, for some
+  users; substitutes are in order of nearness, so that it has only the cost of users.
 """
 
 import argparse
@@ -56,7 +56,7 @@ Histories = list[list[int]]
 
 
 class Meter:
-    """CPU-seconds and tokens of a stretch of code."""
+    """CPU-seconds and tokens of a part of the program."""
 
     def __init__(self, llm: LocalLLM) -> None:
         self._read = llm.read
@@ -65,7 +65,7 @@ class Meter:
         self.spelled_out = 0
 
     def per_user(self, users: int) -> dict[str, float]:
-        """Everything by user."""
+        """CPU-seconds and tokens so far, per user; and the CPU-seconds in all."""
         seconds = time.process_time() - self._start
         return {
             "users": users,
@@ -79,7 +79,7 @@ class Meter:
 
 @contextmanager
 def metered(llm: LocalLLM) -> Iterator[Meter]:
-    """A meter that sees the requests for likelihoods pass."""
+    """A meter that counts the tokens of requests for likelihoods."""
     meter, score = Meter(llm), likelihood.score_batch
 
     def counting(llm: LocalLLM, requests: Sequence[likelihood.Request]) -> Any:
@@ -104,13 +104,13 @@ def users_of_nodes() -> tuple[Catalog, list[Histories]]:
 
 
 def timed_model(choice: LLMConfig) -> tuple[LocalLLM, float]:
-    """The loaded model and the CPU-seconds that took."""
+    """The loaded model, and the CPU-seconds of loading it."""
     start = time.process_time()
     return load_llm(choice), round(time.process_time() - start, 2)
 
 
 def measure(scratch: Path, judging_all: bool) -> tuple[dict[str, Any], list[UserViews]]:
-    """Costs in this process's kind of numbers, and the views of all users."""
+    """Costs in this process's number format, and the views of all users."""
     catalog, nodes = users_of_nodes()
     choice = LLMConfig(threads=1, cache_dir=scratch / "cache")
     _, converting = timed_model(choice)
@@ -160,7 +160,7 @@ def alike(one: list[UserViews], other: list[UserViews]) -> dict[str, float]:
 
 
 def in_process(kind: str) -> tuple[dict[str, Any], list[UserViews]]:
-    """:func:`measure` in a process that computes in one kind of numbers."""
+    """:func:`measure` in a process that computes in one number format."""
     with tempfile.TemporaryDirectory() as scratch:
         subprocess.run(
             [sys.executable, __file__, "--into", scratch],

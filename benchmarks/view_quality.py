@@ -1,17 +1,17 @@
-"""Are the views any good? The LLM's against TF-IDF's and random ones, on held-out items.
+"""Quality of views: those of the LLM, of TF-IDF and random ones, measured on held-out items.
 
-For a sample of users, views are written from the training history and compared with one item held
-out, which no writer has seen: the test item, or, for choosing settings, the validation item
-(``--targets validation``). Settings chosen on a target must not be reported on the same one.
+For a sample of users, views are written from the training history and compared with one held-out
+item, which no writer has seen: the test item, or, for choosing settings, the validation item
+(``--targets validation``). Settings chosen on a target must not be reported on the same target.
 
 - in catalog: share of view items that are valid catalog indices;
-- future hit: share of users of whom the held-out item is among the future items, with its standard
-  error; 'LLM minus this' is the difference paired by user, with its standard error;
+- future hit: share of users whose held-out item is among the future items, with its standard error;
+  'LLM minus this' is the difference paired by user, with its standard error;
 - AUC by co-occurrence: how often a future (paraphrase) item is closer to the held-out items than a
   counterfactual item of the same user. Closeness: cosine of item co-occurrence in the training
   histories of all *other* users, which no client can see and no writer uses;
-- AUC by titles: the same with TF-IDF title cosine, independent of the language model (but, for the
-  TF-IDF writer, the very thing it optimises).
+- AUC by titles: the same with the TF-IDF cosine of titles. It is independent of the language model,
+  but it is what the TF-IDF writer optimises.
 
     python benchmarks/view_quality.py DATA_FOLDER … --out FILE.json --users 500
 """
@@ -41,7 +41,7 @@ NOUNS = {"mind_small_5k": "news articles read by a reader"}
 
 
 def co_occurrence(split: LeaveOneOut, items: int, without: np.ndarray) -> Floats:
-    """[N, N] cosine between items' sets of users, the sampled users left out."""
+    """[N, N] cosine between items' sets of users, without the sampled users."""
     train = split.train()
     kept = train.subset(np.setdiff1d(np.arange(len(train)), without))
     rows = np.repeat(np.arange(len(kept)), np.diff(kept.offsets))
@@ -53,7 +53,7 @@ def co_occurrence(split: LeaveOneOut, items: int, without: np.ndarray) -> Floats
 
 
 def separation(views: list[UserViews], view: str, closeness: Floats, held: np.ndarray) -> float:
-    """Mean over users of the AUC: items of a view against the user's counterfactual items."""
+    """Mean over users of the AUC of a view's items against the user's counterfactual items."""
     scores = []
     for one, targets in zip(views, held, strict=True):
         positive = closeness[np.asarray(getattr(one, view), int) - 1][:, targets - 1].max(axis=1)
@@ -64,7 +64,7 @@ def separation(views: list[UserViews], view: str, closeness: Floats, held: np.nd
 
 
 def write_all(writer: ViewWriter, histories: list[list[int]]) -> list[UserViews]:
-    """In batches of similar lengths, as build_views does."""
+    """Write views in batches of similar lengths, as build_views does."""
     order = sorted(range(len(histories)), key=lambda u: len(histories[u]))
     views: dict[int, UserViews] = {}
     for start in range(0, len(order), BATCH):
@@ -119,7 +119,7 @@ def measure(
 
 
 def markdown(results: dict[str, dict[str, dict[str, float]]]) -> str:
-    """A table a data set."""
+    """One table per data set."""
     parts = []
     for name, rows in results.items():
         columns = list(next(iter(rows.values())))
