@@ -1,6 +1,6 @@
-"""Which node ids Flower gave to which nodes' keys: ``nodes.json`` beside the SuperLink's database.
+"""``nodes.json``, beside the SuperLink's database: the id that Flower gave to each node's key.
 
-The supervisor of a deployed server keeps the file; the ServerApp binds names to ids with it.
+The supervisor of a deployed server writes the file; the ServerApp finds a node's name by its id.
 """
 
 from typing import Annotated, Any, ClassVar
