@@ -6,9 +6,11 @@ of `lumos_core.flower.commands`.
 
 ``plan``                the configuration and data of a run, checked before anything starts
 ``local``               one SuperLink with SuperNodes, or the simulation engine
+``local_supernode``     one of these SuperNodes, started again when it has ended
 ``server_supervisor``   the server of a deployment; a process that dies is started again
 ``node_supervisor``     a node of a deployment; a process that dies is started again
 ``supervision``         what both share; ``registry`` is the server's list of nodes
+``connection_log``      a SuperNode's connection, as its log tells it
 ``folders``             what ``lumos deploy init`` writes; ``credentials`` are its keys
 ``checks``              what can be wrong with a machine; ``doctor`` reports all of it
 ``round_lines``         a run's events as lines on a terminal

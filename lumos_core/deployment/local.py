@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from lumos_core.config import SIMULATION_DATA, NodeConfig, RunConfig, Scalar
 from lumos_core.data import Catalog, Sequences
 from lumos_core.deployment.follow import Watch, ended
+from lumos_core.deployment.local_supernode import RESTARTS, LocalSuperNode
 from lumos_core.deployment.superlink import SuperLink, workplace
 from lumos_core.errors import FederationError
-from lumos_core.flower import commands, preload
-from lumos_core.processes.children import Child, Children, ending_on_signals
+from lumos_core.flower import commands
+from lumos_core.processes.children import Children, ending_on_signals
 from lumos_core.runs.folder import check_same_run, write_config
 from lumos_core.runs.history import HISTORY, Event, OnEvent
 from lumos_core.runs.summary import SUMMARY, RunSummary
@@ -56,6 +57,7 @@ def deploy(
     run_dir: Path,
     on_event: OnEvent,
     resume: bool = False,
+    restarts: int = RESTARTS,
 ) -> RunSummary:
     """Run a federation of one SuperLink and one SuperNode per node; end every process.
 
@@ -64,9 +66,11 @@ def deploy(
         nodes: at least one.
         run_dir: a folder without a run in it, unless ``resume``.
         on_event: called with every event of the history, with ``{"event": "node-lost",
-            "node": …, "log": …}`` when a SuperNode dies, and with ``{"event": "views-progress",
-            "done": users, "total": users, "note": …}`` while nodes write views.
+            "node": …, "log": …, "again_in": seconds}`` when a SuperNode dies, and with
+            ``{"event": "views-progress", "done": users, "total": users, "note": …}`` while nodes
+            write views.
         resume: resume the run in ``run_dir``.
+        restarts: how many times in a row a SuperNode that dies is started again.
 
     Returns:
         The run's summary; look at its ``outcome``.
@@ -79,12 +83,12 @@ def deploy(
     config = _prepare(config, run_dir, settings, resume)
     states = [node.config().state_folder for node in nodes]
     with workplace() as place, ending_on_signals(), Children(run_dir / "logs") as children:
-        control, fleet_port, *runtime = commands.free_ports(2 + len(nodes))
+        control, fleet_port = commands.free_ports(2)
         fleet = f"{commands.LOOPBACK}:{fleet_port}"
         link = SuperLink(children, place, config, control, fleet)
         supernodes = [
-            _start_supernode(children, place / name, link.cwd, fleet, port, flat)
-            for port, (name, flat) in zip(runtime, settings.items(), strict=True)
+            LocalSuperNode(children, place, link.cwd, fleet, flat, restarts)
+            for flat in settings.values()
         ]
         link.wait_healthy()
         return link.run(run_dir, _LocalWatch(link, supernodes, states, on_event))
@@ -201,22 +205,10 @@ def _prepare(config: RunConfig, run_dir: Path, nodes: Mapping[str, Any], resume:
     return config
 
 
-def _start_supernode(
-    children: Children, home: Path, cwd: Path, fleet: str, port: int, flat: Mapping[str, Scalar]
-) -> Child:
-    name = home.name
-    environment = commands.environment(home, OMP_NUM_THREADS=str(flat["threads"]))
-    return children.start(
-        name,
-        commands.supernode(fleet, port, commands.write_toml(home / "node.toml", flat)),
-        environment=preload.start(children, f"{name}-preloaded", home / "bin", environment, cwd),
-        cwd=cwd,
-    )
-
-
 # ---------------------------------------------------------------- follow
 class _LocalWatch(Watch):
-    """Reports views and lost nodes; ends the run if its SuperLink or its last node has ended.
+    """Reports views and lost nodes, which it starts again; ends the run if its SuperLink has ended,
+    or every node has and none is started again.
 
     Args:
         link: the SuperLink.
@@ -228,27 +220,24 @@ class _LocalWatch(Watch):
     def __init__(
         self,
         link: SuperLink,
-        supernodes: Sequence[Child],
+        supernodes: Sequence[LocalSuperNode],
         states: Sequence[Path],
         on_event: OnEvent,
     ) -> None:
         super().__init__(on_event)
         self._link, self._supernodes = link.process, supernodes
         self._views = _Views(states, on_event)
-        self._lost: set[str] = set()
 
     def before(self) -> None:
         self._views.report()
 
     def without_summary(self) -> None:
-        for child in self._supernodes:
-            if child.exit_code is not None and child.name not in self._lost:
-                self._lost.add(child.name)
-                self.on_event({"event": "node-lost", "node": child.name, "log": str(child.log)})
         if self._link.exit_code is not None:
             raise ended(self._link)
-        if self._supernodes and len(self._lost) == len(self._supernodes):
-            last = self._supernodes[-1]
+        for node in self._supernodes:
+            node.look(self.on_event)
+        if self._supernodes and all(node.lost for node in self._supernodes):
+            last = self._supernodes[-1].process
             raise FederationError(
                 f"every SuperNode has ended; the end of {last.log}:\n{last.last_lines()}"
             )

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from lumos_core.deployment import checks, credentials
+from lumos_core.deployment.connection_log import REFUSED, ConnectionLog
 from lumos_core.deployment.folders import NodeBundle
 from lumos_core.deployment.supervision import STOP_SECONDS, Backoff, alone, say
 from lumos_core.flower import commands, preload
@@ -27,17 +28,12 @@ from lumos_core.views.titles.shipped import seed_cache
 
 _POLL_SECONDS = 0.5
 _VIEWS_SECONDS = 10.0  # between two lines about views
-_LINES = 400  # last lines of the SuperNode's output, searched for the reason of its end
-_CONNECTED = re.compile(r"SuperNode ID: (\d+)")
 _RUNNING = (
     "a node with this state folder runs already; end it, or choose another folder for this node "
     "with --state"
 )
 _REASONS = {
-    "not registered|Unregistered|2004": (
-        "the server refuses this node's key: it is not registered there, or the node was "
-        "connected less than a minute ago, or the key is in use elsewhere"
-    ),
+    "not registered|Unregistered|2004": REFUSED,
     "SSL|CERTIFICATE_VERIFY_FAILED|handshake": "the server's certificate is not from ca.crt's CA",
     # A SuperNode exits without a reason when the server does not accept its signature.
     "terminated gracefully": (
@@ -96,15 +92,21 @@ def keep_running(bundle: NodeBundle, runtime_port: int, console: Console) -> Non
     with alone(state, _RUNNING), ending_on_signals():
         backoff = Backoff()
         while True:
-            backoff.started()
-            reason = _run_once(bundle, runtime_port or commands.free_ports(1)[0], state, console)
+            port = runtime_port or commands.free_ports(1)[0]
+            connected, reason = _run_once(bundle, port, state, console)
+            if connected or reason == REFUSED:  # a refusal passes: longer pauses would only add up
+                backoff.reset()
             pause = backoff.pause()
             say(console, f"[yellow]{escape(reason)}[/]; starting again in {pause:.0f} s")
             time.sleep(pause)
 
 
-def _run_once(bundle: NodeBundle, port: int, state: Path, console: Console) -> str:
-    """Start both processes and wait until one has ended; returns the reason, if it is known."""
+def _run_once(bundle: NodeBundle, port: int, state: Path, console: Console) -> tuple[bool, str]:
+    """Start both processes and wait until one has ended.
+
+    Returns:
+        Whether the node was connected, and the reason for the end, as far as it is known.
+    """
     home = state / "flower"
     shutil.rmtree(home, ignore_errors=True)
     empty = home / "empty"  # processes start here, so that they import no package by accident
@@ -122,7 +124,6 @@ def _run_once(bundle: NodeBundle, port: int, state: Path, console: Console) -> s
             environment=environment,
             cwd=empty,
         )
-        begin = node.log.stat().st_size
         executor = children.start(
             "superexec",
             commands.superexec(port, secret, None),
@@ -130,20 +131,25 @@ def _run_once(bundle: NodeBundle, port: int, state: Path, console: Console) -> s
             cwd=empty,
         )
         say(console, f"{bundle.config.name} started; logs in {escape(str(state / 'logs'))}")
-        _wait(node, executor, begin, console, _ViewLog(state, console))
+        log = ConnectionLog(node.log, node.begin)
+        _wait(node, executor, log, console, _ViewLog(state, console))
         if node.exit_code is None:
-            return "its SuperExec has ended"
-        return _reason(_output(node, begin))
+            return log.connected, "its SuperExec has ended"
+        return log.connected, _reason("\n".join(log.lines))
 
 
-def _wait(node: Child, executor: Child, begin: int, console: Console, views: "_ViewLog") -> None:
-    connected = False
-    while node.exit_code is None and executor.exit_code is None:
-        if not connected and (found := _CONNECTED.search(_output(node, begin))):
-            connected = True
-            say(console, f"[green]connected[/] as node {found.group(1)}")
+def _wait(
+    node: Child, executor: Child, log: ConnectionLog, console: Console, views: "_ViewLog"
+) -> None:
+    """Show what changes until one of the two processes has ended."""
+    running = True
+    while running:
+        running = node.exit_code is None and executor.exit_code is None
+        for text in log.changes():  # once more after the end: the last lines tell the reason
+            say(console, text)
         views.look()
-        time.sleep(_POLL_SECONDS)
+        if running:
+            time.sleep(_POLL_SECONDS)
 
 
 class _ViewLog:
@@ -164,13 +170,6 @@ class _ViewLog:
         if line != self._last_line and due:
             self._last_line, self._last_time = line, time.time()
             say(self._console, f"views: {escape(line)}")
-
-
-def _output(child: Child, begin: int) -> str:
-    """The last lines that a child has written since ``begin``, an offset in its log."""
-    with child.log.open("rb") as file:
-        file.seek(begin)
-        return "\n".join(file.read().decode(errors="replace").splitlines()[-_LINES:])
 
 
 def _reason(output: str) -> str:

@@ -116,9 +116,10 @@ class RoundLines:
             case "evaluation":
                 self._flush()
             case "node-lost":
-                self._console.print(
-                    f"[yellow]{escape(event['node'])} has ended; see {escape(event['log'])}[/]"
-                )
+                text = f"{event['node']} has ended; see {event['log']}"
+                if event.get("again_in") is not None:
+                    text += f"; starting it again in {event['again_in']:.0f} s"
+                self._console.print(f"[yellow]{escape(text)}[/]")
 
     @contextmanager
     def live(self) -> Iterator["RoundLines"]:

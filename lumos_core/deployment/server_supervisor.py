@@ -95,7 +95,7 @@ def serve(options: ServerOptions, console: Console) -> RunSummary:
         lines = _Once(stack.enter_context(RoundLines(console, config.rounds).live()))
         backoff, served = Backoff(), False
         while True:
-            backoff.started()
+            before = lines.news
             generation = _Generation(options, config, lines, console)
             try:
                 return generation.run()
@@ -103,6 +103,8 @@ def serve(options: ServerOptions, console: Console) -> RunSummary:
                 if not (served or generation.served):
                     raise  # such as a port in use or a damaged certificate: waiting does not help
                 served = True
+                if lines.news > before:
+                    backoff.reset()
                 pause = backoff.pause()
                 say(console, f"[yellow]{escape(str(error))}[/]")
                 say(console, f"starting everything again in {pause:.0f} s")
@@ -113,7 +115,7 @@ class _Generation:
     """One SuperLink, from its start to its end, and the runs that are submitted to it."""
 
     def __init__(
-        self, options: ServerOptions, config: RunConfig, on_event: OnEvent, console: Console
+        self, options: ServerOptions, config: RunConfig, on_event: "_Once", console: Console
     ) -> None:
         self._options, self._config = options, config
         self._on_event, self._console = on_event, console
@@ -131,11 +133,13 @@ class _Generation:
             link, executor = self._start(children, place)
             backoff = Backoff()
             while True:
-                backoff.started()
+                before = self._on_event.news
                 watch = _ServerWatch(children, (link.process, executor), run_dir, self._on_event)
                 try:
                     return link.run(run_dir, watch)
                 except RunLostError:
+                    if self._on_event.news > before:
+                        backoff.reset()
                     pause = backoff.pause()
                     lost = "[yellow]the ServerApp ended without a result[/]"
                     say(self._console, f"{lost}; submitting it again in {pause:.0f} s")
@@ -208,6 +212,11 @@ class _Once:
     def __init__(self, callback: OnEvent) -> None:
         self._callback = callback
         self._seen: set[str] = set()
+
+    @property
+    def news(self) -> int:
+        """Number of events that were passed on: if it grows, the run makes progress."""
+        return len(self._seen)
 
     def __call__(self, event: Event) -> None:
         text = json.dumps(event, sort_keys=True)

@@ -14,8 +14,7 @@ from lumos_core.safe_files import exclusive
 
 STOP_SECONDS = 15.0  # for a SuperNode to sign off; otherwise its key is refused for a minute
 FIRST_SECONDS = 2.0
-LONGEST_SECONDS = 60.0
-STEADY_SECONDS = 120.0
+LONGEST_SECONDS = 15.0
 
 
 def alone(state: Path, refusal: str) -> AbstractContextManager[None]:
@@ -37,34 +36,26 @@ def say(console: Console, text: str) -> None:
 
 
 class Backoff:
-    """The pause before a process is started again. It doubles each time, up to a minute, and varies
-    by a quarter; after a process has run for two minutes, it begins with the shortest again.
+    """The pause before a process is started again. It doubles each time, up to 15 seconds, and a
+    random part of up to a half is taken off; after a success it begins with the shortest again.
 
-    Flower refuses a node that died, or whose connection broke, for about a minute after its last
-    heartbeat. The random part keeps nodes that died together from coming back at the same moment.
+    A success is what the process is for, such as a connection or a finished round: that it runs for
+    a while is none. The random part keeps nodes that died together from coming back together.
 
     Args:
-        clock: seconds; replaced in tests.
-        jitter: a factor around 1; replaced in tests.
+        jitter: a factor from 0.5 to 1; replaced in tests.
     """
 
-    def __init__(
-        self,
-        clock: Callable[[], float] = time.monotonic,
-        jitter: Callable[[], float] = lambda: random.uniform(0.75, 1.25),
-    ) -> None:
-        self._clock, self._jitter = clock, jitter
+    def __init__(self, jitter: Callable[[], float] = lambda: random.uniform(0.5, 1.0)) -> None:
+        self._jitter = jitter
         self._times = 0
-        self._started = clock()
 
-    def started(self) -> None:
-        """A process starts now."""
-        self._started = self._clock()
+    def reset(self) -> None:
+        """The process has succeeded, or it should be started again without growing pauses."""
+        self._times = 0
 
     def pause(self) -> float:
         """Seconds to wait, now that the process has ended."""
-        if self._clock() - self._started >= STEADY_SECONDS:
-            self._times = 0
         seconds = min(FIRST_SECONDS * 2.0**self._times, LONGEST_SECONDS)
         self._times = min(self._times + 1, 16)  # bounded, so that the power does not overflow
         return float(seconds * self._jitter())

@@ -1,11 +1,13 @@
 """The part of LUMOS that knows Flower, besides the two apps. Begin with `commands`.
 
-``commands``          Flower's programs as command lines, their environment and files
-``records``           Flower records ⇄ plain values: the content of every message
-``registered_nodes``  the file that maps the names of nodes to Flower's ids
-``cryptography``      Flower's cryptography for secure aggregation
-``preload``           ClientApps that start fast, with ``preload_server`` and ``preload_stub``
-``fast_polling``      shorter waits inside Flower
+``commands``           Flower's programs as command lines, their environment and files
+``records``            Flower records ⇄ plain values: the content of every message
+``registered_nodes``   the file that maps the names of nodes to Flower's ids
+``cryptography``       Flower's cryptography for secure aggregation
+``preload``            ClientApps that start fast, with ``preload_server`` and ``preload_stub``
+``live_supernode``     the program of every SuperNode, which ends when it cannot work any more
+``fast_polling``       shorter waits inside Flower
+``steady_connection``  a SuperNode's connection that survives faults which pass
 
 May import everything below it; outside this package only the two apps may import Flower.
 """

@@ -20,7 +20,7 @@ import tomli_w
 from lumos_core import __version__
 from lumos_core.config import RunConfig, Scalar
 from lumos_core.errors import FederationError
-from lumos_core.flower import fast_polling
+from lumos_core.flower import fast_polling, live_supernode, steady_connection
 
 LOOPBACK = "127.0.0.1"
 CONNECTION = "lumos"  # name of the SuperLink connection in Flower's own configuration
@@ -168,10 +168,16 @@ def supernode(
         config: TOML file of its node configuration.
         options: further options.
         security: None for a SuperNode without TLS, for this machine alone.
+
+    Raises:
+        FederationError: Flower is not installed.
+        SystemExit: a variable of the environment has an impossible value.
     """
+    fast_polling.poll_seconds()
+    steady_connection.heartbeat_seconds()
     safe = ["--insecure"] if security is None else security.options()
     return [
-        *fast_polling.program(executable("flower-supernode")), *safe, "--superlink", fleet,
+        *live_supernode.command(executable("flower-supernode")), *safe, "--superlink", fleet,
         "--host", LOOPBACK, "--port", str(runtime_port),
         "--node-config", str(config), *options,
     ]  # fmt: skip

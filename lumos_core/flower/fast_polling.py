@@ -9,21 +9,16 @@ run``, ``lumos deploy server`` and ``lumos node start``, and the second to 0.05 
 Flower may rename its private names at any time. So they are changed only if Flower's version is the
 one that this module was written for and the names are as expected; otherwise a warning is logged.
 
-The file is also a program, which runs one of Flower's programs with shorter waits. The program and
-``preload_server.py`` load the file by its path, not as a part of ``lumos_core``, so it imports
-nothing but Flower:
-
-    python -P fast_polling.py PROGRAM ARGUMENT…
+``live_supernode.py`` and ``preload_server.py`` load the file by its path, not as a part of
+``lumos_core``, so it imports nothing but Flower.
 """
 
 import importlib
 import logging
 import os
-import sys
 import time
 from collections.abc import Mapping
-from importlib.metadata import entry_points, version
-from pathlib import Path
+from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
 
@@ -65,18 +60,6 @@ def wanted(environment: Mapping[str, str] = os.environ) -> bool:
     return poll_seconds(environment) < FLOWERS_SECONDS
 
 
-def program(path: str) -> list[str]:
-    """The beginning of the command for one of Flower's programs: its path, or this file as a
-    program, which runs it with shorter waits.
-
-    Raises:
-        SystemExit: see :func:`poll_seconds`.
-    """
-    if not wanted():
-        return [path]
-    return [sys.executable, "-P", str(Path(__file__).absolute()), Path(path).name]
-
-
 def shorten_pulls() -> bool:
     """Shorten the waits for a message's arrays, in this process; returns whether it was done."""
     if not _right_version():
@@ -114,19 +97,3 @@ def _right_version() -> bool:
 def _left(reason: str) -> bool:
     log.warning("Flower's waits stay as they are: %s", reason)
     return False
-
-
-def main() -> None:
-    name = sys.argv[1]
-    (entry,) = entry_points(group="console_scripts", name=name)
-    run = entry.load()
-    # Short polls alone would make it slower: they find a message before its arrays are uploaded,
-    # and then the wait for arrays begins.
-    if wanted() and shorten_pulls():
-        shorten_node_polls()
-    sys.argv = sys.argv[1:]
-    sys.exit(run())
-
-
-if __name__ == "__main__":
-    main()

@@ -36,11 +36,12 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 @dataclass(frozen=True)
 class Child:
-    """A running child and the file that its output goes to."""
+    """A running child and the file that its output goes to, from the offset ``begin`` on."""
 
     name: str
     process: "subprocess.Popen[bytes]"
     log: Path
+    begin: int = 0
 
     @property
     def exit_code(self) -> int | None:
@@ -81,6 +82,7 @@ class Children:
         self._logs.mkdir(parents=True, exist_ok=True)
         log = self._logs / f"{name}.log"
         with log.open("ab") as output:
+            begin = output.tell()
             try:
                 process = subprocess.Popen(
                     list(command),
@@ -93,7 +95,7 @@ class Children:
                 )
             except OSError as error:
                 raise FederationError(f"cannot start {command[0]}: {reason_of(error)}") from error
-        child = Child(name, process, log)
+        child = Child(name, process, log, begin)
         self._children.append(child)
         self._tell_guard(str(process.pid))
         return child

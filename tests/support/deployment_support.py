@@ -133,7 +133,8 @@ def wrapped_app(folder: Path, wrapper: str) -> Path:
 
 
 def deploying(app: Path, data: Path, config: RunConfig, nodes: int, run_dir: Path) -> list[str]:
-    """A command that deploys the app of a folder, as ``lumos run`` does the installed one."""
+    """A command that deploys the app of a folder, as ``lumos run`` does the installed one,
+    except that a node that died is not started again."""
     code = (
         f"import sys; sys.path.insert(0, {str(app)!r})\n"
         "from pathlib import Path\n"
@@ -141,7 +142,7 @@ def deploying(app: Path, data: Path, config: RunConfig, nodes: int, run_dir: Pat
         "from lumos_core.deployment.local import LocalNode, deploy\n"
         f"data, config = Path({str(data)!r}), RunConfig.from_flat({config.to_flat()!r})\n"
         f"nodes = [LocalNode(f'node-{{n}}', data / f'node-{{n}}') for n in range({nodes})]\n"
-        f"summary = deploy(config, nodes, Path({str(run_dir)!r}), print)\n"
+        f"summary = deploy(config, nodes, Path({str(run_dir)!r}), print, restarts=0)\n"
         "print(summary.reason)\n"
         "sys.exit(summary.outcome != 'completed')"
     )

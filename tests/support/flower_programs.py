@@ -1,6 +1,7 @@
-"""Programs that stand in for Flower's: a SuperLink that only answers, a ``flwr`` that follows a
-script, and others that only wait."""
+"""Programs that stand in for Flower's: a SuperLink that only answers, a ``flwr`` and SuperNodes
+that follow scripts, and others that only wait."""
 
+import json
 import stat
 import sys
 from pathlib import Path
@@ -44,6 +45,21 @@ for step in (place / "script").read_text().splitlines()[done].split():
         summary = {"outcome": step, "reason": "", "rounds": 1, "best_round": 1, "test": {}}
         (run_dir / "summary.json").write_text(json.dumps(summary))
 """
+_SUPERNODE = """
+import json, os, pathlib, sys, time
+place = pathlib.Path(__file__).parent
+start = {"argv": sys.argv[1:], "home": os.environ["FLWR_HOME"]}
+starts = place / "supernode-starts"
+done = len(starts.read_text().splitlines()) if starts.exists() else 0
+with starts.open("a") as file:
+    file.write(json.dumps(start) + "\\n")
+script = json.loads((place / "supernode-script").read_text())
+lines, code = script[min(done, len(script) - 1)]
+print("\\n".join(lines), flush=True)
+if code is None:
+    time.sleep(600)
+sys.exit(code)
+"""
 _WAITING = "import time; time.sleep(600)"
 
 
@@ -67,12 +83,25 @@ class FlowerPrograms:
         for name, code in (
             ("flower-superlink", _SUPERLINK),
             ("flower-superexec", _WAITING),
+            ("flower-supernode", _SUPERNODE),
             ("flwr", _FLWR),
         ):
             program = folder / name
             program.write_text(f"#!{sys.executable}\n{code}")
             program.chmod(program.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setattr(commands, "executable", lambda name: str(folder / name))
+        monkeypatch.setattr(commands.live_supernode, "command", lambda path: [path])
+
+    def script_supernodes(self, *script: tuple[list[str], int | None]) -> None:
+        """What each SuperNode that is started prints, one after another, and its exit code; None
+        keeps it running. Those after the last do what the last does."""
+        (self.folder / "supernode-script").write_text(json.dumps(script))
+
+    @property
+    def supernode_starts(self) -> list[dict[str, object]]:
+        """``argv`` and ``home`` of every SuperNode that was started."""
+        path = self.folder / "supernode-starts"
+        return [json.loads(line) for line in path.read_text().splitlines()]
 
     @property
     def submitted(self) -> list[str]:

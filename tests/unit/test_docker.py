@@ -28,7 +28,7 @@ from lumos_core.cli.options import assignments, with_options
 from lumos_core.config import RunConfig
 from lumos_core.deployment.plan import START_TIMEOUT, server_config
 from lumos_core.errors import ConfigError
-from lumos_core.flower import commands
+from lumos_core.flower import commands, live_supernode
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -355,6 +355,9 @@ def test_programs_understand_their_commands(command: list[str]) -> None:
     program, *arguments = command
     if arguments == ["--help"]:
         return
+    if program == "python":
+        assert arguments[:3] == ["-P", "-m", live_supernode.__name__]
+        program, *arguments = arguments[3:]
     if program == "lumos":
         assert options_of(app, arguments)
         return

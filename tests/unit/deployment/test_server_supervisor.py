@@ -67,3 +67,23 @@ def test_what_never_served_is_not_started_again(
     with pytest.raises(FederationError, match="superlink ended with exit code 3"):
         served(options)
     assert programs.submitted == []
+
+
+def test_pauses_grow_until_the_run_makes_progress(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: ServerOptions
+) -> None:
+    pauses: list[int] = []
+
+    def pause(self: Backoff) -> float:
+        self._times += 1
+        pauses.append(self._times)
+        return 0.0
+
+    monkeypatch.setattr(Backoff, "pause", pause)
+    script = ["", "", "event=progress", "", "kill-superlink", "kill-superlink", "completed"]
+    FlowerPrograms(monkeypatch, tmp_path / "programs", options.run_dir, script)
+    summary, _ = served(options)
+    assert summary.outcome == "completed"
+    of_the_serverapp, of_the_superlink = pauses[:4], pauses[4:]
+    assert of_the_serverapp == [1, 2, 1, 2]
+    assert of_the_superlink == [1, 2]

@@ -29,10 +29,9 @@ def node(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def test_flowers_own_wait_leaves_flower_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(fast_polling.SWITCH, "3")
-    assert fast_polling.program("/bin/flower-supernode") == ["/bin/flower-supernode"]
     assert not fast_polling.wanted()
     monkeypatch.delenv(fast_polling.SWITCH)
-    assert fast_polling.program("/bin/flower-supernode")[-1] == "flower-supernode"
+    assert fast_polling.wanted()
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "-1", "3.5", "nan", "inf"])

@@ -1,0 +1,100 @@
+"""What ``lumos node start`` says and does about a SuperNode that ends or loses its server."""
+
+import io
+from pathlib import Path
+
+import pytest
+from flower_programs import FlowerPrograms
+from rich.console import Console
+
+from lumos_core.config import NodeConfig
+from lumos_core.deployment import node_supervisor
+from lumos_core.deployment.connection_log import REFUSED
+from lumos_core.deployment.folders import NodeBundle
+from lumos_core.deployment.node_supervisor import keep_running
+from lumos_core.deployment.supervision import Backoff
+from lumos_core.flower import steady_connection
+
+CONNECTED = "INFO :      SuperNode ID: 17"
+
+
+class EnoughError(Exception):
+    """Ends the supervisor."""
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """``said(starts, script)``: the lines of a supervisor, without the time, that is ended instead
+    of its so many-th pause, and the times in a row of each pause."""
+    monkeypatch.setenv("LUMOS_PRELOAD", "0")
+    monkeypatch.setattr(node_supervisor, "_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(node_supervisor, "seed_cache", lambda cache: None)
+    programs = FlowerPrograms(monkeypatch, tmp_path / "programs", tmp_path / "run", [])
+    (tmp_path / "data").mkdir()
+    config = NodeConfig(name="node-0", data=str(tmp_path / "data"))
+    bundle = NodeBundle("127.0.0.1:1", tmp_path / "ca.crt", tmp_path / "node.key", config)
+
+    def run(starts: int, *script: tuple[list[str], int | None]) -> tuple[list[str], list[int]]:
+        programs.script_supernodes(*script)
+        pauses: list[int] = []
+
+        def pause(self: Backoff) -> float:
+            self._times += 1
+            pauses.append(self._times)
+            if len(pauses) == starts:
+                raise EnoughError
+            return 0.0
+
+        monkeypatch.setattr(Backoff, "pause", pause)
+        console = Console(file=io.StringIO(), width=500)
+        with pytest.raises(EnoughError):
+            keep_running(bundle, 0, console)
+        text = console.file.getvalue()
+        return [line.split(" ", 2)[2] for line in text.splitlines()], pauses
+
+    return run
+
+
+def test_a_supernode_that_stops_working_is_started_again(said):
+    lines, pauses = said(3, ([CONNECTED], 70), ([CONNECTED], 70))
+    started = f"node-0 started; logs in {lines[0].partition('logs in ')[2]}"
+    once = [started, "connected as node 17"]
+    assert lines == [*once, "its SuperNode has ended; starting again in 0 s"] * 2 + once
+    assert pauses == [1, 1, 1]  # each start was a success
+
+
+def test_pauses_grow_until_the_server_accepts_it(said):
+    _, pauses = said(5, ([], 1), ([], 1), ([], 1), ([CONNECTED], 1), ([], 1))
+    assert pauses == [1, 2, 3, 1, 2]
+
+
+def test_the_last_lines_before_an_end_are_read(said):
+    """Also if the SuperNode ends in the same moment."""
+    lines, pauses = said(3, (["[code: 2004] Failed to activate SuperNode."], 1))
+    assert lines[1] == f"{REFUSED}; starting again in 0 s"
+    assert pauses == [1, 1, 1]  # the refusal passes
+
+
+def test_every_change_of_the_connection_is_a_line(said):
+    failed = steady_connection.LINE % ("UNAVAILABLE", 3.4)
+    again = "INFO :      Connection successful after 30.00 seconds and 8 tries."
+    lines, _ = said(1, ([CONNECTED, failed, failed, failed, again], 70))
+    assert lines[1:] == [
+        "connected as node 17",
+        "server does not answer; trying again in 4 s",
+        "connected again",
+    ]
+
+
+def test_changes_are_shown_while_the_node_runs(said, monkeypatch):
+    say = node_supervisor.say
+
+    def note(console: Console, text: str) -> None:
+        say(console, text)
+        if "connected" in text:
+            raise EnoughError
+
+    monkeypatch.setattr(node_supervisor, "say", note)
+    lines, pauses = said(1, ([CONNECTED], None))
+    assert lines == [lines[0], "connected as node 17"]
+    assert pauses == []
