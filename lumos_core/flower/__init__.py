@@ -5,6 +5,8 @@
 ``cryptography``  Flower's cryptography for secure aggregation
 ``preload``       ClientApps that start fast, with ``preload_server`` and ``preload_stub``
 ``fast_polling``  shorter waits inside Flower
+``bounded_link``  limits of what a node can store in a SuperLink
+``bounded_pulls`` limits of what the ServerApp fetches of a reply
 
 May import everything below it; outside this package only the two apps may import Flower.
 """

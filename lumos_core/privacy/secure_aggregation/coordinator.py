@@ -53,10 +53,12 @@ class SecureOutcome:
         replies: of those that only evaluated, and one summed train reply. None at all if the round
             failed.
         failed: by name of a node that is not in the sum, why.
+        too_large: replies to any step that were too large to be read.
     """
 
     replies: list[Reply]
     failed: dict[str, str]
+    too_large: list[Reply] = field(default_factory=list)
 
 
 class SecureExchange:
@@ -82,7 +84,7 @@ class SecureExchange:
             for i in instructions:
                 if i.kind == "train":
                     round_.failed.setdefault(i.node, str(problem))
-        return SecureOutcome(replies, round_.failed)
+        return SecureOutcome(replies, round_.failed, round_.too_large)
 
 
 @dataclass
@@ -92,6 +94,7 @@ class _Round:
     primitives: Primitives
     seconds: float
     failed: dict[str, str] = field(default_factory=dict)
+    too_large: list[Reply] = field(default_factory=list)
     bytes_up: int = 0
     bytes_down: int = 0
     started: float = field(default_factory=time.monotonic)
@@ -263,6 +266,7 @@ class _Round:
         replies = exchange(self.transport, [*instructions, *others], max(left, 0.0))
         self.bytes_up += sum(r.bytes_up for r in replies)
         self.bytes_down += sum(r.bytes_down for r in replies)
+        self.too_large += [r for r in replies if r.too_large and r.node in asked]
         answers = {r.node: r for r in replies}
         for name in asked:
             if name not in answers:
