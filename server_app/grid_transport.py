@@ -26,9 +26,10 @@ from flwr.serverapp import Grid
 
 from lumos_core.config import NODE_NAME
 from lumos_core.errors import FederationError, ReplyError
-from lumos_core.flower import records
+from lumos_core.flower import bounded_pulls, records
 from lumos_core.flower.records import Order
 from lumos_core.wire.messages import Instruction, Reply
+from lumos_core.wire.reply_limits import ReplyLimits, ReplyTooLargeError
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,15 @@ class Unreadable:
     """Stands for a reply that Flower could not unpack."""
 
 
-Answer = Message | Unreadable
+@dataclass(frozen=True)
+class TooLarge:
+    """Stands for a reply that was refused before it was unpacked."""
+
+    problem: str
+
+
+Answer = Message | Unreadable | TooLarge
+_DESCRIBE = Instruction("", "describe")
 
 
 class GridTransport:
@@ -118,10 +127,10 @@ class GridTransport:
     def _collect_introductions(self) -> None:
         for message_id in list(self._asked):
             with _reaching():
-                answer = self.pull(message_id)
+                answer = self.pull(message_id, _DESCRIBE)
             if answer is not None:
                 node_id, _ = self._asked.pop(message_id)
-                self._introduced(node_id, to_reply(Instruction("", "describe"), answer, 0))
+                self._introduced(node_id, to_reply(_DESCRIBE, answer, 0))
 
     def _introduced(self, node_id: int, reply: Reply) -> None:
         name = reply.node
@@ -212,15 +221,21 @@ class GridTransport:
             ids = [i or "" for i in self._grid.push_messages(outgoing)]
         return ids if len(ids) == len(outgoing) else [""] * len(outgoing)
 
-    def pull(self, message_id: str) -> Answer | None:
+    def pull(self, message_id: str, asked: Instruction) -> Answer | None:
         """The reply to a message, if it is there. One message at a time: Flower unpacks what nodes
         sent before it hands it over, and one that cannot be unpacked must not cost another's.
+
+        Args:
+            message_id: of the message.
+            asked: the instruction that it carried.
 
         Raises:
             OSError: the SuperLink cannot be reached.
         """
         try:
-            return next(iter(self._grid.pull_messages([message_id])), None)
+            return bounded_pulls.pull(self._grid, message_id, ReplyLimits.of(asked))
+        except ReplyTooLargeError as error:
+            return TooLarge(str(error))
         except (httpx.HTTPError, OSError) as error:
             raise ConnectionError(type(error).__name__) from error
         except Exception as error:
@@ -242,8 +257,10 @@ class _Talk:
         self._sent |= sent
         for reply in undelivered:
             self._arrived.put(reply)
+        asked = {message_id: s.instruction for message_id, s in sent.items()}
         for first in range(min(_MAX_THREADS, len(sent))):
-            args = (list(sent)[first::_MAX_THREADS], time.monotonic() + seconds)
+            group = {m: asked[m] for m in list(asked)[first::_MAX_THREADS]}
+            args = (group, time.monotonic() + seconds)
             threading.Thread(target=self._watch, args=args, daemon=True).start()
 
     def receive(self, seconds: float) -> Reply | None:
@@ -263,13 +280,14 @@ class _Talk:
     def close(self) -> None:
         self._stop.set()
 
-    def _watch(self, group: list[str], until: float) -> None:
-        """Poll for the replies to ``group`` until all are there or nobody waits any more."""
-        waiting = list(group)
+    def _watch(self, asked: Mapping[str, Instruction], until: float) -> None:
+        """Poll for the replies to instructions, by message id, until all are there or nobody waits
+        any more."""
+        waiting = list(asked)
         while waiting and not self._stop.is_set() and time.monotonic() < until:
             for message_id in list(waiting):
                 try:
-                    answer = self._transport.pull(message_id)
+                    answer = self._transport.pull(message_id, asked[message_id])
                 except OSError as error:
                     self._arrived.put((message_id, error))
                     return
@@ -310,10 +328,16 @@ def _to_reply(asked: Instruction, message: Answer, bytes_down: int) -> Reply:
     node, kind = asked.node, asked.kind
     if isinstance(message, Unreadable):
         return Reply(node, kind, error="malformed: cannot be unpacked", bytes_down=bytes_down)
+    if isinstance(message, TooLarge):
+        return _too_large(asked, message.problem, bytes_down)
     if message.has_error():  # its reason may quote an exception of the node: never look at it
         code = f"flower-{message.error.code}"
         return Reply(node, kind, error=code, bytes_down=bytes_down)
     content = message.content
+    try:
+        records.check_size(content, ReplyLimits.of(asked))
+    except ReplyTooLargeError as error:
+        return _too_large(asked, str(error), bytes_down)
     size = records.payload_bytes(content)
     try:
         if (failure := records.decode_error(content)) is not None:
@@ -336,3 +360,8 @@ def _to_reply(asked: Instruction, message: Answer, bytes_down: int) -> Reply:
         return Reply(node or info.get("name", ""), kind, info=info, bytes_up=size)
     except ReplyError as error:
         return Reply(node, kind, error=f"malformed: {error}", bytes_up=size, bytes_down=bytes_down)
+
+
+def _too_large(asked: Instruction, problem: str, bytes_down: int) -> Reply:
+    error = f"malformed: too large: {problem}"
+    return Reply(asked.node, asked.kind, error=error, too_large=True, bytes_down=bytes_down)

@@ -15,7 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 from lumos_core import logs
 from lumos_core.config import NODE_NAMES, RunConfig
 from lumos_core.errors import ConfigError, FederationError
-from lumos_core.flower import fast_polling
+from lumos_core.flower import bounded_pulls, fast_polling
 from lumos_core.flower.registered_nodes import RegisteredNodes
 from lumos_core.runs.history import OnEvent
 
@@ -36,6 +36,7 @@ def main(grid: Grid, context: Context) -> None:
     """
     config = RunConfig.from_flat(context.run_config)
     logs.configure(config.log_format, config.log_level)  # Flower forwards what goes to stderr
+    bounded_pulls.install()
     if fast_polling.wanted():
         fast_polling.shorten_pulls()
     from lumos_core.federation.recorded import recorded

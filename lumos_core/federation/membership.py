@@ -2,11 +2,14 @@
 
 A node that is refused or does not answer is asked again later, each time after twice the pause. So
 an operator can repair it while the run continues, and until then it costs the others nothing.
+
+A member that sends a reply too large to be read is left out of the next rounds, each time of twice
+as many. Rounds that fail count as well. A server that starts anew begins with nobody left out.
 """
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from lumos_core.data.catalog import differing_versions, short_fingerprint
@@ -17,6 +20,9 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.25
 ASKING_SECONDS = 60.0  # to wait for an answer; a node starts a process and reads its data first
 RETRY_SECONDS = 10.0  # pause before a refused node is asked for the second time
+LEFT_OUT_ROUNDS = 3
+"""Rounds without a node that has sent a reply too large to be read; twice as many each time."""
+_MAX_DOUBLINGS = 20  # so that the number of rounds stays one
 
 
 @dataclass(frozen=True)
@@ -39,14 +45,34 @@ class Membership:
         self.users: dict[str, int] = {}  # by member: how many users it claims to have
         self._members: set[str] = set()
         self._refused: dict[str, _Refusal] = {}
+        self._round = 0  # how many have begun, failed ones included
+        self._too_large: dict[str, int] = {}  # by node: how many of its replies were too large
+        self._back_after: dict[str, int] = {}  # by node: the last round without it
 
     @property
     def refused(self) -> list[str]:
         """Names of the nodes that may not take part, sorted."""
         return sorted(self._refused)
 
+    @property
+    def left_out(self) -> list[str]:
+        """Names of the members that are left out of this round, sorted."""
+        return sorted(name for name, last in self._back_after.items() if self._round <= last)
+
+    def begin_round(self) -> None:
+        """A round begins, whether it succeeds or fails."""
+        self._round += 1
+
+    def leave_out(self, replies: Iterable[Reply]) -> None:
+        """Leave out of the next rounds whoever has sent one of these replies that is too large."""
+        for name in sorted({reply.node for reply in replies if reply.too_large}):
+            self._too_large[name] = self._too_large.get(name, 0) + 1
+            rounds = LEFT_OUT_ROUNDS * 2 ** (min(self._too_large[name], _MAX_DOUBLINGS) - 1)
+            self._back_after[name] = self._round + rounds
+            log.warning("node %s: its reply is too large; %d rounds without it", name, rounds)
+
     def present(self, seconds: float = ASKING_SECONDS) -> list[str]:
-        """Connected nodes that may take part, sorted; new ones are asked first.
+        """Connected nodes that may take part in this round, sorted; new ones are asked first.
 
         Args:
             seconds: the longest time to wait for answers.
@@ -61,7 +87,8 @@ class Membership:
         ]
         if new and seconds > 0:
             self._ask(new, min(seconds, ASKING_SECONDS))
-        return [name for name in names if name in self._members]
+        out = self.left_out
+        return [name for name in names if name in self._members and name not in out]
 
     def wait_for(
         self, count: int, seconds: float, able: Callable[[str], bool] = lambda name: True

@@ -189,6 +189,8 @@ class Federation:
         """Let nodes train once, and record the outcome in the history."""
         started = time.monotonic()
         until = started + self.config.round_timeout
+        self.members.begin_round()
+        left_out = self.members.left_out
         names = self.members.wait_for(
             self.config.min_replies, self.config.round_timeout, self.budget.allows
         )
@@ -211,6 +213,7 @@ class Federation:
             "nodes_ok": len(aggregator.names),
             "ok": aggregator.names,
             "failed": [{"node": n, "reason": r} for n, r in sorted(aggregator.failed.items())],
+            **({"left_out": left_out} if left_out else {}),
         }
         if len(aggregator.names) < self.config.min_replies:
             problem = (
@@ -276,9 +279,12 @@ class Federation:
     ) -> list[Reply]:
         """The replies of a round; with secure aggregation all train replies are summed into one."""
         if self.secure is None:
-            return exchange(self.transport, instructions, seconds)
+            replies = exchange(self.transport, instructions, seconds)
+            self.members.leave_out(replies)
+            return replies
         outcome = self.secure.exchange(instructions, seconds)
         aggregator.failed |= outcome.failed
+        self.members.leave_out([*outcome.replies, *outcome.too_large])
         return outcome.replies
 
     def _finish(self, ended: Ended) -> FederationResult:

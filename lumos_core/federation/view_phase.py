@@ -128,6 +128,7 @@ class ViewPhase:
         node = self._nodes.get(reply.node)
         if node is None or node.done:
             return
+        self.members.leave_out([reply])
         try:
             if reply.kind != "prepare":
                 raise ReplyError(f"answers {reply.kind[:20]!r} to 'prepare'")

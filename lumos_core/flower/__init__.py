@@ -8,6 +8,8 @@
 ``live_supernode``     the program of every SuperNode, which ends when it cannot work any more
 ``fast_polling``       shorter waits inside Flower
 ``steady_connection``  a SuperNode's connection that survives faults which pass
+``bounded_link``       limits of what a node can store in a SuperLink
+``bounded_pulls``      limits of what the ServerApp fetches of a reply
 
 May import everything below it; outside this package only the two apps may import Flower.
 """

@@ -20,7 +20,7 @@ import tomli_w
 from lumos_core import __version__
 from lumos_core.config import RunConfig, Scalar
 from lumos_core.errors import FederationError
-from lumos_core.flower import fast_polling, live_supernode, steady_connection
+from lumos_core.flower import bounded_link, fast_polling, live_supernode, steady_connection
 
 LOOPBACK = "127.0.0.1"
 CONNECTION = "lumos"  # name of the SuperLink connection in Flower's own configuration
@@ -154,7 +154,8 @@ def superlink(
     mode = ["--simulation"] if fleet is None else ["--fleet-api-address", fleet]
     address = ["--host", LOOPBACK, "--port", str(control_port)]
     safe = ["--insecure"] if security is None else security.options()
-    return [executable("flower-superlink"), *safe, *address, *mode, *options]
+    program = bounded_link.program(executable("flower-superlink"))
+    return [*program, *safe, *address, *mode, *options]
 
 
 def supernode(

@@ -28,6 +28,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, Metri
 from lumos_core.errors import ReplyError
 from lumos_core.privacy.secure_aggregation.packets import MASKED
 from lumos_core.wire.messages import Packet
+from lumos_core.wire.reply_limits import MAX_RECORDS, ReplyLimits
 
 MODEL, INSTRUCTION = "model", "instruction"
 DELTA, METRICS, NODE, ERROR = "delta", "metrics", "node", "error"
@@ -251,6 +252,29 @@ def _header(data: bytes) -> tuple[tuple[int, ...], np.dtype[np.generic], int]:
 
 
 # ---------------------------------------------------------------- records
+def check_size(content: RecordDict, limits: ReplyLimits) -> None:
+    """Check how much a reply holds, before any of it is decoded.
+
+    Raises:
+        ReplyTooLargeError: more than any honest reply.
+    """
+    limits.check("records", len(content), MAX_RECORDS)
+    for record in content.values():
+        if isinstance(record, ArrayRecord):
+            limits.check("arrays", len(record), limits.arrays)
+            data = sum(len(array.data) for array in record.values())
+            limits.check("bytes of arrays", data, limits.size)
+        else:
+            limits.check("entries", _entries(record), limits.entries)
+            limits.check("bytes beside arrays", record_bytes(record), limits.small)
+
+
+def _entries(record: MetricRecord | ConfigRecord) -> int:
+    """Values of a record, those in lists counted one by one."""
+    lists = sum(len(value) for value in record.values() if isinstance(value, list))
+    return len(record) + lists
+
+
 def payload_bytes(content: RecordDict) -> int:
     """Size of a message's content: serialised arrays, 8 bytes per number, texts.
 

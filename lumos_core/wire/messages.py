@@ -41,6 +41,7 @@ class Reply:
     secure: Packet = field(default_factory=dict)  # of secure aggregation
     sum_of: tuple[str, ...] = ()  # the nodes whose sum this is; empty: the reply of `node` alone
     error: str | None = None  # a code, see client_app.error_codes; never an exception's text
+    too_large: bool = False  # it was refused unread (lumos_core.wire.reply_limits)
     bytes_up: int = 0
     bytes_down: int = 0
 

@@ -54,10 +54,12 @@ class SecureOutcome:
         replies: the replies of nodes that only evaluated, and one summed train reply; empty if the
             round failed.
         failed: by name of a node that is not in the sum, why it is not.
+        too_large: replies to any step that were too large to be read.
     """
 
     replies: list[Reply]
     failed: dict[str, str]
+    too_large: list[Reply] = field(default_factory=list)
 
 
 class SecureExchange:
@@ -83,7 +85,7 @@ class SecureExchange:
             for i in instructions:
                 if i.kind == "train":
                     round_.failed.setdefault(i.node, str(problem))
-        return SecureOutcome(replies, round_.failed)
+        return SecureOutcome(replies, round_.failed, round_.too_large)
 
 
 @dataclass
@@ -93,6 +95,7 @@ class _Round:
     primitives: Primitives
     seconds: float
     failed: dict[str, str] = field(default_factory=dict)
+    too_large: list[Reply] = field(default_factory=list)
     bytes_up: int = 0
     bytes_down: int = 0
     started: float = field(default_factory=time.monotonic)
@@ -270,6 +273,7 @@ class _Round:
         replies = exchange(self.transport, [*instructions, *others], max(left, 0.0))
         self.bytes_up += sum(r.bytes_up for r in replies)
         self.bytes_down += sum(r.bytes_down for r in replies)
+        self.too_large += [r for r in replies if r.too_large and r.node in asked]
         answers = {r.node: r for r in replies}
         for name in asked:
             if name not in answers:

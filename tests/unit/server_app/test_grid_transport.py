@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 from flower_in_process import InProcessGrid, node_context, tiny_config, write_nodes
-from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from client_app.client import app
 from lumos_core.data import Catalog
@@ -15,6 +15,8 @@ from lumos_core.flower import records
 from lumos_core.learning.model import get_params, new_model
 from lumos_core.wire.messages import Instruction
 from server_app.grid_transport import GridTransport, LinkLostError
+
+ONE, LARGE = Array(np.float32([1])), Array(np.zeros(2_500_000, np.uint8))
 
 
 @pytest.fixture
@@ -311,3 +313,33 @@ def test_a_lost_superlink_is_told_from_a_failed_run(transport, grid, params, mon
     monkeypatch.setattr(grid, "get_node_ids", gone)
     with pytest.raises(LinkLostError):
         transport.nodes()
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ({"metrics": MetricRecord({f"m{n}": n for n in range(65)})}, "65 entries, at most 64"),
+        ({"error": ConfigRecord({"list": list(range(64))})}, "65 entries, at most 64"),
+        ({"delta": ArrayRecord({f"a{n}": ONE for n in range(99)})}, "99 arrays, at most "),
+        ({f"r{n}": MetricRecord() for n in range(9)}, "9 records, at most 8"),
+        ({"error": ConfigRecord({"code": "x" * 2**22})}, "4194308 bytes beside arrays, at most 4"),
+        ({"delta": ArrayRecord({"a": LARGE, "b": LARGE})}, "5000256 bytes of arrays, at most 4"),
+    ],
+)
+def test_a_reply_that_is_too_large_is_refused_before_it_is_decoded(
+    transport, grid, params, monkeypatch, content, problem
+):
+    known(transport)
+    monkeypatch.setattr(records, "from_record", None)
+    monkeypatch.setattr(records, "decode_error", None)
+    grid.tamper[101] = lambda message, context: Message(RecordDict(content), reply_to=message)
+    [reply] = transport.exchange(train(params, "node-1"), 5)
+    assert (reply.node, reply.too_large) == ("node-1", True)
+    assert reply.error.startswith(f"malformed: too large: {problem}")
+
+
+def test_an_honest_or_otherwise_malformed_reply_is_not_too_large(transport, grid, params):
+    known(transport)
+    grid.tamper[101] = lambda message, context: Message(RecordDict(), reply_to=message)
+    replies = transport.exchange(train(params, "node-0", "node-1"), 20)
+    assert sorted((r.node, r.too_large) for r in replies) == [("node-0", False), ("node-1", False)]

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from flower_in_process import InProcessGrid, node_context, tiny_config, write_nodes
-from flwr.app import Context, Error, Message
+from flwr.app import Context, Error, Message, MetricRecord, RecordDict
 from malformed_corpus import Bad, corpus
 
 from client_app.client import app
 from lumos_core.config import RunConfig
 from lumos_core.data import Catalog
+from lumos_core.federation import membership
 from lumos_core.federation.round_loop import FederationResult, run_federation
 from lumos_core.flower import records
 from lumos_core.learning.model import get_params, new_model
@@ -90,8 +91,11 @@ def _rejections(result: FederationResult) -> list[list[dict[str, str]]]:
     return [e["failed"] for e in result.events if e["event"] == "round"]
 
 
-def test_the_corpus_of_malformed_replies(folder: Path, initial: Params) -> None:
-    """One malformed reply a round, all rounds of one run."""
+def test_the_corpus_of_malformed_replies(
+    folder: Path, initial: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One malformed reply a round, all rounds of one run, however large the reply before."""
+    monkeypatch.setattr(membership, "LEFT_OUT_ROUNDS", 0)
     bad: dict[str, Bad] = corpus(list(initial))
     assert len(bad) >= 100
     cases = list(bad.values())
@@ -123,6 +127,32 @@ def test_the_good_reply_that_the_corpus_spoils_is_good(folder: Path, initial: Pa
     assert _rejections(result) == [[], []]
     without, _ = _run(folder, initial, 2, None)
     assert any(not np.array_equal(result.params[n], a) for n, a in without.params.items())
+
+
+def test_a_node_that_sends_too_much_is_left_out_of_three_rounds(
+    folder: Path, initial: Params
+) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def answer(message: Message, context: Context) -> Message | None:
+        if message.metadata.message_type == records.DESCRIBE:
+            return app(message, context)
+        order = records.decode_order(message.content)
+        asked.append((message.metadata.message_type, order.round))
+        if order.round > 1:
+            return _honest(message, context)
+        many = MetricRecord({f"m{n}": n for n in range(1000)})
+        return Message(RecordDict({"metrics": many}), reply_to=message)
+
+    result, _ = _run(folder, initial, 6, answer)
+    rounds = [e for e in result.events if e["event"] == "round"]
+    assert result.outcome == "completed"
+    assert [len(e["ok"]) for e in rounds] == [2, 2, 2, 2, 3, 3]
+    assert [e.get("left_out", []) for e in rounds] == [[], *[["node-2"]] * 3, [], []]
+    assert rounds[0]["failed"][0]["reason"] == (
+        "error 'malformed: too large: 1000 entries, at most 64'"
+    )
+    assert [number for kind, number in asked if kind == records.TRAIN] == [1, 5, 6]
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 204, -5])
