@@ -23,9 +23,10 @@ from lumos_core import logs
 from lumos_core.config import SIMULATION_DATA, NodeConfig, RunConfig
 from lumos_core.errors import ConfigError
 from lumos_core.flower import records
-from lumos_core.safe_files import owner_only, private_folder
+from lumos_core.safe_files import append_bounded, private_folder
 
 LOG = "node.log"
+LOG_BYTES = 8 * 1024**2  # then it becomes node.log.1, and that of before is gone
 
 log = logging.getLogger(__name__)
 
@@ -125,8 +126,8 @@ def _note(state: Path | None, error: Exception) -> str:
         if state is None:
             raise OSError
         private_folder(state)
-        with open(state / LOG, "a", encoding="utf-8", opener=owner_only) as file:
-            file.write(f"{datetime.now(UTC).isoformat()} {code}\n{details}\n")
+        text = f"{datetime.now(UTC).isoformat()} {code}\n{details}\n"
+        append_bounded(state / LOG, text.encode(errors="replace"), LOG_BYTES)
         log.error("failed; details in the node's %s", LOG, extra={"facts": {"code": code}})
     except OSError:  # a full disk must not hide the reason; but other texts may quote private data
         facts = {"code": code}

@@ -3,11 +3,17 @@
 One JSON object a line in ``<state>/ledger.jsonl``: when, for which run and round, and for each
 record its name, shape, dtype, bytes and (arrays) L2 norm. Values are never written. The line is on
 disk before the reply is handed to Flower; if it cannot be written, the reply does not leave.
+
+A ledger that would grow beyond 16 MiB is renamed to ``ledger-<UTC time>.jsonl`` and compressed to
+``….jsonl.gz``. LUMOS never deletes these: they are the owner's record of what left.
 """
 
 import errno
+import gzip
 import json
 import os
+import shutil
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,9 +24,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from client_app.error_codes import LedgerError
 from lumos_core.errors import reason_of
 from lumos_core.flower.records import from_record, record_bytes
-from lumos_core.safe_files import owner_only, private_folder
+from lumos_core.safe_files import exclusive, lock_beside, owner_only, private_folder, replacing
 
 FILE = "ledger.jsonl"
+LIMIT_BYTES = 16 * 1024**2
+LOCK_SECONDS = 60.0  # other ClientApps of this node need milliseconds, or a second to compress
 
 
 def append(folder: Path, reply: Message, round_: int) -> None:
@@ -29,6 +37,7 @@ def append(folder: Path, reply: Message, round_: int) -> None:
     Raises:
         LedgerError: the line could not be written.
     """
+    path = folder / FILE
     line = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "run": str(reply.metadata.run_id),  # 64 bits: too large for some JSON readers
@@ -38,9 +47,51 @@ def append(folder: Path, reply: Message, round_: int) -> None:
     }
     try:
         private_folder(folder)
-        _append(folder / FILE, json.dumps(line).encode() + b"\n")
+        # One process at a time: a rename between another's opening and writing would put its line
+        # into a file that is being compressed, and cutting a half line off could cut off another's.
+        with exclusive(lock_beside(path), LOCK_SECONDS, mode=0o600):
+            _append_or_begin_new(path, json.dumps(line).encode() + b"\n")
     except OSError as error:
-        raise LedgerError(f"{folder / FILE}: cannot be written: {reason_of(error)}") from error
+        raise LedgerError(f"{path}: cannot be written: {reason_of(error)}") from error
+
+
+def _append_or_begin_new(path: Path, line: bytes) -> None:
+    size = path.stat().st_size if path.is_file() else 0
+    if size == 0 or size + len(line) <= LIMIT_BYTES:
+        _append(path, line)
+        return
+    os.rename(path, _free_name(path))
+    _append(path, line)
+    for old in path.parent.glob(f"{path.stem}-*{path.suffix}"):  # also what a crash left
+        with suppress(OSError):  # such as a full disk: it stays as it is until the next time
+            _compress(old)
+
+
+def _free_name(path: Path) -> Path:
+    """A name with the time for a full ledger; with a number too if the name is taken."""
+    time = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    number, tail = 1, ""
+    while True:
+        name = path.with_name(f"{path.stem}-{time}{tail}{path.suffix}")
+        if not name.exists() and not _compressed(name).exists():
+            return name
+        number += 1
+        tail = f"-{number}"
+
+
+def _compressed(path: Path) -> Path:
+    return path.with_name(f"{path.name}.gz")
+
+
+def _compress(path: Path) -> None:
+    """Replace a file by its compressed form; after a crash one of the two or both are there."""
+    with (
+        replacing(_compressed(path), 0o600) as temporary,
+        path.open("rb") as source,
+        gzip.open(temporary, "wb") as target,
+    ):
+        shutil.copyfileobj(source, target)
+    path.unlink()
 
 
 def _append(path: Path, line: bytes) -> None:

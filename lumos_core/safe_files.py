@@ -284,3 +284,30 @@ def exclusive(
         yield
     finally:
         file.release()
+
+
+def older(path: Path) -> Path:
+    """The name of the one old generation of a log."""
+    return path.with_name(f"{path.name}.1")
+
+
+def append_bounded(path: Path, text: bytes, limit: int) -> None:
+    """Append to a log that is for this user alone and does not grow without end.
+
+    A log that would grow beyond the limit first becomes its old generation (:func:`older`), and the
+    old generation of before is gone. Processes that append to the same log wait for each other.
+
+    Args:
+        path: the log, in a folder that exists.
+        text: whole lines.
+        limit: bytes of the log; a longer text is written all the same, to a log of its own.
+
+    Raises:
+        OSError: the disk refuses it, or another process has held the log for ten seconds.
+    """
+    with exclusive(lock_beside(path), 10.0, mode=0o600):
+        size = path.stat().st_size if path.is_file() else 0
+        if size and size + len(text) > limit:
+            os.replace(path, older(path))
+        with open(path, "ab", opener=owner_only) as file:
+            file.write(text)

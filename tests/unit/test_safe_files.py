@@ -23,8 +23,10 @@ from lumos_core.errors import (
 from lumos_core.safe_files import (
     HeldError,
     JsonFile,
+    append_bounded,
     exclusive,
     lock_beside,
+    older,
     private_folder,
     write_atomically,
     write_json,
@@ -352,3 +354,37 @@ def test_a_file_that_is_not_there_or_cannot_be_read(tmp_path: Path) -> None:
         Palette.read_if_there(tmp_path)
     with pytest.raises(DataError, match=r"cannot be read: No such file or directory$"):
         Closed.read(missing)
+
+
+def test_a_bounded_log_has_one_old_generation(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    for number in range(10):
+        append_bounded(log, f"line {number}\n".encode(), 16)
+    assert log.read_text() == "line 8\nline 9\n"
+    assert older(log).read_text() == "line 6\nline 7\n"
+    assert older(log).name == "x.log.1"
+    assert {p.name for p in tmp_path.iterdir()} <= {"x.log", "x.log.1", ".x.log.lock"}
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+
+
+def test_a_text_longer_than_the_bound_has_a_log_of_its_own(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    append_bounded(log, b"a\n", 4)
+    append_bounded(log, b"much longer\n", 4)
+    append_bounded(log, b"b\n", 4)
+    assert (older(log).read_text(), log.read_text()) == ("much longer\n", "b\n")
+
+
+def test_processes_that_append_to_one_log_leave_whole_lines(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from lumos_core.safe_files import append_bounded\n"
+        "for n in range(200): append_bounded(Path(sys.argv[1]), b'0123456789' * 9 + b'\\n', 5000)"
+    )
+    log = tmp_path / "x.log"
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(log)]) for _ in range(3)]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    for path, least in ((log, 1), (older(log), 50)):
+        lines = path.read_text().splitlines()
+        assert len(lines) >= least
+        assert set(lines) == {"0123456789" * 9}
+        assert path.stat().st_size <= 5000

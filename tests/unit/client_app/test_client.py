@@ -8,6 +8,7 @@ import pytest
 from flower_in_process import identify, node_context, set_message_id, tiny_config, write_nodes
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from client_app import client
 from client_app.client import app, node_config
 from client_app.duties import DUTIES
 from client_app.open_node import open_node
@@ -184,6 +185,21 @@ def test_failures_travel_as_a_code_and_stay_in_detail(folder, spoil, facts, code
         log = (folder / "node-0" / "state" / "node.log").read_text()
         assert code in log
         assert "Traceback" in log
+
+
+def test_the_log_of_failures_has_a_bound_and_one_old_generation(folder, monkeypatch):
+    no_data(folder)
+    order, context = Order(None, 0, None, ""), node_context(tiny_config(folder), 0)
+    ask(records.DESCRIBE, order, context)
+    log = folder / "node-0" / "state" / "node.log"
+    one = log.stat().st_size
+    monkeypatch.setattr(client, "LOG_BYTES", int(2.5 * one))
+    for _ in range(6):
+        ask(records.DESCRIBE, order, context)
+    old = log.with_name("node.log.1")
+    assert [text.read_text().count("Traceback") for text in (old, log)] == [2, 1]
+    assert {path.name for path in log.parent.glob("node.log*")} == {"node.log", "node.log.1"}
+    assert (old.stat().st_mode & 0o777, log.stat().st_mode & 0o777) == (0o600, 0o600)
 
 
 def test_a_node_with_another_catalog_says_who_it_is_and_notes_the_reason(folder):
