@@ -23,9 +23,7 @@ from lumos_core.runs.summary import SUMMARY, RunSummary
 from lumos_core.views.build import BuildProgress
 from lumos_core.views.llm.find import default_cache
 from lumos_core.views.meter import ViewProgress
-from lumos_core.views.source import view_source
 from lumos_core.views.titles.shipped import seed_cache
-from lumos_core.views.view import ViewSource, no_views
 
 if TYPE_CHECKING:  # imports torch
     from lumos_core.federation.round_loop import FederationResult
@@ -162,11 +160,11 @@ def simulate_here(
         LumosError: the run could not start.
     """
     from lumos_core.federation.recorded import recorded  # imports torch
-    from lumos_core.federation.simulate import simulate
+    from lumos_core.federation.simulate import prepared_views, simulate
     from lumos_core.flower.cryptography import FLOWER
 
     config = _prepare(config, run_dir, {"nodes": len(users), "data": str(data)}, resume)
-    views = _ViewsHere(config, catalog, users, data, on_event)
+    views_of = prepared_views(config, catalog, data, _ViewProgressHere(users, on_event))
 
     def federate(observe: OnEvent) -> "FederationResult":
         def both(event: Event) -> None:
@@ -174,7 +172,7 @@ def simulate_here(
             on_event(event)
 
         return simulate(
-            config, catalog, users, views_of=views.of, run_dir=run_dir, resume=True, on_event=both,
+            config, catalog, users, views_of=views_of, run_dir=run_dir, resume=True, on_event=both,
             primitives=FLOWER if config.secure_aggregation else None,
         )  # fmt: skip
 
@@ -274,31 +272,15 @@ class _Views:
             self._on_event(event)
 
 
-class _ViewsHere:
-    """Views that are written in this process, and how far they are."""
+class _ViewProgressHere:
+    """Reports how many views are written, where this process writes them."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        catalog: Catalog,
-        users: Mapping[str, Sequences],
-        data: Path,
-        on_event: OnEvent,
-    ) -> None:
-        self._config, self._catalog, self._data, self._on_event = config, catalog, data, on_event
+    def __init__(self, users: Mapping[str, Sequences], on_event: OnEvent) -> None:
         self._total = {name: len(sequences) for name, sequences in users.items()}
         self._done = dict.fromkeys(users, 0)
+        self._on_event = on_event
 
-    def of(self, name: str) -> ViewSource:
-        """Where a node's views come from."""
-        if not self._config.has_views:
-            return no_views
-        node = NodeConfig(data=str(self._data / name))
-        return view_source(
-            self._config, node, self._catalog, on_progress=lambda p: self._report(name, p)
-        )
-
-    def _report(self, name: str, progress: BuildProgress) -> None:
+    def __call__(self, name: str, progress: BuildProgress) -> None:
         self._total[name], self._done[name] = progress.total, progress.total - progress.missing
         self._on_event(
             {

@@ -7,6 +7,7 @@ for experiments, for notebooks, and for trying something out.
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,11 +22,13 @@ from lumos_core.federation.round_loop import FederationResult, run_federation
 from lumos_core.learning.title_start import initial_params
 from lumos_core.privacy.secure_aggregation.primitives import Primitives
 from lumos_core.runs.history import OnEvent
+from lumos_core.views.build import BuildProgress
 from lumos_core.views.source import view_source
 from lumos_core.views.view import ViewSource, no_views
 
 ViewsOf = Callable[[str], ViewSource]
 """Name of a node → where its views come from."""
+OnNode = Callable[[str, BuildProgress], None]
 
 
 def simulate(
@@ -91,7 +94,7 @@ def simulate(
         stack.enter_context(_one_thread())
         if views_of is None:
             folder = state or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            views_of = _configured(config, catalog, folder)
+            views_of = _state_views(config, catalog, folder)
         nodes = [
             Node(name, catalog, sequences, config, views_of(name))
             for name, sequences in shops.items()
@@ -109,21 +112,18 @@ def simulate(
         )
 
 
-def prepared_views(config: RunConfig, catalog: Catalog, data: Path) -> ViewsOf:
+def prepared_views(
+    config: RunConfig, catalog: Catalog, data: Path, on_progress: OnNode | None = None
+) -> ViewsOf:
     """Views from the configured writer, kept where the nodes of a prepared folder keep theirs.
 
     Args:
         config: of the run.
         catalog: the public catalog.
         data: the prepared folder; the name of a node is that of its folder there.
+        on_progress: called with the name of a node and how far its views are.
     """
-
-    def views_of(name: str) -> ViewSource:
-        if not config.has_views:
-            return no_views
-        return view_source(config, NodeConfig(data=str(data / name)), catalog)
-
-    return views_of
+    return _written(config, catalog, lambda name: NodeConfig(data=str(data / name)), on_progress)
 
 
 @contextmanager
@@ -142,14 +142,25 @@ def _named(users: Sequence[Sequences]) -> dict[str, Sequences]:
     return {f"node-{n}": sequences for n, sequences in enumerate(users)}
 
 
-def _configured(config: RunConfig, catalog: Catalog, state: Path) -> ViewsOf:
-    """The views of the configured writer, kept in a folder per node."""
+def _state_views(config: RunConfig, catalog: Catalog, state: Path) -> ViewsOf:
+    """Views from the configured writer, kept in a folder per node."""
 
+    def node(name: str) -> NodeConfig:
+        return NodeConfig(data=str(state / name), state=str(state / name), name=name)
+
+    return _written(config, catalog, node)
+
+
+def _written(
+    config: RunConfig,
+    catalog: Catalog,
+    node_of: Callable[[str], NodeConfig],
+    on_progress: OnNode | None = None,
+) -> ViewsOf:
     def views_of(name: str) -> ViewSource:
         if not config.has_views:
             return no_views
-        folder = state / name
-        node = NodeConfig(data=str(folder), state=str(folder), name=name)
-        return view_source(config, node, catalog)
+        told = partial(on_progress, name) if on_progress else None
+        return view_source(config, node_of(name), catalog, on_progress=told)
 
     return views_of
