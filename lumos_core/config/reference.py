@@ -10,6 +10,7 @@ from lumos_core.config.flat import FlatConfig, kebab
 from lumos_core.config.names import OneOf
 from lumos_core.config.node_config import NodeConfig
 from lumos_core.config.run_config import FREE_KEYS, GROUPS, RunConfig, group_keys
+from lumos_core.terminal.tables import markdown_table
 
 _SIGNS: dict[type[Any], tuple[str, str]] = {
     Ge: ("ge", "≥"), Gt: ("gt", ">"), Le: ("le", "≤"), Lt: ("lt", "<"),
@@ -61,13 +62,14 @@ def markdown() -> str:
 
 
 def _table(rows: list[KeyRow]) -> str:
-    lines = ["| key | default | allowed | meaning |", "|---|---|---|---|"]
-    for row in rows:
-        mark = " ↻" if row.free else ""
-        default = f"`{row.default}`" if row.default else ""
-        cells = (f"`{row.key}`{mark}", default, row.allowed, row.meaning)
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+    return markdown_table(("key", "default", "allowed", "meaning"), map(_cells, rows), "l")
+
+
+def _cells(row: KeyRow) -> list[str]:
+    mark = " ↻" if row.free else ""
+    default = f"`{row.default}`" if row.default else ""
+    cells = (f"`{row.key}`{mark}", default, row.allowed, row.meaning)
+    return [cell.replace("|", "\\|") for cell in cells]
 
 
 def _rows(group: type[FlatConfig]) -> list[KeyRow]:

@@ -20,14 +20,14 @@ import math
 import re
 from collections.abc import Mapping
 from io import BytesIO
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, MetricRecord, RecordDict
 
 from lumos_core.errors import ReplyError
 from lumos_core.privacy.secure_aggregation.packets import MASKED
-from lumos_core.wire.messages import Packet
+from lumos_core.wire.messages import Metrics, Packet, Split
 from lumos_core.wire.reply_limits import MAX_RECORDS, ReplyLimits
 
 MODEL, INSTRUCTION = "model", "instruction"
@@ -44,9 +44,7 @@ MESSAGE_TYPES = {
 }
 """By :attr:`lumos_core.wire.messages.Instruction.kind`."""
 
-Split = Literal["validation", "test"]
 Arrays = Mapping[str, np.ndarray]
-Metrics = dict[str, int | float]
 _MAX_NAME = 200  # characters in the name of an array, a metric or a node
 _CODE = re.compile("[a-z][a-z0-9-]{0,39}")
 

@@ -1,7 +1,6 @@
 """Small data and helpers for tests that start real processes."""
 
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import psutil
+from flower_in_process import write_nodes
 
 from lumos_core.config import RunConfig
 
@@ -26,20 +26,7 @@ def write_prepared(folder: Path, nodes: int = 2, users: int = 8, items: int = 40
     """A folder as ``lumos prepare`` writes it, with short random histories."""
     import json
 
-    draw = random.Random(3)
-    catalog = "item_id\ttitle\n" + "".join(f"i{n}\tthing number {n}\n" for n in range(items))
-    folder.mkdir(parents=True)
-    (folder / "catalog.tsv").write_text(catalog)
-    for node in range(nodes):
-        own = folder / f"node-{node}"
-        own.mkdir()
-        (own / "catalog.tsv").write_text(catalog)
-        rows = [
-            f"u{node}x{user}\ti{draw.randrange(items)}\t{time}\n"
-            for user in range(users)
-            for time in range(draw.randint(4, 9))
-        ]
-        (own / "interactions.tsv").write_text("user_id\titem_id\ttimestamp\n" + "".join(rows))
+    write_nodes(folder, nodes, users, items, title="thing number", seed=3)
     (folder / "dataset.json").write_text(json.dumps({"nodes": nodes}))
     return folder
 

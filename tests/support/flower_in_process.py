@@ -20,10 +20,18 @@ from lumos_core.config import RunConfig
 Answer = Callable[[Message, Context], Message | None]
 
 
-def write_nodes(folder: Path, nodes: int = 2, users: int = 6, items: int = 30) -> Path:
+def write_nodes(
+    folder: Path,
+    nodes: int = 2,
+    users: int = 6,
+    items: int = 30,
+    *,
+    title: str = "secret thing",
+    seed: int = 7,
+) -> Path:
     """A prepared-looking folder: a catalog and node folders with short random histories."""
-    draw = random.Random(7)
-    catalog = "item_id\ttitle\n" + "".join(f"i{n}\tsecret thing {n}\n" for n in range(items))
+    draw = random.Random(seed)
+    catalog = "item_id\ttitle\n" + "".join(f"i{n}\t{title} {n}\n" for n in range(items))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "catalog.tsv").write_text(catalog)
     for node in range(nodes):
