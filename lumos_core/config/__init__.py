@@ -9,6 +9,7 @@ from lumos_core.config.flat import FlatConfig, LogFormat, LogLevel, Scalar
 from lumos_core.config.methods import METHODS, Method
 from lumos_core.config.node_config import NODE_NAME, NODE_NAMES, SIMULATION_DATA, NodeConfig
 from lumos_core.config.run_config import (
+    SASREC,
     AggregationKeys,
     CodecName,
     LLMKeys,
@@ -30,6 +31,7 @@ __all__ = [
     "METHODS",
     "NODE_NAME",
     "NODE_NAMES",
+    "SASREC",
     "SIMULATION_DATA",
     "AggregationKeys",
     "CodecName",
@@ -53,5 +55,3 @@ __all__ = [
     "free_keys",
     "load_plugins",
 ]
-
-Codec = CodecName

@@ -29,7 +29,9 @@ from lumos_core.config.methods import METHODS
 from lumos_core.config.names import OneOf
 
 VIEW_WRITERS = ("llm", "tfidf", "random", "shuffled")
-ENCODERS = ("sasrec",)
+SASREC = "sasrec"
+"""Name of the encoder that comes with LUMOS."""
+ENCODERS = (SASREC,)
 CODECS = ("float32", "float16", "int8", "top-rows", "top-rows-int8")
 RULES_OF_SUMS = ("mean",)
 RULES_OF_SINGLE_DELTAS = (
@@ -48,7 +50,7 @@ RuleName = Annotated[str, OneOf(("auto", *RULES_OF_SUMS, *RULES_OF_SINGLE_DELTAS
 class ModelKeys(FlatConfig):
     """The encoder"""
 
-    encoder: EncoderName = key("sasrec", "what encodes a history; others come from plug-ins")
+    encoder: EncoderName = key(SASREC, "what encodes a history; others come from plug-ins")
     dim: Positive = key(64, "size of item embeddings and hidden states")
     layers: Positive = key(2, "transformer blocks")
     heads: Positive = key(2, "attention heads; dim must be a multiple of them")
@@ -429,13 +431,17 @@ def load_plugins(config: RunConfig) -> list[Any]:
     Raises:
         ConfigError: one cannot be loaded.
     """
-    named: tuple[tuple[plugins.Kind, str, tuple[str, ...]], ...] = (
-        ("encoder", config.encoder, ENCODERS),
-        ("views", config.views, VIEW_WRITERS),
-        ("codec", config.delta_codec, CODECS),
-        ("aggregation", config.rule, (*RULES_OF_SUMS, *RULES_OF_SINGLE_DELTAS)),
-    )
-    return [plugins.load(kind, name) for kind, name, known in named if name not in known]
+    names = [
+        (one_of, getattr(config, name))
+        for name, field in RunConfig.model_fields.items()
+        for one_of in field.metadata
+        if isinstance(one_of, OneOf)
+    ]
+    return [
+        plugins.load(one_of.kind, value)
+        for one_of, value in names
+        if one_of.kind and value not in one_of.known
+    ]
 
 
 FREE_KEYS = frozenset(
@@ -445,7 +451,7 @@ FREE_KEYS = frozenset(
 )
 """Keys that may change when a run is resumed: how long, how many nodes it waits for, where its
 files lie, who watches it. So may ``min-replies``, but not always: see :func:`free_keys`."""
-ADDED_LATER: dict[str, Scalar] = {"encoder": "sasrec"}
+ADDED_LATER: dict[str, Scalar] = {"encoder": SASREC}
 """Keys that runs of version 0.1 do not have, and the values that make a run one of those."""
 
 

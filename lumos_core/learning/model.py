@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lumos_core import plugins
-from lumos_core.config import RunConfig
+from lumos_core.config import SASREC, RunConfig
 from lumos_core.errors import ModelError
-from lumos_core.learning.parameters import SASREC, ModelShape, Params
+from lumos_core.learning.parameters import ModelShape, Params
 
 
 class CausalSelfAttention(nn.Module):

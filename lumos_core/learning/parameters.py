@@ -6,13 +6,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from lumos_core.config import ModelKeys
+from lumos_core.config import SASREC, ModelKeys
 
 Params = dict[str, np.ndarray]
 """Names and float32 arrays of a model, in the order of ``SASRec.state_dict()``."""
 
-SASREC = "sasrec"
-"""Name of the encoder that comes with LUMOS."""
 ITEM_TABLE = "items.weight"
 """Name of the item embeddings, float32 [N + 1, D]; row 0 is padding and stays zero."""
 

@@ -19,7 +19,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
 )
@@ -27,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from lumos_core import __version__
-from lumos_core.config import RunConfig, Scalar
+from lumos_core.config import SASREC, RunConfig, Scalar
 from lumos_core.data.catalog import (
     FINGERPRINT_PATTERN,
     Catalog,
@@ -36,7 +35,7 @@ from lumos_core.data.catalog import (
 )
 from lumos_core.errors import ConfigError, ModelError
 from lumos_core.learning.model import SASRec, build_model, set_params
-from lumos_core.learning.parameters import ITEM_TABLE, SASREC, ModelShape, Params
+from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
 from lumos_core.runs.checkpoint import BEST, Checkpoint, load_checkpoint
 from lumos_core.safe_files import write_atomically
 
@@ -65,12 +64,11 @@ class Shape(BaseModel):
     max_len: Size
     encoder: str = SASREC
 
-    @model_serializer(mode="wrap")
-    def _as_written(self, as_usual: SerializerFunctionWrapHandler) -> dict[str, int | str]:
+    @model_serializer
+    def _as_written(self) -> dict[str, int | str]:
         """Leave out the default encoder, so that versions that know only this one can read the
         card."""
-        found: dict[str, int | str] = as_usual(self)
-        return {k: v for k, v in found.items() if k != "encoder" or v != SASREC}
+        return ModelShape(**dict(self)).to_dict()
 
 
 class ModelCard(BaseModel):
