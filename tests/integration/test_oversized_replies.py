@@ -133,7 +133,7 @@ def test_many_arrays_are_refused_before_they_are_fetched(tmp_path: Path) -> None
         ("arrays", 5000, "refused by the SuperLink: more than"),
         ("zeros", 200_000_000, "bytes of arrays"),
         ("metrics", 300_000, "bytes beside arrays"),
-        ("entries", 150_000, "refused by the SuperLink: a piece of"),
+        ("entries", 200_000, "refused by the SuperLink: a piece of"),
     ],
 )
 def test_whatever_is_too_large_is_refused_by_name(
