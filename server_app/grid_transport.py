@@ -16,9 +16,10 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import httpx
 from flwr.app import Message, RecordDict
@@ -32,12 +33,14 @@ from lumos_core.wire.messages import Instruction, Reply
 from lumos_core.wire.reply_limits import ReplyLimits, ReplyTooLargeError
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 POLL_SECONDS = 0.2
 DESCRIBE_SECONDS = 120.0  # a node that has not said who it is by then is asked again
 _MAX_THREADS = 16
 _REQUESTS_PER_SECOND = 50  # to the SuperLink, which shares the machine with the server
 _UNREACHABLE = "node-unavailable"
+_AGAIN_SECONDS = (1.0, 2.0, 4.0, 8.0)  # pauses after errors of the SuperLink's own
 _NAME = re.compile(NODE_NAME)  # never on trust
 
 
@@ -102,7 +105,7 @@ class GridTransport:
             LinkLostError: the SuperLink cannot be reached any more.
         """
         with _reaching():
-            online = set(self._grid.get_node_ids())
+            online = set(_patiently(self._grid.get_node_ids))
         self._collect_introductions()
         self._introduce(online)
         return sorted(name for name, node_id in self._ids.items() if node_id in online)
@@ -218,7 +221,7 @@ class GridTransport:
         if not outgoing:
             return []
         with _reaching():
-            ids = [i or "" for i in self._grid.push_messages(outgoing)]
+            ids = [i or "" for i in _patiently(lambda: self._grid.push_messages(outgoing))]
         return ids if len(ids) == len(outgoing) else [""] * len(outgoing)
 
     def pull(self, message_id: str, asked: Instruction) -> Answer | None:
@@ -237,6 +240,9 @@ class GridTransport:
         except ReplyTooLargeError as error:
             return TooLarge(str(error))
         except (httpx.HTTPError, OSError) as error:
+            if _is_passing(error):
+                log.warning("the SuperLink could not answer; asking again")
+                return None
             raise ConnectionError(type(error).__name__) from error
         except Exception as error:
             log.warning("a reply could not be unpacked (%s)", type(error).__name__)
@@ -295,6 +301,24 @@ class _Talk:
                     waiting.remove(message_id)
                     self._arrived.put((message_id, answer))
             self._stop.wait(max(self._transport.poll, len(self._sent) / _REQUESTS_PER_SECOND))
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether the SuperLink is there but could not answer, because its database was locked."""
+    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code >= 500
+
+
+def _patiently(call: Callable[[], T]) -> T:
+    """The SuperLink's answer; a call that fails by its fault is repeated a few times."""
+    for pause in _AGAIN_SECONDS:
+        try:
+            return call()
+        except httpx.HTTPStatusError as error:
+            if not _is_passing(error):
+                raise
+            log.warning("the SuperLink could not answer; asking again in %g s", pause)
+            time.sleep(pause)
+    return call()
 
 
 @contextmanager

@@ -4,16 +4,17 @@ Three processes: Flower's SuperLink, a SuperExec that starts the ServerApp, and 
 submits the run and shows its log. If one dies:
 
 * the ServerApp: the run is submitted again, to the same SuperLink; nodes stay connected;
-* SuperLink or SuperExec: everything is ended and started again after a pause; the database on disk
-  keeps the nodes' ids, and nodes come back by themselves.
+* the SuperExec: it is started again, and the run is submitted again, as the ServerApp ends with it;
+* the SuperLink, or the SuperExec again and again: everything is ended and started again after a
+  pause; the database on disk keeps the nodes' ids, and nodes come back by themselves.
 
-In both cases the new ServerApp resumes after the last finished round, because it finds that round's
+In all cases the new ServerApp resumes after the last finished round, because it finds that round's
 state in the run's folder.
 """
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ from lumos_core.views.llm.find import default_cache
 from lumos_core.views.titles.shipped import seed_cache
 
 _SERVER_APP = "flwr-serverapp"
+_EXECUTOR_STARTS = 3  # of a SuperExec without progress of the run; then the SuperLink as well
 _RUNNING = (
     "a server with this state folder runs already; end it, or choose another folder with --state"
 )
@@ -134,18 +136,19 @@ class _Generation:
             backoff = Backoff()
             while True:
                 before = self._on_event.news
-                watch = _ServerWatch(children, (link.process, executor), run_dir, self._on_event)
+                watch = _ServerWatch(children, link.process, executor, run_dir, self._on_event)
                 try:
                     return link.run(run_dir, watch)
                 except RunLostError:
                     if self._on_event.news > before:
                         backoff.reset()
+                        executor.succeeded()
                     pause = backoff.pause()
                     lost = "[yellow]the ServerApp ended without a result[/]"
                     say(self._console, f"{lost}; submitting it again in {pause:.0f} s")
                 time.sleep(pause)
 
-    def _start(self, children: Children, place: Path) -> tuple[SuperLink, Child]:
+    def _start(self, children: Children, place: Path) -> tuple[SuperLink, "_Executor"]:
         options, kit = self._options, self._options.kit
         control = options.control_port or commands.free_ports(1)[0]
         fleet = f"{options.bind}:{kit.manifest.port}"
@@ -167,38 +170,91 @@ class _Generation:
             children.stop()
             self._registry.drop()  # registry and database do not fit each other
             raise
-        executor = link.start("superexec", commands.superexec(control, kit.secret, kit.ca))
+        command = commands.superexec(control, kit.secret, kit.ca)
+        executor = _Executor(lambda: link.start("superexec", command), self._console)
         self.served = True
         nodes = ", ".join(kit.manifest.nodes)
         say(self._console, f"serving on {fleet}; registered nodes: {nodes}")
         return link, executor
 
 
-class _ServerWatch(Watch):
-    """Raises if SuperLink or SuperExec has ended: then everything has to be started again. A run
-    ends with its ServerApp, even if ``flwr run`` still runs.
+class _Executor:
+    """A SuperExec. If it ends, it is started again while the SuperLink and the nodes go on.
 
     Args:
-        children: stopped when one of ``needed`` has ended.
-        needed: SuperLink and SuperExec.
+        start: starts the process.
+        console: says what is done.
+    """
+
+    def __init__(self, start: Callable[[], Child], console: Console) -> None:
+        self._start, self._console = start, console
+        self._backoff = Backoff()
+        self._starts = 0
+        self._again: float | None = None  # time.monotonic() of the next start
+        self.process = start()
+
+    def lost(self) -> bool:
+        """Whether it has ended just now; it is going to be started again."""
+        if self.process.exit_code is None or self._again is not None:
+            return False
+        pause = self._backoff.pause()
+        self._again = time.monotonic() + pause
+        say(self._console, f"[yellow]{escape(str(ended(self.process)))}[/]")
+        say(self._console, f"starting the SuperExec again in {pause:.0f} s")
+        return True
+
+    def succeeded(self) -> None:
+        """The run has made progress."""
+        self._backoff.reset()
+        self._starts = 0
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether it has ended as often as it may without a success."""
+        return self.process.exit_code is not None and self._starts >= _EXECUTOR_STARTS
+
+    def keep(self) -> None:
+        """Start it again, if it has ended and the pause is over."""
+        if self._again is not None and time.monotonic() >= self._again:
+            self._again, self._starts = None, self._starts + 1
+            self.process = self._start()
+
+
+class _ServerWatch(Watch):
+    """Keeps the SuperExec running. Raises if the SuperLink has ended: then everything has to be
+    started again. A run ends with its ServerApp, even if ``flwr run`` still runs.
+
+    Args:
+        children: stopped when the SuperLink has ended, or the SuperExec too often.
+        link: the SuperLink.
+        executor: the SuperExec.
         run_dir: the run's folder.
         on_event: called with every event of the history.
     """
 
     def __init__(
-        self, children: Children, needed: Iterable[Child], run_dir: Path, on_event: OnEvent
+        self,
+        children: Children,
+        link: Child,
+        executor: _Executor,
+        run_dir: Path,
+        on_event: OnEvent,
     ) -> None:
         super().__init__(on_event)
-        self._children, self._needed, self._run_dir = children, needed, run_dir
+        self._children, self._run_dir = children, run_dir
+        self._link, self._executor = link, executor
         self._seen = False
 
     def before(self) -> None:
-        for child in self._needed:
-            if child.exit_code is not None:
-                # A ServerApp that loses its SuperLink may still write that the run has failed.
-                self._children.stop()
-                _drop_failure(self._run_dir)
-                raise ended(child)
+        if self._link.exit_code is not None or self._executor.hopeless:
+            lost = self._link if self._link.exit_code is not None else self._executor.process
+            # A ServerApp that loses its SuperLink may still write that the run has failed.
+            self._children.stop()
+            _drop_failure(self._run_dir)
+            raise ended(lost)
+        if self._executor.lost():
+            _drop_failure(self._run_dir)  # of the ServerApp that has ended with it
+        self._executor.keep()
 
     def has_ended(self, run: Child) -> bool:
         running = self._children.runs(_SERVER_APP)

@@ -66,6 +66,12 @@ def test_a_run_survives_one_fault_after_another(deployment):
     wait_for_round(deployment, nodes=2)
     assert times_said(deployment, "server", "serving on") == 1
 
+    # SuperExec: started again alone
+    kill(server, "flower-superexec")
+    wait_for(lambda: deployment.says("server", "starting the SuperExec again"), 60)
+    wait_for_round(deployment, nodes=2)
+    assert times_said(deployment, "server", "serving on") == 1
+
     # SuperLink: everything started again, nodes keep their ids and come back
     kill(server, "flower-superlink")
     wait_for(lambda: times_said(deployment, "server", "serving on") == 2, 90)

@@ -26,7 +26,7 @@ if "--ssl-certfile" in options:
 server.serve_forever()
 """
 _FLWR = """
-import json, os, pathlib, signal, sys
+import json, os, pathlib, signal, sys, time
 place = pathlib.Path(__file__).parent
 if sys.argv[1] == "supernode":
     print(json.dumps({"node-id": 7}))
@@ -36,8 +36,12 @@ done = len(list(place.glob("submitted-*")))
 (place / f"submitted-{done}").write_text(" ".join(sys.argv[1:]))
 run_dir = pathlib.Path((place / "run-dir").read_text())
 for step in (place / "script").read_text().splitlines()[done].split():
-    if step == "kill-superlink":
-        os.kill(int((place / "superlink.pid").read_text()), signal.SIGKILL)
+    if step.startswith("kill-"):
+        pid = place / (step.removeprefix("kill-") + ".pid")
+        while not pid.exists():
+            time.sleep(0.05)
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+        pid.unlink()
     elif step.startswith("event="):
         with (run_dir / "history.jsonl").open("a") as file:
             file.write(json.dumps({"event": step.removeprefix("event=")}) + "\\n")
@@ -60,7 +64,11 @@ if code is None:
     time.sleep(600)
 sys.exit(code)
 """
-_WAITING = "import time; time.sleep(600)"
+_WAITING = """
+import os, pathlib, time
+(pathlib.Path(__file__).parent / "superexec.pid").write_text(str(os.getpid()))
+time.sleep(600)
+"""
 
 
 class FlowerPrograms:
@@ -71,7 +79,8 @@ class FlowerPrograms:
         folder: for the programs.
         run_dir: where ``flwr run`` writes.
         script: what each ``flwr run`` does, one after another: words ``event=NAME`` (a line of the
-            history), ``kill-superlink`` and ``completed`` or ``failed`` (a summary).
+            history), ``kill-superlink``, ``kill-superexec``, and ``completed`` or ``failed`` (a
+            summary).
     """
 
     def __init__(self, monkeypatch, folder: Path, run_dir: Path, script: list[str]) -> None:

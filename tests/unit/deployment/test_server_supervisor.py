@@ -11,7 +11,7 @@ from rich.console import Console
 from lumos_core.config import RunConfig
 from lumos_core.deployment import folders, follow
 from lumos_core.deployment.folders import ServerKit
-from lumos_core.deployment.server_supervisor import ServerOptions, serve
+from lumos_core.deployment.server_supervisor import _EXECUTOR_STARTS, ServerOptions, serve
 from lumos_core.deployment.supervision import Backoff
 from lumos_core.errors import FederationError
 
@@ -57,6 +57,34 @@ def test_a_lost_serverapp_costs_a_submission_and_a_lost_superlink_a_start(
     assert "starting everything again in 0 s" in lines
     registered = json.loads((options.state / "nodes.json").read_text())
     assert {n: entry["id"] for n, entry in registered["nodes"].items()} == {"a": "7", "b": "7"}
+
+
+def test_a_lost_superexec_is_started_again_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: ServerOptions
+) -> None:
+    programs = FlowerPrograms(
+        monkeypatch, tmp_path / "programs", options.run_dir, ["kill-superexec", "completed"]
+    )
+    summary, said = served(options)
+    assert summary.outcome == "completed"
+    assert len(programs.submitted) == 2
+    assert said.count("serving on 127.0.0.1:9092") == 1
+    assert "superexec ended with exit code -9" in said
+    assert said.count("starting the SuperExec again in 0 s") == 1
+    assert "starting everything again" not in said
+
+
+def test_a_superexec_that_ends_again_and_again_costs_a_start_of_everything(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: ServerOptions
+) -> None:
+    script = ["kill-superexec"] * (_EXECUTOR_STARTS + 1) + ["completed"]
+    programs = FlowerPrograms(monkeypatch, tmp_path / "programs", options.run_dir, script)
+    summary, said = served(options)
+    assert summary.outcome == "completed"
+    assert len(programs.submitted) == len(script)
+    assert said.count("starting the SuperExec again in 0 s") == _EXECUTOR_STARTS
+    assert said.count("starting everything again in 0 s") == 1
+    assert said.count("serving on 127.0.0.1:9092") == 2
 
 
 def test_what_never_served_is_not_started_again(

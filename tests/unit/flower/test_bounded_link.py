@@ -66,7 +66,7 @@ def test_a_reply_of_too_many_objects_is_announced_without_them(ledger: Ledger) -
     response, [kept] = announce(ledger, OBJECTS + 5)
     assert kept == ObjectTree(object_id=REPLY)
     assert response.objects_to_push == []
-    assert ledger.refusal(REPLY) == bounded_link.REFUSED + b"more than 4100 objects"
+    assert ledger.refusal(REPLY) == bounded_link.REFUSED + b"more than 2052 objects"
 
 
 def test_a_piece_is_stored_only_as_part_of_an_announced_reply(ledger: Ledger) -> None:

@@ -3,6 +3,7 @@
 import threading
 import time
 
+import httpx
 import numpy as np
 import pytest
 from flower_in_process import InProcessGrid, node_context, tiny_config, write_nodes
@@ -14,6 +15,7 @@ from lumos_core.errors import FederationError
 from lumos_core.flower import records
 from lumos_core.learning.model import get_params, new_model
 from lumos_core.wire.messages import Instruction
+from server_app import grid_transport
 from server_app.grid_transport import GridTransport, LinkLostError
 
 ONE, LARGE = Array(np.float32([1])), Array(np.zeros(2_500_000, np.uint8))
@@ -343,3 +345,43 @@ def test_an_honest_or_otherwise_malformed_reply_is_not_too_large(transport, grid
     grid.tamper[101] = lambda message, context: Message(RecordDict(), reply_to=message)
     replies = transport.exchange(train(params, "node-0", "node-1"), 20)
     assert sorted((r.node, r.too_large) for r in replies) == [("node-0", False), ("node-1", False)]
+
+
+def failing(call, times, status):
+    """A function of the Grid that first fails, as Flower's client does."""
+    left = [times]
+
+    def attempt(*arguments):
+        if left[0]:
+            left[0] -= 1
+            response = httpx.Response(status, request=httpx.Request("POST", "http://link"))
+            raise httpx.HTTPStatusError("", request=response.request, response=response)
+        return call(*arguments)
+
+    return attempt
+
+
+@pytest.mark.parametrize("name", ["get_node_ids", "push_messages", "pull_messages"])
+def test_a_locked_database_is_no_lost_connection(transport, grid, params, monkeypatch, name):
+    monkeypatch.setattr(grid_transport, "_AGAIN_SECONDS", (0.0, 0.0, 0.0))
+    known(transport)
+    monkeypatch.setattr(grid, name, failing(getattr(grid, name), 3, 500))
+    assert len(transport.nodes()) == 3
+    [reply] = transport.exchange(train(params, "node-1"), 20)
+    assert reply.error is None
+
+
+@pytest.mark.parametrize("name", ["get_node_ids", "push_messages"])
+@pytest.mark.parametrize(("times", "status"), [(4, 500), (1, 401)])
+def test_a_superlink_that_never_answers_is_lost(
+    transport, grid, params, monkeypatch, name, times, status
+):
+    monkeypatch.setattr(grid_transport, "_AGAIN_SECONDS", (0.0, 0.0, 0.0))
+    known(transport)
+    monkeypatch.setattr(grid, name, failing(getattr(grid, name), times, status))
+    calls = {
+        "get_node_ids": transport.nodes,
+        "push_messages": lambda: transport.exchange(train(params, "node-1"), 20),
+    }
+    with pytest.raises(LinkLostError):
+        calls[name]()
