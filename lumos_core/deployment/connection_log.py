@@ -5,6 +5,7 @@ Two kinds of lines are read: those of Flower, and those that
 """
 
 import math
+import os
 import re
 from pathlib import Path
 
@@ -47,6 +48,8 @@ class ConnectionLog:
     def _new_lines(self) -> list[str]:
         try:
             with self._path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size < self._offset:  # a long log was emptied
+                    self._offset = 0
                 file.seek(self._offset)
                 new = file.read()
         except OSError:

@@ -5,6 +5,8 @@ Two mechanisms ensure this. :meth:`Children.stop` ends all of them in order, at 
 also finds descendants that are no longer below their parents. If the parent is killed with SIGKILL,
 a guard process (:mod:`lumos_core.processes.guard`) kills them. Flower also ends the processes that
 it started when their parent ends, but takes up to 20 seconds.
+
+Children run for months and write much: :mod:`lumos_core.processes.bounded_logs` bounds their logs.
 """
 
 import ctypes
@@ -27,10 +29,13 @@ import psutil
 
 from lumos_core.errors import FederationError, reason_of
 from lumos_core.processes import guard
+from lumos_core.processes.bounded_logs import LIMIT_BYTES, BoundedLogs
+from lumos_core.safe_files import older
 
 GRACE_SECONDS = 4.0  # between SIGTERM and SIGKILL
 _MARK = "LUMOS_PROCESS_GROUP"  # environment variable by which lost descendants are found
 _PR_SET_CHILD_SUBREAPER = 36
+_TAIL_BYTES = 256 * 1024  # of a log, in which its last lines are looked for
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -49,11 +54,10 @@ class Child:
         return self.process.poll()
 
     def last_lines(self, count: int = 15) -> str:
-        """The end of the child's output, without colours."""
-        try:
-            lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            return ""
+        """The end of the child's output, without colours; also of what was cut off the log."""
+        lines = _tail(self.log)
+        if len(lines) < count:
+            lines = [*_tail(older(self.log)), *lines]
         return "\n".join(_ANSI.sub("", line) for line in lines[-count:])
 
 
@@ -63,10 +67,14 @@ class Children:
     Args:
         logs: folder for ``<name>.log``.
         grace: seconds between SIGTERM and SIGKILL, when the ``with`` block is left.
+        log_limit: bytes of a log; what is beyond them goes to ``<name>.log.1``.
     """
 
-    def __init__(self, logs: Path, grace: float = GRACE_SECONDS) -> None:
+    def __init__(
+        self, logs: Path, grace: float = GRACE_SECONDS, log_limit: int = LIMIT_BYTES
+    ) -> None:
         self._logs, self._grace = logs, grace
+        self._bounded = BoundedLogs(log_limit)
         self._mark = uuid.uuid4().hex
         self._children: list[Child] = []
         self._guard: subprocess.Popen[str] | None = None
@@ -81,6 +89,7 @@ class Children:
         """
         self._logs.mkdir(parents=True, exist_ok=True)
         log = self._logs / f"{name}.log"
+        self._bounded.watch(log)
         with log.open("ab") as output:
             begin = output.tell()
             try:
@@ -139,6 +148,7 @@ class Children:
             self._wait(family | self._strays(), grace)
             _reap_orphans({child.process.pid for child in self._children})
             self._children.clear()
+            self._bounded.stop()
             self._dismiss_guard()
 
     def __enter__(self) -> Self:
@@ -232,6 +242,16 @@ def _undisturbed() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _tail(log: Path) -> list[str]:
+    """The last lines of a log that may be long; none if it cannot be read."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            return file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
 
 
 def _tree(child: Child) -> list[psutil.Process]:

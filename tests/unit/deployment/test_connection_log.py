@@ -81,3 +81,12 @@ def test_lines_are_read_when_they_are_complete(log: Path, connection: Connection
 
 def test_a_log_that_is_gone_tells_nothing(tmp_path: Path) -> None:
     assert ConnectionLog(tmp_path / "none.log", 0).changes() == []
+
+
+def test_a_log_that_was_emptied_is_read_from_its_beginning(
+    log: Path, connection: ConnectionLog
+) -> None:
+    assert told(log, connection, ACTIVE) == ["connected as node 17"]
+    log.write_text("")
+    assert told(log, connection, FLOWERS) == ["server does not answer; trying again in 3 s"]
+    assert told(log, connection, AGAIN) == ["connected again"]

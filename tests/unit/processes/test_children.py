@@ -1,12 +1,16 @@
-"""One child of several is ended, and no other."""
+"""One child of several is ended, and no other; logs have a bound."""
 
 import os
+import re
 import sys
+import threading
 import time
 from pathlib import Path
 
 import psutil
+import pytest
 
+from lumos_core.processes import bounded_logs
 from lumos_core.processes.children import Child, Children
 
 FAMILY = """
@@ -68,3 +72,52 @@ def test_a_program_is_found_among_descendants(tmp_path: Path) -> None:
             assert time.monotonic() < until, "the program was never found"
             time.sleep(0.02)
         assert not children.runs("flower")
+
+
+CHATTY = """
+import sys, time
+number = 0
+while True:
+    print("line", f"{number:09d}", flush=True)
+    number += 1
+    time.sleep(0.0005)
+"""
+
+
+def test_a_log_stays_below_its_bound_while_its_writer_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounded_logs, "LOOK_SECONDS", 0.05)
+    with Children(tmp_path, log_limit=3000) as children:
+        command = [sys.executable, "-S", "-c", CHATTY]
+        child = children.start("x", command, environment=os.environ, cwd=tmp_path)
+        longest, until = 0, time.monotonic() + 30
+        while not re.search(r"line 00000[4-9]\d{3}\n", child.last_lines()):
+            longest = max(longest, child.log.stat().st_size)
+            assert time.monotonic() < until, "the child is too slow"
+            time.sleep(0.01)
+        assert child.exit_code is None
+        assert len(child.last_lines().splitlines()) == 15
+    assert 0 < longest < 30_000  # of 60,000 that were written
+    old, new = ((tmp_path / name).read_text().splitlines() for name in ("x.log.1", "x.log"))
+    assert all(line.startswith("line 0") for line in [*old, *new[:-1]])
+    numbers = [int(line.split()[1]) for line in [*old, *new[:-1]]]
+    assert numbers == sorted(set(numbers))  # none twice; at a cut some may be lost
+
+
+def test_a_log_that_is_too_long_is_cut_back_before_a_child_starts(tmp_path: Path) -> None:
+    (tmp_path / "x.log").write_text("of an earlier child\n" * 200)
+    with Children(tmp_path, log_limit=1000) as children:
+        child, _ = start(children, "x", FAMILY, tmp_path)
+        assert child.begin == 0
+        assert child.log.read_text() == "ready\n"
+    assert set((tmp_path / "x.log.1").read_text().splitlines()) == {"of an earlier child"}
+
+
+def test_no_thread_is_left(tmp_path: Path) -> None:
+    with Children(tmp_path) as children:
+        start(children, "x", FAMILY, tmp_path)
+        assert "bounded-logs" in [thread.name for thread in threading.enumerate()]
+        children.stop()
+        start(children, "y", FAMILY, tmp_path)  # what was stopped can start children again
+    assert "bounded-logs" not in [thread.name for thread in threading.enumerate()]
