@@ -1,10 +1,11 @@
-"""The ClientApp: a message in, a :class:`~lumos_core.federation.node.Node` at work, a reply out.
+"""The ClientApp: it receives a message, lets a :class:`~lumos_core.federation.node.Node` work on
+it, and replies.
 
-What a node does for a message stands in :data:`client_app.duties.DUTIES`; here is what all messages
-have in common. Flower starts a fresh process for every message, so the heavy imports (torch, and
-transformers beyond it) wait until they are needed, and everything that lasts lies in the node's
-state folder. No exception leaves this module: the server gets a code, the owner gets the traceback
-in ``<state>/node.log``.
+The table :data:`client_app.duties.DUTIES` says what a node does for a message; this module does
+what all messages have in common. Flower starts a fresh process for every message, so the slow
+imports (torch, and transformers even more) wait until they are needed, and everything that must
+last is in the node's state folder. No exception leaves this module: the server gets a code, the
+owner gets the traceback in ``<state>/node.log``.
 """
 
 import logging
@@ -26,13 +27,13 @@ from lumos_core.flower import records
 from lumos_core.safe_files import append_bounded, private_folder
 
 LOG = "node.log"
-LOG_BYTES = 8 * 1024**2  # then it becomes node.log.1, and that of before is gone
+LOG_BYTES = 8 * 1024**2  # a larger one is renamed to node.log.1 and replaces the previous
 
 log = logging.getLogger(__name__)
 
 
 def answer(message: Message, context: Context) -> Message:
-    """The reply to any message, noted in the ledger; a code where the work fails."""
+    """The reply to any message, recorded in the ledger; an error code if the work fails."""
     kind = message.metadata.message_type
     state: Path | None = None
     name, round_ = "", 0
@@ -50,7 +51,7 @@ def answer(message: Message, context: Context) -> Message:
     except Exception as error:
         content = records.encode_error(_note(state, error), name)
     reply = Message(content, reply_to=message)
-    if state is None:  # nothing is known about this node, so nothing but a code is in the reply
+    if state is None:  # its settings cannot be read: the reply holds nothing but a code
         return reply
     try:
         ledger.append(state, reply, round_)
@@ -60,7 +61,7 @@ def answer(message: Message, context: Context) -> Message:
         "kind": kind,
         "round": round_,
         "seconds": round(time.monotonic() - started, 3),
-        "cpu_seconds": round(time.process_time(), 3),  # of this process, its imports too
+        "cpu_seconds": round(time.process_time(), 3),  # of this process, imports included
         "bytes": records.payload_bytes(reply.content),
     }
     log.info("replied", extra={"facts": facts})
@@ -68,7 +69,7 @@ def answer(message: Message, context: Context) -> Message:
 
 
 def _app() -> ClientApp:
-    """An app that has an answer to every message in the table."""
+    """An app that answers every kind of message in the table."""
     app = ClientApp()
     register = {"query": app.query, "train": app.train, "evaluate": app.evaluate}
     for kind in DUTIES:
@@ -91,7 +92,7 @@ def node_config(context: Context) -> NodeConfig:
 
 
 def _carry_out(kind: str, job: Task) -> RecordDict:
-    """The content of the reply, with what the table says that the message needs."""
+    """The content of the reply; the table says what this kind of message needs."""
     duty = DUTIES[kind]
     if duty.data:
         job.open_data(duty.views)
@@ -108,7 +109,7 @@ def _carry_out(kind: str, job: Task) -> RecordDict:
 
 
 def _keep(job: Task, trains: bool) -> None:
-    """Keep the received model for this node's users; without it the round goes on all the same."""
+    """Keep the received model for this node's users; if that fails, the round continues anyway."""
     from client_app.received_model import keep
 
     state = job.settings.state_folder
@@ -119,7 +120,7 @@ def _keep(job: Task, trains: bool) -> None:
 
 
 def _note(state: Path | None, error: Exception) -> str:
-    """Keep the details on this machine; return the code that may travel."""
+    """Keep the details on this machine; return the code that may be sent to the server."""
     code = error_codes.code_of(error)
     details = "".join(traceback.format_exception(error))
     try:
@@ -129,7 +130,7 @@ def _note(state: Path | None, error: Exception) -> str:
         text = f"{datetime.now(UTC).isoformat()} {code}\n{details}\n"
         append_bounded(state / LOG, text.encode(errors="replace"), LOG_BYTES)
         log.error("failed; details in the node's %s", LOG, extra={"facts": {"code": code}})
-    except OSError:  # a full disk must not hide the reason; but other texts may quote private data
+    except OSError:  # e.g. the disk is full: log the reason if it cannot quote private data
         facts = {"code": code}
         if isinstance(error, ConfigError):
             facts["reason"] = str(error)

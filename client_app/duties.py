@@ -1,22 +1,22 @@
 """What a node does for each kind of message: one table, `DUTIES`.
 
-A node never begins anything, it answers. Flower starts a fresh process for every message, so
-nothing lasts in memory: what a node has to remember lies in its state folder. In a run the server
-first asks every node to `describe` itself and refuses those whose catalog or model is another one.
-Where the method has views, it then asks the nodes to `prepare` theirs, piece by piece, until they
-have written all that they will. In each round it asks some to `train` and, when an evaluation is
-due, the others to `evaluate`; at the end all `evaluate` the best model on the test targets.
+A node never sends a message first, it only answers. Flower starts a fresh process for every
+message, so nothing stays in memory: what a node has to remember is in its state folder. In a run
+the server first asks every node to `describe` itself and refuses nodes with another catalog or
+model. If the method has views, it then asks the nodes to `prepare` theirs, piece by piece, until
+they have written all that they will. In each round it asks some to `train` and, when an evaluation
+is due, the others to `evaluate`; at the end all `evaluate` the best model on the test targets.
 
-The node does not insist on this order. A server that was started again begins anew with `describe`,
-and a node that joins late is asked to train without having prepared, so every message has to be
-possible after every other one. Only the steps of secure aggregation have an order that the node
-keeps to, and a table of their own.
+The node does not enforce this order. A restarted server begins again with `describe`, and a node
+that joins late is asked to train without having prepared, so every message must be possible after
+every other one. Only the steps of secure aggregation have an order that the node enforces, and a
+table of their own.
 
 Most messages need the node's data: opening them imports torch and reads the histories and the
-catalog. Work with another catalog than the server's would be worthless, since the same row would
-mean another item, so it is refused. `describe` is the exception: the node only notes the difference
-in its own log, because the server cannot name a refused node before it knows the name. The steps of
-secure aggregation before and after the upload need no data and are answered at once.
+catalog. A message from a server with another catalog is refused: the same row would mean another
+item, and the work would be worthless. `describe` is the exception: the node only records the
+difference in its own log, because the server cannot name a refused node before it knows the name.
+The steps of secure aggregation before and after the upload need no data and are answered at once.
 """
 
 import logging
@@ -40,20 +40,22 @@ if TYPE_CHECKING:  # they import torch, which a step of secure aggregation does 
     from lumos_core.learning.parameters import Params
     from lumos_core.views.meter import Meter
 
-MAX_PIECE_SECONDS = 600.0  # of work on views for one message, whatever the server asks for
+MAX_PIECE_SECONDS = (
+    600.0  # limit of work on views for one message, even if the server asks for more
+)
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Task:
-    """One message at work."""
+    """The work for one message, and what it needs."""
 
     context: Context
     config: RunConfig
     settings: NodeConfig
     order: Order
-    meter: "Meter" = field(init=False)  # these two only where the duty needs data
+    meter: "Meter" = field(init=False)  # these two exist only if the duty needs data
     node: "Node" = field(init=False)
 
     @property
@@ -64,7 +66,11 @@ class Task:
         return self.order.params
 
     def open_data(self, views: Callable[["Task"], float] | None) -> None:
-        """Open the node; ``views`` says how many seconds it may take for missing views."""
+        """Open the node's data.
+
+        Args:
+            views: says how many seconds the node may take to write missing views.
+        """
         from client_app.open_node import open_node
         from lumos_core.runs.resume import run_key
         from lumos_core.views.meter import Meter
@@ -86,18 +92,19 @@ class Task:
 
 
 def view_seconds(job: Task) -> float:
-    """At most `view-seconds`."""
+    """At most `view-seconds` in a round."""
     return job.settings.view_seconds
 
 
 def piece_seconds(job: Task) -> float:
-    """As long as the server asks for, at most 600 s, and `prepare-seconds` in all."""
+    """As long as the server asks for, but at most 600 s, and at most `prepare-seconds` over all
+    pieces."""
     left = max(_prepare_limit(job) - job.meter.spent, 0.0)
     return min(job.order.seconds, MAX_PIECE_SECONDS, left)
 
 
 def describe(job: Task) -> RecordDict:
-    """Tell the node's name, its number of users and fingerprints of catalog and model."""
+    """Report the node's name, its number of users, and fingerprints of catalog and model."""
     users = job.node.split.sequences
     if users.left_out:  # for the owner; the count does not leave this machine
         log.warning("data: %s", users.users_text)
@@ -105,7 +112,7 @@ def describe(job: Task) -> RecordDict:
 
 
 def prepare(job: Task) -> RecordDict:
-    """Write missing views; tell whether all are there, and whether there is more to write."""
+    """Write missing views; report whether all are there, and whether the node will write more."""
     from lumos_core.wire.reply_checks import preparation
 
     meter = job.meter
@@ -117,8 +124,8 @@ def prepare(job: Task) -> RecordDict:
 
 
 def train(job: Task) -> RecordDict:
-    """Train on the local histories, and evaluate the received model if asked to: a delta and sums,
-    or with secure aggregation one masked vector."""
+    """Train on the local histories, and evaluate the received model if asked to. The reply holds a
+    delta and sums, or with secure aggregation one masked vector."""
     from client_app import secure_steps
 
     order, settings = job.order, job.settings
@@ -130,7 +137,7 @@ def train(job: Task) -> RecordDict:
 
 
 def evaluate(job: Task) -> RecordDict:
-    """Evaluate the received model: sums and counts."""
+    """Evaluate the received model; report sums and counts."""
     params, split = job.params, job.order.evaluate
     if split is None:
         raise ReplyError("an evaluate instruction must name its split")
@@ -150,10 +157,10 @@ class Duty(NamedTuple):
     """What one kind of message needs.
 
     Attributes:
-        work: gives the content of the reply.
+        work: does the work and returns the content of the reply.
         data: whether the node's data are opened for it.
-        other_catalog: what happens if the server has another catalog than the node's data.
-        views: how many seconds the node may take for missing views; None if it needs none.
+        other_catalog: what happens if the server's catalog is not that of the node's data.
+        views: how many seconds the node may take for missing views; None if no views are needed.
         keeps_model: whether a node with ``keep-model`` keeps the model that came with the message.
     """
 
@@ -171,7 +178,7 @@ DUTIES: Mapping[str, Duty] = {
     records.EVALUATE: Duty(evaluate, keeps_model=True),
     records.SECURE: Duty(secure_step, data=False),
 }
-"""By Flower message type."""
+"""Flower message type → what the node does for it."""
 
 
 def _prepare_limit(job: Task) -> float:

@@ -1,13 +1,14 @@
-"""What a node tells the server when something goes wrong: a code, never an exception's text.
+"""Error codes: all that a node tells the server about a failure, never an exception's text.
 
 Exceptions may quote paths, titles or histories. Their text and traceback stay in the node's own
-log; the server learns which kind of thing failed, which is enough to tell its operator whom to ask.
+log. The server learns what kind of failure it was, which is enough for its operator to know whom to
+ask.
 """
 
 from lumos_core.errors import ConfigError, DataError, ModelError, RefusalError, ReplyError
 
 CATALOG_MISMATCH = "catalog-mismatch"  # server and node hold different catalogs
-LEDGER_FAILED = "ledger-failed"  # nothing may leave that the ledger does not show
+LEDGER_FAILED = "ledger-failed"  # without its line in the ledger a reply must not leave
 SECAGG_REFUSED = "secagg-refused"  # secure aggregation would not have protected this node
 
 _CODES: tuple[tuple[type[BaseException], str], ...] = (
@@ -22,7 +23,7 @@ _CODES: tuple[tuple[type[BaseException], str], ...] = (
 
 
 class CatalogMismatchError(DataError):
-    """The server's catalog is not this node's."""
+    """The server's catalog is not the same as this node's."""
 
 
 class LedgerError(OSError):

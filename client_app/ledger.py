@@ -1,11 +1,12 @@
 """The node's ledger: every record that leaves this machine, for its owner to read.
 
-One JSON object a line in ``<state>/ledger.jsonl``: when, for which run and round, and for each
-record its name, shape, dtype, bytes and (arrays) L2 norm. Values are never written. The line is on
-disk before the reply is handed to Flower; if it cannot be written, the reply does not leave.
+``<state>/ledger.jsonl`` has one JSON object per line: the time, the run and round, and for each
+record its name, bytes and, if it holds arrays, their shape, dtype and L2 norm. Values are never
+written. The line is on disk before Flower gets the reply; if it cannot be written, the reply does
+not leave.
 
 A ledger that would grow beyond 16 MiB is renamed to ``ledger-<UTC time>.jsonl`` and compressed to
-``….jsonl.gz``. LUMOS never deletes these: they are the owner's record of what left.
+``….jsonl.gz``. LUMOS never deletes these: they are the owner's record of what left the machine.
 """
 
 import errno
@@ -32,7 +33,7 @@ LOCK_SECONDS = 60.0  # other ClientApps of this node need milliseconds, or a sec
 
 
 def append(folder: Path, reply: Message, round_: int) -> None:
-    """Note an outbound reply.
+    """Record an outbound reply.
 
     Raises:
         LedgerError: the line could not be written.
@@ -47,8 +48,9 @@ def append(folder: Path, reply: Message, round_: int) -> None:
     }
     try:
         private_folder(folder)
-        # One process at a time: a rename between another's opening and writing would put its line
-        # into a file that is being compressed, and cutting a half line off could cut off another's.
+        # One process at a time. If one renamed the ledger between the opening and the writing of
+        # another, that line would go into a file that is being compressed. And removing an
+        # incomplete line could remove another process's line.
         with exclusive(lock_beside(path), LOCK_SECONDS, mode=0o600):
             _append_or_begin_new(path, json.dumps(line).encode() + b"\n")
     except OSError as error:
@@ -62,13 +64,13 @@ def _append_or_begin_new(path: Path, line: bytes) -> None:
         return
     os.rename(path, _free_name(path))
     _append(path, line)
-    for old in path.parent.glob(f"{path.stem}-*{path.suffix}"):  # also what a crash left
-        with suppress(OSError):  # such as a full disk: it stays as it is until the next time
+    for old in path.parent.glob(f"{path.stem}-*{path.suffix}"):  # also those that a crash left
+        with suppress(OSError):  # e.g. the disk is full: try again next time
             _compress(old)
 
 
 def _free_name(path: Path) -> Path:
-    """A name with the time for a full ledger; with a number too if the name is taken."""
+    """A name with the time for a full ledger; also with a number if that name is taken."""
     time = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     number, tail = 1, ""
     while True:
@@ -84,7 +86,7 @@ def _compressed(path: Path) -> Path:
 
 
 def _compress(path: Path) -> None:
-    """Replace a file by its compressed form; after a crash one of the two or both are there."""
+    """Replace a file by its compressed form; after a crash at least one of the two is there."""
     with (
         replacing(_compressed(path), 0o600) as temporary,
         path.open("rb") as source,
@@ -95,7 +97,8 @@ def _compress(path: Path) -> None:
 
 
 def _append(path: Path, line: bytes) -> None:
-    """All of the line or nothing: half of one, on a full disk, would spoil the next as well."""
+    """Append the whole line or nothing: an incomplete line, left on a full disk, would also damage
+    the next one."""
     with open(path, "ab", buffering=0, opener=owner_only) as file:
         before = file.seek(0, os.SEEK_END)
         try:

@@ -1,4 +1,4 @@
-"""From a node's configuration to the node itself. Imports torch."""
+"""Opening a node: from its configuration to the :class:`Node`. This module imports torch."""
 
 from pathlib import Path
 
@@ -19,13 +19,13 @@ def open_node(
     """The node of a data folder, with the views of the configured writer and store.
 
     Args:
-        config: the run.
+        config: the run's configuration.
         node: this node's own settings.
-        meter: told how far the views are.
-        seconds: for missing views; ``view-seconds`` if not given.
+        meter: gets the progress of the views.
+        seconds: time to write missing views; ``view-seconds`` if not given.
 
     Raises:
-        DataError: the folder or its files are not as they should be.
+        DataError: the folder or one of its files is missing, malformed or inconsistent.
     """
     catalog, sequences = read_kept_node(Path(node.data), node.state_folder)
     if meter is not None:

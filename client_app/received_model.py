@@ -1,9 +1,9 @@
 """The global models that this node receives, kept for its own users (``lumos recommend``).
 
-Two files below the state folder, each replaced whole: ``model/latest.safetensors``, the model of
-the last finished round, and ``model/final.safetensors``, the best model of the last run that came
-to its end. A new run starts from nothing; keeping the two apart, it cannot displace a good model
-before it has made one itself.
+There are two files below the state folder, each replaced atomically: ``model/latest.safetensors``,
+the model of the last finished round, and ``model/final.safetensors``, the best model of the last
+run that reached its end. A new run starts with an untrained model. With two files it cannot replace
+a good model before it has reached its own end.
 """
 
 from pathlib import Path
@@ -22,16 +22,17 @@ def keep(state: Path, node: "Node", order: "Order", trains: bool) -> None:
 
     Args:
         state: the node's state folder.
-        node: knows the run's configuration and the catalog.
-        order: its model is that of the round before when it asks for training, and of its own
-            round otherwise; the test targets are asked for once, with the best model of the run.
+        node: the node; it holds the run's configuration and the catalog.
+        order: the instruction. If it asks to train, its model is that of the previous round,
+            otherwise that of its own round. The test targets are asked for once, with the best
+            model of the run.
         trains: whether the order was to train.
 
     Raises:
-        OSError: the disk will not take it.
+        OSError: the model cannot be written.
     """
     of_round = order.round - 1 if trains else order.round
-    if order.params is None or of_round < 1:  # an untrained model is of no use to anybody
+    if order.params is None or of_round < 1:  # an untrained model is useless
         return
     final = not trains and order.evaluate == "test"
     catalog = node.catalog

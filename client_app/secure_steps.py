@@ -1,4 +1,5 @@
-"""A node's side of secure aggregation, between Flower's messages and the core's protocol."""
+"""The steps of secure aggregation at a node: it connects Flower's messages with the protocol in
+:mod:`lumos_core.privacy.secure_aggregation`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def participant(
     context: Context, config: RunConfig, settings: NodeConfig, state: Path
 ) -> Participant:
-    """This node's part in the run that ``context`` belongs to."""
+    """This node as a participant in the run that ``context`` belongs to."""
     return Participant(
         settings.name,
         str(context.run_id),
@@ -32,7 +33,7 @@ def participant(
 
 
 def upload(part: Participant, node: "Node", order: Order) -> np.ndarray:
-    """Train, and mask what may leave.
+    """Train, and mask the result before it leaves.
 
     Raises:
         RefusalError: the protocol forbids it.
@@ -51,10 +52,10 @@ def upload(part: Participant, node: "Node", order: Order) -> np.ndarray:
 
 
 def check_plain_allowed(config: RunConfig, settings: NodeConfig) -> None:
-    """Refuse to send a delta that the server could read, where the run or the owner forbids it.
+    """Refuse to send a delta that the server could read, if the run or the node's owner forbids it.
 
     Raises:
-        RefusalError: one of them does.
+        RefusalError: one of them forbids it.
     """
     if config.secure_aggregation:
         raise RefusalError("the run has secure-aggregation = true, the instruction is a plain one")

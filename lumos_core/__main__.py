@@ -1,8 +1,8 @@
-"""``lumos``, also as ``python -m lumos_core``.
+"""The command ``lumos``, also as ``python -m lumos_core``.
 
-Loading the libraries of a command may take seconds, in which Ctrl-C is one line as at any other
-time, not the traceback of whatever was loading. So nothing is imported here before :func:`main` has
-seen to that.
+Loading the libraries of a command may take seconds. Ctrl-C in this time must print one line, as at
+any other time, and not a traceback of the import that was interrupted. Therefore :func:`main` sets
+up the handling of interrupts before it imports anything else.
 """
 
 import signal
@@ -12,21 +12,21 @@ from contextlib import suppress
 from typing import NoReturn
 
 INTERRUPTED = 130
-"""Exit code of what Ctrl-C ended: 128 and the signal's number, as shells have it."""
+"""Exit code after Ctrl-C: 128 plus the signal's number, as in shells."""
 
 
 class _Interrupts:
-    """Raises KeyboardInterrupt as Python does, and remembers it: a library that is interrupted
-    while it loads may turn it into an ImportError, or lose it in a callback."""
+    """Raises KeyboardInterrupt as Python does, and remembers it. A library that is interrupted
+    while it loads may turn the KeyboardInterrupt into an ImportError, or lose it in a callback."""
 
     def __init__(self) -> None:
         self.seen = self.lost = self._in_callback = False
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not: ignored, by nohup
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nohup ignores it
             signal.signal(signal.SIGINT, self._raise)
             sys.unraisablehook = self._again
 
     def _raise(self, number: int, frame: types.FrameType | None) -> None:
-        if self._in_callback:  # it would be lost once more
+        if self._in_callback:  # raised here, it would be lost again
             self._later()
             return
         self.seen, self.lost = True, False
@@ -44,13 +44,13 @@ class _Interrupts:
 
     @staticmethod
     def _later() -> None:
-        """Interrupt again, but not at once: from a callback nothing can be raised."""
+        """Interrupt again a little later: an exception that a callback raises is lost."""
         import _thread
         import threading
 
         again = threading.Timer(0.01, _thread.interrupt_main)
         again.daemon = True
-        with suppress(RuntimeError):  # the interpreter is ending anyway
+        with suppress(RuntimeError):  # the interpreter is already ending
             again.start()
 
 
@@ -72,16 +72,16 @@ def main() -> None:
 
 
 def _is_silent(end: SystemExit) -> bool:
-    """Whether typer turned an interrupt into an exit code; commands that do so by themselves have
-    said what it means."""
+    """Whether typer turned an interrupt into an exit code without a message. Commands that turn it
+    into an exit code themselves have already printed what it means."""
     cause = getattr(end.__context__, "__cause__", None)
     return end.code == INTERRUPTED and isinstance(cause, KeyboardInterrupt)
 
 
 def _interrupted() -> NoReturn:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one finds everything ended
-    # CPython notes an interrupt that leaves an exec() of text, as of namedtuple and dataclasses, as
-    # unhandled, and ends by the signal after all; the next exec() takes the note back
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second interrupt must not disturb the ending
+    # If an interrupt leaves an exec() of text (namedtuple and dataclasses use it), CPython records
+    # it as unhandled and ends by the signal after all; the next exec() clears that record.
     exec("")
     print("interrupted", file=sys.stderr)
     raise SystemExit(INTERRUPTED) from None

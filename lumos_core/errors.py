@@ -10,7 +10,7 @@ class DataError(LumosError):
 
 
 class NewerFileError(DataError):
-    """A file was written by a newer LUMOS than this one; nothing is wrong with it."""
+    """A file was written by a newer LUMOS than this one; the file itself is not damaged."""
 
 
 class ConfigError(LumosError):
@@ -22,18 +22,18 @@ class ModelError(LumosError):
 
 
 class ReplyError(LumosError):
-    """A node's reply is not what was asked for and must not touch the model."""
+    """A node's reply is not what was asked for, and must not change the model."""
 
 
 class RefusalError(ReplyError):
-    """A node does not take a step of secure aggregation, because it would not protect it."""
+    """A node refuses a step of secure aggregation, because the step would not protect the node."""
 
 
 class FederationError(LumosError):
-    """A federated run cannot go on (too few nodes, too few valid replies)."""
+    """A federated run cannot continue (too few nodes, too few valid replies)."""
 
 
 def reason_of(error: OSError) -> str:
-    """Why something failed, in the system's words; an error that a library raised by itself has
-    none, only its own text."""
+    """Why something failed: the operating system's message or, if a library raised the error
+    without one, the error's own text."""
     return error.strerror or str(error) or type(error).__name__

@@ -1,8 +1,8 @@
-"""Log lines of LUMOS's own processes, as text or as JSON, one object a line.
+"""Log lines of LUMOS's own processes, as text or as JSON, one object per line.
 
-Facts go into a record through ``extra={"facts": {...}}``: text lines end with them as
-``key=value``, JSON lines hold them as keys. Exceptions appear by type only, since their texts may
-quote paths, titles or histories; a node keeps the rest in its own ``node.log``.
+Facts are passed with a record as ``extra={"facts": {...}}``: text lines end with them as
+``key=value``, JSON lines hold them as keys. Of exceptions only the type is logged, because their
+texts may quote paths, titles or histories; a node keeps text and traceback in its own ``node.log``.
 """
 
 import json

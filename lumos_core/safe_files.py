@@ -1,6 +1,6 @@
-"""Files that are written whole or not at all, by one process at a time, where nobody else reads.
+"""Safe files: written completely or not at all, locked against other processes, private if needed.
 
-What LUMOS writes as JSON and reads back is a :class:`JsonFile`, with a subclass for each kind.
+JSON files that LUMOS writes and reads back are :class:`JsonFile`, with a subclass for each kind.
 """
 
 import errno
@@ -19,7 +19,8 @@ from lumos_core.errors import DataError, LumosError, NewerFileError, reason_of
 
 
 def private_folder(path: Path) -> None:
-    """Make a folder that only this user can look into; one that is there and theirs is closed.
+    """Make a folder that only this user can read; if it is there and this user's, take the
+    permissions of all others away.
 
     A folder with the sticky bit, such as /tmp, is meant for everybody and stays as it is.
     """
@@ -46,11 +47,15 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
 
 @contextmanager
 def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
-    """For files that others write: the name of an empty temporary file beside ``path``, which is
-    flushed to disk and renamed over it when the block ends well, and removed when it does not.
+    """Write a file atomically with code that needs a file name.
+
+    Yields the name of an empty temporary file beside ``path``. When the block ends without an
+    exception, the temporary file is flushed to disk and renamed over ``path``; otherwise it is
+    removed.
 
     Args:
-        mode: permissions of the file; until it is complete, it is its owner's alone.
+        path: the file.
+        mode: permissions of the file; until it is complete, only its owner can read it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -72,17 +77,18 @@ def write_json(path: Path, value: Any) -> None:
 
 
 class JsonFile(BaseModel):
-    """What stands in a JSON file that LUMOS writes and reads back; a subclass is a kind of file.
+    """The content of a JSON file that LUMOS writes and reads back; each kind of file is a subclass.
 
-    Keys that a subclass does not know are ignored, so that this LUMOS reads what a newer one has
-    added. A change that an older LUMOS would misread raises the default of ``schema_version``, and
-    :meth:`upgraded` then turns the content of older files into the new form.
+    Keys that a subclass does not know are ignored, so that this LUMOS can read files to which a
+    newer one has added keys. A change that an older LUMOS would misread must raise the default of
+    ``schema_version``; :meth:`upgraded` then turns the content of older files into the new form.
 
     Attributes:
-        failure: what is raised for a file that cannot be read or is damaged.
-        repair: what the user can do about a damaged one.
+        failure: the error that is raised for a file that cannot be read or is damaged.
+        repair: what the user can do about a damaged file.
         origin: what was expected instead of a file that cannot be read.
-        schema_version: of the file; one without a version is from before there were any, that is 1.
+        schema_version: version of the file's schema. A file without one was written before there
+            were versions and counts as version 1.
     """
 
     model_config = ConfigDict(
@@ -102,15 +108,15 @@ class JsonFile(BaseModel):
 
     @classmethod
     def read(cls, path: Path, repair: str = "") -> Self:
-        """What a file says.
+        """The content of a file.
 
         Args:
             path: the file.
-            repair: what the user can do if it is damaged, where the usual advice does not fit.
+            repair: what the user can do if it is damaged; replaces the class's own advice.
 
         Raises:
-            LumosError: of the kind ``failure``: it cannot be read, is not JSON, lacks a key or has
-                a value of another type.
+            LumosError: the class's ``failure``: the file cannot be read, is not JSON, lacks a key
+                or has a value of another type.
             NewerFileError: a newer LUMOS wrote it.
         """
         found = cls.read_if_there(path, repair)
@@ -120,7 +126,7 @@ class JsonFile(BaseModel):
 
     @classmethod
     def read_if_there(cls, path: Path, repair: str = "") -> Self | None:
-        """As :meth:`read`, but None where there is no such file."""
+        """Like :meth:`read`, but None if there is no such file."""
         try:
             content = path.read_bytes()
         except FileNotFoundError:
@@ -131,8 +137,8 @@ class JsonFile(BaseModel):
 
     @classmethod
     def read_if_sound(cls, path: Path) -> Self | None:
-        """As :meth:`read`, but None where there is no such file or it is damaged: for what can be
-        made again. A file that a newer LUMOS wrote is refused all the same."""
+        """Like :meth:`read`, but None if there is no such file or it is damaged: for files that can
+        be made again. A file that a newer LUMOS wrote is still refused."""
         try:
             return cls.read_if_there(path)
         except NewerFileError:
@@ -145,7 +151,7 @@ class JsonFile(BaseModel):
         write_atomically(path, _json(self.content(), indent=2) + b"\n", mode)
 
     def content(self) -> dict[str, Any]:
-        """What :meth:`write` writes."""
+        """The JSON object that :meth:`write` writes."""
         return self.model_dump(mode="json", by_alias=True)
 
     @classmethod
@@ -153,8 +159,8 @@ class JsonFile(BaseModel):
         """The content of an older file in today's form.
 
         Args:
-            found: what stands in the file.
-            version: of its schema.
+            found: the content of the file.
+            version: version of its schema.
         """
         return found
 
@@ -167,7 +173,9 @@ class JsonFile(BaseModel):
         if isinstance(found, dict):
             found = cls._current(path, found, repair)
         try:
-            return cls.model_validate_json(_json(found))  # where tuples and bytes have a form
+            return cls.model_validate_json(
+                _json(found)
+            )  # from JSON it also accepts tuples and bytes
         except ValidationError as error:
             raise cls.failure(f"{path}: {_complaint(error)}; {repair}") from None
 
@@ -193,11 +201,11 @@ def refuse_newer(path: Path, version: int, newest: int) -> None:
 
     Args:
         path: the file.
-        version: of its schema.
-        newest: that this LUMOS understands.
+        version: version of its schema.
+        newest: the newest version that this LUMOS understands.
 
     Raises:
-        NewerFileError: it does not.
+        NewerFileError: the version is newer.
     """
     if version > newest:
         known = f"versions 1 to {newest}" if newest > 1 else "version 1"
@@ -219,14 +227,14 @@ _EXPECTED = {
     "dict_type": "a JSON object",
     "model_type": "a JSON object",
 }
-"""What pydantic's kinds of errors come down to, in words for users."""
+"""For types of pydantic errors: what was expected, in words for users."""
 
 
 def _complaint(error: ValidationError) -> str:
     """The first thing that is wrong with a file's content."""
     problem = error.errors()[0]
     key, kind = ".".join(map(str, problem["loc"])), problem["type"]
-    if kind == "value_error":  # a subclass's own words
+    if kind == "value_error":  # the text of a subclass's own check
         return problem["msg"].removeprefix("Value error, ")
     if kind == "missing":
         return f"key '{key}' is missing"
@@ -239,7 +247,7 @@ def _complaint(error: ValidationError) -> str:
 
 
 def _json(value: Any, indent: int | None = None) -> bytes:
-    """JSON as UTF-8; half a surrogate pair, which UTF-8 lacks, becomes a question mark."""
+    """JSON as UTF-8; a lone surrogate, which UTF-8 cannot hold, becomes a question mark."""
     return json.dumps(value, indent=indent, ensure_ascii=False).encode(errors="replace")
 
 
@@ -259,13 +267,14 @@ def exclusive(
     refusal: Exception | None = None,
     mode: int | None = None,
 ) -> Iterator[None]:
-    """Hold a lock file, made with its folder if need be; the end of the process releases it too.
+    """Hold a lock file. The file and its folder are made if they are not there; the lock is also
+    released when the process ends.
 
     Args:
         lock: the file.
-        seconds: how long to wait for another process that holds it; None: without end.
-        refusal: raised if that one still holds it then; None: a HeldError. What the block itself
-            raises passes unchanged.
+        seconds: how long to wait for another process that holds it; None: without limit.
+        refusal: the error to raise if the other process still holds it then; None: a HeldError.
+            Exceptions of the block itself are not changed.
         mode: permissions of a lock file that is made here; None: as the umask says.
 
     Raises:
@@ -292,15 +301,16 @@ def older(path: Path) -> Path:
 
 
 def append_bounded(path: Path, text: bytes, limit: int) -> None:
-    """Append to a log that is for this user alone and does not grow without end.
+    """Append to a log that only this user can read and whose size is bounded.
 
-    A log that would grow beyond the limit first becomes its old generation (:func:`older`), and the
-    old generation of before is gone. Processes that append to the same log wait for each other.
+    A log that would grow beyond the limit is first renamed to its old generation (:func:`older`),
+    which replaces the previous old generation. Processes that append to the same log wait for each
+    other.
 
     Args:
         path: the log, in a folder that exists.
         text: whole lines.
-        limit: bytes of the log; a longer text is written all the same, to a log of its own.
+        limit: largest size of the log in bytes; a longer text is still written, to a new log.
 
     Raises:
         OSError: the disk refuses it, or another process has held the log for ten seconds.

@@ -1,14 +1,16 @@
-"""The core's :class:`~lumos_core.wire.messages.Transport` over a Flower ``Grid``.
+"""The :class:`~lumos_core.wire.messages.Transport` over a Flower ``Grid``.
 
-Flower knows nodes by random ids, which change when a node restarts; LUMOS knows them by the name in
-their node configuration, because names seed sampling and training. The name of an id is learned by
-a ``describe`` query as soon as Flower shows the id, and the answer is kept for the core's own first
-question, so that a node is asked once. Where nodes have keys, an id belongs to a key for good, and
-the server's operator has registered each key under a name: then nobody else can take that name.
+Flower identifies nodes by random ids, which change when a node restarts. LUMOS identifies them by
+the name in their node configuration, because names seed sampling and training. As soon as Flower
+shows a new id, a ``describe`` query asks for its name. The answer is kept for the round loop's own
+first question, so that a node is asked only once. If nodes have keys, an id belongs to one key
+permanently, and the server's operator has registered each key under a name: then no other node can
+take that name.
 
-Replies are polled for here, a thread per few nodes: a reply that is still being uploaded, by a node
-that may die doing so, then holds up neither the other replies nor the deadline. (Flower's own
-``send_and_receive`` looks every three seconds and waits for uploads without regard to its timeout.)
+This module polls for replies with several threads, each for a few nodes. So a reply that is still
+being uploaded, by a node that may die meanwhile, delays neither the other replies nor the deadline.
+(Flower's own ``send_and_receive`` looks every three seconds and waits for uploads even beyond its
+timeout.)
 """
 
 import logging
@@ -36,16 +38,17 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 POLL_SECONDS = 0.2
-DESCRIBE_SECONDS = 120.0  # a node that has not said who it is by then is asked again
+DESCRIBE_SECONDS = 120.0  # a node that has not told its name by then is asked again
 _MAX_THREADS = 16
-_REQUESTS_PER_SECOND = 50  # to the SuperLink, which shares the machine with the server
+_REQUESTS_PER_SECOND = 50  # at most, as the SuperLink shares the machine with the server
 _UNREACHABLE = "node-unavailable"
-_AGAIN_SECONDS = (1.0, 2.0, 4.0, 8.0)  # pauses after errors of the SuperLink's own
-_NAME = re.compile(NODE_NAME)  # never on trust
+_AGAIN_SECONDS = (1.0, 2.0, 4.0, 8.0)  # pauses after errors of the SuperLink itself
+_NAME = re.compile(NODE_NAME)  # a name that a node sends is never trusted unchecked
 
 
 class LinkLostError(FederationError):
-    """The SuperLink cannot be reached any more: this process has to end, the run need not."""
+    """The SuperLink cannot be reached any more. This process has to end, but another one can resume
+    the run."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,12 @@ class _Sent:
 
 
 class Unreadable:
-    """Stands for a reply that Flower could not unpack."""
+    """Takes the place of a reply that Flower could not unpack."""
 
 
 @dataclass(frozen=True)
 class TooLarge:
-    """Stands for a reply that was refused before it was unpacked."""
+    """Takes the place of a reply that was refused before it was unpacked."""
 
     problem: str
 
@@ -73,12 +76,12 @@ class GridTransport:
     """Named nodes behind a Grid.
 
     Args:
-        grid: Flower's way to the nodes.
-        catalog: fingerprint of the run's catalog; goes with every instruction, so that a node with
-            another one can refuse.
-        poll: seconds between two looks for replies.
-        registered: node id → the only name that this node may use; None where nodes have no keys,
-            and the newest id that calls itself by a name has it.
+        grid: Flower's connection to the nodes.
+        catalog: fingerprint of the run's catalog; sent with every instruction, so that a node with
+            another catalog can refuse.
+        poll: seconds between two polls for replies.
+        registered: node id → the only name that this node may use. None if nodes have no keys: then
+            a name belongs to the newest id that claims it.
     """
 
     def __init__(
@@ -92,14 +95,14 @@ class GridTransport:
         self._registered = registered
         self._names: dict[int, str] = {}  # node id → name
         self._ids: dict[str, int] = {}  # name → the id that took it last
-        self._introductions: dict[str, Reply] = {}  # by name, for the core's first question
-        self._asked: dict[str, tuple[int, float]] = {}  # message id → node id, asked when
-        self._left_out: dict[int, float] = {}  # ids without a name of theirs, since when
+        self._introductions: dict[str, Reply] = {}  # by name, for the round loop's first question
+        self._asked: dict[str, tuple[int, float]] = {}  # message id → node id, time of the question
+        self._left_out: dict[int, float] = {}  # id without a valid name → time it was left out
 
-    # --- who is there
+    # --- connected nodes
 
     def nodes(self) -> list[str]:
-        """Names of the nodes that are connected and have said who they are, sorted.
+        """Names of the nodes that are connected and have told their names, sorted.
 
         Raises:
             LinkLostError: the SuperLink cannot be reached any more.
@@ -111,7 +114,7 @@ class GridTransport:
         return sorted(name for name, node_id in self._ids.items() if node_id in online)
 
     def _introduce(self, online: set[int]) -> None:
-        """Ask every id that is new."""
+        """Ask every new id for its name."""
         now = time.monotonic()
         late = {m for m, (_, when) in self._asked.items() if now - when > DESCRIBE_SECONDS}
         self._asked = {m: asked for m, asked in self._asked.items() if m not in late}
@@ -154,7 +157,7 @@ class GridTransport:
     # --- instructions and replies
 
     def exchange(self, instructions: Sequence[Instruction], deadline: float) -> list[Reply]:
-        """Send, and wait until all have answered or ``deadline`` seconds have passed.
+        """Send, then wait until all have answered or ``deadline`` seconds have passed.
 
         Raises:
             LinkLostError: the SuperLink cannot be reached any more.
@@ -172,7 +175,7 @@ class GridTransport:
 
     @contextmanager
     def talk(self) -> Iterator["_Talk"]:
-        """Instructions and replies as they come.
+        """Instructions and replies, each sent or received on its own.
 
         ``receive`` raises LinkLostError if the SuperLink cannot be reached any more.
         """
@@ -185,7 +188,11 @@ class GridTransport:
     def send(
         self, instructions: Sequence[Instruction], deadline: float
     ) -> tuple[dict[str, _Sent], list[Reply]]:
-        """What was sent, by message id, and replies for what Flower would not take."""
+        """Send instructions.
+
+        Returns:
+            What was sent, by message id, and error replies for instructions that Flower refused.
+        """
         contents: dict[
             tuple[int, int, str, int, float], RecordDict
         ] = {}  # equal instructions share one record
@@ -213,7 +220,7 @@ class GridTransport:
     # --- Flower
 
     def _push(self, batch: Iterable[tuple[int, str, RecordDict, int]], seconds: float) -> list[str]:
-        """Message ids, empty where Flower would not take the message."""
+        """Send messages; returns their ids, an empty one for each message that Flower refused."""
         outgoing = [
             Message(content, node_id, kind, ttl=seconds, group_id=str(round_))
             for node_id, kind, content, round_ in batch
@@ -225,12 +232,14 @@ class GridTransport:
         return ids if len(ids) == len(outgoing) else [""] * len(outgoing)
 
     def pull(self, message_id: str, asked: Instruction) -> Answer | None:
-        """The reply to a message, if it is there. One message at a time: Flower unpacks what nodes
-        sent before it hands it over, and one that cannot be unpacked must not cost another's.
+        """The reply to a message; None if it is not there yet.
+
+        Replies are pulled one at a time: Flower unpacks them itself, and one that cannot be
+        unpacked must not cause the loss of others.
 
         Args:
-            message_id: of the message.
-            asked: the instruction that it carried.
+            message_id: id of the message.
+            asked: the instruction that the message carried.
 
         Raises:
             OSError: the SuperLink cannot be reached.
@@ -250,7 +259,8 @@ class GridTransport:
 
 
 class _Talk:
-    """Polls for replies with a few threads, each for some of the messages of one ``send``."""
+    """A talk over a Grid. It polls for replies with several threads, each for some of the messages
+    of one ``send``."""
 
     def __init__(self, transport: GridTransport) -> None:
         self._transport = transport
@@ -287,8 +297,8 @@ class _Talk:
         self._stop.set()
 
     def _watch(self, asked: Mapping[str, Instruction], until: float) -> None:
-        """Poll for the replies to instructions, by message id, until all are there or nobody waits
-        any more."""
+        """Poll for the replies to instructions, by message id, until all are there, the time is
+        over or the talk is closed."""
         waiting = list(asked)
         while waiting and not self._stop.is_set() and time.monotonic() < until:
             for message_id in list(waiting):
@@ -323,10 +333,10 @@ def _patiently(call: Callable[[], T]) -> T:
 
 @contextmanager
 def _reaching() -> Iterator[None]:
-    """Around calls of the SuperLink.
+    """The context for calls of the SuperLink.
 
     Raises:
-        LinkLostError: it did not answer, or does not know this process (it was started anew).
+        LinkLostError: it did not answer, or does not know this process because it was restarted.
     """
     try:
         yield
@@ -335,14 +345,14 @@ def _reaching() -> Iterator[None]:
 
 
 def to_reply(asked: Instruction, message: Answer, bytes_down: int) -> Reply:
-    """A Flower message as the core's Reply; whatever is wrong with it becomes its ``error``.
+    """A Flower message as a Reply; if it is malformed, the reply's ``error`` says why.
 
     The reply is attributed to the node that was *asked*: Flower's own error replies carry the
     server's id as their source, and a node must not be able to answer for another.
     """
     try:
         return _to_reply(asked, message, bytes_down)
-    except Exception as error:  # whatever a node has sent, it costs nobody but itself
+    except Exception as error:  # a node may send anything; only its own reply is lost
         log.warning("a reply of node %s could not be read (%s)", asked.node, type(error).__name__)
         problem = "malformed: cannot be read"
         return Reply(asked.node, asked.kind, error=problem, bytes_down=bytes_down)
@@ -354,7 +364,7 @@ def _to_reply(asked: Instruction, message: Answer, bytes_down: int) -> Reply:
         return Reply(node, kind, error="malformed: cannot be unpacked", bytes_down=bytes_down)
     if isinstance(message, TooLarge):
         return _too_large(asked, message.problem, bytes_down)
-    if message.has_error():  # its reason may quote an exception of the node: never look at it
+    if message.has_error():  # the reason may quote an exception of the node: never use it
         code = f"flower-{message.error.code}"
         return Reply(node, kind, error=code, bytes_down=bytes_down)
     content = message.content

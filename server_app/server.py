@@ -1,8 +1,8 @@
-"""The ServerApp: reads the run's configuration and catalog, hands the round loop a Flower transport
-and writes ``summary.json``, which alone says whether the run succeeded.
+"""The ServerApp: reads the run's configuration and catalog, runs the round loop over a Flower
+transport and writes ``summary.json``, the only file that says whether the run succeeded.
 
 (Flower reports "completed" whenever this process ends without an exception, and its command line
-exits 0 even with one; supervisors must look at the summary.)
+exits with 0 even if there was one. So supervisors must read the summary.)
 """
 
 import os
@@ -31,11 +31,11 @@ def main(grid: Grid, context: Context) -> None:
     """Run the federation.
 
     Raises:
-        LumosError: the run could not start, or it failed; the summary says so as well, except when
-            the SuperLink is gone: then the run may go on in another process.
+        LumosError: the run could not start, or it failed; the summary says so as well. If the
+            SuperLink is gone, no summary is written: another process may resume the run.
     """
     config = RunConfig.from_flat(context.run_config)
-    logs.configure(config.log_format, config.log_level)  # Flower forwards what goes to stderr
+    logs.configure(config.log_format, config.log_level)  # Flower forwards stderr
     bounded_pulls.install()
     if fast_polling.wanted():
         fast_polling.shorten_pulls()
@@ -68,7 +68,7 @@ def _federate(grid: Grid, config: RunConfig, run_dir: Path, observe: OnEvent) ->
 
 
 def _primitives(config: RunConfig) -> "Primitives | None":
-    """The cryptography, where the run needs it."""
+    """The cryptography, if the run needs it."""
     if not config.secure_aggregation:
         return None
     from lumos_core.flower.cryptography import FLOWER
@@ -77,7 +77,7 @@ def _primitives(config: RunConfig) -> "Primitives | None":
 
 
 def _registered_names() -> dict[int, str] | None:
-    """Node id → name, where the operator has registered the nodes' keys under names."""
+    """Node id → name; None if the operator has not registered the nodes' keys under names."""
     path = os.environ.get(NODE_NAMES)
     if path is None:
         return None

@@ -1,8 +1,9 @@
-"""What a run and a node are configured by: flat keys in, validated frozen objects out.
+"""The configurations of a run and of a node: flat keys in, validated frozen objects out.
 
 Begin with `run_config`: every key of a run, its default and its meaning. `node_config` has those of
-a node, `methods` what ``method`` may name, `flat` what both configurations have in common;
-`reference` writes ``docs/configuration.md`` from the fields.
+a node, `methods` the methods that ``method`` may name, `names` the type of keys whose values are
+names, `flat` what both configurations have in common; `reference` writes ``docs/configuration.md``
+from the fields. May import only `errors` and `plugins` outside this package.
 """
 
 from lumos_core.config.flat import FlatConfig, LogFormat, LogLevel, Scalar

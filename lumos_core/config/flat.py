@@ -1,4 +1,5 @@
-"""Flat mappings of kebab-case keys, as Flower hands them over, and the objects made of them."""
+"""The base of both configurations: objects made of flat mappings with kebab-case keys, the form in
+which Flower passes a configuration."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -23,9 +24,9 @@ def key(default: Any, meaning: str, *, free: bool = False) -> Any:
     """A configuration key: its default and its meaning.
 
     Args:
-        default: ``...`` for a key that must be given.
-        meaning: for ``lumos config`` and ``docs/configuration.md``; begins in lower case.
-        free: whether it may change when a run is resumed.
+        default: its default; ``...`` for a key that must be given.
+        meaning: its text in ``lumos config`` and ``docs/configuration.md``; begins in lower case.
+        free: whether its value may change when a run is resumed.
     """
     return Field(default, description=meaning, json_schema_extra={"free": free})
 
@@ -36,7 +37,8 @@ def kebab(name: str) -> str:
 
 
 class FlatConfig(BaseModel):
-    """Base of both configurations: frozen, strict about names, flat in and out.
+    """Base of both configurations: frozen, strict about names, read from and written to flat
+    mappings.
 
     Unknown keys, wrong types, values out of range and impossible combinations raise
     :class:`~lumos_core.errors.ConfigError` naming the key.
@@ -50,7 +52,7 @@ class FlatConfig(BaseModel):
         validate_by_name=True,
         allow_inf_nan=False,
         protected_namespaces=(),
-        defer_build=True,  # of the groups of keys, none is ever made by itself
+        defer_build=True,  # groups of keys are never instantiated by themselves
     )
 
     @classmethod
@@ -58,7 +60,7 @@ class FlatConfig(BaseModel):
         """Validate a flat kebab-case mapping.
 
         Raises:
-            ConfigError: naming every offending key, the value found and what was expected.
+            ConfigError: names every wrong key, the value found and what was expected.
         """
         try:
             return cls.model_validate(dict(flat))

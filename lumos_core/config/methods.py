@@ -1,4 +1,4 @@
-"""The methods that a run can train by. A method is data: what it trains on, and how."""
+"""The methods that a run can train with. A method is data: what it trains on, and how."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,15 +6,15 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Method:
-    """What distinguishes one method from another; everything else is equal for all.
+    """The properties in which methods differ; everything else is the same for all.
 
     Attributes:
-        summary: for help texts.
-        objective: what is added to the next-item loss, a key of
+        summary: a line for help texts.
+        objective: the loss that is added to the next-item loss, a key of
             :data:`lumos_core.learning.training.OBJECTIVES`.
         views: whether it trains on the views of a writer; nodes then write them before round 1.
-        start: whether items start from their titles in comparisons, unless a variant says
-            otherwise.
+        start: whether in comparisons item embeddings start from the items' titles, unless a variant
+            says otherwise.
         per_user: whether each user's loss depends on that user alone, which ``dp = user`` needs.
     """
 

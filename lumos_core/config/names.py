@@ -1,4 +1,4 @@
-"""Keys whose values are names: of LUMOS's own parts, or of parts that other packages provide."""
+"""The type of keys whose values are names of parts: LUMOS's own, or those of plug-ins."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +11,11 @@ from lumos_core import plugins
 
 @dataclass(frozen=True)
 class OneOf:
-    """Annotates a text key: it accepts these names, and those of plug-ins of a kind.
+    """Annotates a text key that accepts these names, and those of plug-ins of one kind.
 
     Attributes:
-        known: names of LUMOS's own parts; with one of them no plug-in is looked for.
-        kind: of the parts, where other packages may provide more.
+        known: names of LUMOS's own parts; for one of them no plug-in is searched.
+        kind: the kind of plug-ins that the key also accepts; None if it accepts none.
     """
 
     known: tuple[str, ...]

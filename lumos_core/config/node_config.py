@@ -16,11 +16,11 @@ from lumos_core.config.flat import (
 )
 
 NODE_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-"""What a node may be called, as a regular expression: it becomes part of file names and logs."""
+"""Regular expression of valid node names; a name becomes part of file names and logs."""
 NODE_NAMES = "LUMOS_NODE_NAMES"
-"""In the environment of a deployed ServerApp: the file with the names of registered nodes."""
+"""Environment variable of a deployed ServerApp: the file with the names of registered nodes."""
 SIMULATION_DATA = "LUMOS_SIMULATION_DATA"
-"""In the environment of virtual nodes: the folder of node-0/, node-1/, …"""
+"""Environment variable of virtual nodes: the folder that holds node-0/, node-1/, …"""
 
 
 class NodeConfig(FlatConfig):
@@ -39,16 +39,18 @@ class NodeConfig(FlatConfig):
     threads: Positive = key(1, "CPU threads")
     llm: str = key("", "the node's own language model; empty: the run's")
     llm_quantization: Literal["", "none", "8bit", "4bit"] = key(
-        "", "of the node's language model; empty: the run's"
+        "", "quantization of the node's language model; empty: the run's"
     )
     view_seconds: NonNegative = key(
-        60.0, "seconds a round for views that are still missing after the first"
+        60.0, "seconds per round to write views that are still missing in the rounds"
     )
     prepare_seconds: NonNegative = key(
-        0.0, "seconds for views before round 1; 0: until none is missing"
+        0.0, "seconds to write views before round 1; 0: until none is missing"
     )
-    log_format: LogFormat = key("text", "of the node's process; json: one object a line")
-    log_level: LogLevel = key("info", "of the node's process")
+    log_format: LogFormat = key(
+        "text", "log format of the node's process; json: one object per line"
+    )
+    log_level: LogLevel = key("info", "log level of the node's process")
     keep_model: bool = key(True, "keep the received global model for `lumos recommend`")
     require_secure_aggregation: bool = key(
         False, "refuse to train where the server could read a single delta"

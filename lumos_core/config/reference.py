@@ -1,4 +1,4 @@
-"""All keys as people read them: for ``lumos config``, and as ``docs/configuration.md``."""
+"""The reference of all keys, for people: ``lumos config`` and ``docs/configuration.md``."""
 
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, get_args, get_origin
@@ -19,13 +19,13 @@ _HEAD = """\
 # Every key of a run and of a node
 
 Made by `make docs` from `lumos_core/config/`; `lumos config` shows the same. Keys of a run are
-given with `-c KEY=VALUE`; on separate machines the server has them and tells the nodes. Keys marked
-↻ may change when a run is resumed.
+given with `-c KEY=VALUE`; on separate machines the server has them and sends them to the nodes.
+Keys marked ↻ may change when a run is resumed.
 """
 _NODE = """\
 ## A node's own
 
-Flower hands them over as `--node-config`; `lumos node start` sets them by its options. They stay on
+Flower takes them from `--node-config`; `lumos node start` sets them from its options. They stay on
 the node's machine.
 """
 

@@ -1,8 +1,9 @@
-"""Every key of a run: its default, its limits, its meaning. Defaults are what measured best.
+"""The keys of a run: default, limits and meaning of each. Defaults are the values that measured
+best.
 
-Keys stand in groups, one class each; :class:`RunConfig` has all of them. A function that needs one
-group alone says so in its signature. A new key is one field here and one line in
-``pyproject.toml``, where Flower wants it; ``make docs`` writes it into ``docs/configuration.md``.
+Keys are in groups, one class each; :class:`RunConfig` has all of them. A function that needs only
+one group says so in its signature. A new key is one field here and one line in ``pyproject.toml``,
+where Flower requires it; ``make docs`` writes it into ``docs/configuration.md``.
 """
 
 from collections.abc import Mapping
@@ -50,12 +51,12 @@ RuleName = Annotated[str, OneOf(("auto", *RULES_OF_SUMS, *RULES_OF_SINGLE_DELTAS
 class ModelKeys(FlatConfig):
     """The encoder"""
 
-    encoder: EncoderName = key(SASREC, "what encodes a history; others come from plug-ins")
+    encoder: EncoderName = key(SASREC, "model that encodes a history; plug-ins provide others")
     dim: Positive = key(64, "size of item embeddings and hidden states")
     layers: Positive = key(2, "transformer blocks")
     heads: Positive = key(2, "attention heads; dim must be a multiple of them")
     max_len: Annotated[int, Field(ge=2, le=1024)] = key(50, "last items of a history that are read")
-    dropout: Probability = key(0.3, "in training")
+    dropout: Probability = key(0.3, "dropout rate in training")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -69,9 +70,9 @@ class TrainingKeys(FlatConfig):
 
     local_epochs: Positive = key(3, "epochs that a node trains in a round")
     batch_size: Positive = key(32, "users in a step")
-    learning_rate: PositiveFloat = key(2e-3, "of Adam, on the node")
-    weight_decay: NonNegative = key(1e-5, "of Adam, on the node")
-    grad_clip: PositiveFloat = key(5.0, "L2 norm of a step's gradient at most")
+    learning_rate: PositiveFloat = key(2e-3, "learning rate of Adam, on the node")
+    weight_decay: NonNegative = key(1e-5, "weight decay of Adam, on the node")
+    grad_clip: PositiveFloat = key(5.0, "largest L2 norm of a step's gradient")
     loss: Literal["auto", "full", "sampled"] = key(
         "auto", "next-item loss: softmax over the whole catalog, or over drawn negatives"
     )
@@ -88,39 +89,43 @@ class ViewKeys(FlatConfig):
         "llm", "who writes views; tfidf, random and shuffled (another user's) are controls"
     )
     contrastive_weight: NonNegative = key(0.05, "λ: weight of the contrastive loss")
-    temperature: PositiveFloat = key(0.2, "τ: of the contrastive loss")
+    temperature: PositiveFloat = key(0.2, "τ: temperature of the contrastive loss")
     view_target_weight: NonNegative = key(
         0.2, "weight of future items as extra targets of the last position"
     )
     view_items: Positive = key(5, "new items in a future view")
-    view_seed: Count = key(0, "of views, apart from seed: views cost more than training")
+    view_seed: Count = key(
+        0, "seed of views; separate from seed, because views cost more than training"
+    )
     view_share: Fraction = key(
         1.0, "share of a node's users who get views; below 1 for smoke runs only"
     )
     view_timeout: NonNegative = key(
-        3_600.0, "seconds for views before round 1; 0: begin without", free=True
+        3_600.0, "seconds to wait for views before round 1; 0: do not wait", free=True
     )
     use_future: bool = key(True, "false: an ablation without this view")
     use_paraphrase: bool = key(True, "false: an ablation without this view")
     use_counterfactual: bool = key(True, "false: an ablation without this view")
     semantic_start: Literal["none", "llm", "tfidf"] = key(
-        "llm", "what item embeddings start from: random numbers, or the titles' vectors"
+        "llm", "starting point of item embeddings: random numbers, or the titles' vectors"
     )
-    semantic_scale: PositiveFloat = key(0.1, "standard deviation of item embeddings at that start")
+    semantic_scale: PositiveFloat = key(
+        0.1, "standard deviation of item embeddings that start from the titles' vectors"
+    )
 
 
 class LLMKeys(FlatConfig):
     """The local language model"""
 
     llm: str = key("smollm2", "smollm2 (bundled), Hugging Face id, local folder, or .gguf file")
-    llm_quantization: Literal["none", "8bit", "4bit"] = key("none", "by bitsandbytes")
+    llm_quantization: Literal["none", "8bit", "4bit"] = key("none", "quantization by bitsandbytes")
     llm_noun: str = key(
         "products bought by a customer", "what a history is, in the domain's words, for prompts"
     )
     llm_mode: Literal["auto", "score", "trie", "free"] = key(
         "auto",
-        "judge items by likelihood, write titles held to the catalog, or write freely; auto: score "
-        "up to 1 B weights, trie above",
+        "score: judge items by likelihood; trie: write titles, restricted to the catalog; free: "
+        "write freely; auto: score up to 1 B weights, trie above",
     )
     llm_judges: Literal["future", "all"] = key(
         "future", "what is judged with llm-mode = score; all reads three times the tokens"
@@ -160,31 +165,41 @@ class AggregationKeys(FlatConfig):
     """Aggregation and compression"""
 
     aggregation: RuleName = key(
-        "auto", "how deltas become one; auto: median-encoder, or mean where only a sum may be seen"
+        "auto",
+        "rule that makes one delta of many; auto: median-encoder, or mean where secure-aggregation "
+        "or dp (central, distributed) needs a plain sum",
     )
     clip: Literal["auto", "none", "norm", "rows", "norm+rows"] = key(
-        "auto", "what bounds a single delta; auto: norm+rows, or none where only a sum may be seen"
+        "auto",
+        "what bounds a single delta; auto: norm+rows, or none where secure-aggregation or dp "
+        "(central, distributed) needs a plain sum",
     )
-    clip_norm_factor: PositiveFloat = key(1.0, "a delta's norm at most, in the round's medians")
-    clip_row_factor: PositiveFloat = key(1.25, "an item row's norm at most, in typical ones")
+    clip_norm_factor: PositiveFloat = key(
+        1.0, "largest norm of a delta, in multiples of the round's median norm"
+    )
+    clip_row_factor: PositiveFloat = key(
+        1.25, "largest norm of an item row, in multiples of a typical row's norm"
+    )
     max_weight_ratio: Annotated[float, Field(ge=1.0)] = key(
-        1.0, "a node's weight at most, in median weights"
+        1.0, "largest weight of a node, in multiples of the median weight"
     )
-    weighting: Literal["examples", "users", "uniform"] = key("users", "what a node weighs by")
+    weighting: Literal["examples", "users", "uniform"] = key(
+        "users", "what determines a node's weight"
+    )
     server_optimizer: Literal["sgd", "momentum", "adam"] = key(
         "momentum", "how the model moves along the aggregated delta"
     )
-    server_learning_rate: PositiveFloat = key(1.0, "of the server's optimiser")
-    server_momentum: Probability = key(0.8, "of the server's optimiser; β1 of adam")
-    max_delta_norm: PositiveFloat = key(
-        1_000.0, "L2 norm beyond which a reply is refused as absurd"
+    server_learning_rate: PositiveFloat = key(1.0, "learning rate of the server's optimiser")
+    server_momentum: Probability = key(0.8, "momentum of the server's optimiser; β1 of adam")
+    max_delta_norm: PositiveFloat = key(1_000.0, "a delta with a larger L2 norm is refused")
+    delta_codec: CodecName = key(
+        "float32", "encoding of deltas on the wire; int8 sends 3.8 times fewer bytes"
     )
-    delta_codec: CodecName = key("float32", "how deltas travel; int8 sends 3.8 times fewer bytes")
     top_rows_share: Fraction = key(
         0.25, "share of the item table's rows that the top-rows codecs send"
     )
     error_feedback: bool = key(
-        False, "keep what a codec left out and add it to the node's next delta"
+        False, "keep what the codec did not send and add it to the node's next delta"
     )
 
 
@@ -195,19 +210,19 @@ class PrivacyKeys(FlatConfig):
         "none", "who adds noise, and whom it hides (docs/privacy.md)"
     )
     dp_clip: PositiveFloat = key(
-        1.0, "L2 norm of a node's delta at most; with dp = user of a user's gradient"
+        1.0, "largest L2 norm of a node's delta; with dp = user, of a user's gradient"
     )
     dp_noise_multiplier: NonNegative = key(
-        1.0, "noise in units of dp-clip, of a round; with dp = user of a step"
+        1.0, "noise of a round in units of dp-clip; with dp = user, of a step"
     )
     dp_delta: Annotated[float, Field(gt=0.0, lt=1.0)] = key(
-        1e-5, "δ; well below 1 / nodes, with dp = user 1 / users"
+        1e-5, "δ; choose it well below 1 / nodes, with dp = user well below 1 / users"
     )
     max_epsilon: NonNegative = key(
         0.0, "the run stops before the round that would exceed it; 0: no limit", free=True
     )
     dp_noise_seed: Annotated[int, Field(ge=-1)] = key(
-        -1, "-1: secret noise; from 0 on a public seed, for tests only"
+        -1, "-1: secret noise; 0 or more: noise from this public seed, for tests only"
     )
 
 
@@ -215,10 +230,10 @@ class SecureKeys(FlatConfig):
     """Secure aggregation"""
 
     secure_aggregation: bool = key(
-        False, "the server learns sums over nodes and no single delta (docs/secure-aggregation.md)"
+        False, "the server learns sums over nodes, but no single delta (docs/secure-aggregation.md)"
     )
     secagg_threshold: Annotated[float, Field(gt=0.5, le=1.0)] = key(
-        0.66, "share of the nodes that it takes to unmask a sum"
+        0.66, "share of the nodes that must help to unmask a sum"
     )
     secagg_clip: PositiveFloat = key(
         10.0, "L2 norm to which a node clips its delta before masking it"
@@ -227,23 +242,28 @@ class SecureKeys(FlatConfig):
         24, "bits of a value; 2^(32 - bits) nodes fit into a sum"
     )
     secagg_max_weight: Annotated[int, Field(ge=1, le=10**6)] = key(
-        1_000, "a node's count weighs this at most"
+        1_000, "largest weight that a node gets for its count"
     )
 
 
 class WatchKeys(FlatConfig):
     """Watching the run, on the server"""
 
-    log_format: LogFormat = key("text", "json: one object a line (docs/monitoring.md)", free=True)
-    log_level: LogLevel = key("info", "of the server's log", free=True)
+    log_format: LogFormat = key(
+        "text", "format of the server's log; json: one object per line (docs/monitoring.md)",
+        free=True,
+    )  # fmt: skip
+    log_level: LogLevel = key("info", "level of the server's log", free=True)
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = key(
-        0, "of the Prometheus endpoint; 0: none", free=True
+        0, "port of the Prometheus endpoint; 0: no endpoint", free=True
     )
     metrics_host: str = key(
-        "127.0.0.1", "its address; it has no password: loopback or a private network", free=True
+        "127.0.0.1",
+        "address of the Prometheus endpoint; it has no password: use loopback or a private network",
+        free=True,
     )
     tracking: Literal["none", "tensorboard", "mlflow"] = key(
-        "none", "also record the run by this library", free=True
+        "none", "also record the run with this library", free=True
     )
 
 
@@ -258,7 +278,7 @@ class RunConfig(
     TrainingKeys,
     ModelKeys,
 ):
-    """What every party of a run has to agree on.
+    """The configuration of a run, the same for the server and all nodes.
 
     >>> config = RunConfig.from_flat({"rounds": 5, "learning-rate": 0.001})
     >>> config.rounds, config.method, config.rule
@@ -285,12 +305,12 @@ class RunConfig(
 
     @property
     def objective(self) -> str:
-        """What the method adds to the next-item loss."""
+        """The loss that the method adds to the next-item loss."""
         return METHODS[self.method].objective
 
     @property
     def keeps_counts_back(self) -> bool:
-        """Whether a node tells nothing about its users but what the protocol cannot do without."""
+        """Whether a node reports about its users only what the protocol cannot do without."""
         return self.secure_aggregation or self.dp in ("distributed", "user")
 
     def without_paths(self) -> dict[str, Scalar]:
@@ -330,7 +350,7 @@ class RunConfig(
 
     @model_validator(mode="after")
     def _privacy_holds(self) -> Self:
-        """What the proofs behind (ε, δ) rest on."""
+        """The conditions that the proofs of (ε, δ) need."""
         if self.dp in ("central", "distributed"):
             for name, found, needed in (
                 ("weighting", self.weighting, "uniform"),
@@ -372,7 +392,8 @@ class RunConfig(
 
     @model_validator(mode="after")
     def _sums_can_be_secret(self) -> Self:
-        """What cannot be done without seeing a single delta, and what makes sums secret."""
+        """Refuse keys that need single deltas, and values with which a sum would not be secret or
+        would not fit."""
         if not self.secure_aggregation:
             return self
         if needs_single_deltas(self.rule):
@@ -411,7 +432,8 @@ GROUPS: tuple[type[FlatConfig], ...] = (
     RunConfig, ModelKeys, TrainingKeys, ViewKeys, LLMKeys, RoundKeys, AggregationKeys, PrivacyKeys,
     SecureKeys, WatchKeys,
 )  # fmt: skip
-"""In the order of the reference; RunConfig stands for the keys of its own."""
+"""The groups in the order of the reference; RunConfig here means only the keys that it declares
+itself."""
 
 
 def needs_single_deltas(rule: str) -> bool:
@@ -426,7 +448,7 @@ def needs_single_deltas(rule: str) -> bool:
 
 
 def load_plugins(config: RunConfig) -> list[Any]:
-    """The objects of all plug-ins that a run names, none in most runs.
+    """The objects of all plug-ins that a run names; most runs name none.
 
     Raises:
         ConfigError: one cannot be loaded.
@@ -449,27 +471,28 @@ FREE_KEYS = frozenset(
     for name, field in RunConfig.model_fields.items()
     if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("free")
 )
-"""Keys that may change when a run is resumed: how long, how many nodes it waits for, where its
-files lie, who watches it. So may ``min-replies``, but not always: see :func:`free_keys`."""
+"""Keys that may change when a run is resumed: how long it runs, how many nodes it waits for, where
+its files are, how it is watched. ``min-replies`` may change in most runs, see :func:`free_keys`."""
 ADDED_LATER: dict[str, Scalar] = {"encoder": SASREC}
-"""Keys that runs of version 0.1 do not have, and the values that make a run one of those."""
+"""Keys that runs of version 0.1 do not have, with the values that correspond to those runs."""
 
 
 def free_keys(flat: Mapping[str, Scalar]) -> frozenset[str]:
     """Keys of a flat configuration that may change when its run is resumed.
 
-    With ``dp = distributed`` every node's noise is computed from ``min-replies``: a node's draw of
-    a round, scaled in two ways, could be taken out of what it sent. Elsewhere it only says how many
-    replies a round needs, and the number of nodes may have changed.
+    With ``dp = distributed`` the scale of every node's noise is computed from ``min-replies``. If
+    it changed, a repeated round could send the same noise with two different scales, and from both
+    replies the noise could be computed and removed. With other values of ``dp`` the key only says
+    how many replies a round needs, and the number of nodes may have changed.
     """
     return FREE_KEYS if flat["dp"] == "distributed" else FREE_KEYS | {"min-replies"}
 
 
 def fixed(flat: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """What makes a run this run and no other: its configuration without :func:`free_keys`.
+    """The part of a configuration that identifies a run: all keys except :func:`free_keys`.
 
-    Keys of :data:`ADDED_LATER` count only where they are not as ever: a run that was begun before
-    they existed is still itself.
+    Keys of :data:`ADDED_LATER` count only if their values differ from the ones given there, so that
+    a run that began before they existed is still the same run.
     """
     free = free_keys(flat)
     return {
@@ -487,6 +510,6 @@ def first_difference(saved: Mapping[str, Scalar], wanted: Mapping[str, Scalar]) 
 
 
 def group_keys(group: type[FlatConfig]) -> dict[str, Any]:
-    """Field name → field of the keys that a group declares itself."""
+    """The keys that a group declares itself: field name → field."""
     inherited = {name for base in group.__mro__[1:] for name in getattr(base, "model_fields", {})}
     return {name: f for name, f in group.model_fields.items() if name not in inherited}

@@ -1,12 +1,13 @@
-"""Parts of LUMOS that other packages provide, found by entry points.
+"""Plug-ins: parts of LUMOS that other packages provide, found by entry points.
 
-A package that wants to add a part names it in its own ``pyproject.toml``::
+A package that adds a part names it in its own ``pyproject.toml``::
 
     [project.entry-points."lumos.codecs"]
     sign = "my_package.codecs:SIGN"
 
-and the key ``delta-codec = sign`` finds it. Every side of a run needs the package installed. Names
-of LUMOS's own parts win and are looked up first, so a run without plug-ins never searches.
+and the key ``delta-codec = sign`` finds it. The package must be installed on the server and on all
+nodes of a run. Names of LUMOS's own parts are looked up first and take precedence, so a run without
+plug-ins never searches. May import only `errors`. Begin with :func:`load`.
 """
 
 from importlib.metadata import EntryPoint, entry_points
@@ -22,7 +23,7 @@ GROUPS: dict[Kind, str] = {
     "codec": "lumos.codecs",
     "encoder": "lumos.encoders",
 }
-"""Entry-point groups; CONTRIBUTING.md says what an object of each has to be."""
+"""Entry-point groups; CONTRIBUTING.md describes the object that each of them needs."""
 
 
 def names(kind: Kind) -> list[str]:
@@ -48,7 +49,7 @@ def load(kind: Kind, name: str) -> Any:
         )
     try:
         return found[0].load()
-    except Exception as error:  # a stranger's module may raise anything
+    except Exception as error:  # a module of another package may raise anything
         raise ConfigError(
             f"{kind} {name!r}: {_told(found[0])} cannot be imported: "
             f"{type(error).__name__}: {error}"

@@ -1,1 +1,6 @@
-"""What a run leaves in its folder, and how it is read back. Begin with `folder`, then `history`."""
+"""The files that a run writes into its folder, and how they are read back.
+
+`history`, `checkpoint`, `saved_config` and `summary` each know one of the files; `folder`, `resume`
+and `status` read several of them together. May import `learning`, `data`, `config`, `terminal` and
+what lies below them. Begin with `folder`, then `history`.
+"""

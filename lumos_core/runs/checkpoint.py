@@ -1,6 +1,6 @@
 """Checkpoints of a run: model, server optimiser, round number. Written after every round.
 
-One file holds all that must belong together, so a crash can never pair a new model with an old
+All parts of a state are in one file, so that a crash can never leave a new model beside an old
 optimiser state::
 
     checkpoint/latest.safetensors   global model + server optimiser + metadata (round, best, …)
@@ -23,30 +23,31 @@ from lumos_core.learning.parameters import Params
 from lumos_core.safe_files import refuse_newer, write_atomically
 
 LATEST, BEST = "checkpoint/latest.safetensors", "checkpoint/best.safetensors"
-"""Where a run folder keeps them."""
+"""Their paths in a run folder."""
 OptimizerState = dict[str, np.ndarray]
-"""What a server optimiser remembers, flat: named arrays."""
+"""The state of a server optimiser: a flat mapping of named arrays."""
 _MODEL, _OPTIMIZER = "model/", "optimizer/"
 _VERSION = 1
-"""Of the metadata's schema, "schema_version" in it; only later ones are written. LUMOS has refused
-unknown keys there since before there were versions, so that one would keep an older LUMOS from
-going on with a run; and a second entry of metadata would stand in another order every time."""
+"""Version of the metadata's schema. Version 1 is not written into the file; only later ones are, as
+the key "schema_version". An older LUMOS refuses keys that it does not know, so this key would stop
+it from resuming a run of version 1. A second entry of metadata is no alternative: the order of two
+entries would differ from file to file."""
 
 
 @checked_dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class RunProgress:
-    """Where a run stands; the file's metadata has it as JSON."""
+    """How far a run has come; stored as JSON in the file's metadata."""
 
     round: int  # rounds finished
     best_round: int  # evaluated round with the best validation NDCG@20; -1 before any
-    best_ndcg: float  # of that round, see lumos_core.federation.best_round
+    best_ndcg: float  # NDCG@20 of that round, see lumos_core.federation.best_round
     evaluations_since_best: int
     catalog: str  # fingerprint
     shape: str  # fingerprint of the model's shape
     config: dict[str, str | int | float | bool]
 
     def after_evaluation(self, of_round: int, metric: float) -> "RunProgress":
-        """The progress once the model of a round has been measured on the validation targets."""
+        """The progress after the model of a round was evaluated on the validation targets."""
         if self.best_round < 0 or metric > self.best_ndcg:
             return replace(self, best_round=of_round, best_ndcg=metric, evaluations_since_best=0)
         return replace(self, evaluations_since_best=self.evaluations_since_best + 1)
@@ -60,7 +61,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write atomically; an older file at ``path`` stays whole until the new one is complete."""
+    """Write atomically: an older file at ``path`` stays intact until the new one is complete."""
     arrays = {_MODEL + n: np.ascontiguousarray(a) for n, a in checkpoint.params.items()}
     arrays |= {_OPTIMIZER + n: np.ascontiguousarray(a) for n, a in checkpoint.optimizer.items()}
     metadata = {"progress": json.dumps(asdict(checkpoint.progress))}

@@ -1,6 +1,7 @@
-"""A run's folder: ``config.json``, what it was begun with, and ``summary.json``, how it ended.
+"""A run's folder: ``config.json``, the configuration it began with, and ``summary.json``, how it
+ended.
 
-Commands that resume a run look here before they write or start anything.
+Commands that resume a run check this folder before they write or start anything.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from lumos_core.runs.summary import SUMMARY, RunSummary
 
 
 def read_config(run_dir: Path) -> RunConfig | None:
-    """What the run in a folder was begun with; None if there is none.
+    """The configuration that the run in a folder began with; None if there is no run.
 
     Raises:
         ConfigError: the file cannot be read, is damaged or lacks keys.
@@ -28,7 +29,10 @@ def read_config(run_dir: Path) -> RunConfig | None:
 
 
 def check_same_run(run_dir: Path, config: RunConfig) -> RunConfig | None:
-    """What the run in a folder was begun with, if it is the one that ``config`` describes.
+    """Check that the run in a folder is the one that ``config`` describes.
+
+    Returns:
+        The configuration that the run began with; None if there is no run.
 
     Raises:
         ConfigError: it is another run, or its file is damaged.
@@ -39,22 +43,22 @@ def check_same_run(run_dir: Path, config: RunConfig) -> RunConfig | None:
     if (key := first_difference(saved.to_flat(), config.to_flat())) is not None:
         before, now = saved.to_flat()[key], config.to_flat()[key]
         raise ConfigError(
-            f"{run_dir / CONFIG}: the run there has {key} = {before!r}, found {now!r}; go on with "
-            "it as it was begun, or begin another one with --run-dir"
+            f"{run_dir / CONFIG}: the run there has {key} = {before!r}, found {now!r}; resume "
+            "it with the value it was begun with, or begin another run with --run-dir"
         )
     return saved
 
 
 def check_catalog(run_dir: Path, catalog: Catalog, path: Path) -> None:
-    """Check that the model of the run in a folder, if it has one, is for a catalog.
+    """Check that the model of the run in a folder, if it has one, is for this catalog.
 
     Args:
         run_dir: the run's folder.
         catalog: the catalog.
-        path: where it was read from.
+        path: the file that the catalog was read from.
 
     Raises:
-        ConfigError: it is for another.
+        ConfigError: the model is for another catalog.
     """
     if not (run_dir / LATEST).exists():
         return
@@ -63,27 +67,27 @@ def check_catalog(run_dir: Path, catalog: Catalog, path: Path) -> None:
         ours = catalog.fingerprint
         raise ConfigError(
             f"{path}: has fingerprint {short_fingerprint(ours)}…, but the run in {run_dir} was "
-            f"begun with {short_fingerprint(theirs)}…; go on with the catalog.tsv that it was "
+            f"begun with {short_fingerprint(theirs)}…; resume it with the catalog.tsv that it was "
             f"begun with{differing_versions(theirs, ours)}"
         )
 
 
 def write_config(run_dir: Path, config: RunConfig, nodes: Mapping[str, Any]) -> None:
-    """Write the file, and the folder if need be.
+    """Write ``config.json``; the folder is made if it is not there.
 
     Args:
         run_dir: the run's folder.
-        config: of the run.
-        nodes: what is known about its nodes, for people.
+        config: the run's configuration.
+        nodes: facts about its nodes, for people to read.
     """
     SavedConfig(run=dict(config.to_flat()), nodes=dict(nodes)).write(run_dir / CONFIG)
 
 
 def read_summary(run_dir: Path) -> RunSummary | None:
-    """``summary.json`` of a run that has ended.
+    """``summary.json`` of a run that has ended; None if there is none.
 
     Raises:
-        DataError: the file is damaged, or lacks what it takes to go on.
+        DataError: the file is damaged, or lacks a key that its readers need.
         NewerFileError: a newer LUMOS wrote it.
     """
     path = run_dir / SUMMARY

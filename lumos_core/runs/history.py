@@ -1,17 +1,17 @@
-"""What happened in a run, one JSON object per line, appended as it happens.
+"""The history of a run: one JSON object per line for each event, appended as it happens.
 
 ``{"event": "round", "round": r, …}``        training of round r: losses, seconds, bytes, who failed
-``{"event": "evaluation", "round": r, …}``   metrics of the model that round r ended with (0: first)
+``{"event": "evaluation", "round": r, …}``   metrics of the model after round r (0: the initial one)
 ``{"event": "failed-round", "round": r, …}`` too few valid replies; the model stayed as it was
 ``{"event": "views", "node": n, …}``         before round 1: how far a node is with its views
-``{"event": "views-ready", …}``              the end of that: who is done, who is not
-``{"event": "asked", "round": r, …}``        with differential privacy: who is about to be asked
+``{"event": "views-ready", …}``              the end of this phase: which nodes are done or not done
+``{"event": "asked", "round": r, …}``        with differential privacy: nodes about to be asked
 
-Evaluations on the validation targets say by what rounds are compared (``selection``), and which
-nodes are out of line with the others (``doubted``). Rounds say which nodes trained without views of
-all their users (``views_lacking``: how many, ``views_lacking_nodes``: by name). All say when
-(``time``, UTC) and which nodes by name: ``ok`` and ``failed`` in rounds, ``nodes`` in evaluations.
-Names are the operators' own; nothing of a user is in here but counts.
+Evaluations on the validation targets hold the value by which rounds are compared (``selection``),
+and the nodes that are out of line with the others (``doubted``). Rounds say which nodes trained
+without views of all their users (``views_lacking``: how many, ``views_lacking_nodes``: by name).
+Events hold the time (``time``, UTC) and names of nodes: ``ok`` and ``failed`` in rounds, ``nodes``
+in evaluations. Operators choose the names of nodes; about users there are only counts in here.
 """
 
 import json
@@ -33,7 +33,7 @@ OnEvent = Callable[[Event], None]
 
 
 def utc_now() -> str:
-    """The time as events and logs have it: ISO 8601, UTC, milliseconds."""
+    """The time in the form that events use: ISO 8601, UTC, milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
@@ -43,7 +43,7 @@ class History:
     Args:
         path: the file.
         on_event: called with every event that is added.
-        events: what happened before, in a resumed run; the file is cut back to these.
+        events: those of a resumed run that stay valid; the file is cut back to these.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class History:
 
 
 def read_history(path: Path) -> list[Event]:
-    """Events in order; a last line that a crash cut off is left out. Empty without a file.
+    """Events in order; empty without a file. A last line that a crash has cut off is left out.
 
     Raises:
         DataError: another line is damaged.
@@ -76,7 +76,9 @@ def read_history(path: Path) -> list[Event]:
         return []
     events: list[Event] = []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last line end is cut off
+    for number, line in enumerate(
+        lines[:-1], start=1
+    ):  # after the last line end: nothing, or a cut-off line
         try:
             event = json.loads(line)
             well_formed = isinstance(event, dict) and "event" in event
@@ -96,6 +98,6 @@ def _line(event: Event) -> str:
 
 
 def value_of(event: Event) -> float:
-    """By what an "evaluation" event of the history is compared with others."""
+    """The value by which an "evaluation" event of the history is compared with others."""
     value: float = event["selection"] if "selection" in event else event[SELECTION_METRIC]
     return value

@@ -1,8 +1,9 @@
-"""One server per run folder, and a way to see whether it lives.
+"""The lock of a run folder: one server at a time, and a way to see whether one is running.
 
 The server holds an operating-system lock on ``<run folder>/server.lock`` for as long as its process
-lives, however that ends. A server that was restarted while the old one is still going down waits
-for it, so that two never write the same history; ``lumos status`` sees whether anybody holds it.
+lives; it is released however the process ends. A restarted server waits while the old one is still
+shutting down, so that two never write the same history. ``lumos status`` sees whether the lock is
+held.
 """
 
 from contextlib import AbstractContextManager
@@ -16,10 +17,10 @@ WAIT_SECONDS = 30.0
 
 
 def only_server(run_dir: Path, seconds: float = WAIT_SECONDS) -> AbstractContextManager[None]:
-    """Hold the run folder.
+    """Hold the lock of a run folder.
 
     Args:
-        run_dir: is made if it is not there.
+        run_dir: the folder; made if it is not there.
         seconds: how long to wait for another server to end.
 
     Raises:
@@ -33,7 +34,7 @@ def only_server(run_dir: Path, seconds: float = WAIT_SECONDS) -> AbstractContext
 
 
 def is_held(run_dir: Path) -> bool | None:
-    """Whether a server works in the folder; None if that cannot be told (no permission)."""
+    """Whether a server works in the folder; None if this process has no permission to see it."""
     path = run_dir / LOCK
     if not path.exists():
         return False

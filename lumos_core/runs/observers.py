@@ -1,7 +1,7 @@
-"""Watching a run from outside: a Prometheus endpoint and experiment trackers.
+"""Observers of a run: a Prometheus endpoint and experiment trackers.
 
-Each observer is fed with the events of ``history.jsonl`` as they happen, and with nothing else, so
-none can show more than the history does. One that fails is dropped; the run goes on.
+Each observer gets the events of ``history.jsonl`` as they happen, and nothing else, so none can
+show more than the history does. An observer that fails is dropped; the run continues.
 """
 
 import importlib
@@ -42,7 +42,7 @@ def observing(config: RunConfig, run_dir: Path) -> Iterator[OnEvent]:
             for name, observer in list(observers.items()):
                 try:
                     observer(event)
-                except Exception as error:  # whatever a library raises: the run matters more
+                except Exception as error:  # a library may raise anything; the run must continue
                     del observers[name]
                     log.warning("observer %s failed and is dropped", name, exc_info=error)
 
@@ -102,7 +102,11 @@ class _Metrics:
         self._quality = gauge("quality", "Last evaluation: hr@20, ndcg@20, …", ("metric", "split"))
         self._up = counter("bytes_up", "Payload received from nodes.")
         self._down = counter("bytes_down", "Payload sent to nodes.")
-        self._views = gauge("views_percent", "Of a node's views, before round 1.", ("node",))
+        self._views = gauge(
+            "views_percent",
+            "Per cent of a node's views that are written, before round 1.",
+            ("node",),
+        )
         self._lacking = gauge("nodes_lacking_views", "Nodes of the last round without all views.")
         self._replies = counter("train_replies", "Train replies.", ("result",))
         self._failed = counter("failed_rounds", "Rounds with too few valid replies.")
@@ -157,7 +161,7 @@ def tensorboard(config: RunConfig, run_dir: Path) -> Iterator[OnEvent]:
 def mlflow(config: RunConfig, run_dir: Path) -> Iterator[OnEvent]:
     """Log to ``$MLFLOW_TRACKING_URI``, or to ``<run_dir>/mlflow.db``.
 
-    A resumed run goes on in the MLflow run whose id stands in ``<run_dir>/mlflow-run``.
+    A resumed run continues the MLflow run whose id is in ``<run_dir>/mlflow-run``.
 
     Raises:
         ConfigError: mlflow is not installed.
@@ -189,7 +193,7 @@ _LIBRARIES = {
     "tensorboard": ("tensorboard", "tensorboard"),
     "mlflow": ("mlflow", "mlflow-skinny"),
 }
-"""Of each tracker: the module and the package that has it."""
+"""For each tracker: its module, and the package that provides it."""
 
 TRACKERS: dict[str, Callable[[RunConfig, Path], Any]] = {
     "tensorboard": tensorboard,
@@ -203,7 +207,7 @@ def quality_of(event: Event) -> dict[str, float]:
 
 
 def scalars_of(event: Event) -> dict[str, float]:
-    """The numbers of an event that are worth a curve."""
+    """The numbers of an event that trackers draw as curves."""
     if event["event"] == "evaluation":
         return {f"{event['split']}/{name}": value for name, value in quality_of(event).items()}
     if event["event"] not in ("round", "failed-round"):
@@ -220,7 +224,7 @@ def check_tracker(config: RunConfig) -> None:
     module, package = _LIBRARIES[config.tracking]
     try:
         found = importlib.util.find_spec(module) is not None
-    except ValueError:  # a module that is blocked or half there
+    except ValueError:  # the module is blocked or incomplete
         found = False
     if not found:
         raise ConfigError(

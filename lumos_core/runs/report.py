@@ -1,4 +1,4 @@
-"""What a run leaves for people: a comparison table and ``report.md``."""
+"""The report of a run for people: a comparison table and ``report.md``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ def cells(rows: list[Row]) -> list[list[str]]:
 
 
 def write_report(run_dir: Path, summary: RunSummary, rows: list[Row]) -> Path:
-    """Write ``report.md`` beside the history that it sums up; returns its path."""
+    """Write ``report.md`` into the run folder, with the rounds of its history; returns its path."""
     lines = [
         f"# {summary.method}, seed {summary.seed}: {summary.outcome}",
         "",
@@ -71,7 +71,7 @@ def _views(summary: RunSummary) -> list[str]:
 
 
 def federated_row(summary: RunSummary) -> Row:
-    """The run's own line; it says so if views were missing."""
+    """The run's own line of the comparison; its name says so if views were missing."""
     note = f" ({NOT_COMPLETE})" if summary.views is not None and not summary.views.complete else ""
     return Row(f"federated {summary.method}{note}", summary.test)
 

@@ -1,8 +1,8 @@
-"""Going on with a stopped run as if it had never stopped: to the last bit of the parameters.
+"""Resuming a stopped run as if it had never stopped: its parameters are the same to the last bit.
 
-What counts is the last whole checkpoint. History lines of work that came after it are dropped, and
-the work is done again. Lines of failed rounds stay: a run in which rounds failed is not a success,
-however often it was stopped.
+A run continues from its last complete checkpoint. History lines of later work are dropped, and that
+work is done again. Lines of failed rounds stay: a run in which rounds failed is not a success, even
+if it was stopped and resumed.
 """
 
 import hashlib
@@ -20,16 +20,16 @@ from lumos_core.runs.checkpoint import BEST, LATEST, Checkpoint, RunProgress, lo
 from lumos_core.runs.history import HISTORY, Event, read_history
 
 KnownAs = Callable[[str], bool]
-"""Whether a fingerprint is of a certain catalog."""
+"""Whether a fingerprint is another valid one of the run's catalog."""
 
 
 def never(fingerprint: str) -> bool:
-    """Knows no other fingerprint than the catalog's own."""
+    """No fingerprint counts but the catalog's own."""
     return False
 
 
 def run_key(config: RunConfig, catalog: str) -> str:
-    """A name for a run that outlives restarts of either side: a resumed run has the same.
+    """A name for a run that restarts of server or nodes do not change: a resumed run keeps it.
 
     Args:
         catalog: fingerprint of its catalog.
@@ -40,7 +40,7 @@ def run_key(config: RunConfig, catalog: str) -> str:
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """Where a run begins, or begins again."""
+    """The state in which a run begins or is resumed."""
 
     checkpoint: Checkpoint
     best: Params
@@ -54,12 +54,13 @@ def starting_point(
 
     Args:
         run_dir: folder of the run, or None.
-        fresh: the run's beginning; names, order and shapes of the parameters are taken from it.
-        resume: whether to go on with a run that is there.
+        fresh: the state of a new run; names, order and shapes of the parameters are taken from it.
+        resume: whether to resume a run that is in the folder.
         known_as: whether a fingerprint that an older version wrote is of the run's catalog, too.
 
     Raises:
-        ConfigError: the run there has another configuration, or must not be gone on with.
+        ConfigError: the run there has another configuration, or there is one and ``resume`` is
+            false, or its checkpoint is missing.
         ModelError: its files are damaged or belong to another catalog or model.
         DataError: a line of its history is damaged.
     """
@@ -107,7 +108,7 @@ def _check_same_run(path: Path, found: RunProgress, fresh: RunProgress, known_as
 
 
 def _flat(path: Path, found: RunProgress) -> dict[str, Scalar]:
-    """The saved configuration; keys that it does not know yet have their defaults."""
+    """The saved configuration; keys that were added after it was saved get their defaults."""
     try:
         return RunConfig.from_flat(found.config).to_flat()
     except ConfigError as error:
@@ -115,7 +116,7 @@ def _flat(path: Path, found: RunProgress) -> dict[str, Scalar]:
 
 
 def _fitting(path: Path, params: Params, like: Params) -> Params:
-    """The parameters in the model's order (files keep their own), which sums depend on."""
+    """The parameters in the model's order. Files store another order, and sums depend on it."""
     wanted = {name: (array.shape, array.dtype) for name, array in like.items()}
     found = {name: (array.shape, array.dtype) for name, array in params.items()}
     if wanted != found:
@@ -128,7 +129,7 @@ def _fitting(path: Path, params: Params, like: Params) -> Params:
 
 
 def _check_optimizer(path: Path, found: Checkpoint) -> None:
-    """Every array of the state belongs to a parameter and has its shape."""
+    """Check that every array of the state belongs to a parameter and has its shape."""
     for name, array in found.optimizer.items():
         of = found.params.get(name.rpartition(":")[2])
         if of is None or of.shape != array.shape:
@@ -136,12 +137,12 @@ def _check_optimizer(path: Path, found: Checkpoint) -> None:
 
 
 def _until(done: int, events: list[Event]) -> list[Event]:
-    """What stays of a history once ``done`` rounds are in the checkpoint."""
+    """The events of a history that stay valid if ``done`` rounds are in the checkpoint."""
     return [
         event
         for event in events
         if not (event["event"] == "round" and event["round"] > done)
-        and not (event["event"] == "evaluation" and event["split"] == "test")  # the end, redone
+        and not (event["event"] == "evaluation" and event["split"] == "test")  # is done again
     ]
 
 

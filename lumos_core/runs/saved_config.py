@@ -1,4 +1,7 @@
-"""``config.json``: what a run was begun with. Needs no torch: ``lumos status`` reads it."""
+"""``config.json``: the configuration that a run began with.
+
+This module must not need torch: ``lumos status`` reads the file.
+"""
 
 import json
 from pathlib import Path
@@ -13,18 +16,19 @@ from lumos_core.safe_files import JsonFile
 CONFIG = "config.json"
 """Its name in a run folder."""
 _ALWAYS = ("method", "seed", "rounds", "catalog", "min-nodes", "min-replies")
-"""Keys that every version has written; others may be newer than a run and have their defaults."""
+"""Keys that every version has written. Others may have been added after a run began; then they have
+their defaults."""
 _EXPECTED = "a JSON object whose key 'run' holds the keys of a run"
-_REPAIR = "put a whole copy of it back, or begin another run with another --run-dir"
+_REPAIR = "restore the file from a copy, or begin another run with another --run-dir"
 
 
 class SavedConfig(JsonFile):
-    """What is written before a run begins, or goes on.
+    """The file's content; it is written before a run begins or is resumed.
 
     Attributes:
         run: the run's flat configuration, not checked; None in a ``config.json`` that is not a
             run's, such as that of an exported model.
-        nodes: what is known about its nodes, for people.
+        nodes: facts about its nodes, for people to read.
     """
 
     failure: ClassVar[type[LumosError]] = ConfigError
@@ -45,10 +49,10 @@ class SavedConfig(JsonFile):
         """The run's configuration.
 
         Args:
-            path: where this was read from.
+            path: the file that this was read from, for error messages.
 
         Raises:
-            ConfigError: there is none, it lacks keys, or has some that this LUMOS does not know.
+            ConfigError: there is none, it lacks keys, or it has keys that this LUMOS does not know.
         """
         if self.run is None:
             raise ConfigError(f"{path}: found null, expected {_EXPECTED}; {self.repair}")

@@ -1,4 +1,4 @@
-"""Where a run stands, read from its folder: history, summary, checkpoint and the server's lock."""
+"""The status of a run, read from its folder: history, summary, checkpoint and the server's lock."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -25,9 +25,9 @@ class NodeStatus:
 
     Attributes:
         last_round: the last round it trained or evaluated in; -1 if it never did.
-        last_seen: UTC; empty if it never answered.
-        rounds: in which its delta was used.
-        failures: rounds in which it failed.
+        last_seen: time of its last answer, UTC; empty if it never answered.
+        rounds: number of rounds in which its delta was used.
+        failures: number of its failures.
     """
 
     name: str
@@ -39,11 +39,11 @@ class NodeStatus:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A run as its folder shows it; numbers of users are sums over nodes, as agreed.
+    """A run as its folder shows it; numbers of users are sums over nodes.
 
     Attributes:
-        views: what is to be said about missing views; empty if there were none.
-        preparing: by node, how far it is with its views, before round 1.
+        views: a sentence about missing views; empty if none were missing.
+        preparing: by node, how far it is with its views; empty after that phase.
     """
 
     run: str
@@ -71,7 +71,7 @@ def status_of(run_dir: Path) -> RunStatus:
     """Read a run's folder.
 
     Raises:
-        DataError: it is no folder of a run, or a file in it is damaged.
+        DataError: it is not the folder of a run, or a file in it is damaged.
         ConfigError: its ``config.json`` is damaged.
         NewerFileError: a newer LUMOS wrote a file in it.
     """
@@ -129,7 +129,7 @@ def _views(config: dict[str, Any], events: list[Event]) -> str:
 
 
 def _preparing(events: list[Event]) -> list[dict[str, Any]]:
-    """How far each node said it was with its views, until round 1 began."""
+    """How far each node reports to be with its views; empty once that phase is over."""
     last = {
         event["event"]: n for n, event in enumerate(events)
         if event["event"] in ("views", "views-ready", "round")
@@ -145,7 +145,8 @@ def _preparing(events: list[Event]) -> list[dict[str, Any]]:
 
 
 def _state(summary: RunSummary | None, alive: bool | None) -> RunState:
-    """A held lock counts most: a resumed run may still have the summary of the part before."""
+    """The state. A held lock outweighs a summary: while a resumed run is running, the summary of
+    its earlier part may still be there."""
     if alive:
         return "running"
     if summary:
@@ -154,7 +155,7 @@ def _state(summary: RunSummary | None, alive: bool | None) -> RunState:
 
 
 def _config(run_dir: Path) -> dict[str, Any]:
-    """From ``lumos run``'s file or, without one, from the checkpoint."""
+    """The flat configuration, from ``config.json`` or, without that file, from the checkpoint."""
     saved = SavedConfig.read_if_there(run_dir / CONFIG, _DAMAGED)
     if saved is not None and saved.run is not None:
         return saved.run

@@ -1,6 +1,6 @@
-"""``summary.json``: how a run ended. It alone says whether a run succeeded.
+"""``summary.json``: how a run ended. Only this file says whether a run succeeded.
 
-Needs no torch: ``lumos status`` reads it.
+This module must not need torch: ``lumos status`` reads the file.
 """
 
 from typing import Any, ClassVar, Literal
@@ -15,26 +15,27 @@ SUMMARY = "summary.json"
 
 
 class RunSummary(JsonFile):
-    """What the server writes when a run has ended.
+    """The file that the server writes when a run has ended.
 
-    A run that failed before its first round has a few of the keys only; what nobody has set is not
-    written, and has its default when it is read.
+    A run that failed before its first round sets only a few of the keys. Keys that were not set are
+    not written, and have their defaults when the file is read.
 
     Attributes:
         outcome: "completed" only if no round failed.
-        reason: why it failed or, if it completed, why before its last round; empty otherwise.
-        rounds: finished.
-        best_round: whose model was best on the validation targets; -1 before any evaluation.
+        reason: why it failed or, if it completed before its last round, why; empty otherwise.
+        rounds: number of finished rounds.
+        best_round: the round whose model was best on the validation targets; -1 before any
+            evaluation.
         validation, test: metrics of that model, means over users.
-        epsilon: spent; None without differential privacy or without noise.
-        views: None for methods without views.
-        bytes_up, bytes_down: of all rounds, from and to nodes.
-        method, seed: of the run.
-        seconds: that the server's last process took.
-        versions: of Python and of the packages that the run depends on.
+        epsilon: ε spent; None without differential privacy or without noise.
+        views: whether views were missing; None for methods without views.
+        bytes_up, bytes_down: payload of all rounds, from and to nodes.
+        method, seed: those of the run.
+        seconds: running time of the server's last process.
+        versions: versions of Python and of the packages that the run depends on.
     """
 
-    repair: ClassVar[str] = "it is damaged: remove it, and the same command goes on with the run"
+    repair: ClassVar[str] = "it is damaged: remove it, and the same command resumes the run"
 
     outcome: Literal["completed", "failed"]
     reason: str = ""
@@ -52,11 +53,11 @@ class RunSummary(JsonFile):
     versions: dict[str, str] = Field(default_factory=dict)
 
     def content(self) -> dict[str, Any]:
-        """The version, and what was set."""
+        """The schema version, and the keys that were set."""
         keys = {"schema_version", *self.model_fields_set}
         written = super().content()
         return {k: v for k, v in written.items() if k in keys and v is not None}
 
     def missing(self, *keys: str) -> str:
-        """The first of some keys that was not set, by name; empty if all were."""
+        """The first of ``keys`` that was not set; empty if all were set."""
         return next((key for key in keys if key not in self.model_fields_set), "")

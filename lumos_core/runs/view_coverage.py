@@ -1,4 +1,4 @@
-"""What a run has to say about its views: whether every node trained on those of all its users."""
+"""The view coverage of a run: whether every node trained on the views of all its users."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from lumos_core.config import METHODS
 from lumos_core.runs.history import Event
 
 NOT_COMPLETE = "views incomplete"
-"""What stands beside the method's name where views were missing."""
+"""The note beside the method's name if views were missing."""
 
 
 class RunViews(BaseModel):
@@ -18,11 +18,11 @@ class RunViews(BaseModel):
 
     Attributes:
         complete: every node had views of all its users in every round.
-        rounds: that trained.
-        rounds_lacking: of them, those in which some node lacked views.
-        nodes: by name of a node, in how many rounds it lacked views; without names (secure
-            aggregation) "some nodes".
-        share: ``view-share``: of the users who were to get views.
+        rounds: number of rounds that trained.
+        rounds_lacking: number of these rounds in which some node lacked views.
+        nodes: by name of a node, in how many rounds it lacked views; with secure aggregation, where
+            names are not known, all under "some nodes".
+        share: ``view-share``, the share of users who were to get views.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -53,7 +53,7 @@ class RunViews(BaseModel):
         )
 
     def sentence(self) -> str:
-        """For people; empty if nothing was missing."""
+        """A sentence for people; empty if nothing was missing."""
         if self.complete:
             return ""
         who = ", ".join(f"{name} in {n} of {self.rounds} rounds" for name, n in self.nodes.items())
