@@ -141,7 +141,7 @@ def evaluate(job: Task) -> RecordDict:
     params, split = job.params, job.order.evaluate
     if split is None:
         raise ReplyError("an evaluate instruction must name its split")
-    return records.encode_metrics(job.node.evaluate(params, split))
+    return records.encode_metrics(job.node.evaluate(params, split, job.order.title_weight))
 
 
 def secure_step(job: Task) -> RecordDict:

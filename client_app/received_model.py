@@ -37,5 +37,7 @@ def keep(state: Path, node: "Node", order: "Order", trains: bool) -> None:
     final = not trains and order.evaluate == "test"
     catalog = node.catalog
     private_folder(state)
-    card = ModelCard.of(node.config, len(catalog), catalog.fingerprint, of_round, final)
+    card = ModelCard.of(
+        node.config, len(catalog), catalog.fingerprint, of_round, final, order.title_weight
+    )
     save_model(state / (KEPT_FINAL if final else KEPT_LATEST), order.params, card)

@@ -193,15 +193,16 @@ class GridTransport:
         Returns:
             What was sent, by message id, and error replies for instructions that Flower refused.
         """
-        contents: dict[
-            tuple[int, int, str, int, float], RecordDict
-        ] = {}  # equal instructions share one record
+        contents: dict[tuple[int, int, str, int, float, float], RecordDict] = {}  # shared by equals
         batch = []
         for i in instructions:
-            key = (id(i.params), i.round, i.evaluate or "", id(i.secure), i.seconds)
+            asked = (i.round, i.evaluate or "", id(i.secure), i.seconds, i.title_weight)
+            key = (id(i.params), *asked)
             if key not in contents:
                 secure: dict[str, object] | None = None if i.secure is None else {**i.secure}
-                order = Order(i.params, i.round, i.evaluate, self._catalog, secure, i.seconds)
+                order = Order(
+                    i.params, i.round, i.evaluate, self._catalog, secure, i.seconds, i.title_weight
+                )
                 contents[key] = records.encode_order(order)
             node_id = self._ids.get(i.node, 0)
             batch.append((node_id, records.MESSAGE_TYPES[i.kind], contents[key], i.round))

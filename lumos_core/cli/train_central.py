@@ -1,5 +1,6 @@
 """`lumos train-central`: SASRec on pooled data, which federations are compared with."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,6 +44,7 @@ def train_central_command(
     from lumos_core.data.prepared_folder import load_prepared
     from lumos_core.experiments.jobs import library_versions
     from lumos_core.learning.baselines import popularity, train_centralised
+    from lumos_core.learning.title_nearness import TitleNearness
     from lumos_core.learning.title_start import initial_params
 
     check_device(device)
@@ -64,6 +66,7 @@ def train_central_command(
 
     params, result = train_centralised(
         run, users, initial_params(run, catalog),
+        TitleNearness.of(catalog) if any(run.title_weights) else None,
         max_epochs=epochs, patience=patience, on_epoch=on_epoch, device=device,
     )  # fmt: skip
     popular = popularity(users, len(catalog))
@@ -71,6 +74,7 @@ def train_central_command(
     best = result["best_epoch"]
     ndcg = result["validation"]["ndcg@20"]
     progress = RunProgress(best, best, ndcg, 0, catalog.fingerprint, shape, run.to_flat())
+    progress = replace(progress, title_weight=result["title_weight"])
     save_checkpoint(out / "model.safetensors", Checkpoint(params, {}, progress))
     CentralisedMetrics(
         data=data.name,

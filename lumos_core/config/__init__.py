@@ -7,7 +7,7 @@ from the fields. May import only `errors` and `plugins` outside this package.
 """
 
 from lumos_core.config.flat import FlatConfig, LogFormat, LogLevel, Scalar
-from lumos_core.config.methods import METHODS, Method
+from lumos_core.config.methods import METHODS, Method, next_item_only
 from lumos_core.config.node_config import NODE_NAME, NODE_NAMES, SIMULATION_DATA, NodeConfig
 from lumos_core.config.run_config import (
     SASREC,
@@ -55,4 +55,5 @@ __all__ = [
     "fixed",
     "free_keys",
     "load_plugins",
+    "next_item_only",
 ]

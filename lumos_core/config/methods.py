@@ -15,6 +15,8 @@ class Method:
         views: whether it trains on the views of a writer; nodes then write them before round 1.
         start: whether in comparisons item embeddings start from the items' titles, unless a variant
             says otherwise.
+        plus: whether, unless keys say otherwise, rare items keep what their titles say
+            (``item-rows``) and the nearness of titles counts in rankings (``title-weight``).
         per_user: whether each user's loss depends on that user alone, which ``dp = user`` needs.
     """
 
@@ -22,6 +24,7 @@ class Method:
     objective: Literal["next-item", "two-view", "tri-view"]
     views: bool = False
     start: bool = False
+    plus: bool = False
     per_user: bool = True
 
 
@@ -31,6 +34,13 @@ METHODS: dict[str, Method] = {
         objective="tri-view",
         views=True,
         start=True,
+        plus=True,
+    ),
+    "fedavg-plus": Method(
+        "lumos without views: next-item loss, titles at the start and in rankings",
+        objective="next-item",
+        start=True,
+        plus=True,
     ),
     "confedsrs": Method(
         "contrastive learning on two random perturbations of each history",
@@ -39,3 +49,13 @@ METHODS: dict[str, Method] = {
     ),
     "fedavg": Method("next-item loss alone", objective="next-item"),
 }
+
+
+def next_item_only(name: str) -> str:
+    """The method that has the next-item loss alone, and everything else in common with this one.
+
+    >>> next_item_only("lumos"), next_item_only("confedsrs")
+    ('fedavg-plus', 'fedavg')
+    """
+    plus = METHODS[name].plus
+    return next(n for n, m in METHODS.items() if m.objective == "next-item" and m.plus == plus)

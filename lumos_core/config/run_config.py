@@ -41,6 +41,11 @@ RULES_OF_SINGLE_DELTAS = (
 )  # fmt: skip
 
 
+CHOSEN = -1.0
+"""Value of ``title-weight`` that has it chosen."""
+TITLE_WEIGHTS = (0.0, 0.1, 0.2, 0.4, 0.8)
+"""Weights to choose from. Nodes report sums for each of them, so there are few."""
+
 MethodName = Annotated[str, OneOf(tuple(METHODS))]
 WriterName = Annotated[str, OneOf(VIEW_WRITERS, "views")]
 EncoderName = Annotated[str, OneOf(ENCODERS, "encoder")]
@@ -65,6 +70,24 @@ class ModelKeys(FlatConfig):
         return self
 
 
+class RankingKeys(FlatConfig):
+    """Ranking"""
+
+    title_weight: Annotated[float, Field(ge=-1.0, le=10.0)] = key(
+        -1.0,
+        "weight of the titles' nearness in rankings, beside the encoder's scores; -1: lumos and "
+        "fedavg-plus choose it on the validation targets, other methods use 0",
+    )
+
+    @model_validator(mode="after")
+    def _weight_or_choice(self) -> Self:
+        if -1 < self.title_weight < 0:
+            raise ValueError(
+                f"title-weight = {self.title_weight:g}: expected 0 or more, or -1 to have it chosen"
+            )
+        return self
+
+
 class TrainingKeys(FlatConfig):
     """Local training"""
 
@@ -80,6 +103,11 @@ class TrainingKeys(FlatConfig):
         5_000, "with loss = auto: full softmax up to this many items"
     )
     num_negatives: Positive = key(512, "items drawn for the sampled softmax, shared by the batch")
+    item_rows: Literal["auto", "all", "met"] = key(
+        "auto",
+        "item embeddings that a node trains: all, or those of items in its histories; auto: met "
+        "with lumos and fedavg-plus, all with other methods and with dp = user",
+    )
 
 
 class ViewKeys(FlatConfig):
@@ -276,6 +304,7 @@ class RunConfig(
     LLMKeys,
     ViewKeys,
     TrainingKeys,
+    RankingKeys,
     ModelKeys,
 ):
     """The configuration of a run, the same for the server and all nodes.
@@ -289,7 +318,7 @@ class RunConfig(
     lumos_core.errors.ConfigError: unknown key 'round' (did you mean 'rounds'?)
     """
 
-    method: MethodName = key("lumos", "what is trained; lumos, confedsrs or fedavg")
+    method: MethodName = key("lumos", "what is trained; lumos, fedavg-plus, confedsrs or fedavg")
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = key(
         0, "determines data split, sampling of nodes and training"
     )
@@ -307,6 +336,21 @@ class RunConfig(
     def objective(self) -> str:
         """The loss that the method adds to the next-item loss."""
         return METHODS[self.method].objective
+
+    @property
+    def title_weights(self) -> tuple[float, ...]:
+        """The weights of the titles' nearness with which a model is evaluated on the validation
+        targets; the best one is used from then on."""
+        if self.title_weight != CHOSEN:
+            return (self.title_weight,)
+        return TITLE_WEIGHTS if METHODS[self.method].plus else (0.0,)
+
+    @property
+    def trains_met_rows(self) -> bool:
+        """Whether a node leaves the embeddings of items alone that none of its histories has."""
+        if self.item_rows != "auto":
+            return self.item_rows == "met"
+        return METHODS[self.method].plus and self.dp != "user"
 
     @property
     def keeps_counts_back(self) -> bool:
@@ -362,6 +406,11 @@ class RunConfig(
                         f"dp = {self.dp} bounds what one node adds to a plain sum: it needs "
                         f"{name} = {needed}, found {found}"
                     )
+        if self.dp == "user" and self.item_rows == "met":
+            raise ValueError(
+                "dp = user hides which items a user met, item-rows = met shows which items a node "
+                "met; choose item-rows = all or auto"
+            )
         if self.dp == "user" and self.weighting == "examples":
             raise ValueError(
                 "dp = user keeps the numbers of examples secret: it needs weighting = users or "
@@ -429,8 +478,8 @@ class RunConfig(
 
 
 GROUPS: tuple[type[FlatConfig], ...] = (
-    RunConfig, ModelKeys, TrainingKeys, ViewKeys, LLMKeys, RoundKeys, AggregationKeys, PrivacyKeys,
-    SecureKeys, WatchKeys,
+    RunConfig, ModelKeys, RankingKeys, TrainingKeys, ViewKeys, LLMKeys, RoundKeys, AggregationKeys,
+    PrivacyKeys, SecureKeys, WatchKeys,
 )  # fmt: skip
 """The groups in the order of the reference; RunConfig here means only the keys that it declares
 itself."""
@@ -473,7 +522,7 @@ FREE_KEYS = frozenset(
 )
 """Keys that may change when a run is resumed: how long it runs, how many nodes it waits for, where
 its files are, how it is watched. ``min-replies`` may change in most runs, see :func:`free_keys`."""
-ADDED_LATER: dict[str, Scalar] = {"encoder": SASREC}
+ADDED_LATER: dict[str, Scalar] = {"encoder": SASREC, "title-weight": 0.0, "item-rows": "all"}
 """Keys that runs of version 0.1 do not have, with the values that correspond to those runs."""
 
 

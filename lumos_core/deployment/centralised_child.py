@@ -31,6 +31,7 @@ class CentralisedResult(BaseModel):
 
     epochs: int = 0
     best_epoch: int = 0
+    title_weight: float = 0.0
     seconds: float = 0.0
     validation: dict[str, float] = {}
     test: dict[str, float]

@@ -54,7 +54,8 @@ class InProcessTransport:
             return Reply(instruction.node, "describe", info=node.describe())
         down = wire_bytes(params)
         if instruction.kind == "evaluate":
-            metrics = node.evaluate(params, instruction.evaluate or "validation")
+            split = instruction.evaluate or "validation"
+            metrics = node.evaluate(params, split, instruction.title_weight)
             return Reply(instruction.node, "evaluate", metrics=metrics, bytes_down=down)
         arrays, metrics = node.train(params, instruction.round, instruction.evaluate)
         return Reply(

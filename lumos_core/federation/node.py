@@ -13,6 +13,7 @@ from lumos_core.federation.error_feedback import Residuals
 from lumos_core.learning.evaluation import evaluate
 from lumos_core.learning.model import SASRec, build_model, get_params, set_params
 from lumos_core.learning.parameters import ModelShape, Params
+from lumos_core.learning.title_nearness import TitleNearness
 from lumos_core.learning.training import Trainer, TrainingSet, TrainSums
 from lumos_core.privacy import mechanisms, noise
 from lumos_core.runs.resume import run_key
@@ -20,6 +21,7 @@ from lumos_core.views.view import ViewSource, no_views
 from lumos_core.wire import deltas
 from lumos_core.wire.codecs import codec
 from lumos_core.wire.messages import Metrics
+from lumos_core.wire.reply_checks import evaluation_metrics
 
 
 class Node:
@@ -54,6 +56,7 @@ class Node:
         self._residuals = Residuals(debts)
         self._key = noise.node_key(state if config.dp in ("distributed", "user") else None)
         self._training_set: TrainingSet | None = None
+        self._titles: TitleNearness | None = None
 
     @property
     def shape(self) -> ModelShape:
@@ -116,9 +119,16 @@ class Node:
         rounding = np.random.default_rng([*seed, 0, 1])  # the trainer uses [*seed, epoch]
         return self._sendable(delta, round, rounding), metrics
 
-    def evaluate(self, params: Params, split: str) -> Metrics:
-        """Sums over this node's users of the metrics of the received model."""
-        return self._evaluate(self._model(params), split)
+    def evaluate(self, params: Params, split: str, title_weight: float = 0.0) -> Metrics:
+        """Sums over this node's users of the metrics of the received model.
+
+        Args:
+            params: global parameters.
+            split: "validation" or "test".
+            title_weight: of the titles' nearness. On "validation" the model is evaluated with all
+                weights that the run's configuration lists.
+        """
+        return self._evaluate(self._model(params), split, title_weight)
 
     def _fit(
         self, model: SASRec, data: TrainingSet, params: Params, round: int, seed: tuple[int, ...]
@@ -155,11 +165,17 @@ class Node:
         set_params(model, params)
         return model.to(self.device)
 
-    def _evaluate(self, model: SASRec, split: str) -> Metrics:
+    def _evaluate(self, model: SASRec, split: str, title_weight: float = 0.0) -> Metrics:
         held_out = {"validation": self.split.validation, "test": self.split.test}
         histories, targets = held_out[split]()
-        sums = evaluate(model, histories, targets)
-        return {f"eval-{name}": value for name, value in sums.items()}
+        weights = self.config.title_weights if split == "validation" else (title_weight,)
+        titles = self._title_nearness() if any(weights) else None
+        return evaluation_metrics(evaluate(model, histories, targets, titles, weights))
+
+    def _title_nearness(self) -> TitleNearness:
+        if self._titles is None:
+            self._titles = TitleNearness.of(self.catalog)
+        return self._titles
 
     def _data(self) -> TrainingSet:
         """All users' padded sequences and views; rebuilt only while views are missing."""

@@ -63,6 +63,7 @@ def _summary_of(config: RunConfig, result: FederationResult) -> RunSummary:
         best_round=result.best_round,
         validation=result.validation,
         test=result.test,
+        title_weight=result.title_weight if any(config.title_weights) else None,
         epsilon=result.epsilon,
         views=RunViews.of(config.to_flat(), result.events),
         bytes_up=sum(e.get("bytes_up", 0) for e in result.events),

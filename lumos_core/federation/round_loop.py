@@ -95,6 +95,14 @@ class Round(NamedTuple):
     problem: str = ""
 
 
+class Evaluated(NamedTuple):
+    """A valid evaluation: the nodes that it is about, and their sums by weight of the titles'
+    nearness."""
+
+    names: tuple[str, ...]
+    sums: dict[float, dict[str, float]]
+
+
 class Ended(NamedTuple):
     """Why the rounds ended, and a reason to report, if there is one."""
 
@@ -115,6 +123,7 @@ class FederationResult:
     validation: dict[str, float]
     test: dict[str, float]
     events: list[Event]
+    title_weight: float = 0.0  # of the titles' nearness, in the rankings of the best round
     epsilon: float | None = None  # spent; None without differential privacy or without noise
 
 
@@ -254,11 +263,16 @@ class Federation:
         due = (number - 1) % self.config.evaluate_every == 0
         # When a failed round is tried again, the model may have been evaluated already.
         evaluate: Split | None = "validation" if due and not self._evaluated(number - 1) else None
-        instructions = [Instruction(n, "train", number, self.params, evaluate) for n in sampled]
+        weight = self._title_weight
+        instructions = [
+            Instruction(n, "train", number, self.params, evaluate, title_weight=weight)
+            for n in sampled
+        ]
         if evaluate:
             others = sorted(set(names) - set(sampled))
             instructions += [
-                Instruction(n, "evaluate", number - 1, self.params, evaluate) for n in others
+                Instruction(n, "evaluate", number - 1, self.params, evaluate, title_weight=weight)
+                for n in others
             ]
         if note := self.budget.ask(sampled):
             self.history.add({"event": "asked", "round": number, "time": utc_now(), **note})
@@ -307,6 +321,7 @@ class Federation:
             validation={k: v for k, v in validation.items() if "@" in k or k == "mrr"},
             test=test,
             events=self.history.events,
+            title_weight=self._title_weight,
             epsilon=self.budget.spent(),
         )
 
@@ -354,7 +369,10 @@ class Federation:
 
     def _evaluate_everywhere(self, of_round: int, split: Split, params: Params) -> dict[str, float]:
         names = self.members.present()
-        instructions = [Instruction(n, "evaluate", of_round, params, split) for n in names]
+        weight = self._title_weight
+        instructions = [
+            Instruction(n, "evaluate", of_round, params, split, title_weight=weight) for n in names
+        ]
         answered = exchange(self.transport, instructions, self.config.round_timeout)
         traffic = {
             "bytes_up": sum(r.bytes_up for r in answered),
@@ -370,57 +388,71 @@ class Federation:
         Args:
             traffic: bytes of the evaluation's own messages; None if it shared those of a training.
         """
-        valid: list[tuple[tuple[str, ...], dict[str, float]]] = []  # names, sums
+        weights = self.config.title_weights if split == "validation" else (self._title_weight,)
+        valid: list[Evaluated] = []
         failed: list[Event] = []
         for reply in answered:
             try:
                 if reply.error is not None:
                     raise ReplyError(f"error {reply.error[:80]!r}")
                 if reply.kind == "evaluate":
-                    reply_checks.check_evaluation(reply.metrics)
+                    reply_checks.check_evaluation(reply.metrics, weights)
             except ReplyError as error:
                 failed.append({"node": reply.node, "reason": str(error)})
                 log.warning("node %s: evaluation rejected: %s", reply.node, error)
                 continue
-            valid.append((reply.sum_of or (reply.node,), reply_checks.ranking_of(reply.metrics)))
-        sums = {name: sum(found[name] for _, found in valid) for name in reply_checks.RANKING}
+            found = reply_checks.rankings_of(reply.metrics, weights)
+            valid.append(Evaluated(reply.sum_of or (reply.node,), found))
+        selected = {weight: self._select(valid, weight) for weight in weights}
+        weight = max(weights, key=lambda weight: selected[weight].value)
+        sums = {name: sum(e.sums[weight][name] for e in valid) for name in reply_checks.RANKING}
         metrics = means(sums)
         if not metrics:
             return {}
         event: Event = {
             "event": "evaluation", "round": of_round, "split": split, "time": utc_now(),
-            "nodes": [name for names, _ in valid for name in names], "users": int(sums["users"]),
-            **metrics, **(traffic or {}), **({"failed": failed} if failed else {}),
+            "nodes": [name for e in valid for name in e.names], "users": int(sums["users"]),
+            **metrics, **({"title_weight": weight} if any(self.config.title_weights) else {}),
+            **(traffic or {}), **({"failed": failed} if failed else {}),
         }  # fmt: skip
         if split == "validation":
-            event |= self._select(valid)
+            event |= self._selection(valid, selected[weight])
         self.history.add(event)
         if split == "validation":
-            self._note_best(of_round, history.value_of(event))
+            self._note_best(of_round, history.value_of(event), weight)
         return metrics
 
-    def _select(self, valid: list[tuple[tuple[str, ...], dict[str, float]]]) -> Event:
-        """The value that decides which round is best, and the nodes whose means are out of bounds.
-
-        Args:
-            valid: names of the nodes and their sums, for every valid reply.
-        """
-        having = [(names, found) for names, found in valid if found["users"]]
-        chosen = best_round.bounded_mean(
-            [found["users"] for _, found in having],
-            [found[SELECTION_METRIC] for _, found in having],
+    def _select(self, valid: list[Evaluated], weight: float) -> best_round.Selection:
+        """How good the model is with a weight of the titles' nearness, by the replies of nodes that
+        have users."""
+        having = [e.sums[weight] for e in valid if e.sums[weight]["users"]]
+        if not having:
+            return best_round.Selection(0.0, np.zeros(0, dtype=bool))
+        return best_round.bounded_mean(
+            [sums["users"] for sums in having],
+            [sums[SELECTION_METRIC] for sums in having],
             self.config.max_weight_ratio,
         )
+
+    def _selection(self, valid: list[Evaluated], chosen: best_round.Selection) -> Event:
+        """The value that decides which round is best, and nodes whose means are out of bounds."""
+        having = [e.names for e in valid if any(s["users"] for s in e.sums.values())]
         doubted = [
-            name for (names, _), doubt in zip(having, chosen.doubted, strict=True) if doubt
+            name for names, doubt in zip(having, chosen.doubted, strict=True) if doubt
             for name in names
         ]  # fmt: skip
         for name in doubted:
             log.warning("node %s: its evaluation is out of line and counts within bounds", name)
         return {"selection": chosen.value, **({"doubted": doubted} if doubted else {})}
 
-    def _note_best(self, of_round: int, worth: float) -> None:
-        self.progress = self.progress.after_evaluation(of_round, worth)
+    @property
+    def _title_weight(self) -> float:
+        """Weight of the titles' nearness with the best model so far."""
+        fixed = self.config.title_weights
+        return fixed[0] if len(fixed) == 1 else self.progress.title_weight
+
+    def _note_best(self, of_round: int, worth: float, title_weight: float) -> None:
+        self.progress = self.progress.after_evaluation(of_round, worth, title_weight)
         if self.progress.best_round == of_round:
             self.best = self.params
             self._save(BEST, self.best, {})

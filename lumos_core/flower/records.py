@@ -59,6 +59,7 @@ class Order(NamedTuple):
         catalog: fingerprint of the server's catalog; empty if the server did not send it.
         secure: a packet of secure aggregation, if the instruction is a step of it; unchecked.
         seconds: in a ``prepare``, the longest time to work on views.
+        title_weight: of the titles' nearness, for rankings by ``params``.
     """
 
     params: dict[str, np.ndarray] | None
@@ -67,6 +68,7 @@ class Order(NamedTuple):
     catalog: str
     secure: dict[str, object] | None = None
     seconds: float = 0.0
+    title_weight: float = 0.0
 
 
 # ---------------------------------------------------------------- server → node
@@ -77,6 +79,7 @@ def encode_order(order: Order) -> RecordDict:
         "evaluate": order.evaluate or "",
         "catalog": order.catalog,
         "seconds": order.seconds,
+        "title-weight": order.title_weight,
     }
     content = RecordDict({INSTRUCTION: ConfigRecord(values)})
     if order.params is not None:
@@ -100,15 +103,21 @@ def decode_order(content: RecordDict) -> Order:
         raise ReplyError("instruction: 'round' must be an int and 'catalog' a str")
     if evaluate not in ("", "validation", "test"):
         raise ReplyError(f"instruction: 'evaluate' is {evaluate!r}, expected validation or test")
-    seconds = values.get("seconds", 0.0)
-    if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
-        raise ReplyError(f"instruction: 'seconds' is {seconds!r}, expected a number from 0 on")
+    seconds, weight = (_not_negative(values, name) for name in ("seconds", "title-weight"))
     model = content.array_records.get(MODEL)
     params = None if model is None else from_record(model)
     secure = content.config_records.get(SECAGG)
     packet = None if secure is None else dict(secure)
     split = evaluate or None
-    return Order(params, round_, split, catalog, packet, float(seconds))  # type: ignore[arg-type]
+    return Order(params, round_, split, catalog, packet, seconds, weight)  # type: ignore[arg-type]
+
+
+def _not_negative(values: ConfigRecord, name: str) -> float:
+    """A number of an instruction; 0 where a server of an older version did not send it."""
+    value = values.get(name, 0.0)
+    if not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ReplyError(f"instruction: '{name}' is {value!r}, expected a number from 0 on")
+    return float(value)
 
 
 # ---------------------------------------------------------------- node → server

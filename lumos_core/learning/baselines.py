@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from lumos_core.config import RunConfig
+from lumos_core.config import RunConfig, next_item_only
 from lumos_core.data.sequences import LeaveOneOut, Sequences
-from lumos_core.learning.evaluation import evaluate, target_ranks
+from lumos_core.learning.evaluation import best_weight, evaluate, target_ranks
 from lumos_core.learning.metrics import SELECTION_METRIC, means, ranking_sums
 from lumos_core.learning.model import build_model, get_params, set_params
 from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
+from lumos_core.learning.title_nearness import TitleNearness
 from lumos_core.learning.training import Trainer, TrainingSet
 
 OnEpoch = Callable[[dict[str, Any]], None]
@@ -21,6 +22,7 @@ def train_centralised(
     config: RunConfig,
     sequences: Sequences,
     initial: Params,
+    titles: TitleNearness | None = None,
     *,
     max_epochs: int = 100,
     patience: int = 5,
@@ -30,17 +32,19 @@ def train_centralised(
     """SASRec on pooled histories: next-item loss only, early stopping on validation NDCG@20.
 
     Args:
-        config: model and optimiser settings; its method is not used.
+        config: model and optimiser settings; of its method all but the objective.
         sequences: all users.
         initial: starting parameters.
+        titles: the nearness of titles; needed unless ``title-weight`` is 0.
         max_epochs: limit.
         patience: training stops after this many epochs without a better NDCG@20.
         on_epoch: called with a dict of epoch, loss, seconds and validation metrics.
 
     Returns:
-        Best parameters, and {"epochs", "best_epoch", "seconds", "validation", "test"}.
+        Best parameters, and {"epochs", "best_epoch", "title_weight", "seconds", "validation",
+        "test"}.
     """
-    config = config.replace(method="fedavg")
+    config = config.replace(method=next_item_only(config.method))
     split = LeaveOneOut(sequences)
     model = build_model(ModelShape.of(config, len(initial[ITEM_TABLE]) - 1), config.dropout)
     set_params(model, initial)
@@ -49,13 +53,17 @@ def train_centralised(
         model, TrainingSet.build(split.train(), config.max_len), config, (config.seed,)
     )
     best_epoch, best_validation, best_params = 0, {SELECTION_METRIC: -1.0}, initial
+    title_weight = config.title_weights[0]
     seconds = 0.0
     epoch = 0
     for epoch in range(1, max_epochs + 1):
         sums = trainer.epoch()
         seconds += sums.seconds
-        validation = means(evaluate(model, *split.validation()))
+        found = evaluate(model, *split.validation(), titles, config.title_weights)
+        weight = best_weight(found)
+        validation = means(found[weight])
         if validation[SELECTION_METRIC] > best_validation[SELECTION_METRIC]:
+            title_weight = weight
             best_epoch, best_validation, best_params = epoch, validation, get_params(model)
         if on_epoch is not None:
             loss = sums.loss / max(sums.examples, 1)
@@ -63,10 +71,11 @@ def train_centralised(
         if epoch - best_epoch >= patience:
             break
     set_params(model, best_params)
-    test = means(evaluate(model, *split.test()))
+    test = means(evaluate(model, *split.test(), titles, (title_weight,))[title_weight])
     return best_params, {
         "epochs": epoch,
         "best_epoch": best_epoch,
+        "title_weight": title_weight,
         "seconds": seconds,
         "validation": best_validation,
         "test": test,

@@ -4,48 +4,88 @@ Results are *sums over users* ("users", "hr@20", "ndcg@20", …), because nodes 
 sums of nodes can be added; :func:`~lumos_core.learning.metrics.means` turns them into metrics.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 
 from lumos_core.data.sequences import Sequences
 from lumos_core.learning.batching import pad, sorted_batches
-from lumos_core.learning.metrics import ranking_sums
+from lumos_core.learning.metrics import SELECTION_METRIC, ranking_sums
 from lumos_core.learning.model import SASRec
+from lumos_core.learning.title_nearness import TitleNearness, fused
 
 EVALUATION_BATCH = 256
 Scorer = Callable[[np.ndarray], torch.Tensor]
 """int [B] user indices → float [B, N] scores; column j is item j + 1."""
 
 
-def evaluate(model: SASRec, histories: Sequences, targets: np.ndarray) -> dict[str, float]:
-    """Rank each user's target by the model.
+def evaluate(
+    model: SASRec,
+    histories: Sequences,
+    targets: np.ndarray,
+    titles: TitleNearness | None = None,
+    weights: Sequence[float] = (0.0,),
+) -> dict[float, dict[str, float]]:
+    """Rank each user's target by the model, once for each weight of the titles' nearness.
 
     Args:
         model: put into evaluation mode for the call.
         histories: each user's items before the target.
         targets: int64 [U], items 1..N.
+        titles: the nearness of titles; needed unless 0 is the only weight.
+        weights: see :mod:`~lumos_core.learning.title_nearness`.
 
     Returns:
-        Sums over users, see :func:`~lumos_core.learning.metrics.ranking_sums`.
+        By weight: sums over users, see :func:`~lumos_core.learning.metrics.ranking_sums`.
     """
-    device = model.items.weight.device
+    ranks = ranks_by_weight(model, histories, targets, titles, weights)
+    return {weight: ranking_sums(row) for weight, row in zip(weights, ranks, strict=True)}
 
-    def score(users: np.ndarray) -> torch.Tensor:
-        items, lengths = pad([histories[u] for u in users], model.shape.max_len)
-        hidden = model.encode_last(
-            torch.from_numpy(items).to(device), torch.from_numpy(lengths).to(device)
-        )
-        return model.scores(hidden).cpu()
+
+def best_weight(sums: Mapping[float, Mapping[str, float]]) -> float:
+    """The weight with the best selection metric; of equal ones the first."""
+    return max(sums, key=lambda weight: sums[weight][SELECTION_METRIC])
+
+
+def ranks_by_weight(
+    model: SASRec,
+    histories: Sequences,
+    targets: np.ndarray,
+    titles: TitleNearness | None,
+    weights: Sequence[float],
+) -> np.ndarray:
+    """The rank of each user's target for each weight of the titles' nearness.
+
+    Args: as in :func:`evaluate`.
+
+    Returns:
+        float64 [weights, U], 1 = best.
+    """
+
+    def scores(users: np.ndarray) -> Iterator[torch.Tensor]:
+        chosen = [histories[u] for u in users]
+        encoded = encoder_scores(model, chosen)
+        near = titles.near(chosen) if titles is not None and any(weights) else encoded
+        return (fused(encoded, near, weight) for weight in weights)
 
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            return ranking_sums(target_ranks(score, histories, targets))
+            return _ranks(scores, len(weights), histories, targets)
     finally:
         model.train(was_training)
+
+
+def encoder_scores(model: SASRec, histories: Sequence[np.ndarray]) -> torch.Tensor:
+    """Scores of all items by the encoder alone, on the CPU: B histories → float [B, N]."""
+    device = model.items.weight.device
+    items, lengths = pad(histories, model.shape.max_len)
+    hidden = model.encode_last(
+        torch.from_numpy(items).to(device), torch.from_numpy(lengths).to(device)
+    )
+    return model.scores(hidden).cpu()
 
 
 def target_ranks(score: Scorer, histories: Sequences, targets: np.ndarray) -> np.ndarray:
@@ -54,21 +94,34 @@ def target_ranks(score: Scorer, histories: Sequences, targets: np.ndarray) -> np
     A target that is also in the history (a repeated purchase) competes with the unseen items. Ties
     count half, so that a model gains nothing by scoring all items alike; a score that is not a
     number counts as the lowest, so that a diverged model gains nothing either. Users are scored in
-    batches of similar length; no more than ``EVALUATION_BATCH × N`` scores exist at a time.
+    batches of similar length; only a few arrays of ``EVALUATION_BATCH × N`` exist at a time.
 
     Returns:
         float64 [U].
     """
-    ranks = np.empty(len(histories))
+    ranks: np.ndarray = _ranks(lambda users: iter((score(users),)), 1, histories, targets)[0]
+    return ranks
+
+
+def _ranks(
+    scores: Callable[[np.ndarray], Iterator[torch.Tensor]],
+    rankings: int,
+    histories: Sequences,
+    targets: np.ndarray,
+) -> np.ndarray:
+    """:func:`target_ranks` for several rankings of the same users: float64 [rankings, U]."""
+    ranks = np.empty((rankings, len(histories)))
     for users in sorted_batches(histories.lengths, EVALUATION_BATCH):
-        scores = score(users)
-        scores = torch.where(scores.isnan(), -torch.inf, scores)
-        own = scores.gather(1, torch.from_numpy(targets[users] - 1)[:, None])
         seen = [histories[u] for u in users]
-        rows = np.repeat(np.arange(len(users)), [len(s) for s in seen])
-        scores[torch.from_numpy(rows), torch.from_numpy(np.concatenate(seen) - 1)] = -torch.inf
-        scores.scatter_(1, torch.from_numpy(targets[users] - 1)[:, None], own)
-        greater = (scores > own).sum(1)
-        equal = (scores == own).sum(1) - 1
-        ranks[users] = (1 + greater + equal / 2).numpy()
+        rows = torch.from_numpy(np.repeat(np.arange(len(users)), [len(s) for s in seen]))
+        columns = torch.from_numpy(np.concatenate(seen) - 1)
+        target = torch.from_numpy(targets[users] - 1)[:, None]
+        for number, found in enumerate(scores(users)):
+            found = torch.where(found.isnan(), -torch.inf, found)
+            own = found.gather(1, target)
+            found[rows, columns] = -torch.inf
+            found.scatter_(1, target, own)
+            greater = (found > own).sum(1)
+            equal = (found == own).sum(1) - 1
+            ranks[number, users] = (1 + greater + equal / 2).numpy()
     return ranks

@@ -63,7 +63,13 @@ class SASRec(nn.Module):
     Args:
         shape: sizes; see :class:`ModelShape`.
         dropout: probability on embeddings and residual branches.
+
+    Attributes:
+        title_weight: of the titles' nearness in rankings, for a trained model. Not a parameter; see
+            :mod:`lumos_core.learning.title_nearness`.
     """
+
+    title_weight = 0.0
 
     def __init__(self, shape: ModelShape, dropout: float = 0.0) -> None:
         super().__init__()

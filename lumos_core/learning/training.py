@@ -110,6 +110,27 @@ def uses_full_softmax(config: RunConfig, num_items: int) -> bool:
     )
 
 
+def met_rows(data: TrainingSet, rows: int) -> Tensor:
+    """Which rows of the item table belong to items of the histories.
+
+    The softmax pushes the embeddings of all items away that did not come next, also of those that
+    no user of the node met. Adam makes full steps of these small, steady gradients, and what a rare
+    item's title said at the start is lost. A row of an item that the node never met is therefore
+    left alone with ``item-rows = met``: other nodes, who met it, train it.
+
+    Args:
+        data: the node's users; their views do not count.
+        rows: N + 1.
+
+    Returns:
+        float [N + 1, 1], 1 or 0.
+    """
+    met = torch.zeros(rows, 1)
+    met[torch.from_numpy(np.unique(data.history.items))] = 1.0
+    met[0] = 0.0
+    return met
+
+
 @dataclass
 class Trainer:
     """One model, one optimiser, one set of users; :meth:`epoch` goes through them once.
@@ -126,13 +147,22 @@ class Trainer:
     config: RunConfig
     seed: Sequence[int]
     _epochs_done: int = field(default=0, init=False)
+    _met: Tensor | None = field(default=None, init=False)
+    _optimizers: list[Adam] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        self._optimizer = Adam(
-            self.model.parameters(),
-            lr=self.config.learning_rate,
-            weight_decay=self.config.weight_decay,
-        )
+        table = self.model.items.weight
+        rate, decay = self.config.learning_rate, self.config.weight_decay
+        self._met = met_rows(self.data, len(table)) if self.config.trains_met_rows else None
+        if self._met is None:
+            self._optimizers = [Adam(self.model.parameters(), lr=rate, weight_decay=decay)]
+            return
+        self._met = self._met.to(table.device)
+        others = [p for p in self.model.parameters() if p is not table]
+        self._optimizers = [
+            Adam([table], lr=rate, weight_decay=0.0),  # decay would move the other rows
+            Adam(others, lr=rate, weight_decay=decay),
+        ]
 
     def epoch(self) -> TrainSums:
         """Train on every user once."""
@@ -171,10 +201,15 @@ class Trainer:
 
         if not loss.requires_grad:  # a lone user with a single item and no views
             return
-        self._optimizer.zero_grad()
+        for optimizer in self._optimizers:
+            optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        gradient = self.model.items.weight.grad
+        if self._met is not None and gradient is not None:
+            gradient *= self._met
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-        self._optimizer.step()
+        for optimizer in self._optimizers:
+            optimizer.step()
 
     def next_item(self, hidden: Tensor, targets: Tensor, rng: np.random.Generator) -> Tensor:
         """Mean loss of float [M, D] states against int64 [M] targets."""

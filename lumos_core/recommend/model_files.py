@@ -75,11 +75,14 @@ class ModelCard(BaseModel):
     """What a program has to know to use a model.
 
     Attributes:
-        format: changes when a reader of the present version could misread the file.
+        format: changes when a reader of the present version could misread the file. With a
+            ``title_weight`` it is "lumos-sasrec-2": LUMOS 0.1 would rank without it.
         shape: sizes of the model; they are enough to build an empty one.
         catalog: fingerprint of the catalog; each row of ``items.weight`` is one of its items.
         round: rounds of training that led to the parameters.
         final: whether it is the best model of a run that completed.
+        title_weight: of the titles' nearness in rankings
+            (:mod:`lumos_core.learning.title_nearness`).
         validation, test: metrics, if known (means over users; exported models only).
         config: the run's configuration, without paths.
         versions: versions of LUMOS and of the packages that it was trained with, if known.
@@ -87,11 +90,12 @@ class ModelCard(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    format: Literal["lumos-sasrec-1"] = "lumos-sasrec-1"
+    format: Literal["lumos-sasrec-1", "lumos-sasrec-2"] = "lumos-sasrec-1"
     shape: Shape
     catalog: Annotated[str, Field(pattern=FINGERPRINT_PATTERN)]
     round: Annotated[int, Field(ge=0)]
     final: bool
+    title_weight: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0
     validation: dict[str, float] = {}
     test: dict[str, float] = {}
     config: dict[str, Scalar] = {}
@@ -103,7 +107,13 @@ class ModelCard(BaseModel):
 
     @classmethod
     def of(
-        cls, config: RunConfig, num_items: int, catalog: str, of_round: int, final: bool
+        cls,
+        config: RunConfig,
+        num_items: int,
+        catalog: str,
+        of_round: int,
+        final: bool,
+        title_weight: float = 0.0,
     ) -> "ModelCard":
         """The card of a model of a run.
 
@@ -113,8 +123,11 @@ class ModelCard(BaseModel):
             catalog: the catalog's fingerprint.
             of_round: rounds of training that led to the model.
             final: whether it is the best model of a run that completed.
+            title_weight: of the titles' nearness in rankings.
         """
         return cls(
+            format="lumos-sasrec-2" if title_weight else "lumos-sasrec-1",
+            title_weight=title_weight,
             shape=Shape.model_validate(ModelShape.of(config, num_items).to_dict()),
             catalog=catalog,
             round=of_round,
@@ -227,6 +240,7 @@ def load_model(place: Path | str, catalog: Catalog, device: "torch.device | str"
     _check_arrays(path, params, card)
     model = build_model(card.model_shape)
     set_params(model, params)
+    model.title_weight = card.title_weight
     return model.to(device).eval()
 
 
@@ -243,7 +257,9 @@ def _of_checkpoint(path: Path, checkpoint: Checkpoint) -> tuple[Params, ModelCar
     try:
         config = RunConfig.from_flat(progress.config)
         num_items = len(checkpoint.params[ITEM_TABLE]) - 1
-        card = ModelCard.of(config, num_items, progress.catalog, of_round, final=False)
+        card = ModelCard.of(
+            config, num_items, progress.catalog, of_round, False, progress.title_weight
+        )
     except (ConfigError, KeyError, ValidationError) as error:
         raise _unreadable(path, error) from None
     if card.model_shape.fingerprint != progress.shape:

@@ -2,7 +2,8 @@
 reasons.
 
 The ranking is that of :mod:`lumos_core.learning.evaluation`: scores of the whole catalog after the
-last item of a history, without the items of the history. A *reason* is an item of the history whose
+last item of a history, with the nearness of titles added as the model's card says, without the
+items of the history. A *reason* is an item of the history whose
 embedding is among the nearest (by cosine) to the recommended item's: the model places similar items
 close to each other. A reason explains a recommendation by similarity; it does not show how the
 model computed it. An item with cosine 0 or below is not similar, and is never a reason.
@@ -22,7 +23,9 @@ from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import Sequences
 from lumos_core.errors import DataError
 from lumos_core.learning.batching import pad
+from lumos_core.learning.evaluation import encoder_scores
 from lumos_core.learning.model import SASRec
+from lumos_core.learning.title_nearness import TitleNearness, fused
 from lumos_core.recommend.model_files import load_model
 from lumos_core.safe_files import replacing
 
@@ -47,7 +50,7 @@ class Ranked:
 
     Attributes:
         items: int32 [B, K], 1..N, best first; 0 means no item.
-        scores: float32 [B, K]; inner products, comparable within a row; -inf where item is 0.
+        scores: float32 [B, K]; comparable within a row; -inf where item is 0.
         reasons: int32 [B, K, R], distinct items of the history with a positive cosine, nearest
             first; 0 means no item.
         similarities: float32 [B, K, R], cosine to the recommended item; 0 where reason is 0.
@@ -112,6 +115,9 @@ class Recommender:
         self.model, self.catalog = model.eval(), catalog
         self.top, self.reasons = min(top, len(catalog)), reasons
         self.include_seen = include_seen
+        # an encoder of a plug-in has no such attribute unless it was loaded from a file
+        self._title_weight = float(getattr(model, "title_weight", 0.0))
+        self._titles = TitleNearness.of(catalog) if self._title_weight else None
         with torch.inference_mode():  # float [N + 1, D] of length 1; a zero vector stays zero
             self._directions = F.normalize(model.items.weight, dim=-1).cpu()
 
@@ -153,13 +159,10 @@ class Recommender:
         """
         arrays = [np.asarray(h, dtype=np.int64) for h in histories]
         self._check(arrays)
-        device = self.model.items.weight.device
-        padded, lengths = pad(arrays, self.model.shape.max_len)
         with torch.inference_mode():
-            hidden = self.model.encode_last(
-                torch.from_numpy(padded).to(device), torch.from_numpy(lengths).to(device)
-            )
-            scores = self.model.scores(hidden).cpu()
+            scores = encoder_scores(self.model, arrays)
+            if self._titles is not None:
+                scores = fused(scores, self._titles.near(arrays), self._title_weight)
             scores = torch.where(scores.isnan(), -torch.inf, scores)
             if not self.include_seen:
                 rows = np.repeat(np.arange(len(arrays)), [len(a) for a in arrays])

@@ -27,11 +27,12 @@ LATEST, BEST = "checkpoint/latest.safetensors", "checkpoint/best.safetensors"
 OptimizerState = dict[str, np.ndarray]
 """The state of a server optimiser: a flat mapping of named arrays."""
 _MODEL, _OPTIMIZER = "model/", "optimizer/"
-_VERSION = 1
-"""Version of the metadata's schema. Version 1 is not written into the file; only later ones are, as
-the key "schema_version". An older LUMOS refuses keys that it does not know, so this key would stop
-it from resuming a run of version 1. A second entry of metadata is no alternative: the order of two
-entries would differ from file to file."""
+_VERSION = 2
+"""Version of the metadata's schema; 2 added ``title_weight``. Version 1 is not written into the
+file; only later ones are, as the key "schema_version", and only where the key is not 0. An older
+LUMOS refuses keys that it does not know, so these would stop it from resuming a run of version 1. A
+second entry of metadata is no alternative: the order of two entries would differ from file to
+file."""
 
 
 @checked_dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
@@ -45,11 +46,17 @@ class RunProgress:
     catalog: str  # fingerprint
     shape: str  # fingerprint of the model's shape
     config: dict[str, str | int | float | bool]
+    title_weight: float = 0.0  # of the titles' nearness, for rankings by the best round's model
 
-    def after_evaluation(self, of_round: int, metric: float) -> "RunProgress":
+    def after_evaluation(
+        self, of_round: int, metric: float, title_weight: float = 0.0
+    ) -> "RunProgress":
         """The progress after the model of a round was evaluated on the validation targets."""
         if self.best_round < 0 or metric > self.best_ndcg:
-            return replace(self, best_round=of_round, best_ndcg=metric, evaluations_since_best=0)
+            return replace(
+                self, best_round=of_round, best_ndcg=metric, evaluations_since_best=0,
+                title_weight=title_weight,
+            )  # fmt: skip
         return replace(self, evaluations_since_best=self.evaluations_since_best + 1)
 
 
@@ -64,7 +71,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write atomically: an older file at ``path`` stays intact until the new one is complete."""
     arrays = {_MODEL + n: np.ascontiguousarray(a) for n, a in checkpoint.params.items()}
     arrays |= {_OPTIMIZER + n: np.ascontiguousarray(a) for n, a in checkpoint.optimizer.items()}
-    metadata = {"progress": json.dumps(asdict(checkpoint.progress))}
+    facts = asdict(checkpoint.progress)
+    if checkpoint.progress.title_weight:
+        facts |= {"schema_version": _VERSION}
+    else:
+        del facts["title_weight"]
+    metadata = {"progress": json.dumps(facts)}
     write_atomically(path, save(arrays, metadata))
 
 

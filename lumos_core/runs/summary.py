@@ -27,6 +27,7 @@ class RunSummary(JsonFile):
         best_round: the round whose model was best on the validation targets; -1 before any
             evaluation.
         validation, test: metrics of that model, means over users.
+        title_weight: of the titles' nearness in that model's rankings.
         epsilon: ε spent; None without differential privacy or without noise.
         views: whether views were missing; None for methods without views.
         bytes_up, bytes_down: payload of all rounds, from and to nodes.
@@ -43,6 +44,7 @@ class RunSummary(JsonFile):
     best_round: int = -1
     validation: dict[str, float] = Field(default_factory=dict)
     test: dict[str, float] = Field(default_factory=dict)
+    title_weight: float | None = None
     epsilon: float | None = None
     views: RunViews | None = None
     bytes_up: int = 0

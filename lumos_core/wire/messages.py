@@ -27,6 +27,7 @@ class Instruction:
     evaluate: Split | None = None  # the targets to evaluate the received model on
     secure: Packet | None = None  # of secure aggregation; with "train": that of its upload step
     seconds: float = 0.0  # with "prepare": the longest time to work on views
+    title_weight: float = 0.0  # of the titles' nearness, for rankings by the model in `params`
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
 """The contents that replies may have, and the checks that they must pass before they are used.
 
 A train reply is a delta plus the sums and counts of :data:`TRAIN_METRICS` and, if the server asked
-for them, those of :data:`EVALUATION_METRICS` about the *received* model. An evaluate reply holds
-only the latter. Nothing else exists on the wire, so nothing else can leak.
+for them, those of :func:`evaluation_names` about the *received* model. An evaluate reply holds only
+the latter. Nothing else exists on the wire, so nothing else can leak.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lumos_core.config import RunConfig
 from lumos_core.errors import ReplyError
@@ -19,7 +19,7 @@ TRAIN_METRICS = frozenset(
     {"users", "examples", "loss", "contrastive", "contrastive-users", "views-complete", "seconds"}
 )
 RANKING = ("users", *(f"{m}@{k}" for k in CUTOFFS for m in ("hr", "ndcg")), "mrr")
-EVALUATION_METRICS = frozenset(f"eval-{name}" for name in RANKING)
+"""Sums of an evaluation, see :func:`lumos_core.learning.metrics.ranking_sums`."""
 INFO = frozenset({"name", "catalog", "shape", "users", "version"})
 """Answers to the ``describe`` query: a name, two fingerprints, a count, LUMOS's version."""
 
@@ -27,6 +27,36 @@ PREPARATION_METRICS = frozenset({"complete", "done", "percent", "seconds-left"})
 """Answers to ``prepare``: whether every user has views, whether the node has written all that it
 will write before the first round, its rough progress in percent (0 where the node does not reveal
 counts), and the seconds that are left."""
+
+
+def evaluation_names(weights: Sequence[float]) -> frozenset[str]:
+    """Names of the metrics of an evaluation.
+
+    Args:
+        weights: those of the titles' nearness with which items are ranked.
+
+    >>> sorted(evaluation_names([0.0]))[:3]
+    ['eval-hr@10', 'eval-hr@20', 'eval-hr@5']
+    >>> sorted(evaluation_names([0.2]))[:2]
+    ['eval-hr@10-titles-0.2', 'eval-hr@20-titles-0.2']
+    """
+    return frozenset(_wire_name(name, weight) for name in RANKING for weight in weights)
+
+
+def evaluation_metrics(sums: Mapping[float, Mapping[str, float]]) -> Metrics:
+    """The metrics of a reply from the sums of an evaluation, by weight of the titles' nearness."""
+    return {
+        _wire_name(name, weight): value
+        for weight, found in sums.items()
+        for name, value in found.items()
+    }
+
+
+def _wire_name(name: str, weight: float) -> str:
+    if name == "users" or weight == 0:
+        return f"eval-{name}"
+    return f"eval-{name}-titles-{weight:g}"
+
 
 COUNTS = frozenset({"users", "examples", "contrastive-users", "eval-users", "percent"})
 """Metrics that are whole numbers."""
@@ -58,22 +88,38 @@ def check_train(
     Raises:
         ReplyError: anything is missing, unknown, of the wrong type, not finite or out of range.
     """
-    _check_metrics(
-        metrics, TRAIN_METRICS | (EVALUATION_METRICS if evaluated else frozenset()), nodes
-    )
+    _check_metrics(metrics, train_names(config, evaluated), nodes)
     if metrics["users"] < 1:
         raise ReplyError("metric 'users' is 0: a delta of nobody")
     if evaluated:
-        _check_ranking(metrics)
+        _check_ranking(metrics, config.title_weights)
     delta = codec(config.delta_codec).decode(arrays, like, config.top_rows_share)
     deltas.check_norm(delta, config.max_delta_norm)
     return delta
 
 
-def check_evaluation(metrics: Mapping[str, float]) -> None:
-    """Raises ReplyError unless ``metrics`` are exactly the sums of an evaluation."""
-    _check_metrics(metrics, EVALUATION_METRICS)
-    _check_ranking(metrics)
+def train_names(config: RunConfig, evaluated: bool) -> frozenset[str]:
+    """Names of the metrics of a train reply.
+
+    Args:
+        config: of the run.
+        evaluated: whether it evaluates the received model on the validation targets as well.
+    """
+    return TRAIN_METRICS | (evaluation_names(config.title_weights) if evaluated else frozenset())
+
+
+def check_evaluation(metrics: Mapping[str, float], weights: Sequence[float]) -> None:
+    """Check the metrics of an evaluate reply.
+
+    Args:
+        metrics: of the reply.
+        weights: the weights of the titles' nearness that the node was to use.
+
+    Raises:
+        ReplyError: they are not exactly the sums of such an evaluation.
+    """
+    _check_metrics(metrics, evaluation_names(weights))
+    _check_ranking(metrics, weights)
 
 
 def preparation(complete: bool, done: bool, percent: int = 0, seconds_left: float = 0.0) -> Metrics:
@@ -93,9 +139,11 @@ def check_preparation(metrics: Mapping[str, float]) -> None:
         raise ReplyError(f"metric 'percent' is {metrics['percent']}, expected 0 … 100")
 
 
-def ranking_of(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The evaluation sums in a checked reply, without their prefix."""
-    return {name: float(metrics[f"eval-{name}"]) for name in RANKING}
+def rankings_of(
+    metrics: Mapping[str, float], weights: Sequence[float]
+) -> dict[float, dict[str, float]]:
+    """The evaluation sums in a checked reply, by weight of the titles' nearness."""
+    return {w: {name: float(metrics[_wire_name(name, w)]) for name in RANKING} for w in weights}
 
 
 def _check_metrics(metrics: Mapping[str, float], expected: frozenset[str], nodes: int = 1) -> None:
@@ -115,9 +163,9 @@ def _check_metrics(metrics: Mapping[str, float], expected: frozenset[str], nodes
             raise ReplyError(f"metric '{name}' is {value:.4g}, expected 0 … {nodes}")
 
 
-def _check_ranking(metrics: Mapping[str, float]) -> None:
+def _check_ranking(metrics: Mapping[str, float], weights: Sequence[float]) -> None:
     """Raises ReplyError if a metric exceeds 1 per user, which no ranking metric can."""
     users = metrics["eval-users"]
-    for name in RANKING[1:]:
-        if metrics[f"eval-{name}"] > users * (1 + 1e-6):
-            raise ReplyError(f"metric 'eval-{name}' exceeds its number of users ({users})")
+    for name in sorted(evaluation_names(weights) - {"eval-users"}):
+        if metrics[name] > users * (1 + 1e-6):
+            raise ReplyError(f"metric '{name}' exceeds its number of users ({users})")

@@ -129,6 +129,7 @@ def _federated(job: VariantRun, catalog: Catalog, sequences: Sequence[Sequences]
     curve = [e for e in result.events if e["event"] == "evaluation" and e["split"] == "validation"]
     return {
         "best_round": result.best_round,
+        "title_weight": result.title_weight,
         "validation": result.validation,
         "test": result.test,
         "curve": [{k: e[k] for k in ("round", "hr@20", "ndcg@20")} for e in curve],
@@ -141,9 +142,11 @@ def _without_rounds(job: VariantRun, catalog: Catalog, sequences: Sequence[Seque
     """Train without rounds. Centralised: one model for all users. Local: one model per node, with
     metrics averaged over all users."""
     from lumos_core.learning.baselines import train_centralised
+    from lumos_core.learning.title_nearness import TitleNearness
     from lumos_core.learning.title_start import initial_params
 
     initial = initial_params(job.config, catalog)
+    titles = TitleNearness.of(catalog) if any(job.config.title_weights) else None
     alone = job.variant == variants.LOCAL
     together = None if alone else pool(job.data, catalog, sequences)
     pooled = [together.users] if together else list(sequences)
@@ -158,6 +161,7 @@ def _without_rounds(job: VariantRun, catalog: Catalog, sequences: Sequence[Seque
             job.config,
             users,
             initial,
+            titles,
             max_epochs=CENTRALISED_MAX_EPOCHS,
             patience=CENTRALISED_PATIENCE,
             on_epoch=on_epoch,

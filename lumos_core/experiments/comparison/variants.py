@@ -10,7 +10,7 @@ Overrides = dict[str, Scalar]
 
 LOCAL = "local"
 POPULARITY = "popularity"
-UNFEDERATED = frozenset({"centralised", "centralised-start", LOCAL, POPULARITY})
+UNFEDERATED = frozenset({"centralised", "centralised-start", "centralised-plus", LOCAL, POPULARITY})
 """Variants that are trained without rounds."""
 
 _RANDOM_START: Overrides = {"semantic-start": "none"}
@@ -23,6 +23,9 @@ VARIANTS: dict[str, Overrides] = {
     "confedsrs": {"method": "confedsrs", **_RANDOM_START},
     "centralised": {"method": "fedavg", **_RANDOM_START},
     "lumos": {"method": "lumos"},
+    # LUMOS without views: what needs no language model but its titles
+    "fedavg-plus": {"method": "fedavg-plus"},
+    "centralised-plus": {"method": "fedavg-plus"},
     # the same methods with LUMOS's semantic start
     "fedavg-start": {"method": "fedavg"},
     "confedsrs-start": {"method": "confedsrs"},

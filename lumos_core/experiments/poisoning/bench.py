@@ -111,28 +111,24 @@ def measure_honest_users(params: Params, config: RunConfig, ground: Ground) -> d
 
     "hr@20" and "ndcg@20" are those of the test targets. The other two look only at users who do not
     have the target item in their history: "er@10" is the share of them who get it among the first
-    ten, "target-rank" is its mean rank as a share of the catalog.
+    ten, "target-rank" is its mean rank as a share of the catalog. If the weight of the titles'
+    nearness is to be chosen, it is chosen on these users' validation targets.
     """
-    import torch
-
     from lumos_core.data.sequences import LeaveOneOut
-    from lumos_core.learning.batching import pad
-    from lumos_core.learning.evaluation import evaluate, target_ranks
+    from lumos_core.learning.evaluation import best_weight, evaluate, ranks_by_weight
+    from lumos_core.learning.title_nearness import TitleNearness
 
     model = build_model(ModelShape.of(config, len(ground.catalog)))
     set_params(model, params)
-    model.eval()
-    histories, targets = LeaveOneOut(ground.users).test()
-    sums = evaluate(model, histories, targets)
+    titles = TitleNearness.of(ground.catalog) if any(config.title_weights) else None
+    split = LeaveOneOut(ground.users)
+    weight = best_weight(evaluate(model, *split.validation(), titles, config.title_weights))
+    histories, targets = split.test()
+    sums = evaluate(model, histories, targets, titles, (weight,))[weight]
     strangers = [u for u, items in enumerate(ground.users) if ground.target not in items]
     shown = histories.subset(strangers)
-
-    def score(users: np.ndarray) -> torch.Tensor:
-        items, lengths = pad([shown[u] for u in users], model.shape.max_len)
-        return model.scores(model.encode_last(torch.from_numpy(items), torch.from_numpy(lengths)))
-
-    with torch.inference_mode():
-        ranks = target_ranks(score, shown, np.full(len(shown), ground.target))
+    wanted = np.full(len(shown), ground.target)
+    ranks = ranks_by_weight(model, shown, wanted, titles, (weight,))[0]
     return {
         "hr@20": sums["hr@20"] / sums["users"],
         "ndcg@20": sums["ndcg@20"] / sums["users"],

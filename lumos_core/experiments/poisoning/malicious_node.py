@@ -12,7 +12,7 @@ from lumos_core.federation.node import Node
 from lumos_core.learning.parameters import ITEM_TABLE, Params
 from lumos_core.wire.codecs import codec
 from lumos_core.wire.messages import Metrics
-from lumos_core.wire.reply_checks import EVALUATION_METRICS
+from lumos_core.wire.reply_checks import evaluation_names
 
 CLAIMED_USERS = 10**6
 """An attacker claims so many users that the server's limit alone decides its weight."""
@@ -91,9 +91,10 @@ class MaliciousNode:
     def describe(self) -> dict[str, str]:
         return self._node.describe()
 
-    def evaluate(self, params: Params, split: str) -> Metrics:
+    def evaluate(self, params: Params, split: str, title_weight: float = 0.0) -> Metrics:
         """Metrics of no users: the bench measures only honest users."""
-        return dict.fromkeys(EVALUATION_METRICS, 0)
+        weights = self._config.title_weights if split == "validation" else (title_weight,)
+        return dict.fromkeys(evaluation_names(weights), 0)
 
     def train(
         self, params: Params, round: int, evaluate_on: str | None = None

@@ -19,7 +19,7 @@ from lumos_core.learning.parameters import Params
 from lumos_core.privacy import mechanisms
 from lumos_core.wire import deltas
 from lumos_core.wire.messages import Metrics
-from lumos_core.wire.reply_checks import EVALUATION_METRICS, MAX_COUNT, TRAIN_METRICS
+from lumos_core.wire.reply_checks import MAX_COUNT, train_names
 
 _LIMBS, _LIMB_BITS = 4, 16
 _FRACTION = 2**30  # of the fixed-point numbers; MAX_COUNT < 2^30, so that 60 of 64 bits are used
@@ -67,7 +67,7 @@ class Encoding:
             config.weighting,
             1 if uniform else config.secagg_max_weight,
             {name: array.shape for name, array in like.items()},
-            tuple(sorted(TRAIN_METRICS | (EVALUATION_METRICS if evaluated else frozenset()))),
+            tuple(sorted(train_names(config, evaluated))),
             mechanisms.node_noise(config) if config.dp == "distributed" else None,
             config.dp_clip if config.dp == "distributed" else config.secagg_clip,
         )

@@ -1,21 +1,49 @@
 """The vectors that item embeddings start from: by the language model, or by TF-IDF."""
 
+import hashlib
+from importlib.metadata import version
+
 import numpy as np
 import numpy.typing as npt
 
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
+from lumos_core.views.titles.resumable import Pieces
 
 TFIDF_DIM = 256
+TFIDF_VERSION = "1"
+"""Changes when the same titles get other vectors."""
 
 
 def semantic_vectors(config: RunConfig, catalog: Catalog) -> np.ndarray:
     """float32 [N, H]: a vector per title, by the LLM or by TF-IDF (``semantic-start``)."""
     if config.semantic_start == "tfidf":
+        return tfidf_title_vectors(catalog)
+    return llm_title_vectors(config, catalog)
+
+
+def tfidf_title_vectors(catalog: Catalog) -> npt.NDArray[np.float32]:
+    """[N, H] float32: title vectors by TF-IDF, rows of length 1; computed once per machine.
+
+    A ClientApp is a new process for every message, and computing them takes seconds.
+    """
+    from lumos_core.views.llm.find import default_cache
+    from lumos_core.views.titles.cache import cached_arrays
+
+    parts = (catalog.fingerprint, TFIDF_VERSION, str(TFIDF_DIM), version("scikit-learn"))
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    def compute(pieces: Pieces | None = None) -> dict[str, npt.NDArray[np.float32]]:
         from lumos_core.views.titles.tfidf import tfidf_embeddings
 
-        return tfidf_embeddings(catalog.titles, TFIDF_DIM, seed=0)
-    return llm_title_vectors(config, catalog)
+        return {"vectors": tfidf_embeddings(catalog.titles, TFIDF_DIM, seed=0)}
+
+    path = default_cache() / "catalogs" / f"tfidf-{key[:24]}.safetensors"
+    try:
+        found = cached_arrays(path, compute)
+    except OSError:  # a file system that is read-only or full costs time, but no result
+        found = compute()
+    return np.asarray(found["vectors"], dtype=np.float32)
 
 
 def llm_title_vectors(config: RunConfig, catalog: Catalog) -> npt.NDArray[np.float32]:
