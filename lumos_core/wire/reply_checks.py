@@ -58,6 +58,9 @@ def _wire_name(name: str, weight: float) -> str:
     return f"eval-{name}-titles-{weight:g}"
 
 
+EVALUATION_METRICS = evaluation_names((0.0,))
+"""Metrics of rankings without the nearness of titles."""
+
 COUNTS = frozenset({"users", "examples", "contrastive-users", "eval-users", "percent"})
 """Metrics that are whole numbers."""
 
@@ -108,7 +111,7 @@ def train_names(config: RunConfig, evaluated: bool) -> frozenset[str]:
     return TRAIN_METRICS | (evaluation_names(config.title_weights) if evaluated else frozenset())
 
 
-def check_evaluation(metrics: Mapping[str, float], weights: Sequence[float]) -> None:
+def check_evaluation(metrics: Mapping[str, float], weights: Sequence[float] = (0.0,)) -> None:
     """Check the metrics of an evaluate reply.
 
     Args:

@@ -11,7 +11,7 @@ from lumos_core.config import RunConfig
 from lumos_core.learning.parameters import ModelShape, Params
 from lumos_core.wire.codecs import codec
 from lumos_core.wire.messages import Instruction, Metrics, Reply, Talk, in_turn
-from lumos_core.wire.reply_checks import RANKING, preparation
+from lumos_core.wire.reply_checks import evaluation_names, preparation
 
 ITEMS = 6
 CATALOG = "c" * 64
@@ -66,7 +66,10 @@ class FakeNode:
         assert instruction.params is not None
         total = sum(float(np.abs(a).sum(dtype=np.float64)) for a in instruction.params.values())
         share = 0.5 + 0.5 * np.sin(100 * total + len(instruction.evaluate or ""))
-        sums: Metrics = {f"eval-{n}": self.users * share for n in RANKING}
+        weights = (instruction.title_weight,)
+        if instruction.evaluate == "validation":
+            weights = self.config.title_weights
+        sums: Metrics = dict.fromkeys(evaluation_names(weights), self.users * share)
         return {**sums, "eval-users": float(self.users)}
 
 

@@ -85,15 +85,16 @@ def test_a_run_repeats_to_the_bit(tiny: Tiny, toy_catalog: Catalog, parts: list[
     assert _curve(other) != _curve(first)
 
 
-def test_lumos_without_views_is_fedavg_to_the_bit(
+def test_lumos_without_views_is_fedavg_plus_to_the_bit(
     tiny: Tiny, toy_catalog: Catalog, parts: list[Sequences]
 ) -> None:
-    lumos, fedavg, confedsrs = (
+    lumos, plus, fedavg, confedsrs = (
         _federate(tiny(method=m, dropout=0.3), toy_catalog, parts)
-        for m in ("lumos", "fedavg", "confedsrs")
+        for m in ("lumos", "fedavg-plus", "fedavg", "confedsrs")
     )
-    assert _equal(lumos, fedavg)
-    assert _curve(lumos) == _curve(fedavg)
+    assert _equal(lumos, plus)
+    assert _curve(lumos) == _curve(plus)
+    assert _curve(plus) != _curve(fedavg)
     assert _curve(confedsrs) != _curve(fedavg)
 
     def views(histories: Sequences) -> dict[int, UserViews]:

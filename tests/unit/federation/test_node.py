@@ -21,11 +21,11 @@ from lumos_core.learning.parameters import ModelShape, Params
 from lumos_core.views.view import UserViews
 from lumos_core.wire import deltas
 from lumos_core.wire.reply_checks import (
-    EVALUATION_METRICS,
     INFO,
     TRAIN_METRICS,
     check_evaluation,
     check_train,
+    evaluation_names,
 )
 
 Tiny = Callable[..., RunConfig]
@@ -73,7 +73,7 @@ def test_a_train_reply_is_what_the_server_takes(
     arrays, metrics = Node("a", toy_catalog, users, config).train(params, 1, "validation")
     delta = check_train(arrays, metrics, params, config, evaluated=True)
     assert deltas.norm(delta) > 0
-    assert set(metrics) == TRAIN_METRICS | EVALUATION_METRICS
+    assert set(metrics) == TRAIN_METRICS | evaluation_names(config.title_weights)
     assert metrics["users"] == 12
     assert all(type(v) in (int, float) for v in metrics.values()), "numpy scalars do not travel"
 
@@ -102,8 +102,8 @@ def test_evaluation_is_of_the_received_model(
     set_params(model, params)
     split = LeaveOneOut(users)
     expected = {
-        "validation": evaluate(model, *split.validation()),
-        "test": evaluate(model, *split.test()),
+        "validation": evaluate(model, *split.validation())[0.0],
+        "test": evaluate(model, *split.test())[0.0],
     }
     assert expected["validation"] != expected["test"]
     for name, sums in expected.items():

@@ -101,7 +101,7 @@ def test_evaluate_equals_a_loop_over_users(model: SASRec, toy_users: Users) -> N
             gain = 1 / math.log2(1 + rank) if rank <= k else 0.0
             expected[f"hr@{k}"] = expected.get(f"hr@{k}", 0.0) + (rank <= k)
             expected[f"ndcg@{k}"] = expected.get(f"ndcg@{k}", 0.0) + gain
-    found = evaluate(model, histories, targets)
+    found = evaluate(model, histories, targets)[0.0]
     assert found == pytest.approx(expected, rel=1e-6)
     assert 0 < found["hr@5"] < 40
 
@@ -110,20 +110,20 @@ def test_batches_do_not_change_the_result(
     model: SASRec, toy_users: Users, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     histories, targets = LeaveOneOut(toy_users(40)).validation()
-    whole = evaluate(model, histories, targets)
+    whole = evaluate(model, histories, targets)[0.0]
     for size in (1, 7):
         monkeypatch.setattr(evaluation, "EVALUATION_BATCH", size)
-        assert evaluate(model, histories, targets) == pytest.approx(whole, rel=1e-9)
+        assert evaluate(model, histories, targets)[0.0] == pytest.approx(whole, rel=1e-9)
 
 
 def test_sums_add_up_over_nodes(model: SASRec, toy_users: Users) -> None:
     users = toy_users(30)
     histories, targets = LeaveOneOut(users).test()
-    whole = evaluate(model, histories, targets)
+    whole = evaluate(model, histories, targets)[0.0]
     total: dict[str, float] = {}
     for part in (range(0, 1), range(1, 18), range(18, 30)):
         chosen = np.array(part)
-        for name, value in evaluate(model, histories.subset(chosen), targets[chosen]).items():
+        for name, value in evaluate(model, histories.subset(chosen), targets[chosen])[0.0].items():
             total[name] = total.get(name, 0.0) + value
     assert total == pytest.approx(whole, rel=1e-9)
 
@@ -134,7 +134,7 @@ def test_the_models_mode_is_kept_and_dropout_is_off(
 ) -> None:
     histories, targets = LeaveOneOut(toy_users(10)).test()
     model.train(training)
-    assert evaluate(model, histories, targets) == evaluate(model, histories, targets)
+    assert evaluate(model, histories, targets)[0.0] == evaluate(model, histories, targets)[0.0]
     assert model.training is training
 
 

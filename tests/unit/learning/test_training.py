@@ -237,10 +237,10 @@ def test_sums_over_epochs_add_up() -> None:
 
 
 # ---------------------------------------------------------------- methods
-def test_lumos_without_views_is_fedavg_to_the_bit(tiny: Tiny, train: Sequences) -> None:
+def test_lumos_without_views_is_fedavg_plus_to_the_bit(tiny: Tiny, train: Sequences) -> None:
     for views in (None, {}):
         lumos, sums = _train(tiny(method="lumos", dropout=0.3), train, views)
-        fedavg, _ = _train(tiny(method="fedavg", dropout=0.3), train)
+        fedavg, _ = _train(tiny(method="fedavg-plus", dropout=0.3), train)
         assert _equal(lumos, fedavg)
         assert sums[0].contrastive_users == 0
         assert sums[0].contrastive == 0.0
@@ -274,8 +274,8 @@ def test_confedsrs_ignores_language_views(tiny: Tiny, train: Sequences) -> None:
 
 
 def test_no_weight_is_no_contrast(tiny: Tiny, train: Sequences) -> None:
-    plain, _ = _train(tiny(method="fedavg"), train)
-    for method in ("lumos", "confedsrs"):
+    for method, alone in (("lumos", "fedavg-plus"), ("confedsrs", "fedavg")):
+        plain, _ = _train(tiny(method=alone), train)
         config = tiny(method=method, contrastive_weight=0.0, view_target_weight=0.0)
         weightless, sums = _train(config, train, _views(train))
         assert _equal(plain, weightless)
@@ -366,7 +366,7 @@ def test_contrast_moves_the_history_towards_its_future(tiny: Tiny, train: Sequen
 
 
 def test_future_items_as_extra_targets_change_the_training(tiny: Tiny, train: Sequences) -> None:
-    plain, _ = _train(tiny(method="fedavg"), train)
+    plain, _ = _train(tiny(method="fedavg-plus"), train)
     config = tiny(method="lumos", contrastive_weight=0.0, view_target_weight=0.2)
     taught, sums = _train(config, train, _views(train))
     assert not _equal(plain, taught)

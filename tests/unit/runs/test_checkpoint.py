@@ -162,9 +162,9 @@ def test_metadata_of_before_there_were_versions_are_read(tmp_path: Path) -> None
 
 def test_metadata_of_a_newer_version_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "latest.safetensors"
-    progress = json.dumps({"schema_version": 2, "rounds": [3]})
+    progress = json.dumps({"schema_version": 3, "rounds": [3]})
     path.write_bytes(save({"model/a": np.zeros(2, "f4")}, {"progress": progress}))
-    with pytest.raises(NewerFileError, match=r"latest\.safetensors: has schema version 2"):
+    with pytest.raises(NewerFileError, match=r"latest\.safetensors: has schema version 3"):
         load_checkpoint(path)
 
 

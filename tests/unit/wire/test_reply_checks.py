@@ -19,7 +19,7 @@ from lumos_core.wire.reply_checks import (
     check_preparation,
     check_train,
     preparation,
-    ranking_of,
+    rankings_of,
 )
 
 Tiny = Callable[..., RunConfig]
@@ -52,7 +52,7 @@ def test_a_good_train_reply_passes(tiny: Tiny) -> None:
 
 def test_a_good_evaluation_passes() -> None:
     check_evaluation(_evaluation())
-    sums = ranking_of(_evaluation())
+    sums = rankings_of(_evaluation(), (0.0,))[0.0]
     assert sums["users"] == 4.0
     assert sums["hr@20"] == 3.0
     assert len(sums) == len(EVALUATION_METRICS)
