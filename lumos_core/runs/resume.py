@@ -157,7 +157,8 @@ def _replayed(
     rounds = set()
     for event in events:
         if event["event"] == "evaluation":
-            progress = progress.after_evaluation(event["round"], history.value_of(event))
+            weight = float(event.get("title_weight", 0.0))
+            progress = progress.after_evaluation(event["round"], history.value_of(event), weight)
             rounds.add(event["round"])
     if found.best_round >= 0 and found.best_round not in rounds:
         raise ModelError(

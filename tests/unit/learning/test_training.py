@@ -373,3 +373,33 @@ def test_future_items_as_extra_targets_change_the_training(tiny: Tiny, train: Se
     assert sums[0].contrastive_users == 0
     without, _ = _train(config.replace(use_future=False), train, _views(train))
     assert _equal(plain, without)
+
+
+# ---------------------------------------------------------------- rows of the item table
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("method", ["fedavg", "confedsrs", "lumos"])
+def test_rows_of_items_that_were_not_met_stay(tiny: Tiny, method: str, decay: float) -> None:
+    """Not even weight decay moves them, nor do items that occur in views alone."""
+    train = Sequences.from_lists([[1, 2, 3], [2, 3, 4, 5], [5, 1, 7]])
+    views = {u: UserViews((20, 21), (22, 23, 24), (19,)) for u in range(3)}
+    config = tiny(method=method, item_rows="met", weight_decay=decay, local_epochs=3)
+    before = get_params(new_model(config, ITEMS))["items.weight"]
+    after = _train(config, train, views)[0]["items.weight"]
+    moved = (after != before).any(axis=1)
+    assert np.flatnonzero(moved).tolist() == [1, 2, 3, 4, 5, 7]
+    assert moved.dtype == bool
+
+
+def test_all_rows_are_trained_if_asked_for(tiny: Tiny, train: Sequences) -> None:
+    config = tiny(method="lumos", item_rows="all")
+    before = get_params(new_model(config, ITEMS))["items.weight"]
+    after = _train(config, Sequences.from_lists([[1, 2, 3]]))[0]["items.weight"]
+    assert (after[1:] != before[1:]).any(axis=1).all()
+
+
+def test_which_rows_are_trained_by_default(tiny: Tiny) -> None:
+    assert tiny(method="lumos").trains_met_rows
+    assert tiny(method="fedavg-plus").trains_met_rows
+    assert not tiny(method="fedavg").trains_met_rows
+    assert not tiny(method="confedsrs").trains_met_rows
+    assert not tiny(method="lumos", dp="user").trains_met_rows

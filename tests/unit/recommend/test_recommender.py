@@ -12,8 +12,10 @@ from typer.testing import CliRunner
 from lumos_core.cli.app import app
 from lumos_core.data import Catalog, Sequences
 from lumos_core.errors import DataError, LumosError
+from lumos_core.learning.evaluation import ranks_by_weight
 from lumos_core.learning.model import SASRec, get_params, new_model
-from lumos_core.recommend.model_files import KEPT_LATEST, ModelCard, save_model
+from lumos_core.learning.title_nearness import TitleNearness
+from lumos_core.recommend.model_files import KEPT_LATEST, ModelCard, load_model, save_model
 from lumos_core.recommend.recommender import Recommender, export_parquet
 
 
@@ -158,3 +160,37 @@ def test_a_folder_without_nodes_interactions(tmp_path: Path, toy_catalog: Catalo
     (tmp_path / "interactions.tsv").write_text("user_id\titem_id\ttimestamp\n")
     with pytest.raises(DataError, match="no data rows"):
         run("--data", tmp_path, "--user", "a")
+
+
+def test_the_nearness_of_titles_counts_as_the_card_says(tmp_path, tiny) -> None:
+    titles = ("red lamp", "blue lamp", "tea pot", "cake tin", "green lamp", "paper chain")
+    catalog = Catalog(tuple("abcdef"), titles)
+    config = tiny(method="lumos")
+    params = get_params(new_model(config, len(catalog)))
+    found = {}
+    for weight in (0.0, 0.4, 10.0):
+        card = ModelCard.of(config, len(catalog), catalog.fingerprint, 4, True, weight)
+        path = tmp_path / f"{weight}.safetensors"
+        save_model(path, params, card)
+        loaded = load_model(path, catalog)
+        assert loaded.title_weight == weight
+        found[weight] = [r.item_id for r in Recommender(loaded, catalog).for_user([2])]
+    assert set(found[10.0][:2]) == {"a", "e"}, "the other lamps"
+    assert found[10.0] != found[0.0]
+
+
+def test_recommendations_have_the_order_of_the_evaluation(tiny, toy_catalog, toy_users) -> None:
+    users = toy_users(20)
+    model = new_model(tiny(), len(toy_catalog))
+    model.title_weight = 0.4
+    ranked = Recommender(model, toy_catalog, top=24).rank(list(users))
+    targets = np.array([row[row > 0][2] for row in ranked.items])  # the third of each user
+    titles = TitleNearness.of(toy_catalog)
+    ranks = ranks_by_weight(model, users, targets.astype(np.int64), titles, (0.4,))[0]
+    assert ranks.tolist() == [3.0] * 20
+
+
+def test_a_card_names_a_format_that_older_versions_refuse(tiny, toy_catalog) -> None:
+    facts = (tiny(), len(toy_catalog), toy_catalog.fingerprint, 4, True)
+    assert ModelCard.of(*facts).format == "lumos-sasrec-1"
+    assert ModelCard.of(*facts, 0.2).format == "lumos-sasrec-2"

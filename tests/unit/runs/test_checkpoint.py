@@ -172,3 +172,23 @@ def test_the_same_checkpoint_is_the_same_bytes(tmp_path: Path) -> None:
     for number in range(8):
         save_checkpoint(tmp_path / str(number), _checkpoint())
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
+def test_the_weight_of_titles_is_kept(tmp_path: Path) -> None:
+    plain = _checkpoint()
+    weighted = replace(plain, progress=replace(plain.progress, title_weight=0.2))
+    save_checkpoint(tmp_path / "c", weighted)
+    assert load_checkpoint(tmp_path / "c").progress.title_weight == 0.2
+    save_checkpoint(tmp_path / "plain", plain)
+    with safe_open(tmp_path / "plain", framework="numpy") as file:
+        written = json.loads(file.metadata()["progress"])
+    assert "title_weight" not in written, "LUMOS 0.1 resumes runs that do not use it"
+    assert "schema_version" not in written
+
+
+def test_the_weight_is_that_of_the_best_evaluation() -> None:
+    progress = replace(_checkpoint().progress, best_round=-1)
+    progress = progress.after_evaluation(0, 0.1, 0.4)
+    assert progress.title_weight == 0.4
+    assert progress.after_evaluation(1, 0.05, 0.8).title_weight == 0.4
+    assert progress.after_evaluation(1, 0.2, 0.0).title_weight == 0.0
