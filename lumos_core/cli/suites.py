@@ -116,4 +116,4 @@ def _report(
     write_atomically(out / TABLE, suite.table(results).encode())
     suite.draw(results, out / suite.picture, name)
     console.print(suite.screen(results))
-    console.print(f"written: {out / RESULTS}, {TABLE}, {suite.picture}")
+    console.print(f"written: {out / RESULTS}, {TABLE}, {suite.picture}", soft_wrap=True)

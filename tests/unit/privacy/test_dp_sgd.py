@@ -65,7 +65,7 @@ def test_a_users_gradient_is_that_of_a_batch_of_this_user_alone(
     for user in range(6):
         model = new_model(config, ITEMS)
         plain = Trainer(model, private.data, config, (0,))
-        monkeypatch.setattr(plain, "_optimizer", torch.optim.SGD(model.parameters(), lr=0.0))
+        monkeypatch.setattr(plain, "_optimizers", [torch.optim.SGD(model.parameters(), lr=0.0)])
         plain._step(np.array([user]), Fixed(), TrainSums())  # type: ignore[arg-type]
         for name, parameter in model.named_parameters():
             if parameter.grad is None:  # a lone user with a single item and no views
@@ -189,8 +189,8 @@ def test_it_learns_when_noise_is_small(tiny: Tiny, toy_users: Users) -> None:
     users = toy_users(60, shortest=5)
     split = LeaveOneOut(users)
     trainer = _trainer(config, users)
-    before = evaluate(trainer.model, *split.validation())["ndcg@10"]
+    before = evaluate(trainer.model, *split.validation())[0.0]["ndcg@10"]
     trainer.train()
-    after = evaluate(trainer.model, *split.validation())["ndcg@10"]
+    after = evaluate(trainer.model, *split.validation())[0.0]["ndcg@10"]
     assert after > 1.5 * before
     assert not trainer.model.items.weight[0].any(), "the padding row stays zero"
