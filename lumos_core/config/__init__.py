@@ -10,6 +10,8 @@ from lumos_core.config.flat import FlatConfig, LogFormat, LogLevel, Scalar
 from lumos_core.config.methods import METHODS, Method, next_item_only
 from lumos_core.config.node_config import NODE_NAME, NODE_NAMES, SIMULATION_DATA, NodeConfig
 from lumos_core.config.run_config import (
+    BAG,
+    LIGR,
     SASREC,
     AggregationKeys,
     CodecName,
@@ -29,6 +31,8 @@ from lumos_core.config.run_config import (
 )
 
 __all__ = [
+    "BAG",
+    "LIGR",
     "METHODS",
     "NODE_NAME",
     "NODE_NAMES",

@@ -30,9 +30,9 @@ from lumos_core.config.methods import METHODS
 from lumos_core.config.names import OneOf
 
 VIEW_WRITERS = ("llm", "tfidf", "random", "shuffled")
-SASREC = "sasrec"
-"""Name of the encoder that comes with LUMOS."""
-ENCODERS = (SASREC,)
+SASREC, LIGR, BAG = "sasrec", "ligr", "bag"
+"""Names of the encoders that come with LUMOS."""
+ENCODERS = (SASREC, LIGR, BAG)
 CODECS = ("float32", "float16", "int8", "top-rows", "top-rows-int8")
 RULES_OF_SUMS = ("mean",)
 RULES_OF_SINGLE_DELTAS = (
@@ -56,7 +56,11 @@ RuleName = Annotated[str, OneOf(("auto", *RULES_OF_SUMS, *RULES_OF_SINGLE_DELTAS
 class ModelKeys(FlatConfig):
     """The encoder"""
 
-    encoder: EncoderName = key(SASREC, "model that encodes a history; plug-ins provide others")
+    encoder: EncoderName = key(
+        SASREC,
+        "model that encodes a history: SASRec, the same with gated blocks, or a bag of the last "
+        "five items; plug-ins provide others",
+    )
     dim: Positive = key(64, "size of item embeddings and hidden states")
     layers: Positive = key(2, "transformer blocks")
     heads: Positive = key(2, "attention heads; dim must be a multiple of them")

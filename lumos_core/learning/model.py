@@ -1,4 +1,5 @@
-"""SASRec (Kang & McAuley, ICDM 2018): a causal transformer over item sequences.
+"""Encoders of item sequences: SASRec (Kang & McAuley, ICDM 2018), a causal transformer; its variant
+with gated blocks; and a bag of the last items, the simplest encoder that learns anything.
 
 Notation used in shapes::
 
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lumos_core import plugins
-from lumos_core.config import SASREC, RunConfig
+from lumos_core.config import BAG, LIGR, SASREC, RunConfig
 from lumos_core.errors import ModelError
 from lumos_core.learning.parameters import ModelShape, Params
 
@@ -57,6 +58,31 @@ class Block(nn.Module):
         return x + self.dropout(self.mlp(self.mlp_norm(x)))  # type: ignore[no-any-return]
 
 
+class GatedBlock(nn.Module):
+    """Block of LiGR (Borisyuk et al., arXiv 2502.03417), which eSASRec uses in SASRec: a learned
+    gate of its input decides how much each branch adds, and the position-wise network is a SwiGLU
+    (Shazeer, arXiv 2002.05202)."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(dim)
+        self.attention = CausalSelfAttention(dim, heads, dropout=0.0)
+        self.attention_gate = nn.Linear(dim, dim)
+        self.mlp_norm = nn.LayerNorm(dim)
+        self.mlp_in = nn.Linear(dim, 4 * dim)  # two halves: values, and what gates them
+        self.mlp_out = nn.Linear(2 * dim, dim)
+        self.mlp_gate = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        attended = self.dropout(self.attention(self.attention_norm(x)))
+        x = x + torch.sigmoid(self.attention_gate(x)) * attended
+        values, gates = self.mlp_in(self.mlp_norm(x)).chunk(2, dim=-1)  # two of [B, T, 2D]
+        seen = self.dropout(self.mlp_out(values * F.silu(gates)))
+        out: Tensor = x + torch.sigmoid(self.mlp_gate(x)) * seen
+        return out
+
+
 class SASRec(nn.Module):
     """Encoder of item sequences whose output is scored against the same item table.
 
@@ -77,8 +103,9 @@ class SASRec(nn.Module):
         self.items = nn.Embedding(shape.num_items + 1, shape.dim, padding_idx=0)
         self.positions = nn.Embedding(shape.max_len, shape.dim)
         self.dropout = nn.Dropout(dropout)
+        block = GatedBlock if shape.encoder == LIGR else Block
         self.blocks = nn.ModuleList(
-            Block(shape.dim, shape.heads, dropout) for _ in range(shape.layers)
+            block(shape.dim, shape.heads, dropout) for _ in range(shape.layers)
         )
         self.norm = nn.LayerNorm(shape.dim)
         self.apply(_initialise)
@@ -111,6 +138,38 @@ class SASRec(nn.Module):
         return hidden @ self.items.weight[1:].T
 
 
+class BagOfItems(SASRec):
+    """The mean of the last five item embeddings, through one linear map.
+
+    It is a yardstick: what a transformer adds to it is what order and attention are worth.
+    ``layers`` and ``heads`` have no effect, and there are no positions.
+    """
+
+    WINDOW = 5
+
+    def __init__(self, shape: ModelShape, dropout: float = 0.0) -> None:
+        nn.Module.__init__(self)
+        self.shape = shape
+        self.items = nn.Embedding(shape.num_items + 1, shape.dim, padding_idx=0)
+        self.map = nn.Linear(shape.dim, shape.dim, bias=False)
+        self.dropout = nn.Dropout(dropout)
+        self.apply(_initialise)
+        with torch.no_grad():
+            self.map.weight.copy_(torch.eye(shape.dim))
+
+    def forward(self, items: Tensor) -> Tensor:
+        """State after each item: int64 [B, T] → float [B, T, D], see :meth:`SASRec.forward`."""
+        t = items.shape[1]
+        if t > self.shape.max_len:
+            raise ModelError(f"sequence of {t} items, but max-len is {self.shape.max_len}")
+        x = self.dropout(self.items(items) * self.shape.dim**0.5)  # [B, T, D]
+        total = x.cumsum(1)
+        total = total - F.pad(total, (0, 0, self.WINDOW, 0))[:, :t]  # of the last five
+        count = torch.arange(1, t + 1, device=items.device).clamp_max(self.WINDOW)
+        out: Tensor = self.map(total / count[:, None])
+        return out
+
+
 def last_position(hidden: Tensor, lengths: Tensor) -> Tensor:
     """Pick the state after the last real item: float [B, T, D], int64 [B] → float [B, D]."""
     rows = torch.arange(len(hidden), device=hidden.device)
@@ -120,7 +179,8 @@ def last_position(hidden: Tensor, lengths: Tensor) -> Tensor:
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
         if module.padding_idx is not None:
@@ -128,19 +188,21 @@ def _initialise(module: nn.Module) -> None:
                 module.weight[module.padding_idx].zero_()
 
 
+ENCODERS: dict[str, type[SASRec]] = {SASREC: SASRec, LIGR: SASRec, BAG: BagOfItems}
+"""LUMOS's own encoders, by their names as values of ``encoder``."""
+
+
 def build_model(shape: ModelShape, dropout: float = 0.0) -> SASRec:
     """An encoder of a shape; its values are not determined yet.
 
-    An encoder other than SASRec comes from a plug-in: a class with the constructor and the methods
-    of :class:`SASRec`. It keeps its item embeddings as ``items``, an ``nn.Embedding`` of N + 1 rows
-    of size ``dim``.
+    Other encoders than those of :data:`ENCODERS` come from plug-ins: a class with the constructor
+    and the methods of :class:`SASRec`. It keeps its item embeddings as ``items``, an
+    ``nn.Embedding`` of N + 1 rows of size ``dim``.
 
     Raises:
         ConfigError: no installed package has this encoder.
     """
-    if shape.encoder == SASREC:
-        return SASRec(shape, dropout)
-    encoder: type[SASRec] = plugins.load("encoder", shape.encoder)
+    encoder: type[SASRec] = ENCODERS.get(shape.encoder) or plugins.load("encoder", shape.encoder)
     return encoder(shape, dropout)
 
 

@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from lumos_core import __version__
-from lumos_core.config import SASREC, RunConfig, Scalar
+from lumos_core.config import LIGR, SASREC, RunConfig, Scalar
 from lumos_core.data.catalog import (
     FINGERPRINT_PATTERN,
     Catalog,
@@ -306,7 +306,7 @@ def _check_arrays(path: Path, params: Params, card: ModelCard) -> None:
     arrays with NaN or infinity."""
     shape = card.shape
     sizes = {ITEM_TABLE: (shape.num_items + 1, shape.dim)}
-    if shape.encoder == SASREC:
+    if shape.encoder in (SASREC, LIGR):
         sizes["positions.weight"] = (shape.max_len, shape.dim)
     for name, expected in sizes.items():
         found = params[name].shape if name in params else None
@@ -315,7 +315,7 @@ def _check_arrays(path: Path, params: Params, card: ModelCard) -> None:
                 f"{path}: array '{name}' has shape {found}, expected {expected} as its card says; "
                 "the file is damaged"
             )
-    if shape.encoder == SASREC and shape.dim % shape.heads:
+    if shape.encoder in (SASREC, LIGR) and shape.dim % shape.heads:
         raise ModelError(f"{path}: dim {shape.dim} is not a multiple of heads {shape.heads}")
     bad = next(_not_finite(params), None)
     if bad is not None:

@@ -8,17 +8,24 @@ import torch
 
 from lumos_core.config import RunConfig
 from lumos_core.errors import ModelError
-from lumos_core.learning.model import SASRec, get_params, last_position, new_model, set_params
+from lumos_core.learning.model import (
+    GatedBlock,
+    SASRec,
+    get_params,
+    last_position,
+    new_model,
+    set_params,
+)
 from lumos_core.learning.parameters import ModelShape
 
 Tiny = Callable[..., RunConfig]
 ITEMS = 20
 
 
-@pytest.fixture
-def model(tiny: Tiny) -> SASRec:
+@pytest.fixture(params=["sasrec", "ligr"])
+def model(tiny: Tiny, request: pytest.FixtureRequest) -> SASRec:
     """Untrained, with values large enough that every dependence shows."""
-    found = new_model(tiny(layers=2, dropout=0.5), ITEMS).eval()
+    found = new_model(tiny(layers=2, dropout=0.5, encoder=request.param), ITEMS).eval()
     with torch.no_grad():
         for parameter in found.parameters():
             parameter += 0.3 * torch.randn(
@@ -132,7 +139,7 @@ def test_params_round_trip_and_are_copies(model: SASRec, tiny: Tiny) -> None:
     before = model.items.weight.detach().clone()
     params["items.weight"] += 1
     assert torch.equal(model.items.weight, before)
-    other = new_model(tiny(layers=2, seed=9), ITEMS)
+    other = new_model(tiny(layers=2, seed=9, encoder=model.shape.encoder), ITEMS)
     sent = {n: a.copy() for n, a in params.items()}
     set_params(other, params)
     params["items.weight"] += 1
@@ -175,3 +182,49 @@ def test_shape_fingerprints_tell_every_size_apart() -> None:
     ]
     assert ModelShape(10, 8, 1, 2, 5).fingerprint == base.fingerprint
     assert len({s.fingerprint for s in (base, *others)}) == 6
+
+
+# ---------------------------------------------------------------- other encoders
+def test_a_gated_block_equals_its_formula(tiny: Tiny) -> None:
+    found = new_model(tiny(encoder="ligr", layers=1, dropout=0.0), ITEMS).eval()
+    block = found.blocks[0]
+    assert isinstance(block, GatedBlock)
+    x = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter += 0.2 * torch.randn(
+                parameter.shape, generator=torch.Generator().manual_seed(1)
+            )
+        attended = block.attention(block.attention_norm(x))
+        y = x + torch.sigmoid(x @ block.attention_gate.weight.T + block.attention_gate.bias) * (
+            attended
+        )
+        inner = block.mlp_norm(y) @ block.mlp_in.weight.T + block.mlp_in.bias
+        values, gates = inner[..., :16], inner[..., 16:]
+        swish = gates * torch.sigmoid(gates)
+        seen = (values * swish) @ block.mlp_out.weight.T + block.mlp_out.bias
+        expected = y + torch.sigmoid(y @ block.mlp_gate.weight.T + block.mlp_gate.bias) * seen
+        torch.testing.assert_close(block(x), expected)
+
+
+def test_a_bag_is_the_mean_of_the_last_five_items_mapped(tiny: Tiny) -> None:
+    found = new_model(tiny(encoder="bag"), ITEMS).eval()
+    with torch.no_grad():
+        found.map.weight += torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+        table = found.items.weight * 8**0.5
+        history = [3, 1, 4, 1, 5, 9, 2, 6]
+        states = found(_rows([*history, 0, 0]))[0]
+        for t in range(8):
+            window = torch.stack([table[i] for i in history[max(t - 4, 0) : t + 1]])
+            torch.testing.assert_close(states[t], found.map.weight @ window.mean(0))
+    lengths = torch.tensor([2, 8])
+    padded = _rows([3, 1, 0, 0, 0, 0, 0, 0], history)
+    last = found.encode_last(padded, lengths)
+    torch.testing.assert_close(last[0], found(_rows([3, 1]))[0, 1])
+
+
+@pytest.mark.parametrize("encoder", ["sasrec", "ligr", "bag"])
+def test_every_encoder_keeps_to_its_longest_sequence(tiny: Tiny, encoder: str) -> None:
+    found = new_model(tiny(encoder=encoder), ITEMS)
+    with pytest.raises(ModelError, match="sequence of 11 items, but max-len is 10"):
+        found(torch.ones(1, 11, dtype=torch.int64))
