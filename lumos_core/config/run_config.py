@@ -331,6 +331,16 @@ class RunConfig(
         "", "folder on the server's machine for checkpoints, history and summary", free=True
     )
 
+    @classmethod
+    def from_saved(cls, flat: Mapping[str, Any]) -> Self:
+        """The configuration of a run that may have begun before some keys existed: those have the
+        values of :data:`ADDED_LATER`, not today's defaults.
+
+        Raises:
+            ConfigError: a key is unknown, or a value is not allowed.
+        """
+        return cls.from_flat({**ADDED_LATER, **flat})
+
     @property
     def has_views(self) -> bool:
         """Whether the method trains on views of a writer."""

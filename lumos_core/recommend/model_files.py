@@ -255,7 +255,7 @@ def _of_checkpoint(path: Path, checkpoint: Checkpoint) -> tuple[Params, ModelCar
             "with; wait for the first evaluation"
         )
     try:
-        config = RunConfig.from_flat(progress.config)
+        config = RunConfig.from_saved(progress.config)
         num_items = len(checkpoint.params[ITEM_TABLE]) - 1
         card = ModelCard.of(
             config, num_items, progress.catalog, of_round, False, progress.title_weight

@@ -108,9 +108,9 @@ def _check_same_run(path: Path, found: RunProgress, fresh: RunProgress, known_as
 
 
 def _flat(path: Path, found: RunProgress) -> dict[str, Scalar]:
-    """The saved configuration; keys that were added after it was saved get their defaults."""
+    """The saved configuration; see :meth:`RunConfig.from_saved`."""
     try:
-        return RunConfig.from_flat(found.config).to_flat()
+        return RunConfig.from_saved(found.config).to_flat()
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}; it was made by another version of LUMOS") from None
 

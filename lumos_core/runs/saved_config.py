@@ -16,8 +16,8 @@ from lumos_core.safe_files import JsonFile
 CONFIG = "config.json"
 """Its name in a run folder."""
 _ALWAYS = ("method", "seed", "rounds", "catalog", "min-nodes", "min-replies")
-"""Keys that every version has written. Others may have been added after a run began; then they have
-their defaults."""
+"""Keys that every version has written. Others may have been added after a run began, see
+:meth:`RunConfig.from_saved`."""
 _EXPECTED = "a JSON object whose key 'run' holds the keys of a run"
 _REPAIR = "restore the file from a copy, or begin another run with another --run-dir"
 
@@ -60,7 +60,7 @@ class SavedConfig(JsonFile):
             if self.run.get(key, "") == "":
                 raise ConfigError(f"{path}: key '{key}' of 'run' is missing; {self.repair}")
         try:
-            return RunConfig.from_flat(self.run)
+            return RunConfig.from_saved(self.run)
         except ConfigError as error:
             raise ConfigError(
                 f"{path}: {error}; it is damaged or of another version of LUMOS: {_REPAIR}"

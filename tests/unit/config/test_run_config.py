@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from lumos_core.config import NodeConfig, RunConfig
+from lumos_core.config import NodeConfig, RunConfig, first_difference, fixed
+from lumos_core.config.run_config import ADDED_LATER
 from lumos_core.errors import ConfigError
 
 PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
@@ -148,3 +149,25 @@ def test_names_that_could_do_harm_in_logs_and_paths_are_refused(name: str) -> No
 @pytest.mark.parametrize("name", ["node-0", "A", "7", "shop_12.berlin", "x" * 64])
 def test_plain_names_are_fine(name: str) -> None:
     assert NodeConfig.from_flat({"data": "d", "name": name}).name == name
+
+
+def test_a_run_from_before_a_key_existed_is_still_the_same_run() -> None:
+    now = RunConfig()
+    flat = {k: v for k, v in now.to_flat().items() if k not in ADDED_LATER}
+    saved = RunConfig.from_saved(flat)
+    assert (saved.encoder, saved.title_weights, saved.trains_met_rows) == ("sasrec", (0.0,), False)
+    assert fixed(saved.to_flat()) == fixed(flat)
+    assert first_difference(saved.to_flat(), now.to_flat()) in ("title-weight", "item-rows")
+    assert RunConfig.from_saved(now.to_flat()) == now
+
+
+@pytest.mark.parametrize("weight", [-0.5, -2.0, 11.0])
+def test_impossible_weights_of_titles_are_refused(weight: float) -> None:
+    with pytest.raises(ConfigError, match="title-weight"):
+        RunConfig.from_flat({"title-weight": weight})
+
+
+def test_noise_for_users_hides_which_rows_were_met() -> None:
+    with pytest.raises(ConfigError, match=r"dp = user hides .* choose item-rows = all or auto"):
+        RunConfig.from_flat({"dp": "user", "item-rows": "met"})
+    assert not RunConfig.from_flat({"dp": "user"}).trains_met_rows
