@@ -30,6 +30,15 @@ def evaluate(model: SASRec, histories: Sequences, targets: np.ndarray) -> dict[s
     Returns:
         Sums over users, see :func:`~lumos_core.learning.metrics.ranking_sums`.
     """
+    return ranking_sums(user_ranks(model, histories, targets))
+
+
+def user_ranks(model: SASRec, histories: Sequences, targets: np.ndarray) -> np.ndarray:
+    """The rank of each user's target by the model; arguments as for :func:`evaluate`.
+
+    Returns:
+        float64 [U], see :func:`target_ranks`.
+    """
     device = model.items.weight.device
 
     def score(users: np.ndarray) -> torch.Tensor:
@@ -43,7 +52,7 @@ def evaluate(model: SASRec, histories: Sequences, targets: np.ndarray) -> dict[s
     model.eval()
     try:
         with torch.inference_mode():
-            return ranking_sums(target_ranks(score, histories, targets))
+            return target_ranks(score, histories, targets)
     finally:
         model.train(was_training)
 
