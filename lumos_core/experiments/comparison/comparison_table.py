@@ -16,7 +16,7 @@ import numpy as np
 from lumos_core.experiments.comparison.intervals import Bootstrap, Floats, Interval, user_metric
 from lumos_core.experiments.comparison.packed_ranks import unpack_ranks
 from lumos_core.experiments.comparison.rarity import CLASSES, RARE, hit_rate
-from lumos_core.experiments.comparison.tuning import in_table
+from lumos_core.experiments.comparison.tuning import TUNED, in_table
 from lumos_core.experiments.comparison.variant_runs import RANKS, TARGET_COUNTS
 from lumos_core.experiments.comparison.variants import UNFEDERATED
 from lumos_core.experiments.results_file import Result
@@ -79,6 +79,8 @@ class Comparison:
 
     def difference(self, name: str, metric: str) -> str:
         """The relative difference of a test metric to the reference."""
+        if name == self.reference and self.has_ranks:
+            return _NONE
         found = self._interval(name, metric) if name != self.reference else None
         if found is not None:
             return str(found)
@@ -225,7 +227,7 @@ def _cost(name: str, group: Sequence[Result]) -> list[str]:
     best = [result["best_round"] for result in group if result.get("bytes_up") is not None]
     seconds = [result["cpu_seconds"] for result in group if "cpu_seconds" in result]
     ended = {result.get("converged") for result in group} - {None}
-    points = dict.fromkeys(filter(None, (r.get("tuned", r.get("tuning")) for r in group)))
+    points = dict.fromkeys(filter(None, (r.get(TUNED) for r in group)))
     chosen = dict.fromkeys(
         f"{key} {value:g}" for r in group for key, value in r.get("chosen", {}).items()
     )

@@ -13,8 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lumos_core.learning.metrics import ranking_sums
-
 DRAWS = 2_000
 SEED = 0
 """The bootstrap's own seed: the same results always give the same interval."""
@@ -99,10 +97,3 @@ def _weights(stream: int, size: int, draws: int) -> Floats:
     ]
     weights: Floats = np.asarray(counts, dtype=np.float64) / size
     return weights
-
-
-def recomputed(ranks: Floats) -> dict[str, float]:
-    """HR@K and NDCG@K of clipped ranks; the means that a result holds, without those that clipping
-    changes."""
-    sums = ranking_sums(ranks)
-    return {k: v / sums["users"] for k, v in sums.items() if k not in ("users", "mrr")}

@@ -77,13 +77,16 @@ def choices(results: Iterable[Result]) -> dict[str, str]:
 def in_table(results: Iterable[Result]) -> list[Result]:
     """Results that are rows of the table: all but those points of the grid that were not chosen.
 
-    The run at the chosen point is at the same time the representative's run with that seed; it is
-    not repeated.
+    The run at the chosen point is at the same time the representative's run with that seed, and
+    not repeated. Here it looks as if it had been: its point is under :data:`TUNED`.
     """
     found = list(results)
     chosen = choices(found)
-    return [
-        result
-        for result in found
-        if TUNING not in result or chosen.get(family_of(result["variant"]) or "") == result[TUNING]
-    ]
+    rows = []
+    for result in found:
+        point = result.get(TUNING)
+        if point is None:
+            rows.append(result)
+        elif chosen.get(family_of(result["variant"]) or "") == point:
+            rows.append({**{k: v for k, v in result.items() if k != TUNING}, TUNED: point})
+    return rows
