@@ -20,6 +20,7 @@ LEVEL = 0.95
 _BLOCK = 100  # draws at a time, which bounds the memory
 
 Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.uint16]
 
 
 class Interval(NamedTuple):
@@ -65,10 +66,10 @@ class Bootstrap:
 
     users: int
     draws: int = DRAWS
-    _users: Floats = field(init=False, repr=False)
+    _users: Counts = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._users = _weights(0, self.users, self.draws)
+        self._users = _counts(0, self.users, self.draws)
 
     def relative(self, ours: Floats, base: Floats) -> Interval | None:
         """The relative difference of two variants.
@@ -81,19 +82,23 @@ class Bootstrap:
         """
         if ours.shape != base.shape or ours.shape[1] != self.users:
             raise ValueError(f"{ours.shape} and {base.shape}, expected [seeds, {self.users}]")
-        seeds = _weights(1, len(ours), self.draws)
-        over, under = (((self._users @ values.T) * seeds).sum(axis=1) for values in (ours, base))
+        seeds = _counts(1, len(ours), self.draws)
+        over, under = ((self._sums(values) * seeds).sum(axis=1) for values in (ours, base))
         if not base.mean() or not under.all():
             return None
         tail = (1 - LEVEL) / 2
         low, high = np.quantile(over / under - 1, [tail, 1 - tail])
         return Interval(float(ours.mean() / base.mean() - 1), float(low), float(high))
 
+    def _sums(self, values: Floats) -> Floats:
+        """float64 [draws, seeds]: the sums over the drawn users."""
+        blocks = range(0, self.draws, _BLOCK)
+        return np.concatenate([self._users[b : b + _BLOCK] @ values.T for b in blocks])
 
-def _weights(stream: int, size: int, draws: int) -> Floats:
-    """float64 [draws, size]: the share of each draw that each index has."""
-    counts = [
-        np.bincount(row, minlength=size) for block in drawn(stream, size, draws) for row in block
-    ]
-    weights: Floats = np.asarray(counts, dtype=np.float64) / size
-    return weights
+
+def _counts(stream: int, size: int, draws: int) -> Counts:
+    """[draws, size]: how often each index is in each draw."""
+    counts = np.empty((draws, size), dtype=np.uint16)
+    for number, row in enumerate(row for block in drawn(stream, size, draws) for row in block):
+        counts[number] = np.bincount(row, minlength=size)
+    return counts
