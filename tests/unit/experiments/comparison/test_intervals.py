@@ -111,3 +111,9 @@ def test_metrics_of_single_users() -> None:
     assert user_metric(ranks, "hr@20").tolist() == [[1.0, 1.0, 0.0, 0.0]]
     expected = [1 / math.log2(2), 1 / math.log2(21), 0, 0]
     assert user_metric(ranks, "ndcg@20")[0].tolist() == pytest.approx(expected)
+
+
+def test_users_and_seeds_are_drawn_independently() -> None:
+    users, seeds = (np.concatenate(list(drawn(stream, 5, 250))) for stream in (0, 1))
+    assert users.shape == seeds.shape == (250, 5)
+    assert (users != seeds).mean() == pytest.approx(0.8, abs=0.05)
