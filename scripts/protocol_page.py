@@ -20,6 +20,7 @@ HEAD = """\
 What server and nodes do when, in three tables: the round loop on the server, the messages that a
 node answers, and the steps of secure aggregation. The code works by these tables. Made by
 `make docs` from them and from the docstrings above them.
+The protocol of experiments is in [evaluation.md](evaluation.md).
 """
 
 

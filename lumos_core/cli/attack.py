@@ -86,6 +86,12 @@ class _Attacks:
     def check(self, kept: "Mapping[str, Result]", data: Path, out: Path, base: "RunConfig") -> None:
         """Refuse nothing: results of other runs stay in the folder and are not in the table."""
 
+    def follow(
+        self, results: "Sequence[Result]", data: Path, base: "RunConfig"
+    ) -> "Sequence[AttackRun]":
+        """No run depends on another one's result."""
+        return ()
+
     def line(self, result: "Result") -> str:
         from lumos_core.experiments.poisoning.attack_table import scenario_label
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,10 +13,10 @@ from lumos_core.experiments.comparison.variants import VARIANTS
 if TYPE_CHECKING:
     from lumos_core.cli.screens import ResultsTable
     from lumos_core.config import RunConfig
-    from lumos_core.experiments.comparison.compare import VariantRun
+    from lumos_core.experiments.comparison.variant_runs import Partition, VariantRun
     from lumos_core.experiments.results_file import Result
 
-DEFAULT_VARIANTS = "popularity,fedavg,confedsrs,centralised,lumos"
+DEFAULT_VARIANTS = "popularity,markov-3,markov-titles,fedavg,confedsrs,centralised,lumos"
 REFERENCE = "confedsrs"
 
 
@@ -34,6 +34,20 @@ def compare_command(
             "table, otherwise the first)."
         ),
     ] = None,
+    partition: Annotated[
+        Literal["stored", "drawn"],
+        typer.Option(
+            help="The users of a node: those of its folder, or those that each seed draws for it."
+        ),
+    ] = "stored",
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune",
+            help="Tune every family of variants alike: a small grid on the first seed, the best "
+            "point on validation for all its runs.",
+        ),
+    ] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 2,
     config: ConfigOption = None,
 ) -> None:
@@ -46,15 +60,19 @@ def compare_command(
 
     from lumos_core.cli.options import defaults_for, integers, names, with_overrides
     from lumos_core.cli.suites import run_suite
-    from lumos_core.data.pooled import merged_text
-    from lumos_core.experiments.comparison.compare import MERGED
+    from lumos_core.experiments.comparison.variant_runs import MERGED
 
     chosen = list(VARIANTS) if variants == "all" else names(variants, "--variants")
     base = with_overrides(defaults_for(data), config, {"seed": "--seeds", "method": "--variants"})
-    suite = _Comparison(chosen, integers(seeds, "--seeds"), reference)
+    suite = _Comparison(chosen, integers(seeds, "--seeds"), reference, partition, tune)
     results = run_suite(suite, data, out, base, jobs)
     if merged := max((result.get(MERGED, 0) for result in results), default=0):
-        Console().print(f"[yellow]warning:[/] {merged_text(merged)}", soft_wrap=True)
+        Console().print(
+            f"[yellow]warning:[/] users with interactions on more than one node: {merged}; every "
+            "variant but local ranks each of them once, with one history, merged in the order of "
+            "time; a federation trains on each node's part of it",
+            soft_wrap=True,
+        )
 
 
 @dataclass(frozen=True)
@@ -64,35 +82,68 @@ class _Comparison:
     Attributes:
         variants, seeds: what is to be run.
         reference: the variant that the others are compared with; None for the default.
+        partition: which users a node has.
+        tune: whether families of variants are tuned first.
     """
 
     variants: Sequence[str]
     seeds: Sequence[int]
     reference: str | None
+    partition: "Partition" = "stored"
+    tune: bool = False
     picture = "curves.png"
 
     def plan(self, data: Path, out: Path, base: "RunConfig") -> "list[VariantRun]":
-        from lumos_core.experiments.comparison.compare import plan_comparison
+        """The runs of the tuning grid, or, where nothing is tuned, of the table."""
+        from lumos_core.experiments.comparison.compare import (
+            check_names,
+            plan_comparison,
+            plan_tuning,
+        )
 
-        return plan_comparison(data, self.variants, self.seeds, base)
+        check_names(self.variants)
+        if self.tune:
+            return plan_tuning(data, self.variants, self.seeds[0], base, self.partition)
+        return plan_comparison(data, self.variants, self.seeds, base, self.partition)
 
     def check(self, kept: "Mapping[str, Result]", data: Path, out: Path, base: "RunConfig") -> None:
         from lumos_core.experiments.comparison.compare import check_kept
 
-        self._reference_among(self._shown(check_kept(kept, out, data, base)))
+        seed = self.seeds[0] if self.tune else None
+        found = check_kept(kept, out, data, base, self.partition, seed)
+        self._reference_among(self._shown(found))
+
+    def follow(
+        self, results: "Sequence[Result]", data: Path, base: "RunConfig"
+    ) -> "list[VariantRun]":
+        """The runs of the table, at the chosen points of the grid. A representative's run on the
+        first seed is there already: it is a point of the grid."""
+        from lumos_core.experiments.comparison import tuning
+        from lumos_core.experiments.comparison.compare import plan_comparison
+
+        if not self.tune:
+            return []
+        choices = tuning.choices(results)
+        planned = plan_comparison(
+            data, self.variants, self.seeds, base, self.partition, choices=choices
+        )
+        there = {(r["variant"], r["seed"]) for r in results}
+        return [run for run in planned if (run.variant, run.config.seed) not in there]
 
     def line(self, result: "Result") -> str:
-        test = result["test"]
+        test, point = result["test"], result.get("tuning")
         return (
             f"{result['variant']:>24} seed {result['seed']}  HR@20 {test['hr@20']:.4f}  "
-            f"NDCG@20 {test['ndcg@20']:.4f}"
+            f"NDCG@20 {test['ndcg@20']:.4f}" + (f"  tuning: {point}" if point else "")
         )
 
     def collect(self, jobs: "Sequence[VariantRun]", results: "Sequence[Result]") -> "list[Result]":
         """All results that the folder holds, one per variant and seed."""
         from lumos_core.experiments.comparison.compare import is_variant
+        from lumos_core.experiments.comparison.tuning import in_table
 
-        found = {(r["variant"], r["seed"]): r for r in results if is_variant(r)}
+        complete = in_table(r for r in results if is_variant(r))
+        found = {(r["variant"], r["seed"]): r for r in complete}
         order = {name: i for i, name in enumerate(self._shown(list(found.values())))}
         return sorted(found.values(), key=lambda r: (order[r["variant"]], r["seed"]))
 
@@ -108,12 +159,9 @@ class _Comparison:
 
     def screen(self, results: "Sequence[Result]") -> "ResultsTable":
         from lumos_core.cli.screens import results_table
-        from lumos_core.experiments.comparison.comparison_table import table_rows
+        from lumos_core.experiments.comparison.comparison_table import screen_table
 
-        reference = self._reference_among(self._shown(results))
-        headers = ("variant", "seeds", "HR@20", "NDCG@20", f"HR vs {reference}")
-        rows = table_rows(results, reference)
-        return results_table(headers, (row[:-1] for row in rows))  # the last column does not fit
+        return results_table(*screen_table(results, self._reference_among(self._shown(results))))
 
     def _shown(self, results: "Sequence[Result]") -> list[str]:
         """Variants in the table: the requested ones, then others that the folder holds."""

@@ -31,6 +31,9 @@ class Suite(Protocol[Run]):
         other mistake that would otherwise be found only when the table is written. ``kept`` maps
         where each result was found to the result."""
 
+    def follow(self, results: "Sequence[Result]", data: Path, base: "RunConfig") -> "Sequence[Run]":
+        """Further runs, which depend on the results of the planned ones; none for most suites."""
+
     def line(self, result: "Result") -> str:
         """A finished run as a line for the screen, without its duration."""
 
@@ -90,16 +93,22 @@ def run_suite(
     file.convert_old()
     if not report_only:
         with Progress(console) as progress:
+            done = 0
             task = progress.task(data.name, total=len(jobs), unit="runs")
 
             def on_result(result: "Result", found: bool) -> None:
-                task.advance()
+                nonlocal done
+                done += 1
+                task.update(done, total=len(jobs))
                 how = "kept" if found else f"{result['seconds']:.0f} s"
                 console.print(
                     f"{suite.line(result)}  [dim]{how}[/]", highlight=False, soft_wrap=True
                 )
 
-            run_jobs(jobs, file, processes, on_result)
+            first = run_jobs(jobs, file, processes, on_result)
+            if further := suite.follow(first, data, base):
+                jobs = [*jobs, *further]
+                run_jobs(further, file, processes, on_result)
     results = suite.collect(jobs, list(file.read().values()))
     if not results:
         raise DataError(f"{out}: holds no finished run of this suite; run it without --report-only")

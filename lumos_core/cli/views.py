@@ -1,6 +1,6 @@
 """``lumos llm check`` and ``lumos views``: build, show, list."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,13 +14,14 @@ from lumos_core.cli.options import ConfigOption, defaults_for, with_overrides
 from lumos_core.cli.screens import results_table
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data import Catalog, LeaveOneOut, Sequences
+from lumos_core.data.layout import shared_state
 from lumos_core.data.sequences import MIN_HISTORY
 from lumos_core.errors import ConfigError, DataError
 from lumos_core.terminal.progress import Progress, Task
 from lumos_core.views.build import BuildProgress
 from lumos_core.views.llm.load import idle_threads
 from lumos_core.views.provenance import Writer, writer_of
-from lumos_core.views.source import STORE, view_source
+from lumos_core.views.source import STORE, take_over, view_source
 from lumos_core.views.titles.resumable import OnStage, StageProgress
 from lumos_core.views.view import UserViews
 from lumos_core.views.view_store import ViewStore, WriterCount, view_key
@@ -89,6 +90,14 @@ def build_command(
     data: DataFolder,
     llm: LLMOption = None,
     quantization: QuantizationOption = None,
+    shared: Annotated[
+        bool,
+        typer.Option(
+            "--shared",
+            help="One store for the users of all nodes, for 'lumos compare --partition drawn'. "
+            "Views in the nodes' stores are taken over.",
+        ),
+    ] = False,
     config: ConfigOption = None,
 ) -> None:
     """Write the views of all users of all nodes in a folder; stored views are not written again.
@@ -98,9 +107,9 @@ def build_command(
     run = _configured(config, llm, quantization, data)
     console = Console()
     stored = generated = 0
-    for folder in _nodes(data):
+    for folder in [data] if shared else _nodes(data):
         try:
-            done = _build_node(run, folder, console)
+            done = (_build_shared if shared else _build_node)(run, folder, console)
         except KeyboardInterrupt:
             console.print("interrupted; finished batches are stored, call again to resume")
             raise typer.Exit(130) from None
@@ -147,10 +156,11 @@ def show_command(
 def list_command(data: DataFolder) -> None:
     """List who wrote the stored views, node by node, and how many."""
     rows: list[list[str]] = []
-    for folder in _nodes(data):
-        counts = _writers(folder)
+    stores = [(folder.name, _store(folder)) for folder in _nodes(data)]
+    for name, store in [*stores, ("shared by all nodes", shared_state(data) / STORE)]:
+        counts = _writers(store)
         if counts:
-            rows.append([folder.name])
+            rows.append([name])
         for writer, views in counts:
             shown = (
                 ["not known (an older LUMOS)", str(views), "", ""]
@@ -179,7 +189,7 @@ def _stored_views(
     folder: Path, chosen: str, user: str, history: list[int]
 ) -> tuple[Writer, UserViews]:
     """One history's views by the writer whose fingerprint begins with ``chosen``."""
-    known = [writer for writer, _ in _writers(folder) if writer is not None]
+    known = [writer for writer, _ in _writers(_store(folder)) if writer is not None]
     found = [writer for writer in known if writer.fingerprint.startswith(chosen.lower())]
     if len(found) != 1:
         names = ", ".join(f"{writer.short} ({writer})" for writer in known) or "none"
@@ -199,11 +209,11 @@ def _stored_views(
     return writer, views
 
 
-def _writers(folder: Path) -> list[WriterCount]:
-    """The writers in a node's store; a missing store is not created."""
-    if not _store(folder).is_file():
+def _writers(path: Path) -> list[WriterCount]:
+    """The writers in a store; a missing store is not created."""
+    if not path.is_file():
         return []
-    with ViewStore(_store(folder)) as store:
+    with ViewStore(path) as store:
         return store.writers()
 
 
@@ -223,9 +233,9 @@ def _configured(
     return with_overrides(base, assignments).replace(**changes)
 
 
-def _node(folder: Path) -> NodeConfig:
+def _node(folder: Path, state: Path | None = None) -> NodeConfig:
     """A node that uses the cores that are idle now."""
-    return NodeConfig(data=str(folder), threads=idle_threads())
+    return NodeConfig(data=str(folder), state=str(state or ""), threads=idle_threads())
 
 
 def _nodes(data: Path) -> list[Path]:
@@ -239,12 +249,40 @@ def _build_node(run: RunConfig, folder: Path, console: Console) -> BuildProgress
     """Build one node's views and show the progress; returns the final counts."""
     from lumos_core.data.node_folder import read_node  # imports polars
 
+    return _build(run, _node(folder), folder.name, lambda: read_node(folder), console)
+
+
+def _build_shared(run: RunConfig, data: Path, console: Console) -> BuildProgress:
+    """As :func:`_build_node`, for the users of all nodes of a prepared folder, in one store."""
+    from lumos_core.data.pooled import pool  # these import polars
+    from lumos_core.data.prepared_folder import load_prepared, node_folders
+
+    folders = node_folders(data)
+    node = _node(folders[0], shared_state(data))
+
+    def read() -> tuple[Catalog, Sequences]:
+        catalog, nodes = load_prepared(data)
+        users = pool(data, catalog, nodes).users
+        for folder in folders:
+            take_over(run, node, _node(folder), catalog, LeaveOneOut(users).train())
+        return catalog, users
+
+    return _build(run, node, data.name, read, console)
+
+
+def _build(
+    run: RunConfig,
+    node: NodeConfig,
+    name: str,
+    read: Callable[[], tuple[Catalog, Sequences]],
+    console: Console,
+) -> BuildProgress:
     last = BuildProgress(0, 0, 0, 0.0)
     with Progress(console) as progress:
-        task = progress.task(folder.name, unit="users", note="reading the data")
-        catalog, sequences = read_node(folder)
+        task = progress.task(name, unit="users", note="reading the data")
+        catalog, sequences = read()
         if sequences.left_out:
-            console.print(f"{folder.name}: {sequences.users_text}", markup=False, highlight=False)
+            console.print(f"{name}: {sequences.users_text}", markup=False, highlight=False)
 
         def show(built: BuildProgress) -> None:
             nonlocal last
@@ -252,9 +290,7 @@ def _build_node(run: RunConfig, folder: Path, console: Console) -> BuildProgress
             done = built.stored + built.generated
             task.update(done, total=built.total, note=note_on(built))
 
-        source = view_source(
-            run, _node(folder), catalog, on_progress=show, on_stage=_stages(progress)
-        )
+        source = view_source(run, node, catalog, on_progress=show, on_stage=_stages(progress))
         source(LeaveOneOut(sequences).train())
     return last
 

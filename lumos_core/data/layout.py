@@ -28,6 +28,12 @@ FORMATS: Mapping[str, TableFormat] = {
 }
 
 
+def shared_state(folder: Path) -> Path:
+    """The folder of a prepared folder in which experiments keep the views of all its users, for
+    comparisons that deal users out to nodes anew (``lumos compare --partition drawn``)."""
+    return folder / "views"
+
+
 class NodeFiles(NamedTuple):
     """What a node's data folder holds."""
 

@@ -44,7 +44,8 @@ class Job(ABC):
 
     @abstractmethod
     def names(self) -> Result:
-        """The run's names. With seed, configuration and data they identify the run."""
+        """The run's names. With seed, configuration and data they identify the run. None: the
+        result does not have the key."""
 
     @abstractmethod
     def work(self) -> Result:
@@ -117,8 +118,9 @@ def run_jobs(
 def run_job(job: Job) -> Result:
     """Do one run; returns its whole result, as it is stored."""
     started, cpu = time.perf_counter(), time.process_time()
+    facts = _facts(job, data_facts(job.data))
     return {
-        **_facts(job, data_facts(job.data)),
+        **{key: value for key, value in facts.items() if value is not None},
         "data": job.data.name,
         **job.work(),
         "seconds": round(time.perf_counter() - started, 1),

@@ -32,7 +32,10 @@ SCHEMA = 1
 Result = dict[str, Any]
 """A finished run: its measurements, and its whole configuration (key ``config``)."""
 
-_COMMON = ("data", "nodes", "users", "catalog", "interactions", "rounds", "versions")
+_COMMON = (
+    "data", "nodes", "users", "catalog", "interactions", "partition", "rounds", "versions",
+    "target_counts",
+)  # fmt: skip
 
 
 class ResultsFile:

@@ -14,6 +14,7 @@ import torch
 
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
+from lumos_core.data.layout import shared_state
 from lumos_core.data.sequences import Sequences
 from lumos_core.errors import ConfigError, DataError
 from lumos_core.federation.in_process import InProcessTransport
@@ -113,7 +114,12 @@ def simulate(
 
 
 def prepared_views(
-    config: RunConfig, catalog: Catalog, data: Path, on_progress: OnNode | None = None
+    config: RunConfig,
+    catalog: Catalog,
+    data: Path,
+    on_progress: OnNode | None = None,
+    *,
+    shared: bool = False,
 ) -> ViewsOf:
     """Views from the configured writer, kept where the nodes of a prepared folder keep theirs.
 
@@ -122,8 +128,15 @@ def prepared_views(
         catalog: the public catalog.
         data: the prepared folder; the name of a node is that of its folder there.
         on_progress: called with the name of a node and how far its views are.
+        shared: keep the views of all nodes in one store of the prepared folder: for experiments
+            that deal its users out anew, so that no user's views are written twice.
     """
-    return _written(config, catalog, lambda name: NodeConfig(data=str(data / name)), on_progress)
+    state = str(shared_state(data)) if shared else ""
+
+    def node(name: str) -> NodeConfig:
+        return NodeConfig(data=str(data / name), state=state)
+
+    return _written(config, catalog, node, on_progress)
 
 
 @contextmanager

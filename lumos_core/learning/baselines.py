@@ -3,12 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import torch
-
 from lumos_core.config import RunConfig, next_item_only
 from lumos_core.data.sequences import LeaveOneOut, Sequences
-from lumos_core.learning.evaluation import best_weight, evaluate, target_ranks
+from lumos_core.learning.counting import POPULARITY, count
+from lumos_core.learning.evaluation import best_weight, evaluate
 from lumos_core.learning.metrics import SELECTION_METRIC, means, ranking_sums
 from lumos_core.learning.model import build_model, get_params, set_params
 from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
@@ -84,12 +82,5 @@ def train_centralised(
 
 def popularity(sequences: Sequences, num_items: int) -> dict[str, float]:
     """Test metrics of recommending the items that are most frequent in all training histories."""
-    split = LeaveOneOut(sequences)
-    counts = np.bincount(split.train().items, minlength=num_items + 1)[1:]
-    scores = torch.from_numpy(counts.astype(np.float32))
-    histories, targets = split.test()
-
-    def score(users: np.ndarray) -> torch.Tensor:
-        return scores.repeat(len(users), 1)
-
-    return means(ranking_sums(target_ranks(score, histories, targets)))
+    counted = count(POPULARITY, sequences, [""] * num_items)
+    return means(ranking_sums(counted.test))

@@ -43,6 +43,22 @@ def evaluate(
     return {weight: ranking_sums(row) for weight, row in zip(weights, ranks, strict=True)}
 
 
+def user_ranks(
+    model: SASRec,
+    histories: Sequences,
+    targets: np.ndarray,
+    titles: TitleNearness | None = None,
+    weight: float = 0.0,
+) -> np.ndarray:
+    """The rank of each user's target; arguments as for :func:`evaluate`, with one weight.
+
+    Returns:
+        float64 [U], see :func:`target_ranks`.
+    """
+    ranks: np.ndarray = ranks_by_weight(model, histories, targets, titles, (weight,))[0]
+    return ranks
+
+
 def best_weight(sums: Mapping[float, Mapping[str, float]]) -> float:
     """The weight with the best selection metric; of equal ones the first."""
     return max(sums, key=lambda weight: sums[weight][SELECTION_METRIC])

@@ -57,6 +57,32 @@ def stored_views(
     return {u: found[key] for u, key in keys.items() if key in found}
 
 
+def take_over(
+    config: RunConfig, node: NodeConfig, other: NodeConfig, catalog: Catalog, histories: Sequences
+) -> int:
+    """Copy the views of histories that another node's store holds into this node's store.
+
+    Args:
+        config: ``views``, ``llm``, …
+        node: the node whose store is filled; only this writer's views are copied.
+        other: the node whose store is read; nothing is created there.
+        catalog: the public catalog of both.
+        histories: training histories.
+
+    Returns:
+        How many were found.
+
+    Raises:
+        ModelError: the model cannot be found.
+    """
+    fingerprint, _ = view_factory(config, node, catalog)
+    found = _stored(other, _keys(config, node, catalog, histories).values())
+    if found:
+        with ViewStore(node.state_folder / STORE, writer_of(config, node, fingerprint)) as store:
+            store.put_many(found)
+    return len(found)
+
+
 def _keys(
     config: RunConfig, node: NodeConfig, catalog: Catalog, histories: Sequences
 ) -> dict[int, bytes]:

@@ -1,16 +1,141 @@
-"""Results of `lumos compare`: a Markdown table and a picture of the curves."""
+"""Results of `lumos compare`: tables in Markdown and a picture of the curves.
+
+The first table says how good the variants are, the second how their hits depend on the rarity of
+the target, the third what they cost. Results of earlier versions have no ranks of users: their
+differences are paired by seed only, without an interval, and they are in the first table alone.
+"""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 
 import numpy as np
 
+from lumos_core.experiments.comparison.intervals import Bootstrap, Floats, Interval, user_metric
+from lumos_core.experiments.comparison.packed_ranks import unpack_ranks
+from lumos_core.experiments.comparison.rarity import CLASSES, RARE, hit_rate
+from lumos_core.experiments.comparison.tuning import TUNED, in_table
+from lumos_core.experiments.comparison.variant_runs import RANKS, TARGET_COUNTS
+from lumos_core.experiments.comparison.variants import UNFEDERATED
 from lumos_core.experiments.results_file import Result
 from lumos_core.terminal.tables import markdown_table, spread
 
 COMPARED_METRICS = ("hr@20", "ndcg@20")
+BETTER, WORSE, LEVEL = "▲", "▼", "="
+UNFINISHED = "†"
+_NONE = "–"
+
+_LEGEND = f"""\
+In brackets: the 95 % interval of the relative difference, from a paired bootstrap over users and
+seeds. {BETTER} the whole interval is above zero on validation and on test; {WORSE} below zero on
+both; {LEVEL} neither. Rare: targets with fewer than 5 uses in training. {UNFINISHED} a run ended at
+its cap on rounds or epochs, not by patience.
+"""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A variant against the reference, in one metric: on test, and the sign on validation."""
+
+    test: Interval
+    validation: Interval
+
+    def __str__(self) -> str:
+        value, low, high = self.test
+        signs = {self.test.sign, self.validation.sign}
+        mark = {1: BETTER, -1: WORSE}.get(signs.pop(), LEVEL) if len(signs) == 1 else LEVEL
+        return f"{value:+.1%} [{_percent(low)}, {_percent(high)}] {mark}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Results side by side with a reference.
+
+    Attributes:
+        groups: the results of each variant, ordered by seed.
+        reference: the variant that the others are compared with.
+        bootstraps: draws by number of users, made when they are needed first.
+    """
+
+    groups: dict[str, list[Result]]
+    reference: str
+    bootstraps: dict[int, Bootstrap] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, results: Sequence[Result], reference: str) -> "Comparison":
+        """Points of the tuning grid that were not chosen are left out."""
+        return cls(by_variant(in_table(results)), reference)
+
+    @property
+    def has_ranks(self) -> bool:
+        """Whether there is any result with the ranks of all users."""
+        return any(RANKS in result for group in self.groups.values() for result in group)
+
+    def mean(self, name: str, metric: str) -> str:
+        """A test metric: mean ± standard deviation over seeds."""
+        return spread([r["test"][metric] for r in self.groups[name]], "{:.4f}")
+
+    def difference(self, name: str, metric: str) -> str:
+        """The relative difference of a test metric to the reference."""
+        if name == self.reference and self.has_ranks:
+            return _NONE
+        found = self._interval(name, metric) if name != self.reference else None
+        if found is not None:
+            return str(found)
+        base = self.groups.get(self.reference, [])
+        return spread(relative_differences(self.groups[name], base, metric), "{:+.1%}")
+
+    def marked(self, name: str) -> str:
+        """The name, with a mark if a run did not converge."""
+        stopped = any(result.get("converged") is False for result in self.groups[name])
+        return f"{name} {UNFINISHED}" if stopped else name
+
+    def rarity(self, name: str) -> list[str]:
+        """HR@20 for each class of rarity."""
+        counts, ranks = self.target_counts, [ranks_of(r, "test") for r in self.groups[name]]
+        known = [row for row in ranks if row is not None and counts is not None]
+        if counts is None or not known or any(row.shape != counts.shape for row in known):
+            return [_NONE] * len(CLASSES)
+        rates = [hit_rate(known, counts, rarity) for rarity in CLASSES]
+        return [_NONE if rate is None else f"{rate:.4f}" for rate in rates]
+
+    @property
+    def target_counts(self) -> Floats | None:
+        """How often each user's test target occurs in training; None if no result says so."""
+        results = (result for group in self.groups.values() for result in group)
+        packed = (result[TARGET_COUNTS] for result in results if result.get(TARGET_COUNTS))
+        found = next(packed, None)
+        return None if found is None else unpack_ranks(found)
+
+    def _interval(self, name: str, metric: str) -> Difference | None:
+        """None without ranks of the same users and seeds in both."""
+        ours = {r["seed"]: r for r in self.groups[name] if RANKS in r}
+        base = {r["seed"]: r for r in self.groups.get(self.reference, []) if RANKS in r}
+        seeds = sorted(ours.keys() & base.keys())
+        pairs = [(ours[seed], base[seed]) for seed in seeds]
+        tested = self._relative(pairs, "test", metric)
+        validated = self._relative(pairs, "validation", metric)
+        return Difference(tested, validated) if tested and validated else None
+
+    def _relative(
+        self, pairs: Sequence[tuple[Result, Result]], split: str, metric: str
+    ) -> Interval | None:
+        rows = [ranks_of(result, split) for pair in pairs for result in pair]
+        users = {len(row) for row in rows if row is not None}
+        if len(users) != 1:
+            return None
+        (count,) = users
+        values = user_metric(np.array(rows, dtype=np.float64), metric)
+        if count not in self.bootstraps:
+            self.bootstraps[count] = Bootstrap(count)
+        return self.bootstraps[count].relative(values[::2], values[1::2])
+
+
+def ranks_of(result: Result, split: str) -> Floats | None:
+    """The ranks of all users in a result, clipped; None if it has none."""
+    return unpack_ranks(result[RANKS][split]) if RANKS in result else None
 
 
 def by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
@@ -22,31 +147,106 @@ def by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
 
 
 def comparison_table(results: Sequence[Result], reference: str) -> str:
-    """The rows of `table_rows` as Markdown."""
+    """All tables as Markdown."""
+    comparison = Comparison.of(results, reference)
     header = ["variant", "seeds", "HR@20", "NDCG@20", f"HR@20 vs {reference}", "NDCG@20 vs same"]
-    return markdown_table(header, table_rows(results, reference))
+    if not comparison.has_ranks:
+        return markdown_table(header, table_rows(results, reference))
+    return "\n".join(
+        [
+            markdown_table([*header, "HR@20, rare"], _quality(comparison)),
+            _LEGEND,
+            _rarity_table(comparison),
+            _cost_table(comparison),
+        ]
+    )
 
 
 def table_rows(results: Sequence[Result], reference: str) -> list[list[str]]:
     """One row per variant: test metrics as mean ± standard deviation over seeds, and the relative
-    difference to the reference: the mean of the differences paired by seed, ± their standard
-    deviation.
+    difference to the reference.
 
     Args:
         results: results of `lumos compare`.
         reference: the variant that all variants are compared with.
     """
-    groups = by_variant(results)
+    return [row[:-1] for row in _quality(Comparison.of(results, reference))]
+
+
+def screen_table(results: Sequence[Result], reference: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows for the screen: only the columns that it has room for."""
+    comparison = Comparison.of(results, reference)
+    if not comparison.has_ranks:
+        header = ["variant", "seeds", "HR@20", "NDCG@20", f"HR vs {reference}"]
+        return header, [row[:-1] for row in table_rows(results, reference)]
     rows = []
-    for name, group in groups.items():
-        row = [name, str(len(group))]
-        row += [spread([r["test"][m] for r in group], "{:.4f}") for m in COMPARED_METRICS]
-        row += [
-            spread(relative_differences(group, groups.get(reference, []), m), "{:+.1%}")
-            for m in COMPARED_METRICS
-        ]
+    for name, group in comparison.groups.items():
+        row = [comparison.marked(name)]
+        for metric in COMPARED_METRICS:
+            row.append(f"{mean(r['test'][metric] for r in group):.4f}")
+            row.append("" if name == reference else comparison.difference(name, metric))
         rows.append(row)
-    return rows
+    return ["variant", "HR@20", f"vs {reference}", "NDCG@20", "vs same"], rows
+
+
+def _quality(comparison: Comparison) -> list[list[str]]:
+    rare = CLASSES.index(RARE)
+    return [
+        [
+            comparison.marked(name),
+            str(len(group)),
+            *(comparison.mean(name, metric) for metric in COMPARED_METRICS),
+            *(comparison.difference(name, metric) for metric in COMPARED_METRICS),
+            comparison.rarity(name)[rare],
+        ]
+        for name, group in comparison.groups.items()
+    ]
+
+
+def _rarity_table(comparison: Comparison) -> str:
+    """HR@20 by how often the target occurs in training; the first row has the numbers of users."""
+    counts = comparison.target_counts
+    users = [
+        _NONE if counts is None else f"{int(rarity.members(counts).sum())}" for rarity in CLASSES
+    ]
+    header = ["HR@20 by uses of the target", *(rarity.name for rarity in CLASSES)]
+    rows = [[name, *comparison.rarity(name)] for name in comparison.groups]
+    return markdown_table(header, [["users", *users], *rows])
+
+
+def _cost_table(comparison: Comparison) -> str:
+    """What a run costs: means over seeds."""
+    header = ["cost of a run", "best round", "rounds", "epochs", "CPU-s", "MB sent by nodes"]
+    header += ["ended by", "tuned to"]
+    return markdown_table(header, [_cost(name, g) for name, g in comparison.groups.items()])
+
+
+def _cost(name: str, group: Sequence[Result]) -> list[str]:
+    sent = [result["bytes_up"] for result in group if "bytes_up" in result]
+    epochs = [result["epochs"] for result in group if "epochs" in result]
+    best = [result["best_round"] for result in group if result.get("bytes_up") is not None]
+    seconds = [result["cpu_seconds"] for result in group if "cpu_seconds" in result]
+    ended = {result.get("converged") for result in group} - {None}
+    points = dict.fromkeys(filter(None, (r.get(TUNED) for r in group)))
+    chosen = dict.fromkeys(
+        f"{key} {value:g}" for r in group for key, value in r.get("chosen", {}).items()
+    )
+    return [
+        name,
+        f"{mean(best):.0f}" if best else _NONE,
+        f"{mean(map(len, sent)):.0f}" if sent else _NONE,
+        f"{mean(epochs):.0f}" if epochs else _NONE,
+        f"{mean(seconds):.0f}" if seconds else _NONE,
+        f"{mean(map(sum, sent)) / 1e6:.1f}" if sent else _NONE,
+        "/".join(
+            name for flag, name in ((True, "patience"), (False, "cap")) if flag in ended
+        ) or _NONE,
+        ", ".join([*points, *chosen]) or _NONE,
+    ]  # fmt: skip
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:+.1f}"
 
 
 def relative_differences(
@@ -78,7 +278,7 @@ def plot_curves(results: Sequence[Result], path: Path, title: str) -> None:
             color = colors(number)
             if not _federated(group):
                 if not all("validation" in r for r in group):
-                    continue  # popularity: nothing was selected on validation
+                    continue  # popularity of an earlier version
                 level = mean(r["validation"][metric] for r in group)
                 axis.axhline(level, color=color, linestyle="--", linewidth=1.3, label=name)
                 continue
@@ -105,6 +305,4 @@ def plot_curves(results: Sequence[Result], path: Path, title: str) -> None:
 
 def _federated(results: Sequence[Result]) -> list[Result]:
     """The results whose curve is by round; others have one by epoch, or none."""
-    from lumos_core.experiments.comparison.variants import UNFEDERATED
-
     return [r for r in results if r["variant"] not in UNFEDERATED]

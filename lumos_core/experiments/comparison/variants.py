@@ -1,7 +1,8 @@
 """The variants of `lumos compare`: each is a name and what it changes in the configuration.
 
 Everything that a variant does not change is equal for all: data, split, encoder, trainer, rounds,
-local epochs, server optimiser, evaluation.
+local epochs, server optimiser, evaluation. With ``--tune``, each family of variants also chooses
+from one grid (:mod:`lumos_core.experiments.comparison.tuning`).
 """
 
 from lumos_core.config import RunConfig, Scalar
@@ -9,15 +10,16 @@ from lumos_core.config import RunConfig, Scalar
 Overrides = dict[str, Scalar]
 
 LOCAL = "local"
-POPULARITY = "popularity"
-UNFEDERATED = frozenset({"centralised", "centralised-start", "centralised-plus", LOCAL, POPULARITY})
-"""Variants that are trained without rounds."""
+COUNTED = ("popularity", "markov-1", "markov-3", "title-knn", "markov-titles")
+"""Variants that count instead of train: keys of ``lumos_core.learning.counting.YARDSTICKS``."""
+UNFEDERATED = frozenset({"centralised", "centralised-start", "centralised-plus", LOCAL, *COUNTED})
+"""Variants without rounds."""
 
 _RANDOM_START: Overrides = {"semantic-start": "none"}
 
 VARIANTS: dict[str, Overrides] = {
     # what LUMOS is compared with
-    "popularity": {},
+    **{name: {} for name in COUNTED},
     "local": {"method": "fedavg", **_RANDOM_START},
     "fedavg": {"method": "fedavg", **_RANDOM_START},
     "confedsrs": {"method": "confedsrs", **_RANDOM_START},

@@ -74,3 +74,15 @@ def test_views_of_an_older_lumos_are_told_and_claimed_by_their_writer(data: Path
     assert "not known (an older LUMOS)" in lumos("list", data / "node-0")
     assert "0 views written" in lumos("build", data / "node-0", *TFIDF)
     assert "not known" not in lumos("list", data / "node-0")
+
+
+def test_a_shared_store_takes_over_what_nodes_have_and_writes_the_rest(data: Path) -> None:
+    lumos("build", data / "node-1", *TFIDF)
+    there = int(lumos("build", data / "node-1", *TFIDF).split("views written, ")[1].split()[0])
+    said = lumos("build", data, "--shared", *TFIDF)
+    assert f"{there} were there already" in said.splitlines()[-1]
+    assert not said.endswith("\n0 views written")
+    assert not (data / "node-0" / "state").exists()
+    rows = lumos("list", data).splitlines()[1:]
+    assert [row.split()[0] for row in rows] == ["node-1", "tfidf", "shared", "tfidf"]
+    assert "0 views written" in lumos("build", data, "--shared", *TFIDF).splitlines()[-1]

@@ -13,6 +13,7 @@ from lumos_core.data.pooled import Pooled, pool
 from lumos_core.data.prepared_folder import load_prepared
 from lumos_core.data.sequences import Sequences
 from lumos_core.experiments.comparison import compare
+from lumos_core.experiments.comparison.packed_ranks import unpack_ranks
 from lumos_core.experiments.jobs import run_job
 
 CATALOG = "item_id\ttitle\n" + "".join(f"{n}\tThing {n}\n" for n in range(1, 10))
@@ -86,7 +87,7 @@ def test_centralised_training_counts_a_user_once_and_says_so(tmp_path: Path, com
     assert (warning in result.output) == common
 
 
-@pytest.mark.parametrize("variant", ["popularity", "centralised", "local"])
+@pytest.mark.parametrize("variant", ["popularity", "centralised", "local", "fedavg"])
 def test_a_comparison_pools_so_too(tmp_path: Path, variant: str) -> None:
     data = prepared(tmp_path / "data", ALONE[0], [*ALONE[1], "z 7 7", "z 8 8", "z 9 9"])
     config = RunConfig(local_epochs=1, dim=8, heads=1, layers=1)
@@ -94,6 +95,8 @@ def test_a_comparison_pools_so_too(tmp_path: Path, variant: str) -> None:
     result = run_job(job)
     assert result.get(compare.MERGED) == (0 if variant == "local" else 1)
     assert result["users"] == 3  # of the federation, on whose nodes the user counts twice
+    ranked = [len(unpack_ranks(packed)) for packed in result.get("ranks", {}).values()]
+    assert ranked == ([] if variant == "local" else [2, 2])  # where it is ranked, it is one user
 
 
 def test_the_comparison_warns(tmp_path: Path) -> None:

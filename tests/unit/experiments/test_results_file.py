@@ -1,6 +1,7 @@
 """One line a run: nothing of a run is lost, whoever is killed, and old folders are read on."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import pytest
 from lumos_core.config import RunConfig
 from lumos_core.errors import DataError
 from lumos_core.experiments.comparison.comparison_table import comparison_table
+from lumos_core.experiments.comparison.packed_ranks import unpack_ranks
 from lumos_core.experiments.poisoning.attack_table import attack_table
 from lumos_core.experiments.results_file import RESULTS, Result, ResultsFile, old_results
+from lumos_core.learning.metrics import ranking_sums
 
 BASE = RunConfig(rounds=3)
 FACTS: dict[str, Any] = {"data": "d", "catalog": "c", "interactions": "i", "versions": {"a": "1"}}
@@ -222,10 +225,13 @@ def test_what_a_killed_conversion_left_is_not_read_twice(tmp_path: Path) -> None
 
 
 # ---------------------------------------------------------------- what is published
-PUBLISHED = Path(__file__).parents[3] / "docs" / "results"
+ROOT = Path(__file__).parents[3]
+PUBLISHED = ROOT / "docs" / "results"
+FOLDERS = sorted(path.parent.name for path in PUBLISHED.glob("*/table.md"))
+only_published = pytest.mark.skipif(not FOLDERS, reason="a source distribution has no results")
 
 
-@pytest.mark.parametrize("folder", sorted(p.parent.name for p in PUBLISHED.glob(f"*/{RESULTS}")))
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_published_tables_follow_from_published_runs(folder: str) -> None:
     runs = kept(PUBLISHED / folder)
     table = (PUBLISHED / folder / "table.md").read_text()
@@ -234,3 +240,60 @@ def test_published_tables_follow_from_published_runs(folder: str) -> None:
         assert comparison_table(runs, reference) == table
     else:
         assert attack_table(runs) == table
+
+
+@only_published
+def test_every_published_suite_has_its_table() -> None:
+    assert sorted(path.parent.name for path in PUBLISHED.glob(f"*/{RESULTS}")) == FOLDERS
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_published_metrics_follow_from_published_ranks(folder: str) -> None:
+    for result in kept(PUBLISHED / folder):
+        for split, packed in result.get("ranks", {}).items():
+            sums = ranking_sums(unpack_ranks(packed))
+            for metric in sums.keys() - {"users", "mrr"}:
+                assert result[split][metric] == pytest.approx(sums[metric] / sums["users"])
+
+
+def tables_of(text: str) -> list[list[str]]:
+    """The Markdown tables of a text that `lumos compare` writes, as lines."""
+    blocks = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    ours = re.compile(r"\| (variant \| seeds|HR@20 by uses of the target|cost of a run) \|")
+    return [block.splitlines() for block in blocks if ours.match(block)]
+
+
+def strangers(text: str, *, whole: bool) -> list[list[str]]:
+    """Tables of a document that no committed table.md has.
+
+    Args:
+        whole: all rows are asked for, in their order; otherwise a part of them will do.
+    """
+    texts = [(PUBLISHED / folder / "table.md").read_text() for folder in FOLDERS]
+    committed = [table for text_of_folder in texts for table in tables_of(text_of_folder)]
+
+    def known(table: list[str]) -> bool:
+        if whole:
+            return table in committed
+        return any(table[:2] == other[:2] and set(table) <= set(other) for other in committed)
+
+    return [table for table in tables_of(text) if not known(table)]
+
+
+@only_published
+@pytest.mark.parametrize(("name", "whole"), [("docs/results.md", True), ("README.md", False)])
+def test_tables_in_documents_are_those_of_committed_runs(name: str, whole: bool) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert strangers(text, whole=whole) == []
+
+
+@only_published
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_number_that_no_run_gave_is_found(whole: bool) -> None:
+    text = (PUBLISHED / "office" / "table.md").read_text()
+    assert tables_of(text)
+    assert strangers(text, whole=whole) == []
+    row = text.splitlines()[2]
+    forged = text.replace(row, row.replace(" 0.", " 0.9"))
+    assert len(strangers(forged, whole=whole)) == 1
+    assert bool(strangers(text.replace(row + "\n", ""), whole=whole)) == whole

@@ -10,7 +10,7 @@ import torch
 from lumos_core.config import RunConfig
 from lumos_core.data.sequences import LeaveOneOut, Sequences
 from lumos_core.learning import evaluation
-from lumos_core.learning.evaluation import evaluate, target_ranks
+from lumos_core.learning.evaluation import evaluate, target_ranks, user_ranks
 from lumos_core.learning.metrics import means, ranking_sums
 from lumos_core.learning.model import SASRec, new_model
 
@@ -160,3 +160,12 @@ def test_means_of_sums() -> None:
     assert means({"users": 4.0, "hr@20": 1.0, "mrr": 2.0}) == {"hr@20": 0.25, "mrr": 0.5}
     assert means({}) == {}
     assert means(ranking_sums(np.array([]))) == {}
+
+
+def test_evaluation_is_the_sums_of_the_users_ranks(tiny: Tiny, toy_users: Users) -> None:
+    model = new_model(tiny(), ITEMS)
+    histories, targets = LeaveOneOut(toy_users(30)).test()
+    ranks = user_ranks(model, histories, targets)
+    assert evaluate(model, histories, targets)[0.0] == ranking_sums(ranks)
+    alone = [user_ranks(model, histories.subset([u]), targets[[u]])[0] for u in range(30)]
+    assert ranks.tolist() == alone  # in the order of the users

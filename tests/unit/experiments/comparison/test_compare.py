@@ -19,7 +19,7 @@ from lumos_core.config import RunConfig
 from lumos_core.data.prepare import prepare
 from lumos_core.errors import ConfigError
 from lumos_core.experiments import jobs
-from lumos_core.experiments.comparison import compare, comparison_table, variants
+from lumos_core.experiments.comparison import compare, comparison_table, tuning, variants
 from lumos_core.experiments.jobs import data_facts, find_results, run_job, run_jobs
 from lumos_core.experiments.results_file import Result, ResultsFile
 
@@ -202,7 +202,8 @@ def test_a_folder_keeps_all_its_variants_in_the_table(
     for job in compare.plan_comparison(data, ["confedsrs", "fedavg"], [0, 7], config):
         keep(job, out)
     table = compared(data, out, "popularity")
-    assert [line.split("|")[1:3] for line in table.splitlines()[2:]] == [
+    first = table.partition("\n\n")[0]
+    assert [line.split("|")[1:3] for line in first.splitlines()[2:]] == [
         [" popularity ", " 1 "], [" fedavg ", " 2 "], [" confedsrs ", " 2 "],
     ]  # fmt: skip
     assert "HR@20 vs confedsrs" in table
@@ -294,3 +295,74 @@ def _is_alive(group: int) -> bool:
             if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
                 return True
     return False
+
+
+# ---------------------------------------------------------------- partition and tuning
+def test_runs_of_both_partitions_cannot_be_in_one_table(data: Path, tmp_path: Path) -> None:
+    file = ResultsFile(tmp_path, SMALL)
+    (job,) = compare.plan_comparison(data, ["popularity"], [0], SMALL, "drawn")
+    file.append(run_job(job))
+    with pytest.raises(ConfigError, match=r"with --partition drawn, this .* --partition stored"):
+        check(tmp_path, data)
+    assert len(compare.check_kept(file.read(), tmp_path, data, SMALL, "drawn")) == 1
+
+
+def test_a_seed_draws_a_partition_from_the_command_line(data: Path, tmp_path: Path) -> None:
+    table = compared(data, tmp_path / "out", "popularity", "--partition", "drawn")
+    assert table.startswith("| variant |")
+    (result,) = ResultsFile(tmp_path / "out", SMALL).read().values()
+    assert result["partition"] == "drawn"
+
+
+@pytest.fixture(scope="module")
+def tuned(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The --out of a tuned comparison."""
+    out = tmp_path_factory.mktemp("tuned") / "out"
+    compared(data, out, "popularity,fedavg,fedavg-start", "--tune", "--reference", "popularity")
+    return out
+
+
+def test_a_family_is_tuned_on_its_representative_and_uses_the_choice(tuned: Path) -> None:
+    results = list(ResultsFile(tuned, SMALL).read().values())
+    grid = {r["tuning"]: r for r in results if "tuning" in r}
+    assert grid.keys() == tuning.GRID.keys()
+    assert {r["variant"] for r in grid.values()} == {"fedavg"}
+    best = max(tuning.GRID, key=lambda point: grid[point]["validation"]["ndcg@20"])
+    rows = {r["variant"]: r for r in results if "tuning" not in r}
+    assert set(rows) == {"popularity", "fedavg-start"}  # fedavg itself is a point of the grid
+    assert rows["fedavg-start"]["tuned"] == best
+    assert "tuned" not in rows["popularity"]
+    for key in tuning.GRID["slower-wider"]:
+        assert rows["fedavg-start"]["config"][key] == grid[best]["config"][key]
+    names = [
+        line.split("|")[1].split()[0]
+        for line in (tuned / "table.md").read_text().partition("\n\n")[0].splitlines()[2:]
+    ]
+    assert names == ["popularity", "fedavg", "fedavg-start"]  # fmt: skip
+
+
+def test_a_tuned_comparison_is_resumed(
+    data: Path, tuned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (tuned / "table.md").read_text()
+    monkeypatch.setattr(jobs, "run_job", None)  # calling it again would fail
+    arguments = ("popularity,fedavg,fedavg-start", "--tune", "--reference", "popularity")
+    assert compared(data, tuned, *arguments) == before
+
+
+def test_tuned_and_untuned_runs_cannot_be_in_one_table(
+    data: Path, tuned: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"was run with --tune, this comparison is without it"):
+        compared(data, tuned, "popularity")
+    compared(data, tmp_path / "out", "fedavg")
+    with pytest.raises(ConfigError, match=r"was run without --tune, this comparison is with it"):
+        compared(data, tmp_path / "out", "fedavg", "--tune")
+
+
+def test_a_table_is_tuned_on_one_seed(data: Path, tuned: Path) -> None:
+    kept = ResultsFile(tuned, SMALL).read()
+    base = SMALL.replace(semantic_start="none", views=RunConfig().views)
+    assert compare.check_kept(kept, tuned, data, base, tuning_seed=0)
+    with pytest.raises(ConfigError, match=r"was tuned on seed 0, .* begins with seed 1"):
+        compare.check_kept(kept, tuned, data, base, tuning_seed=1)

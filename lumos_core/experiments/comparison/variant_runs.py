@@ -1,0 +1,279 @@
+"""One run of a variant: trains or counts, then ranks all users in one place.
+
+However a variant was trained, its model ranks the pooled users, in one order, by one function. So
+the metrics of all variants are of the same users, and differences can be paired user by user.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from lumos_core.config import RunConfig
+from lumos_core.data import Catalog, LeaveOneOut, Sequences, partition_users
+from lumos_core.data.pooled import Pooled, pool
+from lumos_core.data.prepared_folder import load_prepared, read_dataset_facts
+from lumos_core.experiments.comparison import tuning, variants
+from lumos_core.experiments.comparison.packed_ranks import pack_ranks
+from lumos_core.experiments.comparison.rarity import target_counts
+from lumos_core.experiments.jobs import Job
+from lumos_core.experiments.results_file import Result
+from lumos_core.learning.metrics import means, ranking_sums
+
+if TYPE_CHECKING:
+    from lumos_core.learning.baselines import OnEpoch
+    from lumos_core.learning.parameters import Params
+
+Partition = Literal["stored", "drawn"]
+"""Which users a node has: those of its folder, or those that the run's seed draws for it."""
+Ranks = dict[str, np.ndarray]
+"""By split ("validation", "test"): float64 [U], in the order of the pooled users."""
+
+MERGED = "merged_users"
+"""Key of results on pooled data: users who have interactions on more than one node."""
+RANKS = "ranks"
+"""Key of results: packed ranks of all users by split; see :mod:`.packed_ranks`."""
+TARGET_COUNTS = "target_counts"
+"""Key of results: packed counts of the test targets in the training histories."""
+CENTRALISED_MAX_EPOCHS = 150
+CENTRALISED_PATIENCE = 10
+
+
+@dataclass(frozen=True)
+class VariantRun(Job):
+    """One run of a variant.
+
+    Attributes:
+        variant: its name.
+        partition: which users a node has.
+        tuned: the point of the tuning grid that ``config`` was chosen from, if it was.
+        tuning: the point of the grid that this run tries, if it is a part of tuning.
+    """
+
+    variant: str
+    partition: Partition = "stored"
+    tuned: str | None = None
+    tuning: str | None = None
+
+    def names(self) -> Result:
+        """None stands for a key that the result does not have: so do results of earlier versions,
+        which knew no other partition and no tuning."""
+        return {
+            "variant": self.variant,
+            "partition": None if self.partition == "stored" else self.partition,
+            tuning.TUNED: self.tuned,
+            tuning.TUNING: self.tuning,
+        }
+
+    def work(self) -> Result:
+        ground = Ground.of(self.data, self.partition, self.config.seed)
+        found, ranks = _run(self, ground)
+        facts: Result = {"nodes": len(ground.nodes), "users": sum(map(len, ground.nodes.values()))}
+        if ranks is not None:
+            found |= {split: means(ranking_sums(row)) for split, row in ranks.items()}
+            found[RANKS] = {split: pack_ranks(row) for split, row in ranks.items()}
+            facts[TARGET_COUNTS] = pack_ranks(target_counts(ground.pooled.users))
+        return {**facts, **found}
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The data of a run.
+
+    Attributes:
+        folder: the prepared folder.
+        nodes: the users of each node, by its name.
+        pooled: all users, each with one history.
+        drawn: whether the users were dealt out by the run's seed.
+    """
+
+    folder: Path
+    catalog: Catalog
+    nodes: Mapping[str, Sequences]
+    pooled: Pooled
+    drawn: bool
+
+    @classmethod
+    def of(cls, folder: Path, partition: Partition, seed: int) -> "Ground":
+        """Read a prepared folder and, if asked for, deal its users out to as many nodes anew.
+
+        Raises:
+            DataError: it is not a prepared folder, or a file in it is malformed.
+        """
+        catalog, nodes = load_prepared(folder)
+        pooled, drawn = pool(folder, catalog, nodes), partition == "drawn"
+        if drawn:
+            scheme = read_dataset_facts(folder).partition
+            owners = partition_users(
+                len(pooled.users), len(nodes), seed, "skewed" if scheme == "skewed" else "uniform"
+            )
+            nodes = [pooled.users.subset(np.flatnonzero(owners == n)) for n in range(len(nodes))]
+        named = {f"node-{n}": users for n, users in enumerate(nodes)}
+        return cls(folder, catalog, named, pooled, drawn)
+
+
+def _run(job: VariantRun, ground: Ground) -> tuple[Result, Ranks | None]:
+    if job.variant in variants.COUNTED:
+        return _counted(job.variant, ground)
+    if job.variant == variants.LOCAL:
+        return _local(job.config, ground)
+    if job.variant in variants.UNFEDERATED:
+        return _centralised(job.config, ground)
+    return _federated(job.config, ground)
+
+
+def _counted(name: str, ground: Ground) -> tuple[Result, Ranks]:
+    from lumos_core.learning.counting import count
+
+    counted = count(name, ground.pooled.users, ground.catalog.titles)
+    found = {"chosen": counted.chosen, "curve": [], MERGED: ground.pooled.merged}
+    return found, {"validation": counted.validation, "test": counted.test}
+
+
+def _federated(config: RunConfig, ground: Ground) -> tuple[Result, Ranks]:
+    from lumos_core.federation.simulate import prepared_views, simulate
+
+    config = config.replace(min_nodes=len(ground.nodes), min_replies=1)
+    views_of = prepared_views(config, ground.catalog, ground.folder, shared=ground.drawn)
+    result = simulate(config, ground.catalog, ground.nodes, views_of=views_of)
+    curve = [e for e in result.events if e["event"] == "evaluation" and e["split"] == "validation"]
+    trained = [e["bytes_up"] for e in result.events if e["event"] == "round"]
+    since_best = sum(e["round"] > result.best_round for e in curve)
+    return {
+        "best_round": result.best_round,
+        "title_weight": result.title_weight,
+        "converged": 0 < config.patience <= since_best,
+        "validation": result.validation,
+        "test": result.test,
+        "curve": [{k: e[k] for k in ("round", "hr@20", "ndcg@20")} for e in curve],
+        "bytes_up": trained,
+        "epsilon": result.epsilon,
+        MERGED: ground.pooled.merged,
+    }, final_ranks(config, result.params, ground.pooled.users, ground.catalog, result.title_weight)
+
+
+def _centralised(config: RunConfig, ground: Ground) -> tuple[Result, Ranks]:
+    """One model for all users."""
+    curve: list[Result] = []
+
+    def on_epoch(epoch: Result) -> None:
+        curve.append({"round": epoch["epoch"], **{k: epoch[k] for k in ("hr@20", "ndcg@20")}})
+
+    params, found = _trained(config, ground, [ground.pooled.users], on_epoch)[0]
+    return {
+        "best_round": found["best_epoch"],
+        "epochs": found["epochs"],
+        "title_weight": found["title_weight"],
+        "converged": found["converged"],
+        "curve": curve,
+        MERGED: ground.pooled.merged,
+    }, final_ranks(config, params, ground.pooled.users, ground.catalog, found["title_weight"])
+
+
+def _local(config: RunConfig, ground: Ground) -> tuple[Result, Ranks | None]:
+    """One model per node, with metrics over all users. Ranks are kept only if every user is on one
+    node: otherwise several models would rank the same user."""
+    parts = list(ground.nodes.values())
+    outcomes = _trained(config, ground, parts)
+    total = sum(map(len, parts))
+
+    def over_users(split: str) -> dict[str, float]:
+        return {
+            k: sum(o[split][k] * len(u) for (_, o), u in zip(outcomes, parts, strict=True)) / total
+            for k in outcomes[0][1][split]
+        }
+
+    found = {
+        "best_round": max(o["best_epoch"] for _, o in outcomes),
+        "epochs": max(o["epochs"] for _, o in outcomes),
+        "converged": all(o["converged"] for _, o in outcomes),
+        "validation": over_users("validation"),
+        "test": over_users("test"),
+        "curve": [],
+        MERGED: 0,
+    }
+    together = Sequences.concat(parts)
+    place = {user: u for u, user in enumerate(together.user_ids)}
+    if ground.pooled.merged or place.keys() != set(ground.pooled.users.user_ids):
+        return found, None
+    order = np.array([place[user] for user in ground.pooled.users.user_ids], dtype=np.int64)
+    ranks = [
+        final_ranks(config, params, users, ground.catalog, found["title_weight"])
+        for (params, found), users in zip(outcomes, parts, strict=True)
+    ]
+    splits = ("validation", "test")
+    return found, {split: np.concatenate([r[split] for r in ranks])[order] for split in splits}
+
+
+def _trained(
+    config: RunConfig,
+    ground: Ground,
+    parts: Sequence[Sequences],
+    on_epoch: "OnEpoch | None" = None,
+) -> "list[tuple[Params, Result]]":
+    """A model for each part, trained without rounds, and how training went."""
+    from lumos_core.learning.baselines import train_centralised
+    from lumos_core.learning.title_nearness import TitleNearness
+    from lumos_core.learning.title_start import initial_params
+
+    initial = initial_params(config, ground.catalog)
+    titles = TitleNearness.of(ground.catalog) if any(config.title_weights) else None
+    max_epochs, patience = epochs_and_patience(config)
+    outcomes = []
+    for users in parts:
+        params, found = train_centralised(
+            config,
+            users,
+            initial,
+            titles,
+            max_epochs=max_epochs,
+            patience=patience,
+            on_epoch=on_epoch,
+        )
+        waited = found["epochs"] - found["best_epoch"]
+        outcomes.append((params, {**found, "converged": waited >= patience}))
+    return outcomes
+
+
+def epochs_and_patience(config: RunConfig) -> tuple[int, int]:
+    """The largest number of epochs without rounds, and the epochs that may pass without a better
+    model.
+
+    With ``patience``, both are what a federation may spend: as much training in all, and as much
+    between the best model and the end.
+    """
+    if not config.patience:
+        return CENTRALISED_MAX_EPOCHS, CENTRALISED_PATIENCE
+    return (
+        config.rounds * config.local_epochs,
+        config.patience * config.evaluate_every * config.local_epochs,
+    )
+
+
+def final_ranks(
+    config: RunConfig,
+    params: "Params",
+    users: Sequences,
+    catalog: Catalog,
+    title_weight: float = 0.0,
+) -> Ranks:
+    """The ranks of all users' held-out items by a finished model.
+
+    Args:
+        title_weight: of the titles' nearness, as it was chosen on validation.
+    """
+    from lumos_core.learning.evaluation import user_ranks
+    from lumos_core.learning.model import build_model, set_params
+    from lumos_core.learning.parameters import ITEM_TABLE, ModelShape
+    from lumos_core.learning.title_nearness import TitleNearness
+
+    model = build_model(ModelShape.of(config, len(params[ITEM_TABLE]) - 1), config.dropout)
+    set_params(model, params)
+    titles = TitleNearness.of(catalog) if title_weight else None
+    split = LeaveOneOut(users)
+    return {
+        "validation": user_ranks(model, *split.validation(), titles, title_weight),
+        "test": user_ranks(model, *split.test(), titles, title_weight),
+    }

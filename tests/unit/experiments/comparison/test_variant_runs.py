@@ -1,0 +1,164 @@
+"""One run: all variants rank the same users, and say whether they converged."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lumos_core.config import RunConfig
+from lumos_core.data.pooled import pool
+from lumos_core.data.prepare import prepare
+from lumos_core.data.prepared_folder import load_prepared
+from lumos_core.experiments.comparison import compare, variant_runs
+from lumos_core.experiments.comparison.packed_ranks import unpack_ranks
+from lumos_core.experiments.comparison.variant_runs import Ground, epochs_and_patience
+from lumos_core.experiments.jobs import find_results, run_job
+from lumos_core.experiments.results_file import Result
+from lumos_core.federation import simulate
+from lumos_core.learning.metrics import means, ranking_sums
+
+SMALL = RunConfig(rounds=2, local_epochs=1, dim=8, semantic_start="none", views="tfidf")
+TRAINED = ["fedavg", "centralised", "local", "lumos-tfidf-views"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """36 users, 30 items, three nodes."""
+    folder = tmp_path_factory.mktemp("runs")
+    rows = [f"u{u}\ti{(u * 3 + t * (1 + u % 3)) % 30}\t{t}" for u in range(36) for t in range(6)]
+    (folder / "interactions.tsv").write_text("user_id\titem_id\ttimestamp\n" + "\n".join(rows))
+    titles = [f"i{i}\tthing number {i} of {'paper' if i % 2 else 'tin'}" for i in range(30)]
+    (folder / "items.tsv").write_text("item_id\ttitle\n" + "\n".join(titles))
+    prepare(folder, folder / "out", nodes=3, seed=0, k_core=0)
+    return folder / "out"
+
+
+def run(data: Path, name: str, seed: int = 0, base: RunConfig = SMALL, **more: Any) -> Result:
+    (job,) = compare.plan_comparison(data, [name], [seed], base, **more)
+    result: Result = json.loads(json.dumps(run_job(job)))
+    return result
+
+
+# ---------------------------------------------------------------- ranks
+@pytest.mark.parametrize("name", [*TRAINED, "popularity", "markov-titles"])
+@pytest.mark.parametrize("partition", ["stored", "drawn"])
+def test_the_metrics_of_a_result_follow_from_its_ranks(
+    data: Path, name: str, partition: str
+) -> None:
+    result = run(data, name, partition=partition)
+    assert result.get("partition", "stored") == partition
+    assert result["users"] == 36
+    for split in ("validation", "test"):
+        ranks = unpack_ranks(result["ranks"][split])
+        assert ranks.shape == (36,)
+        assert means(ranking_sums(ranks)) == pytest.approx(result[split], abs=1e-12)
+
+
+@pytest.mark.parametrize("partition", ["stored", "drawn"])
+def test_ranking_in_one_place_agrees_with_what_the_nodes_report(
+    data: Path, partition: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[dict[str, dict[str, float]]] = []
+    federate = simulate.simulate
+
+    def seen(*args: Any, **more: Any) -> Any:
+        found = federate(*args, **more)
+        reported.append({"validation": found.validation, "test": found.test})
+        return found
+
+    monkeypatch.setattr(simulate, "simulate", seen)
+    result = run(data, "lumos-tfidf-views", partition=partition)
+    for split in ("validation", "test"):
+        assert result[split] == pytest.approx(reported[0][split], rel=1e-6)
+
+
+def test_a_nodes_own_model_ranks_its_users(data: Path) -> None:
+    """The ranks of local are in the order of the pooled users, whatever node they are on."""
+    catalog, nodes = load_prepared(data)
+    users = pool(data, catalog, nodes).users
+    ground = Ground.of(data, "drawn", 5)
+    config = SMALL.replace(method="fedavg", seed=5)
+    _, ranks = variant_runs._local(config, ground)
+    assert ranks is not None
+    (params, _), *_ = variant_runs._trained(config, ground, [ground.nodes["node-0"]])
+    own = variant_runs.final_ranks(config, params, ground.nodes["node-0"], ground.catalog)
+    place = [users.user_ids.index(user) for user in ground.nodes["node-0"].user_ids]
+    assert ranks["test"][place].tolist() == own["test"].tolist()
+
+
+def test_counts_of_targets_are_of_the_data_and_not_of_the_run(data: Path) -> None:
+    found = {run(data, n, s)["target_counts"] for n, s in (("popularity", 0), ("fedavg", 1))}
+    assert len(found) == 1
+
+
+# ---------------------------------------------------------------- partition
+def test_each_seed_draws_other_nodes_of_the_same_users(data: Path) -> None:
+    first, again, other = (Ground.of(data, "drawn", seed) for seed in (1, 1, 2))
+    stored = Ground.of(data, "stored", 1)
+    assert first.pooled.users.user_ids == other.pooled.users.user_ids
+    for ground in (first, other):
+        dealt = [user for users in ground.nodes.values() for user in users.user_ids]
+        assert sorted(dealt) == sorted(stored.pooled.users.user_ids)
+        assert [len(users) for users in ground.nodes.values()] == [12, 12, 12]
+    nodes = [[users.user_ids for users in g.nodes.values()] for g in (first, again, other, stored)]
+    assert nodes[0] == nodes[1]
+    assert nodes[0] != nodes[2]
+    assert nodes[0] != nodes[3]
+
+
+def test_a_history_stays_whole_when_it_is_dealt_out(data: Path) -> None:
+    ground = Ground.of(data, "drawn", 3)
+    whole = dict(zip(ground.pooled.users.user_ids, ground.pooled.users, strict=True))
+    for users in ground.nodes.values():
+        for user, items in zip(users.user_ids, users, strict=True):
+            assert np.array_equal(items, whole[user])
+
+
+def test_drawn_nodes_share_one_store_of_views(data: Path) -> None:
+    run(data, "lumos-tfidf-views", 0, partition="drawn")
+    assert (data / "views" / "views.sqlite").is_file()
+    size = (data / "views" / "views.sqlite").stat().st_size
+    run(data, "lumos-tfidf-views", 1, partition="drawn")
+    assert (data / "views" / "views.sqlite").stat().st_size == size  # nothing is written twice
+
+
+def test_a_drawn_run_is_not_taken_for_a_stored_one(data: Path) -> None:
+    (stored,) = compare.plan_comparison(data, ["popularity"], [0], SMALL)
+    (drawn,) = compare.plan_comparison(data, ["popularity"], [0], SMALL, "drawn")
+    results = [run_job(stored)]
+    assert find_results([stored, drawn], results) == [results[0], None]
+    results = [run_job(drawn)]
+    assert find_results([stored, drawn], results) == [None, results[0]]
+
+
+# ---------------------------------------------------------------- convergence
+def test_patience_gives_all_the_same_amount_of_training() -> None:
+    config = RunConfig(rounds=40, local_epochs=3, patience=5)
+    assert epochs_and_patience(config) == (120, 15)
+    assert epochs_and_patience(config.replace(evaluate_every=2)) == (120, 30)
+    assert epochs_and_patience(config.replace(patience=0)) == (
+        variant_runs.CENTRALISED_MAX_EPOCHS, variant_runs.CENTRALISED_PATIENCE
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_run_says_whether_patience_ended_it(data: Path, name: str) -> None:
+    still = SMALL.replace(learning_rate=1e-9, rounds=9, patience=3, dropout=0.0)
+    result = run(data, name, base=still)
+    assert result["converged"] is True
+    trained = len(result["bytes_up"]) if "bytes_up" in result else result["epochs"]
+    assert trained < 9
+    capped = run(data, name, base=SMALL.replace(rounds=1, patience=3))
+    assert capped["converged"] is False
+
+
+def test_fixed_rounds_are_not_convergence(data: Path) -> None:
+    assert run(data, "fedavg")["converged"] is False
+
+
+def test_a_yardstick_has_nothing_to_converge_and_tells_what_it_chose(data: Path) -> None:
+    result = run(data, "markov-titles")
+    assert "converged" not in result
+    assert set(result["chosen"]) == {"half-life", "title-weight"}
