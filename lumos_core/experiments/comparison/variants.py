@@ -5,14 +5,19 @@ local epochs, server optimiser, evaluation. With ``--tune``, each family of vari
 from one grid (:mod:`lumos_core.experiments.comparison.tuning`).
 """
 
-from lumos_core.config import RunConfig, Scalar
+from lumos_core.config import BAG, RunConfig, Scalar
 
 Overrides = dict[str, Scalar]
 
 LOCAL = "local"
 COUNTED = ("popularity", "markov-1", "markov-3", "title-knn", "markov-titles")
 """Variants that count instead of train: keys of ``lumos_core.learning.counting.YARDSTICKS``."""
-UNFEDERATED = frozenset({"centralised", "centralised-start", "centralised-plus", LOCAL, *COUNTED})
+UNFEDERATED = frozenset(
+    {
+        "centralised", "centralised-start", "centralised-plus", "bag", "bag-start", "bag-plus",
+        LOCAL, *COUNTED,
+    }
+)  # fmt: skip
 """Variants without rounds."""
 
 _RANDOM_START: Overrides = {"semantic-start": "none"}
@@ -20,6 +25,7 @@ _RANDOM_START: Overrides = {"semantic-start": "none"}
 VARIANTS: dict[str, Overrides] = {
     # what LUMOS is compared with
     **{name: {} for name in COUNTED},
+    "bag": {"method": "fedavg", "encoder": BAG, **_RANDOM_START},
     "local": {"method": "fedavg", **_RANDOM_START},
     "fedavg": {"method": "fedavg", **_RANDOM_START},
     "confedsrs": {"method": "confedsrs", **_RANDOM_START},
@@ -32,7 +38,16 @@ VARIANTS: dict[str, Overrides] = {
     "fedavg-start": {"method": "fedavg"},
     "confedsrs-start": {"method": "confedsrs"},
     "centralised-start": {"method": "fedavg"},
+    "bag-start": {"method": "fedavg", "encoder": BAG},
+    "bag-plus": {"method": "fedavg-plus", "encoder": BAG},
     # ablations: what each part contributes
+    "fedavg-plus-no-start": {"method": "fedavg-plus", **_RANDOM_START},
+    "fedavg-plus-all-rows": {"method": "fedavg-plus", "item-rows": "all"},
+    "fedavg-plus-no-titles": {"method": "fedavg-plus", "title-weight": 0.0},
+    "lumos-all-rows": {"method": "lumos", "item-rows": "all"},
+    "lumos-no-titles": {"method": "lumos", "title-weight": 0.0},
+    "lumos-contrast-only": {"method": "lumos", "view-target-weight": 0.0},
+    "lumos-targets-only": {"method": "lumos", "contrastive-weight": 0.0},
     "lumos-no-start": {"method": "lumos", **_RANDOM_START},
     "lumos-no-future": {"method": "lumos", "use-future": False},
     "lumos-no-paraphrase": {"method": "lumos", "use-paraphrase": False},
