@@ -44,7 +44,8 @@ def too_much():
     elif KIND == "metrics":
         arrays, metrics = {{}}, MetricRecord({{f"m{{n}}": float(n) for n in range(COUNT)}})
     else:
-        return RecordDict({{"error": ConfigRecord({{f"k{{n:099}}": n for n in range(COUNT)}})}})
+        fields = {{f"{{n:0{digits}}}": n for n in range(COUNT)}}
+        return RecordDict({{"error": ConfigRecord(fields)}})
     return RecordDict({{"delta": ArrayRecord(arrays), "metrics": metrics}})
 
 
@@ -59,7 +60,7 @@ SERVER_PROGRAMS = ("flower-superlink", "flwr-serverapp")
 """What answers to nodes: programs of a supervisor's processes."""
 
 
-def oversized_app(folder: Path, kind: str, count: int) -> Path:
+def oversized_app(folder: Path, kind: str, count: int, digits: int = 100) -> Path:
     """A folder with a ``client_app`` whose node-2 sends too much in round 1.
 
     Args:
@@ -68,8 +69,9 @@ def oversized_app(folder: Path, kind: str, count: int) -> Path:
             numbers, with three bytes), ``metrics``, ``entries`` (fields of a record), or ``none``:
             an honest node.
         count: how many.
+        digits: of the name of a record's field.
     """
-    return wrapped_app(folder, _WRAPPER.format(kind=kind, count=count))
+    return wrapped_app(folder, _WRAPPER.format(kind=kind, count=count, digits=digits))
 
 
 def peak_memory(pid: int) -> int:
