@@ -8,7 +8,8 @@ nodes, say how many bytes `history.jsonl` grows by in a round.
 
     python benchmarks/oversized_replies.py [--kinds KIND …] [--out FILE.json]
 
-Memory and who refuses a reply are the point; seconds depend on what else the machine does.
+Memory and who refuses a reply are the point; seconds depend on what else the machine does. Kinds
+that are not measured again stay as they are in FILE.json.
 """
 
 import argparse
@@ -50,6 +51,7 @@ KINDS = {
     "metrics": (300_000, "300,000 metrics"),
     "zeros": (500_000_000, "500 MB of zeros, sent as one chunk"),
     "shape": (10**9, "a shape of 10⁹ numbers with three bytes"),
+    "list": (3_000_000, "a record with a list of 3,000,000 numbers"),
     "entries": (3_000_000, "a record of 3,000,000 fields"),
 }
 HISTORY_NODES, HISTORY_ROUNDS = (2, 8), 20
@@ -169,12 +171,14 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON; a table goes beside it")
     options = parser.parse_args()
-    rows = []
+    found = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
+    measured = {row["kind"]: row for row in found}
     for kind in ("none", *options.kinds):
         count = KINDS[kind][0] if kind in KINDS else 0
         with tempfile.TemporaryDirectory(prefix="lumos-bench-") as place:
-            rows.append(deploy(kind, count, Path(place)))
-        print(json.dumps(rows[-1]), flush=True)
+            measured[kind] = deploy(kind, count, Path(place))
+        print(json.dumps(measured[kind]), flush=True)
+    rows = [measured[kind] for kind in ("none", *KINDS) if kind in measured]
     histories = []
     for nodes in HISTORY_NODES:
         with tempfile.TemporaryDirectory(prefix="lumos-bench-") as place:
@@ -182,8 +186,8 @@ def main() -> None:
     table = show(rows, histories)
     machine = {"python": platform.python_version(), "machine": platform.machine()}
     versions = {**machine, **{p: version(p) for p in ("lumos", "flwr", "grpcio", "torch")}}
-    found = {"config": SETTINGS, "rows": rows, "history": histories, "versions": versions}
-    write_json(options.out, found)
+    result = {"config": SETTINGS, "rows": rows, "history": histories, "versions": versions}
+    write_json(options.out, result)
     write_atomically(options.out.with_suffix(".md"), table.encode())
 
 

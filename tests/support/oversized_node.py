@@ -43,6 +43,8 @@ def too_much():
         arrays = {{"items.weight": declared((COUNT,), file.getvalue() + b"few")}}
     elif KIND == "metrics":
         arrays, metrics = {{}}, MetricRecord({{f"m{{n}}": float(n) for n in range(COUNT)}})
+    elif KIND == "list":
+        return RecordDict({{"error": ConfigRecord({{"list": [float(n) for n in range(COUNT)]}})}})
     else:
         fields = {{f"{{n:0{digits}}}": n for n in range(COUNT)}}
         return RecordDict({{"error": ConfigRecord(fields)}})
@@ -66,8 +68,8 @@ def oversized_app(folder: Path, kind: str, count: int, digits: int = 100) -> Pat
     Args:
         folder: a new folder.
         kind: ``arrays`` of one number, ``zeros`` (bytes of one array), ``shape`` (of so many
-            numbers, with three bytes), ``metrics``, ``entries`` (fields of a record), or ``none``:
-            an honest node.
+            numbers, with three bytes), ``metrics``, ``list`` (numbers in one field of a record),
+            ``entries`` (fields of a record), or ``none``: an honest node.
         count: how many.
         digits: of the name of a record's field.
     """
