@@ -28,6 +28,7 @@ say() { printf 'docker engine: %s\n' "$*"; }
 unavailable() { printf 'no Docker engine: %s\n' "$*"; exit $UNAVAILABLE; }
 answers() { # URL: whether it answers with one of the status codes that follow
     local code
+    command -v curl >/dev/null || return 0 # nothing to ask with
     code=$(curl -s -o /dev/null -m 8 -w '%{http_code}' "$1" || true)
     [[ " ${*:2} " == *" $code "* ]]
 }
@@ -58,7 +59,6 @@ packages() {
 }
 running() { docker info >/dev/null 2>&1; }
 command -v docker >/dev/null || packages docker
-command -v curl >/dev/null || packages curl
 
 # ---------------------------------------------------------------- the engine
 if [ -n "${DOCKER_HOST:-}" ]; then
@@ -111,11 +111,14 @@ plugin compose
 if [ -z "${LUMOS_BASE_IMAGE:-}" ] && ! answers https://registry-1.docker.io/v2/ 200 401; then
     export LUMOS_BASE_IMAGE=lumos-base:of-this-machine
     if ! docker image inspect "$LUMOS_BASE_IMAGE" >/dev/null 2>&1; then
+        [ "$(id -u)" = 0 ] || unavailable "no registry answers, and only root can make a base image"
         command -v mmdebstrap >/dev/null || packages mmdebstrap
         mirror=$(repository Debian) && security=$(repository Debian-Security)
         [ -n "$mirror" ] || unavailable "no registry answers, and there is no mirror of Debian"
         say "no registry answers: making a base image of Debian 12's packages"
         printf '[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n' >"$work/pip.conf"
+        index=${PIP_INDEX_URL:-$(python3 -m pip config get global.index-url 2>/dev/null || true)}
+        [ -z "$index" ] || printf 'index-url = %s\n' "$index" >>"$work/pip.conf"
         authorities=$(ls /usr/local/share/ca-certificates/*.crt 2>/dev/null || true)
         nice mmdebstrap --quiet --mode=root --variant=minbase \
             --include=python3,python3-venv,python-is-python3,ca-certificates \
@@ -152,15 +155,17 @@ if [ -z "${LUMOS_TORCH_INDEX:-}" ] && ! answers https://download.pytorch.org/whl
         "${python[@]}" download --quiet --dest "$wheels" "${wanted[@]}" ||
             unavailable "the wheel of PyTorch cannot be loaded"
     fi
-    python3 -u -m http.server --bind 127.0.0.1 --directory "$work/index" 0 >"$work/index.log" 2>&1 &
+    # always the same port: with another address the builder would install PyTorch again
+    export LUMOS_TORCH_INDEX=http://127.0.0.1:${LUMOS_INDEX_PORT:-28477}
+    export LUMOS_BUILD_NETWORK=${LUMOS_BUILD_NETWORK:-host}
+    python3 -m http.server --bind 127.0.0.1 --directory "$work/index" "${LUMOS_TORCH_INDEX##*:}" \
+        >"$work/index.log" 2>&1 &
     started+=($!)
-    port=
     for _ in $(seq 50); do
-        port=$(sed -n 's/^Serving HTTP on [^ ]* port \([0-9]*\).*/\1/p' "$work/index.log")
-        [ -n "$port" ] && break
+        answers "$LUMOS_TORCH_INDEX/torch/" 200 && break
+        kill -0 $! 2>/dev/null || unavailable "$(tail -n 1 "$work/index.log"); set LUMOS_INDEX_PORT"
         sleep 0.2
     done
-    export LUMOS_TORCH_INDEX=http://127.0.0.1:$port LUMOS_BUILD_NETWORK=${LUMOS_BUILD_NETWORK:-host}
 fi
 
 say "$(docker version --format '{{.Server.Version}}'), compose $(docker compose version --short)," \
