@@ -1,5 +1,5 @@
-"""Converts the bundled language model as a node would when it first needs it, into ``CACHE/models``:
-called by the Dockerfile alone.
+"""Converts the bundled language model as a node would when it first needs it, into
+``CACHE/models``: called by the Dockerfile alone.
 
     convert_llm.py CACHE
 """

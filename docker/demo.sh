@@ -28,8 +28,15 @@ say "2 of 4: containers: init, which makes keys and data; server; three nodes"
 compose --progress quiet up -d
 
 say "3 of 4: the run: lumos deploy server … $LUMOS_SERVER_OPTIONS"
-compose logs --follow --no-log-prefix server
-code=$(docker wait "$(compose ps --all --quiet server)")
+server=$(compose ps --all --quiet server) since=0
+state() { docker inspect --format "{{.State.$1}}" "$server"; }
+while true; do # a server that Docker starts again goes on in the same log
+    docker logs --follow --since "$since" "$server" 2>&1
+    while [ "$(state Status)" = restarting ]; do sleep 0.5; done
+    [ "$(state Status)" = exited ] && break
+    since=$(state StartedAt)
+done
+code=$(state ExitCode)
 if [ "$code" != 0 ]; then
     fail "the server ended with $code; docker compose -p lumos-demo logs shows more"
 fi

@@ -1,7 +1,7 @@
 """Exit 0 if a container does its work. Standard library only, as it is asked every few seconds.
 
-    healthcheck.py server CA    the SuperLink answers, and other machines could talk to it by TLS
-    healthcheck.py node STATE   the server has accepted the node and still answers it
+healthcheck.py server CA    the SuperLink answers, and other machines could talk to it by TLS
+healthcheck.py node STATE   the server has accepted the node and still answers it
 """
 
 import json

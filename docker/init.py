@@ -31,8 +31,8 @@ def main(nodes: Sequence[str]) -> str:
     if (server / "kit").exists():
         if PREPARED.exists():
             raise ConfigError(
-                f"{PREPARED}: is given, but the volumes hold a deployment with its data; begin anew: "
-                "docker compose down --volumes"
+                f"{PREPARED}: is given, but the volumes hold a deployment with its data; "
+                "to begin anew: docker compose down --volumes"
             )
         return "credentials and data are there"
     with tempfile.TemporaryDirectory() as place:

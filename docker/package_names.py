@@ -2,8 +2,9 @@
 
     package_names.py SOURCES OUT "EXTRA EXTRA …"
 
-``SOURCES`` holds ``pyproject.toml`` and ``requirements.lock``. The files hold names alone, so as long
-as these are the same, nothing is installed again, whatever else has changed in ``pyproject.toml``.
+``SOURCES`` holds ``pyproject.toml`` and ``requirements.lock``. The files hold names alone, so as
+long as these are the same, nothing is installed again, whatever else has changed in
+``pyproject.toml``.
 """
 
 import sys
