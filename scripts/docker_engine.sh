@@ -135,6 +135,13 @@ if [ -z "${LUMOS_BASE_IMAGE:-}" ] && ! answers https://registry-1.docker.io/v2/ 
     fi
 fi
 
+# An engine that starts may still be unable to run containers, inside another container for example.
+if [ ${#started[@]} -gt 0 ]; then
+    tried=$(docker run --rm --memory 64m --pids-limit 32 --read-only --cap-drop ALL \
+        "${LUMOS_BASE_IMAGE:-python:3.11-slim-bookworm}" python -c 'print("runs")' 2>&1) || true
+    [[ $tried == *runs ]] || unavailable "it runs no container: $(tail -n 1 <<<"$tried")"
+fi
+
 # ---------------------------------------------------------------- PyTorch
 if [ -z "${LUMOS_TORCH_INDEX:-}" ] && ! answers https://download.pytorch.org/whl/cpu/torch/ 200; then
     torch=$(sed -n 's/^torch==//p' "$root/requirements.lock")
@@ -172,4 +179,4 @@ say "$(docker version --format '{{.Server.Version}}'), compose $(docker compose 
     "base image ${LUMOS_BASE_IMAGE:-from the registry}"
 code=0
 "$@" || code=$?
-exit $code
+exit $code # and the engine that was started here is ended
