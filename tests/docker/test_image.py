@@ -29,7 +29,7 @@ def test_it_is_lean(image: str) -> None:
 
 def test_the_language_model_needs_no_network(image: str) -> None:
     words = ("llm", "check", "--llm", "smollm2")
-    limits = ("--network", "none", "--read-only", "--tmpfs", "/tmp:mode=1777")
+    limits = ("--network=none", "--read-only", "--tmpfs=/tmp:mode=1777", "--volume=/state")
     assert "smollm2" in docker("run", "--rm", *limits, IMAGE, *words).lower()
 
 
