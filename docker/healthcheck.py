@@ -1,6 +1,6 @@
 """Exit 0 if a container does its work. Standard library only, as it is asked every few seconds.
 
-healthcheck.py server CA    the SuperLink answers, and other machines could talk to it by TLS
+healthcheck.py server KIT   the SuperLink answers, and other machines could talk to it by TLS
 healthcheck.py node STATE   the server has accepted the node and still answers it
 """
 
@@ -13,12 +13,12 @@ from pathlib import Path
 
 SECONDS = 5
 CONTROL = "https://127.0.0.1:8000/health"
-FLEET = ("127.0.0.1", 9092)
 
 
-def server(authority: str) -> str:
+def server(kit: str) -> str:
     """Why the server cannot serve; empty if it can."""
-    context = ssl.create_default_context(cafile=authority)
+    context = ssl.create_default_context(cafile=f"{kit}/ca.crt")
+    fleet = ("127.0.0.1", int(json.loads(Path(kit, "deployment.json").read_text("utf-8"))["port"]))
     handlers = (urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
     try:
         with urllib.request.build_opener(*handlers).open(CONTROL, timeout=SECONDS):
@@ -27,8 +27,8 @@ def server(authority: str) -> str:
         return f"the SuperLink does not answer: {error}"
     context.set_alpn_protocols(["h2"])  # gRPC
     try:
-        with socket.create_connection(FLEET, SECONDS) as plain:
-            context.wrap_socket(plain, server_hostname=FLEET[0]).close()
+        with socket.create_connection(fleet, SECONDS) as plain:
+            context.wrap_socket(plain, server_hostname=fleet[0]).close()
     except OSError as error:
         return f"the fleet port does not answer: {error}"
     return ""

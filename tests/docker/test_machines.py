@@ -80,7 +80,7 @@ def machines(place: Path, prefix: str) -> Iterator[Machines]:
 
 
 def test_one_port_is_published(machines: Machines) -> None:
-    assert list(machines.server.inspect("server")["NetworkSettings"]["Ports"]) == ["9092/tcp"]
+    assert list(machines.server.inspect("server")["NetworkSettings"]["Ports"]) == [f"{PORT}/tcp"]
     for node in machines.nodes.values():
         assert not node.inspect("node")["NetworkSettings"]["Ports"]
 
