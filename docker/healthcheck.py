@@ -1,6 +1,6 @@
 """Exit 0 if a container does its work. Standard library only, as it is asked every few seconds.
 
-healthcheck.py server KIT   the SuperLink answers, and other machines could talk to it by TLS
+healthcheck.py server CA    the SuperLink answers, and other machines could talk to it by TLS
 healthcheck.py node STATE   the server has accepted the node and still answers it
 """
 
@@ -15,10 +15,11 @@ SECONDS = 5
 CONTROL = "https://127.0.0.1:8000/health"
 
 
-def server(kit: str) -> str:
-    """Why the server cannot serve; empty if it can."""
-    context = ssl.create_default_context(cafile=f"{kit}/ca.crt")
-    fleet = ("127.0.0.1", int(json.loads(Path(kit, "deployment.json").read_text("utf-8"))["port"]))
+def server(authority: str) -> str:
+    """Why the server cannot serve; empty if it can. ``deployment.json`` is beside ca.crt."""
+    context = ssl.create_default_context(cafile=authority)
+    deployment = Path(authority).with_name("deployment.json")
+    fleet = ("127.0.0.1", int(json.loads(deployment.read_text("utf-8"))["port"]))
     handlers = (urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
     try:
         with urllib.request.build_opener(*handlers).open(CONTROL, timeout=SECONDS):

@@ -129,7 +129,7 @@ def test_what_is_started_is_restarted_and_watched(key: tuple[str, str]) -> None:
     server = key[1] == "server"
     # a server that has completed its run ends with 0 and must stay so
     assert service["restart"] == ("on-failure" if server else "unless-stopped")
-    words = ["server", "/given/kit"] if server else ["node", "/state"]
+    words = ["server", "/given/kit/ca.crt"] if server else ["node", "/state"]
     test = ["CMD", "python", "/opt/lumos/docker/healthcheck.py", *words]
     assert service["healthcheck"]["test"] == test
     # of the one stack on two cores at start; a check that succeeds ends it
@@ -462,6 +462,6 @@ def test_a_node_is_healthy_while_the_server_accepts_it(tmp_path: Path) -> None:
 def test_a_server_that_does_not_answer_is_not_healthy(tmp_path: Path) -> None:
     folders.create(tmp_path / "deployment", ["server"], NODES, 9092, 30)
     with socket.create_server(("127.0.0.1", 0)):
-        code, said = healthcheck("server", str(tmp_path / "deployment/server"))
+        code, said = healthcheck("server", str(tmp_path / "deployment/server/ca.crt"))
     assert code == 1
     assert "does not answer" in said
