@@ -1,6 +1,7 @@
 """What is in the image, and what building it again does."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,10 +44,9 @@ def test_a_change_of_the_code_installs_no_package(image: str, tmp_path: Path) ->
     layers = json.loads(docker("image", "inspect", "--format", "{{json .RootFS.Layers}}", IMAGE))
     sources = DOCKER.parent
     context = tmp_path / "context"
-    docker("version")
     for name in ("lumos_core", "client_app", "server_app", "docker"):
-        (context / name).parent.mkdir(exist_ok=True)
-        _copy(sources / name, context / name)
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(sources / name, context / name, ignore=ignored)
     for name in ("pyproject.toml", "requirements.lock", "README.md", "LICENSE", ".dockerignore"):
         (context / name).write_bytes((sources / name).read_bytes())
     with (context / "lumos_core/logs.py").open("a") as file:
@@ -63,9 +63,3 @@ def test_a_change_of_the_code_installs_no_package(image: str, tmp_path: Path) ->
     same = [a == b for a, b in zip(layers, changed, strict=True)]
     assert same[:-1] == [True] * (len(layers) - 1)
     assert not same[-1]
-
-
-def _copy(source: Path, target: Path) -> None:
-    import shutil
-
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))

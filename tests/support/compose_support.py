@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -101,6 +102,18 @@ class Project:
     def rounds(self) -> list[int]:
         """Numbers of the finished rounds, in the order of the history."""
         return [int(event["round"]) for event in self.history() if event["event"] == "round"]
+
+    def ask_for_two_more_rounds(self) -> int:
+        """Stop the server, and start it with other options; returns how many rounds it will do."""
+        self("stop", "server")
+        with tempfile.TemporaryDirectory() as place:
+            self("cp", f"server:{RUN}/history.jsonl", place)
+            text = Path(place, "history.jsonl").read_text("utf-8")
+        events = [json.loads(line) for line in text.splitlines()]
+        rounds = 2 + max(int(event["round"]) for event in events if event["event"] == "round")
+        self.variables["LUMOS_SERVER_OPTIONS"] = f"--rounds {rounds} {QUICK}"
+        self("up", "--detach")
+        return rounds
 
     def wait_for_round(self, number: int, seconds: float = 180.0) -> None:
         self.wait(lambda: max(self.rounds(), default=0) >= number, f"round {number}", seconds)
