@@ -12,9 +12,7 @@ from compose_support import IMAGE, QUICK, RUN, Project, docker
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 NODES = ("node-0", "node-1", "node-2")
-ROUNDS = (
-    500  # more than any machine does before everything was killed; the last test asks for fewer
-)
+ROUNDS = 500  # more than are done before everything was killed; then fewer are asked for
 CONNECT = """
 import socket, sys
 try:
