@@ -102,8 +102,8 @@ def test_a_killed_container_of_the_server_resumes(machines: Machines) -> None:
 
 def test_a_killed_process_of_a_node(machines: Machines) -> None:
     node = machines.nodes["south"]
-    node.kill("node", "flower-superexec")
-    node.wait(lambda: node.health("node") == "healthy", "healthy south")
+    node.kill_and_wait_for_connection("node", "flower-superexec")
+    assert node.inspect("node")["RestartCount"] == 0
 
 
 def test_the_run_completes(machines: Machines, tmp_path: Path) -> None:

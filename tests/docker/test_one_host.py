@@ -122,8 +122,7 @@ def test_a_killed_process_of_the_server(stack: Project, program: str) -> None:
 def test_a_killed_supernode(stack: Project) -> None:
     """Its supervisor starts it again, until the server accepts the key again."""
     still_runs(stack)
-    stack.kill("node-1", "flower-supernode")
-    stack.wait(lambda: stack.health("node-1") == "healthy", "healthy node-1")
+    stack.kill_and_wait_for_connection("node-1", "flower-supernode")
     assert stack.inspect("node-1")["RestartCount"] == 0
 
 

@@ -94,6 +94,24 @@ class Project:
         """SIGKILL all processes of a program inside a container; there must be one."""
         assert int(self.python(service, _KILL, program)) > 0, f"no {program} in {service}"
 
+    def kill_and_wait_for_connection(self, node: str, program: str) -> None:
+        """SIGKILL a process of a node, and wait until the node is connected anew."""
+
+        def connection() -> dict[str, str]:
+            found: dict[str, str] = json.loads(
+                docker("exec", self.id(node), "cat", "/state/connection.json")
+            )
+            return found
+
+        before = connection()
+        self.kill(node, program)
+
+        def connected_anew() -> bool:
+            now = connection()
+            return now["state"] == "connected" and now["since"] != before["since"]
+
+        self.wait(connected_anew, f"new connection of {node}")
+
     def history(self) -> list[dict[str, Any]]:
         """The events that the run's history holds now."""
         text = docker("exec", self.id("server"), "cat", f"{RUN}/history.jsonl", check=False)
