@@ -101,8 +101,16 @@ def test_a_killed_container_of_the_server_resumes(machines: Machines) -> None:
 
 
 def test_a_killed_process_of_a_node(machines: Machines) -> None:
-    node = machines.nodes["south"]
-    node.kill_and_wait_for_connection("node", "flower-superexec")
+    """Of a later round it is a part again."""
+    node, server = machines.nodes["south"], machines.server
+    before = max(server.rounds())
+    node.kill("node", "flower-superexec")
+
+    def takes_part() -> bool:
+        rounds = [event for event in server.history() if event["event"] == "round"]
+        return any(event["round"] > before + 1 and "south" in event["ok"] for event in rounds)
+
+    server.wait(takes_part, "south in a round")
     assert node.inspect("node")["RestartCount"] == 0
 
 
