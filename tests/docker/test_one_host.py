@@ -142,7 +142,7 @@ def test_a_killed_supervisor_of_the_server(stack: Project) -> None:
     """Then the container ends, and Docker starts it again."""
     still_runs(stack)
     before = max(stack.rounds(), default=0)
-    stack.kill("server", "lumos")
+    stack.kill_supervisor("server")
     stack.wait_for_round(before + 1)
     assert stack.inspect("server")["RestartCount"] == 1
 

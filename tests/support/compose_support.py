@@ -90,6 +90,12 @@ class Project:
         command = ("exec", self.id(service), "python", "-c", program, *words)
         return docker(*command, check=check, seconds=60).strip()
 
+    def kill_supervisor(self, service: str) -> None:
+        """SIGKILL the command ``lumos`` of a container, which ends the container."""
+        before = self.state(service)["StartedAt"]
+        self.python(service, _KILL, "lumos", check=False)  # it ends with the container
+        self.wait(lambda: bool(self.state(service)["StartedAt"] != before), "another start")
+
     def kill(self, service: str, program: str) -> None:
         """SIGKILL all processes of a program inside a container; there must be one."""
         assert int(self.python(service, _KILL, program)) > 0, f"no {program} in {service}"
