@@ -38,6 +38,7 @@ repository() { # LABEL: where this machine gets Debian's packages of that label
 started=()
 cleanup() {
     local pid
+    [ ${#started[@]} -gt 0 ] || return 0 # macOS's bash takes an empty array for an unset one
     for pid in "${started[@]}"; do kill "$pid" 2>/dev/null || true; done
     for pid in "${started[@]}"; do wait "$pid" 2>/dev/null || true; done
 }
@@ -77,7 +78,7 @@ elif ! running; then
     for _ in $(seq 60); do
         running && break
         kill -0 "${started[0]}" 2>/dev/null ||
-            unavailable "dockerd ended: $(grep -v level=info "$work/engine/log" | tail -n 1)"
+            unavailable "dockerd ended: $(grep -av level=info "$work/engine/log" | tail -n 1)"
         sleep 0.5
     done
     running || unavailable "dockerd does not answer; see $work/engine/log"
