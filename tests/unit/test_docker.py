@@ -128,7 +128,7 @@ def test_what_is_started_is_restarted_and_watched(key: tuple[str, str]) -> None:
     service = RUNNING[key]
     server = key[1] == "server"
     # a server that has completed its run ends with 0 and must stay so
-    assert service["restart"] == ("on-failure" if server else "unless-stopped")
+    assert service["restart"] == ("on-failure:5" if server else "unless-stopped")
     words = ["server", "/given/kit/ca.crt"] if server else ["node", "/state"]
     test = ["CMD", "python", "/opt/lumos/docker/healthcheck.py", *words]
     assert service["healthcheck"]["test"] == test
