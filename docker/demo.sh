@@ -21,7 +21,8 @@ done
 trap 'say "interrupted; to end and remove all of it: docker compose -p lumos-demo down --volumes"; exit 130' INT
 
 say "1 of 4: the image lumos:0.1.0 (2 GB; a few minutes the first time, seconds afterwards)"
-docker compose --progress "${LUMOS_BUILD_PROGRESS:-auto}" build
+# Compose writes the project's name into an image: with another one, `up` of lumos would see a new image.
+docker compose -p lumos --progress "${LUMOS_BUILD_PROGRESS:-auto}" build
 compose down --volumes >/dev/null 2>&1
 
 say "2 of 4: containers: init, which makes keys and data; server; three nodes"

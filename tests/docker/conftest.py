@@ -11,7 +11,8 @@ def image() -> str:
     """Id of the image, built from this checkout."""
     if not docker("version", "--format", "{{.Server.Version}}", check=False).strip():
         pytest.fail("no Docker engine answers; make test-docker starts one where it can")
-    Project("lumos-test-build", "compose.yml")("build")
+    # by the name that users build it with, as compose writes the project's name into the image
+    Project("lumos", "compose.yml")("build")
     return docker("image", "inspect", "--format", "{{.Id}}", IMAGE).strip()
 
 

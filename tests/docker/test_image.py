@@ -35,7 +35,7 @@ def test_the_language_model_needs_no_network(image: str) -> None:
 
 
 def test_nothing_is_built_that_has_not_changed(image: str) -> None:
-    Project("lumos-test-build", "compose.yml")("build")
+    Project("lumos", "compose.yml")("build")
     assert docker("image", "inspect", "--format", "{{.Id}}", IMAGE).strip() == image
 
 
@@ -51,7 +51,7 @@ def test_a_change_of_the_code_installs_no_package(image: str, tmp_path: Path) ->
         (context / name).write_bytes((sources / name).read_bytes())
     with (context / "lumos_core/logs.py").open("a") as file:
         file.write("# another line\n")
-    project = Project("lumos-test-build", str(context / "docker/compose.yml"))
+    project = Project("lumos", str(context / "docker/compose.yml"))
     override = context / "docker/tag.yml"
     override.write_text("services: {init: {image: 'lumos-test:changed'}}\n")
     project("-f", str(override), "build")

@@ -166,7 +166,7 @@ def test_the_run_completes(stack: Project, tmp_path: Path) -> None:
 
 def test_up_after_the_end_changes_nothing(stack: Project) -> None:
     """Also after the image was built again."""
-    stack("build")
+    Project("lumos", "compose.yml")("build")
     before = {name: stack.id(name) for name in ("server", *NODES)}
     stack("up", "--detach")
     assert {name: stack.id(name) for name in before} == before
