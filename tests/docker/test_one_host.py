@@ -130,8 +130,9 @@ def test_a_killed_container_of_a_node(stack: Project) -> None:
     """The round goes on with the others, and `up` brings the node back."""
     still_runs(stack)
     before = max(stack.rounds(), default=0)
+    stack.wait_for_round(before + 1)  # a run that has not begun waits for all its nodes
     stack("kill", "node-2")
-    stack.wait_for_round(before + 2)
+    stack.wait_for_round(before + 3)
     server = stack.id("server")
     stack("up", "--detach")
     assert stack.id("server") == server
