@@ -14,7 +14,7 @@ SMOKE  := --rounds 6 -c view-share=0.1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run simulate deploy-demo test test-faults coverage lint docs bench release-check clean
+.PHONY: help setup run simulate deploy-demo test test-faults test-docker docker-demo coverage lint docs bench release-check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,11 +40,17 @@ simulate: $(STAMP)  ## run the same apps under Flower's simulation engine
 deploy-demo: $(STAMP)  ## show a deployment with TLS, node keys and supervisors on this computer
 	$(BIN)/lumos deploy demo $(ARGS)
 
-test: lint  ## run lint, types and all tests except the fault tests (make test-faults)
+docker-demo:  ## build the image and show a federation of containers, from keys to results (needs Docker)
+	@scripts/docker_engine.sh docker/demo.sh
+
+test: lint  ## run lint, types and all tests except those of faults and containers
 	$(BIN)/pytest $(ARGS)
 
 test-faults: $(STAMP)  ## run the fault tests, which kill processes and links (minutes; best as root)
 	$(BIN)/pytest -m faults $(ARGS)
+
+test-docker: $(STAMP)  ## run the tests of containers, on a real engine (minutes)
+	scripts/docker_engine.sh $(BIN)/pytest -m docker tests/docker $(ARGS)
 
 # Not a part of `make test`: on Python 3.11 these tests take 1.6 times as long when measured.
 coverage: $(STAMP)  ## run unit and property tests; list lines they miss (most missing first)

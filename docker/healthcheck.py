@@ -1,35 +1,50 @@
-"""Exit 0 if what a URL names answers: ``tcp://HOST:PORT``, or ``http(s)://…`` with status 200.
+"""Exit 0 if a container does its work. Standard library only, as it is asked every few seconds.
 
-For https, the second argument is the file of the authority that must have signed the certificate.
-Standard library only: it runs in every image.
+healthcheck.py server CA    the SuperLink answers, and other machines could talk to it by TLS
+healthcheck.py node STATE   the server has accepted the node and still answers it
 """
 
+import json
 import socket
 import ssl
 import sys
 import urllib.request
-from urllib.parse import urlsplit
+from pathlib import Path
 
 SECONDS = 5
+CONTROL = "https://127.0.0.1:8000/health"
 
 
-def main(url: str, authority: str | None = None) -> int:
-    """The process's exit code."""
-    place = urlsplit(url)
+def server(authority: str) -> str:
+    """Why the server cannot serve; empty if it can. ``deployment.json`` is beside ca.crt."""
+    context = ssl.create_default_context(cafile=authority)
+    deployment = Path(authority).with_name("deployment.json")
+    fleet = ("127.0.0.1", int(json.loads(deployment.read_text("utf-8"))["port"]))
+    handlers = (urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
     try:
-        if place.scheme == "tcp":
-            socket.create_connection((place.hostname, place.port), SECONDS).close()
-            return 0
-        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
-        if authority:
-            context = ssl.create_default_context(cafile=authority)
-            handlers.append(urllib.request.HTTPSHandler(context=context))
-        with urllib.request.build_opener(*handlers).open(url, timeout=SECONDS) as reply:
-            return 0 if reply.status == 200 else 1
+        with urllib.request.build_opener(*handlers).open(CONTROL, timeout=SECONDS):
+            pass
+    except OSError as error:
+        return f"the SuperLink does not answer: {error}"
+    context.set_alpn_protocols(["h2"])  # gRPC
+    try:
+        with socket.create_connection(fleet, SECONDS) as plain:
+            context.wrap_socket(plain, server_hostname=fleet[0]).close()
+    except OSError as error:
+        return f"the fleet port does not answer: {error}"
+    return ""
+
+
+def node(state: str) -> str:
+    """Why the node takes no part; empty if it does. See lumos_core.deployment.connection_log."""
+    try:
+        found = json.loads((Path(state) / "connection.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
-        print(f"{url}: {error}", file=sys.stderr)
-        return 1
+        return f"not started: {error}"
+    return "" if found["state"] == "connected" else f"{found['state']}, since {found['since']}"
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:3]))
+    reason = {"server": server, "node": node}[sys.argv[1]](sys.argv[2])
+    print(reason or "healthy")
+    sys.exit(1 if reason else 0)

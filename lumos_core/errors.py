@@ -1,5 +1,7 @@
 """Errors that a user can act on. Every message says where, what was found, what was expected."""
 
+import importlib.util
+
 
 class LumosError(Exception):
     """Base of all errors that LUMOS raises on purpose; the CLI prints them without a traceback."""
@@ -37,3 +39,21 @@ def reason_of(error: OSError) -> str:
     """Why something failed: the operating system's message or, if a library raised the error
     without one, the error's own text."""
     return error.strerror or str(error) or type(error).__name__
+
+
+def require_extra(module: str, extra: str, purpose: str) -> None:
+    """Check that a package that not everybody installs is there.
+
+    Args:
+        module: its importable name.
+        extra: the extra of LUMOS that installs it.
+        purpose: what needs it; begins the error's text.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise ConfigError(
+            f"{purpose} needs the package {module!r}, which is not installed; run: "
+            f"pip install 'lumos[{extra}]'"
+        )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lumos_core.cli.options import ConfigOption
+from lumos_core.errors import require_extra
 from lumos_core.experiments.poisoning.defences import DEFENCES
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def attack_command(
     from lumos_core.cli.options import defaults_for, integers, names, with_overrides
     from lumos_core.cli.suites import run_suite
 
+    require_extra("matplotlib", "plots", "the heat map")
     own = {"seed": "--seeds", "method": "--methods", "rounds": "--clean-rounds, --attack-rounds"}
     base = with_overrides(defaults_for(data, rounds=clean_rounds + attack_rounds), config, own)
     attacks = _Attacks(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lumos_core.cli.options import ConfigOption
+from lumos_core.errors import require_extra
 from lumos_core.experiments.comparison.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def compare_command(
     from lumos_core.cli.suites import run_suite
     from lumos_core.experiments.comparison.variant_runs import MERGED
 
+    require_extra("matplotlib", "plots", "the picture of the comparison")
     chosen = list(VARIANTS) if variants == "all" else names(variants, "--variants")
     base = with_overrides(defaults_for(data), config, {"seed": "--seeds", "method": "--variants"})
     suite = _Comparison(chosen, integers(seeds, "--seeds"), reference, partition, tune)

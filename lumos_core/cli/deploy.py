@@ -14,9 +14,12 @@ from lumos_core.cli.options import (
     SeedOption,
     parse_settings,
 )
+from lumos_core.cli.screens import results_table
 from lumos_core.deployment import folders
 from lumos_core.deployment.demo import run_demo
 from lumos_core.errors import ConfigError, FederationError
+from lumos_core.runs.report import REPORTED_METRICS, cells, federated_row, write_report
+from lumos_core.runs.summary import RunSummary
 
 deploy_app = typer.Typer(
     name="deploy",
@@ -159,9 +162,20 @@ def server_command(
         raise typer.Exit(130) from None
     if summary.outcome != "completed":
         raise FederationError(f"the run failed: {summary.reason}")
+    _print_results(console, options.run_dir, summary)
+
+
+def _print_results(console: Console, run_dir: Path, summary: RunSummary) -> None:
+    """Print how the run ended, as a table and in one line, and write its report."""
     if summary.reason:
         console.print(f"ended early: {summary.reason}", highlight=False)
-    best = options.run_dir / "checkpoint" / "best.safetensors"
+    if summary.test.keys() >= set(REPORTED_METRICS):  # not in summaries of older versions
+        rows = [federated_row(summary)]
+        write_report(run_dir, summary, rows)
+        # without the last column: data of other machines cannot be pooled for a comparison
+        head, *body = (row[:-1] for row in cells(rows))
+        console.print(results_table(head, body, boxed=True))
+    best = run_dir / "checkpoint" / "best.safetensors"
     quality = f"round {summary.best_round} is best, test HR@20 {summary.test['hr@20']:.4f}"
     console.print(f"completed; {quality}; model: {best}")
 

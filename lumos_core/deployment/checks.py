@@ -209,6 +209,11 @@ def server(address: str, ca: Path | None = None) -> Iterator[Finding]:
         yield Finding("ok", "server", f"{address} accepts connections")
 
 
+# Without the end of TLS, and with it: which of the two a connection that is cut raises, depends on
+# OpenSSL. Docker's published ports cut connections in this way until the server listens.
+_CUT = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+
+
 def _shake_hands(connection: socket.socket, address: str, host: str, ca: Path) -> None:
     """Raises ConfigError if it is not the right server, OSError if the connection is lost."""
     context = ssl.create_default_context(cafile=str(ca))
@@ -222,7 +227,7 @@ def _shake_hands(connection: socket.socket, address: str, host: str, ca: Path) -
             f"that {ca} has signed, for {host}, valid now (the clock here says "
             f"{time.strftime('%Y-%m-%d %H:%M')}); take the bundle that belongs to this server"
         ) from None
-    except ssl.SSLEOFError:
+    except _CUT:
         raise
     except ssl.SSLError as error:
         raise ConfigError(
@@ -233,7 +238,7 @@ def _shake_hands(connection: socket.socket, address: str, host: str, ca: Path) -
 
 
 def _why_unreachable(error: OSError | UnicodeError) -> str:
-    if isinstance(error, ssl.SSLEOFError):  # its own text speaks of TLS internals only
+    if isinstance(error, _CUT):  # their own texts speak of TLS internals only
         return "Connection closed by peer"
     return reason_of(error) if isinstance(error, OSError) else str(error)
 

@@ -39,6 +39,11 @@ class ConnectionLog:
         self.connected = False
         self.lines: list[str] = []
 
+    @property
+    def state(self) -> str:
+        """``connected``, ``silent``, ``refused``, a status of gRPC; empty before the first line."""
+        return self._state
+
     def changes(self) -> list[str]:
         """A text for every change of state since the last call (rich markup)."""
         new = self._new_lines()

@@ -14,7 +14,7 @@ from lumos_core.data import Catalog, Sequences
 from lumos_core.deployment.follow import Watch, ended
 from lumos_core.deployment.local_supernode import RESTARTS, LocalSuperNode
 from lumos_core.deployment.superlink import SuperLink, workplace
-from lumos_core.errors import FederationError
+from lumos_core.errors import FederationError, require_extra
 from lumos_core.flower import commands
 from lumos_core.processes.children import Children, ending_on_signals
 from lumos_core.runs.folder import check_same_run, write_config
@@ -115,8 +115,9 @@ def simulate_with_flower(
 
     Raises:
         FederationError: the run ended without a summary.
-        ConfigError: the run to resume is another one.
+        ConfigError: the run to resume is another one, or Ray is not installed.
     """
+    require_extra("ray", "simulation", "Flower's simulation engine")
     config = _prepare(config, run_dir, {"nodes": nodes, "data": str(data)}, resume)
     states = [NodeConfig(data=str(data / f"node-{n}")).state_folder for n in range(nodes)]
     with workplace() as place, ending_on_signals(), Children(run_dir / "logs") as children:

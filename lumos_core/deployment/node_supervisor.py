@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from lumos_core.deployment import checks, credentials
+from lumos_core.deployment.connection_file import ENDED, STARTING, ConnectionWriter
 from lumos_core.deployment.connection_log import REFUSED, ConnectionLog
 from lumos_core.deployment.folders import NodeBundle
 from lumos_core.deployment.supervision import STOP_SECONDS, Backoff, alone, say
@@ -132,21 +133,29 @@ def _run_once(bundle: NodeBundle, port: int, state: Path, console: Console) -> t
         )
         say(console, f"{bundle.config.name} started; logs in {escape(str(state / 'logs'))}")
         log = ConnectionLog(node.log, node.begin)
-        _wait(node, executor, log, console, _ViewLog(state, console))
+        connection = ConnectionWriter(state)
+        _wait(node, executor, log, connection, console, _ViewLog(state, console))
+        connection.note(ENDED)
         if node.exit_code is None:
             return log.connected, "its SuperExec has ended"
         return log.connected, _reason("\n".join(log.lines))
 
 
 def _wait(
-    node: Child, executor: Child, log: ConnectionLog, console: Console, views: "_ViewLog"
+    node: Child,
+    executor: Child,
+    log: ConnectionLog,
+    connection: ConnectionWriter,
+    console: Console,
+    views: "_ViewLog",
 ) -> None:
-    """Show what changes until one of the two processes has ended."""
+    """Show and note what changes until one of the two processes has ended."""
     running = True
     while running:
         running = node.exit_code is None and executor.exit_code is None
         for text in log.changes():  # once more after the end: the last lines tell the reason
             say(console, text)
+        connection.note(log.state or STARTING)
         views.look()
         if running:
             time.sleep(_POLL_SECONDS)

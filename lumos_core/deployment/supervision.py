@@ -1,6 +1,7 @@
 """The common part of server and node supervisors: one process per state folder, pauses before a new
 start, and lines with the time."""
 
+import os
 import random
 import time
 from collections.abc import Callable
@@ -31,8 +32,19 @@ def alone(state: Path, refusal: str) -> AbstractContextManager[None]:
 
 
 def say(console: Console, text: str) -> None:
-    """Print a line with the time."""
-    console.print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", highlight=False)
+    """Print a line with the time; without it to systemd's journal, which notes the time itself."""
+    when = "" if _is_journal(console) else f"{time.strftime('%Y-%m-%d %H:%M:%S')} "
+    console.print(when + text, highlight=False)
+
+
+def _is_journal(console: Console) -> bool:
+    """Whether systemd connected the console to its journal and no shell has redirected it since:
+    ``$JOURNAL_STREAM`` then holds device and inode of its file."""
+    try:
+        found = os.fstat(console.file.fileno())
+    except (OSError, ValueError):  # a file in memory, or one that is closed
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 class Backoff:

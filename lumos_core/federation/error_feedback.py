@@ -5,8 +5,13 @@ sent in round r, is stored under the number r. Training round r uses the newest 
 *before* r and deletes those of r and later: they come from a round that failed, or that a crash of
 the server undid, and that is now repeated. So nothing is ever added twice, however often a round is
 repeated.
+
+The residuals of other runs are deleted after 30 days in which these runs have stored none.
 """
 
+import shutil
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from lumos_core.errors import DataError
@@ -16,13 +21,16 @@ from lumos_core.safe_files import private_folder, write_atomically
 KEPT = 2
 """Residuals to keep: the one that a round began with and the one that it left. With both the round
 can be repeated."""
+FORGET_SECONDS = 30 * 24 * 3600.0
+_RUN = "[0-9a-f]" * 16  # names of folders, see lumos_core.runs.resume.run_key
 
 
 class Residuals:
     """The residuals of one node in one run.
 
     Args:
-        folder: where they are stored, one file per round; in memory only if None.
+        folder: where they are stored, one file per round, beside the folders of other runs; in
+            memory only if None.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -49,6 +57,7 @@ class Residuals:
 
             private_folder(self._folder)
             write_atomically(self._path(round), save(owed), mode=0o600)
+            self._forget_other_runs(self._folder)
         for old in self._rounds()[:-KEPT]:
             self._forget(old)
 
@@ -77,6 +86,12 @@ class Residuals:
             self._memory.pop(round, None)
         else:
             self._path(round).unlink(missing_ok=True)
+
+    def _forget_other_runs(self, own: Path) -> None:
+        for folder in own.parent.glob(_RUN):
+            with suppress(OSError):  # another process was faster, or may not: next time
+                if folder != own and folder.stat().st_mtime < time.time() - FORGET_SECONDS:
+                    shutil.rmtree(folder)
 
     def _path(self, round: int) -> Path:
         assert self._folder is not None

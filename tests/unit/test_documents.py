@@ -25,7 +25,13 @@ from lumos_core.config import NodeConfig, RunConfig
 ROOT = Path(__file__).resolve().parents[2]
 INDEX = ROOT / "docs" / "README.md"
 RESULTS = ROOT / "docs" / "results"
-NAMES = ("README.md", "CONTRIBUTING.md", "docker/README.md", "docs/results/README.md")
+NAMES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docker/README.md",
+    "deploy/README.md",
+    "docs/results/README.md",
+)
 DOCUMENTS = [
     path for path in (*(ROOT / name for name in NAMES), *sorted(INDEX.parent.glob("*.md")))
     if path.is_file()

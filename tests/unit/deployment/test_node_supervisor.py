@@ -9,6 +9,7 @@ from rich.console import Console
 
 from lumos_core.config import NodeConfig
 from lumos_core.deployment import node_supervisor
+from lumos_core.deployment.connection_file import CONNECTION, ConnectionFile
 from lumos_core.deployment.connection_log import REFUSED
 from lumos_core.deployment.folders import NodeBundle
 from lumos_core.deployment.node_supervisor import keep_running
@@ -98,3 +99,23 @@ def test_changes_are_shown_while_the_node_runs(said, monkeypatch):
     lines, pauses = said(1, ([CONNECTED], None))
     assert lines == [lines[0], "connected as node 17"]
     assert pauses == []
+
+
+def test_the_state_of_the_connection_is_noted(said, tmp_path, monkeypatch):
+    states: list[str] = []
+    write = ConnectionFile.write
+
+    def note(self: ConnectionFile, path: Path, mode: int = 0o644) -> None:
+        write(self, path, mode)
+        assert path == tmp_path / "data" / "state" / CONNECTION
+        states.append(self.state)
+
+    monkeypatch.setattr(ConnectionFile, "write", note)
+    failed = steady_connection.LINE % ("UNAVAILABLE", 3.4)
+    said(2, ([CONNECTED], 70), ([failed], 70))
+    assert [state for state in states if state != "starting"] == [
+        "connected",
+        "ended",
+        "silent",
+        "ended",
+    ]

@@ -1,5 +1,7 @@
 """Error feedback: everything is sent in the end, and nothing twice."""
 
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from lumos_core.data.catalog import Catalog
 from lumos_core.data.node_cache import KEPT
 from lumos_core.data.sequences import Sequences
 from lumos_core.errors import DataError
-from lumos_core.federation.error_feedback import Residuals
+from lumos_core.federation.error_feedback import FORGET_SECONDS, Residuals
 from lumos_core.federation.in_process import InProcessTransport
 from lumos_core.federation.node import Node
 from lumos_core.federation.round_loop import run_federation
@@ -43,6 +45,20 @@ def test_a_round_takes_the_newest_debt_before_it(tmp_path: Path, on_disk: bool) 
     found = Residuals(tmp_path / "r").before(5) if on_disk else kept.before(5)
     assert found is not None
     assert found["a"].tolist() == [4, 4, 4]
+
+
+def test_other_runs_are_forgotten_when_they_have_not_gone_on_for_long(tmp_path: Path) -> None:
+    names = {"own": "0" * 16, "old": "1" * 16, "recent": "2" * 16, "no run": "models"}
+    for name in names.values():
+        Residuals(tmp_path / name).keep(1, _debt(1))
+    for which, age in (("own", 2), ("old", 2), ("recent", 0.5), ("no run", 2)):
+        then = time.time() - age * FORGET_SECONDS
+        os.utime(tmp_path / names[which], (then, then))
+    assert Residuals(tmp_path / names["own"]).before(2) is not None  # reading forgets nothing
+    assert {p.name for p in tmp_path.iterdir()} == set(names.values())
+    Residuals(tmp_path / names["own"]).keep(2, _debt(2))
+    assert {p.name for p in tmp_path.iterdir()} == set(names.values()) - {names["old"]}
+    assert Residuals(tmp_path / names["recent"]).before(2) is not None
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
