@@ -14,7 +14,7 @@ SMOKE  := --rounds 6 -c view-share=0.1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run simulate deploy-demo test test-faults coverage lint docs bench release-check clean
+.PHONY: help setup run simulate deploy-demo test test-faults chaos coverage lint docs bench release-check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ test: lint  ## run lint, types and all tests except the fault tests (make test-f
 
 test-faults: $(STAMP)  ## run the fault tests, which kill processes and links (minutes; best as root)
 	$(BIN)/pytest -m faults $(ARGS)
+
+chaos: $(STAMP)  ## cause faults of all kinds in a federation of five hosts, and time them (as root; minutes)
+	PYTHONPATH=.:tests/support $(BIN)/python tests/chaos/chaos.py $(ARGS)
 
 # Not a part of `make test`: on Python 3.11 these tests take 1.6 times as long when measured.
 coverage: $(STAMP)  ## run unit and property tests; list lines they miss (most missing first)
