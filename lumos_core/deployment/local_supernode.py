@@ -44,9 +44,10 @@ class LocalSuperNode:
         self._flat, self._restarts = flat, restarts
         self.name = str(flat["name"])
         home = place / self.name
-        self._environment = preload.start(
+        environment = preload.start(
             children, f"{self.name}-preloaded", home / "bin", self._own(home), cwd
         )
+        self._environment = commands.with_superexec(home / "superexec", environment)
         self._backoff = Backoff()
         self._starts, self._in_a_row = 0, 0
         self._due: float | None = None

@@ -62,13 +62,14 @@ class SuperLink:
         self._ca = security.ca if security else None
         home = place / "superlink"
         commands.write_connection(home, control_port, self._ca)
-        self.environment = commands.environment(
+        environment = commands.environment(
             home,
             # Seconds between polls. The SuperLink starts only one ServerApp: more polls would only
             # take processor time from the nodes, and each writes a line to the log.
             FLWR_SUPEREXEC_TASK_POLL_INTERVAL="1",
             **(variables or {}),
         )
+        self.environment = commands.with_superexec(place / "superexec", environment)
         self.cwd = place / "empty"
         self.cwd.mkdir()
         options = [] if database is None else ["--database", str(database)]
