@@ -7,7 +7,7 @@ from pathlib import Path
 from lumos_core.config import Scalar
 from lumos_core.deployment.connection_log import ConnectionLog
 from lumos_core.deployment.supervision import Backoff
-from lumos_core.flower import commands, preload
+from lumos_core.flower import commands, preload, sign_off
 from lumos_core.processes.children import Child, Children
 from lumos_core.runs.history import OnEvent
 
@@ -99,4 +99,6 @@ class LocalSuperNode:
         self._log = ConnectionLog(self.process.log, self.process.begin)
 
     def _own(self, home: Path) -> dict[str, str]:
-        return commands.environment(home, OMP_NUM_THREADS=str(self._flat["threads"]))
+        variables = {sign_off.SWITCH: str(self._place / f"{self.name}-connected.json")}
+        threads = str(self._flat["threads"])
+        return commands.environment(home, OMP_NUM_THREADS=threads, **variables)

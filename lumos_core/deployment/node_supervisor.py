@@ -20,12 +20,13 @@ from lumos_core.deployment import checks, credentials
 from lumos_core.deployment.connection_log import REFUSED, ConnectionLog
 from lumos_core.deployment.folders import NodeBundle
 from lumos_core.deployment.supervision import STOP_SECONDS, Backoff, alone, say
-from lumos_core.flower import commands, preload
+from lumos_core.flower import commands, preload, sign_off
 from lumos_core.processes.children import Child, Children, ending_on_signals
 from lumos_core.views.llm.find import default_cache
 from lumos_core.views.meter import ViewProgress
 from lumos_core.views.titles.shipped import seed_cache
 
+NOTE = "connected.json"  # in the state folder, as long as the node is connected
 _POLL_SECONDS = 0.5
 _VIEWS_SECONDS = 10.0  # between two lines about views
 _RUNNING = (
@@ -114,7 +115,11 @@ def _run_once(bundle: NodeBundle, port: int, state: Path, console: Console) -> t
     secret = home / "superexec.secret"
     credentials.new_secret(secret)
     settings = commands.write_toml(home / "node.toml", bundle.config.to_flat())
-    environment = commands.environment(home, OMP_NUM_THREADS=str(bundle.config.threads))
+    environment = commands.environment(
+        home,
+        OMP_NUM_THREADS=str(bundle.config.threads),
+        **{sign_off.SWITCH: str(state / NOTE)},
+    )
     security = commands.NodeSecurity(bundle.ca, bundle.key, secret)
     with Children(state / "logs", grace=STOP_SECONDS) as children:
         environment = preload.start(children, "preloaded", home / "bin", environment, empty)

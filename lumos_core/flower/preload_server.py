@@ -127,6 +127,7 @@ def _end_with(connection: socket.socket) -> None:
 def main() -> None:
     program = load()
     os.chdir(sys.argv[1])
+    Path(SOCKET).unlink(missing_ok=True)  # of the one before, which has died
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(SOCKET)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks need not be waited for

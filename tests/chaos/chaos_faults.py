@@ -46,6 +46,13 @@ def _kill(program: str, on_server: bool = False) -> Fault:
     return fault
 
 
+@contextmanager
+def _kill_client_app(federation: Federation, draw: random.Random) -> Iterator[Cause]:
+    host = draw.choice(HOSTS)
+    federation.client_app(host).kill()
+    yield Cause(f"ClientApp of {host}", time.monotonic())
+
+
 def _kill_supervisor(on_server: bool) -> Fault:
     """The supervisor dies, and a service manager starts it again at once."""
 
@@ -69,10 +76,10 @@ def _hang(program: str, on_server: bool = False) -> Fault:
     @contextmanager
     def fault(federation: Federation, draw: random.Random) -> Iterator[Cause]:
         host = "server" if on_server else draw.choice(HOSTS)
-        victim = federation.find(host, program)
+        victim = federation.find(host, program) if program else federation.client_app(host)
         begin = time.monotonic()
         victim.suspend()
-        cause = Cause(f"{program} of {host} (SIGSTOP)")
+        cause = Cause(f"{program or 'ClientApp'} of {host} (SIGSTOP)")
         try:
             wait_for(lambda: not victim.is_running() or _dead(victim), HUNG_SECONDS)
             cause.noticed = round(time.monotonic() - begin, 1)
@@ -167,7 +174,7 @@ def _hostile(federation: Federation, draw: random.Random) -> Iterator[Cause]:
 
 
 FAULTS: dict[str, Fault] = {
-    "kill-clientapp": _kill("flwr-clientapp"),
+    "kill-clientapp": _kill_client_app,
     "kill-supernode": _kill("flower-supernode"),
     "kill-node-superexec": _kill("flower-superexec"),
     "kill-preloaded": _kill("preload_server.py"),
@@ -176,7 +183,7 @@ FAULTS: dict[str, Fault] = {
     "kill-superexec": _kill("flower-superexec", on_server=True),
     "kill-superlink": _kill("flower-superlink", on_server=True),
     "kill-server": _kill_supervisor(on_server=True),
-    "hang-clientapp": _hang("flwr-clientapp"),
+    "hang-clientapp": _hang(""),
     "hang-supernode": _hang("flower-supernode"),
     "hang-node-superexec": _hang("flower-superexec"),
     "hang-serverapp": _hang("flwr-serverapp", on_server=True),

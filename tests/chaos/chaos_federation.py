@@ -77,6 +77,8 @@ class Federation:
             size = "192m" if host == "server" else "64m"
             _run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place / host))
         self.deployment = Deployment(network, place, HOSTS)
+        # terminals are not on the small disks
+        setattr(self.deployment, "log", lambda host: place / f"{host}.txt")  # noqa: B010
         self.hostile = place / "hostile"
         self.orders = place / "orders.json"
         self.orders.write_text("{}")
@@ -138,12 +140,14 @@ class Federation:
         if host in ("server", WRONG_CLOCK):
             shim = ["env", f"LD_PRELOAD={self._shim}", f"WRONG_BY_FILE={self.clock(host)}"]
             argv = [*shim, *argv]
-        log = self.log(host)
-        self.running[host] = self.network.start(host, argv, self.deployment.home(host), log)
+        log, home = self.deployment.log(host), self.deployment.home(host)
+        self.running[host] = self.network.start(host, argv, home, log)
         return self.running[host]
 
-    def log(self, host: str) -> Path:
-        return self.deployment.log(host)
+    def client_app(self, host: str, seconds: float = 60) -> psutil.Process:
+        """The process of a node that answers a message, forked from the preloaded one."""
+        server = self.find(host, "preload_server.py", seconds)
+        return wait_for(server.children, seconds, every=0.01)[-1]
 
     def clock(self, host: str) -> Path:
         """A file of eight bytes: the seconds by which the host's clock is wrong."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from lumos_core.config import RunConfig
 from lumos_core.data.prepared_folder import load_prepared
@@ -53,6 +54,7 @@ def compare(run_dir: Path, data: Path, folder: Path) -> dict[str, object]:
     catalog, parts = load_prepared(data)
     nodes = [Node(f"node-{n}", catalog, part, config) for n, part in enumerate(parts)]
     present = {e["round"]: set(e["ok"]) for e in rounds}
+    torch.set_num_threads(1)  # as nodes do here
     start = initial_params(config, catalog)
     transport = Attendance(nodes, present)
     run_federation(config, transport, catalog.fingerprint, start, run_dir=folder)
