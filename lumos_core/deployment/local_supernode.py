@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lumos_core.config import Scalar
 from lumos_core.deployment.connection_log import ConnectionLog
+from lumos_core.deployment.liveness import PROGRAM_SECONDS, SignOfLife, end_hung
 from lumos_core.deployment.supervision import Backoff
 from lumos_core.flower import commands, preload, sign_off
 from lumos_core.processes.children import Child, Children
@@ -65,6 +66,8 @@ class LocalSuperNode:
             return
         if self._due is None:
             self._log.changes()
+            if self.process.exit_code is None and self._signs.hung():
+                end_hung(self.process, "the SuperNode", PROGRAM_SECONDS)
             if self.process.exit_code is not None:
                 self._ended(on_event)
         elif time.monotonic() >= self._due:
@@ -90,10 +93,15 @@ class LocalSuperNode:
         self._starts += 1
         [port] = commands.free_ports(1)
         settings = commands.write_toml(home / "node.toml", self._flat)
+        self._signs = SignOfLife(home / "supernode.alive")
         self.process: Child = self._children.start(
             self.name,
             commands.supernode(self._fleet, port, settings),
-            environment={**self._environment, "FLWR_HOME": str(home)},
+            environment={
+                **self._environment,
+                "FLWR_HOME": str(home),
+                **self._signs.variables,
+            },
             cwd=self._cwd,
         )
         self._log = ConnectionLog(self.process.log, self.process.begin)
