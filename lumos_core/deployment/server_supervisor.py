@@ -50,6 +50,7 @@ from lumos_core.views.titles.shipped import seed_cache
 
 _SERVER_APP = "flwr-serverapp"
 _EXECUTOR_STARTS = 3  # of a SuperExec without progress of the run; then the SuperLink as well
+_SUMMARY_SECONDS = 0.5  # a ServerApp that was seen writes its summary before it ends
 _RUNNING = (
     "a server with this state folder runs already; end it, or choose another folder with --state"
 )
@@ -283,6 +284,9 @@ class _ServerWatch(Watch):
         if self._executor.lost():
             _drop_failure(self._run_dir)  # of the ServerApp that has ended with it
         self._executor.keep()
+
+    def summary_seconds(self) -> float:
+        return _SUMMARY_SECONDS if self._seen else super().summary_seconds()
 
     def has_ended(self, run: Child) -> bool:
         running = self._children.runs(_SERVER_APP)

@@ -27,9 +27,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import psutil
 from chaos_faults import FAULTS
-from chaos_federation import HOSTS, SETTINGS, Federation, Rounds, compiled_shim
+from chaos_federation import HOSTS, SETTINGS, Federation, Processor, Rounds, compiled_shim
 from chaos_replay import compare
 from namespaces import Network, require_namespaces
 from rich.console import Console
@@ -91,6 +90,7 @@ def _run(network: Network, place: Path, shim: Path, options: argparse.Namespace)
     place.mkdir()
     rows: list[dict[str, Any]] = []
     begin = time.monotonic()
+    processor = Processor()
     with Federation(network, place, shim) as federation:
         rounds = Rounds(federation.run_dir / "history.jsonl")
         if not rounds.wait(0.0, seconds=FIRST_SECONDS):
@@ -101,16 +101,18 @@ def _run(network: Network, place: Path, shim: Path, options: argparse.Namespace)
         for name in _names(options, draw):
             if time.monotonic() > until:
                 break
-            rows.append(_cause(name, federation, rounds, draw))
+            rows.append(_cause(name, federation, rounds, processor, draw))
             row = rows[-1]
             console.print(
                 f"{row['fault']}: {row['what']}: {row['seconds']} s "
-                f"(noticed {row['noticed']}, rounds {row['rounds']}, CPU {row['cpu']:.0%})"
+                f"(noticed {row['noticed']}, rounds {row['rounds']}, "
+                f"CPU {row['cpu_seconds']} s, others {row['cpu_seconds_of_others']} s)"
             )
             if row["seconds"] is None:
                 break  # it stays stuck
         ended = _end(federation, rounds)
         seen = federation.seen
+    processor.close()
     replay = compare(place / "run", place / "prepared", place / "replay")
     return {
         "config": {"minutes": options.minutes, "times": options.times, **SETTINGS},
@@ -139,7 +141,11 @@ def _names(options: argparse.Namespace, draw: random.Random) -> Iterator[str]:
 
 
 def _cause(
-    name: str, federation: Federation, rounds: Rounds, draw: random.Random
+    name: str,
+    federation: Federation,
+    rounds: Rounds,
+    processor: Processor,
+    draw: random.Random,
 ) -> dict[str, Any]:
     """Cause a fault and wait for the next good round."""
     time.sleep(draw.uniform(0.0, 2.0))  # at any moment of a round
@@ -147,10 +153,9 @@ def _cause(
     with FAULTS[name](federation, draw) as cause:
         pass
     gone = cause.gone or time.monotonic()
-    before = psutil.cpu_times()
+    before = processor.used()
     found = rounds.wait(gone)
-    used = psutil.cpu_times()
-    spent = sum(used) - sum(before)
+    own, everybody = (b - a for a, b in zip(before, processor.used(), strict=True))
     return {
         "fault": name,
         "what": cause.what,
@@ -158,7 +163,8 @@ def _cause(
         "seconds": round(found[-1]["at"] - gone, 1) if found else None,
         "rounds": [f"{e['nodes_ok']} in {e['seconds']:.1f} s" for e in found],
         "failed": sorted({f["reason"] for e in found for f in e["failed"]}),
-        "cpu": round(1 - (used.idle - before.idle) / spent, 2) if spent else 0.0,
+        "cpu_seconds": round(own, 1),
+        "cpu_seconds_of_others": round(everybody - own, 1),
     }
 
 
@@ -212,7 +218,9 @@ def _wrong(result: dict[str, Any], limit: float) -> list[str]:
 
 
 def _show(result: dict[str, Any]) -> None:
-    table = Table("fault", "times", "median s", "most s", "last s", "noticed s", "CPU")
+    table = Table(
+        "fault", "times", "median s", "most s", "last s", "noticed s", "CPU s", "CPU s of others"
+    )
     for name in dict.fromkeys(row["fault"] for row in result["faults"]):
         rows = [row for row in result["faults"] if row["fault"] == name]
         seconds = [row["seconds"] for row in rows if row["seconds"] is not None]
@@ -221,7 +229,8 @@ def _show(result: dict[str, Any]) -> None:
             name, str(len(rows)),
             *(f"{f(seconds):.1f}" if seconds else "–" for f in (median, max)),
             str(rows[-1]["seconds"]), str(max(noticed, default="")),
-            f"{median(row['cpu'] for row in rows):.0%}",
+            *(f"{median(row[key] for row in rows):.1f}" for key in
+              ("cpu_seconds", "cpu_seconds_of_others")),
         )  # fmt: skip
     console.print(table)
     console.print(result["end"])

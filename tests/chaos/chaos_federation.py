@@ -85,6 +85,7 @@ class Federation:
         self._wrap_app()
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.seen = Seen()
+        self._lines: dict[psutil.Process, str] = {}
         self._begin = time.monotonic()
         self._stop = threading.Event()
         self._sampler = threading.Thread(target=self._sample, daemon=True)
@@ -189,7 +190,7 @@ class Federation:
         for process in self.seen.processes:
             with suppress(psutil.Error):
                 if process.is_running():
-                    found.append(f"{process.pid} {process.status()} {process.name()}")
+                    found.append(f"{process.pid} {process.status()} {self._lines[process]}")
         return sorted(found)
 
     def _sample(self) -> None:
@@ -212,11 +213,44 @@ class Federation:
                     mib = process.memory_info().rss / 2**20
                     self.seen.peak[role] = max(self.seen.peak.get(role, 0.0), round(mib, 1))
                     total += mib
-                    self.seen.processes.add(process)
+                    if process not in self.seen.processes:
+                        self.seen.processes.add(process)
+                        self._lines[process] = " ".join(process.cmdline())[:300]
                     clients += role == "ClientApp" and "preload" not in role
             self.seen.clients = max(self.seen.clients, clients)
         self.seen.together = max(self.seen.together, round(total, 1))
         self.seen.memory.append((round(time.monotonic() - self._begin, 1), round(total, 1)))
+
+
+class Processor:
+    """Processor seconds: of this process and all that it has started, and of the whole machine.
+
+    The first come from a group of its own (cgroup v1, ``cpuacct``); without that they are unknown.
+    """
+
+    def __init__(self) -> None:
+        self._group = Path(f"/sys/fs/cgroup/cpuacct/lumos-chaos-{os.getpid()}")
+        try:
+            self._group.mkdir()
+            (self._group / "cgroup.procs").write_text(str(os.getpid()))
+        except OSError:
+            self._group = Path("/nowhere")
+
+    def used(self) -> tuple[float, float]:
+        """Seconds used so far: by this federation (0 if unknown), and by everybody."""
+        times = psutil.cpu_times()
+        everybody = sum(times) - times.idle - times.iowait
+        try:
+            own = int((self._group / "cpuacct.usage").read_text()) / 1e9
+        except OSError:
+            own = 0.0
+        return own, everybody
+
+    def close(self) -> None:
+        """Remove the group."""
+        with suppress(OSError):
+            (self._group.parent / "cgroup.procs").write_text(str(os.getpid()))
+            self._group.rmdir()
 
 
 class Rounds:
