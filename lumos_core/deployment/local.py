@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lumos_core.config import SIMULATION_DATA, NodeConfig, RunConfig, Scalar
 from lumos_core.data import Catalog, Sequences
 from lumos_core.deployment.follow import Watch, ended
-from lumos_core.deployment.liveness import LINK_SECONDS, Probe, end_hung
+from lumos_core.deployment.hung_processes import LINK_SECONDS, Probe, end_hung
 from lumos_core.deployment.local_supernode import RESTARTS, LocalSuperNode
 from lumos_core.deployment.superlink import SuperLink, workplace
 from lumos_core.errors import FederationError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lumos_core.config import Scalar
 from lumos_core.deployment.connection_log import ConnectionLog
-from lumos_core.deployment.liveness import PROGRAM_SECONDS, SignOfLife, end_hung
+from lumos_core.deployment.hung_processes import PROGRAM_SECONDS, SignOfLife, end_hung
 from lumos_core.deployment.supervision import Backoff
 from lumos_core.flower import commands, preload, sign_off
 from lumos_core.processes.children import Child, Children

@@ -23,7 +23,7 @@ from rich.markup import escape
 from lumos_core.deployment import checks, credentials
 from lumos_core.deployment.connection_log import REFUSED, ConnectionLog
 from lumos_core.deployment.folders import NodeBundle
-from lumos_core.deployment.liveness import PROGRAM_SECONDS, SignOfLife, end_hung
+from lumos_core.deployment.hung_processes import PROGRAM_SECONDS, SignOfLife, end_hung
 from lumos_core.deployment.supervision import STOP_SECONDS, Backoff, alone, say
 from lumos_core.flower import commands, preload, preload_server, sign_off
 from lumos_core.processes.children import Child, Children, ending_on_signals

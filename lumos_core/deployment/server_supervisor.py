@@ -5,8 +5,8 @@ submits the run and shows its log. If one dies:
 
 * the ServerApp: the run is submitted again, to the same SuperLink; nodes stay connected;
 * the SuperExec: it is started again, and the run is submitted again, as the ServerApp ends with it;
-* one that runs but does not answer (:mod:`lumos_core.deployment.liveness`) is ended, and counts as
-  dead; the SuperExec ends a ServerApp that hangs;
+* one that runs but does not answer (:mod:`lumos_core.deployment.hung_processes`) is ended, and
+  counts as dead; the SuperExec ends a ServerApp that hangs;
 * the SuperLink, or the SuperExec again and again: everything is ended and started again after a
   pause; the database on disk keeps the nodes' ids, and nodes come back by themselves.
 
@@ -27,7 +27,7 @@ from rich.markup import escape
 from lumos_core.config import NODE_NAMES, RunConfig
 from lumos_core.deployment.folders import ServerKit
 from lumos_core.deployment.follow import RunLostError, Watch, ended
-from lumos_core.deployment.liveness import (
+from lumos_core.deployment.hung_processes import (
     LINK_SECONDS,
     PROGRAM_SECONDS,
     Probe,

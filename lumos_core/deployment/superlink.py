@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lumos_core.config import RunConfig
 from lumos_core.deployment.follow import RunLostError, Tail, Watch, ended, follow
-from lumos_core.deployment.liveness import Probe, link_answers
+from lumos_core.deployment.hung_processes import Probe, link_answers
 from lumos_core.errors import FederationError
 from lumos_core.flower import commands
 from lumos_core.processes.children import Child, Children

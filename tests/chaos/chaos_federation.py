@@ -147,8 +147,13 @@ class Federation:
 
     def client_app(self, host: str, seconds: float = 60) -> psutil.Process:
         """The process of a node that answers a message, forked from the preloaded one."""
-        server = self.find(host, "preload_server.py", seconds)
-        return wait_for(server.children, seconds, every=0.01)[-1]
+
+        def forks() -> list[psutil.Process]:
+            with suppress(psutil.Error):  # one may end while it is looked for
+                return self.find(host, "preload_server.py", seconds).children()
+            return []
+
+        return wait_for(forks, seconds, every=0.01)[-1]
 
     def clock(self, host: str) -> Path:
         """A file of eight bytes: the seconds by which the host's clock is wrong."""
