@@ -40,6 +40,7 @@ T = TypeVar("T")
 POLL_SECONDS = 0.2
 DESCRIBE_SECONDS = 120.0  # a node that has not told its name by then is asked again
 _MAX_THREADS = 16
+_WAITED_PART, _LONGEST_POLL = 0.1, 1.0
 _REQUESTS_PER_SECOND = 50  # at most, as the SuperLink shares the machine with the server
 _UNREACHABLE = "node-unavailable"
 _AGAIN_SECONDS = (1.0, 2.0, 4.0, 8.0)  # pauses after errors of the SuperLink itself
@@ -299,7 +300,7 @@ class _Talk:
     def _watch(self, asked: Mapping[str, Instruction], until: float) -> None:
         """Poll for the replies to instructions, by message id, until all are there, the time is
         over or the talk is closed."""
-        waiting = list(asked)
+        waiting, begin = list(asked), time.monotonic()
         while waiting and not self._stop.is_set() and time.monotonic() < until:
             for message_id in list(waiting):
                 try:
@@ -310,7 +311,21 @@ class _Talk:
                 if answer is not None:
                     waiting.remove(message_id)
                     self._arrived.put((message_id, answer))
-            self._stop.wait(max(self._transport.poll, len(self._sent) / _REQUESTS_PER_SECOND))
+            waited = time.monotonic() - begin
+            self._stop.wait(pause(waited, self._transport.poll, len(self._sent)))
+
+
+def pause(waited: float, poll: float, messages: int) -> float:
+    """Seconds until the next look for replies. A tenth of what was waited already costs a round
+    little, and spares the SuperLink, which has the same processor as the server, most of its work.
+
+    Args:
+        waited: seconds since the messages were sent.
+        poll: the shortest pause.
+        messages: how many replies are looked for.
+    """
+    spared = max(messages / _REQUESTS_PER_SECOND, min(waited * _WAITED_PART, _LONGEST_POLL))
+    return max(poll, spared)
 
 
 def _is_passing(error: Exception) -> bool:

@@ -39,6 +39,7 @@ from lumos_core.safe_files import write_json
 
 OUT = Path("benchmarks/results/chaos.json")
 FIRST_SECONDS = 240.0
+CALM_ROUNDS = 5
 MORE_ROUNDS = 2  # after the run was ended and started again
 console = Console(highlight=False)
 
@@ -96,6 +97,8 @@ def _run(network: Network, place: Path, shim: Path, options: argparse.Namespace)
         if not rounds.wait(0.0, seconds=FIRST_SECONDS):
             raise SystemExit(f"no round of all nodes; see {place} (--keep)")
         console.print(f"first round of all nodes after {time.monotonic() - begin:.0f} s")
+        calm = _calm(rounds, processor)
+        console.print(f"without faults: {calm}")
         draw = random.Random(options.seed)
         until = time.monotonic() + 60 * options.minutes
         for name in _names(options, draw):
@@ -119,6 +122,7 @@ def _run(network: Network, place: Path, shim: Path, options: argparse.Namespace)
         "seed": options.seed,
         "versions": library_versions(),
         "machine": {"cores": os.cpu_count(), "system": platform.platform()},
+        "without faults": calm,
         "faults": rows,
         "end": ended,
         "replay": replay,
@@ -138,6 +142,19 @@ def _names(options: argparse.Namespace, draw: random.Random) -> Iterator[str]:
         return
     while True:  # all, in another order each time
         yield from draw.sample(options.faults, len(options.faults))
+
+
+def _calm(rounds: Rounds, processor: Processor) -> dict[str, float]:
+    """What a round takes before the first fault."""
+    before, begin = processor.used(), time.monotonic()
+    for _ in range(CALM_ROUNDS):
+        rounds.wait(0.0)
+    own, everybody = (b - a for a, b in zip(before, processor.used(), strict=True))
+    return {
+        "seconds a round": round((time.monotonic() - begin) / CALM_ROUNDS, 1),
+        "CPU seconds a round": round(own / CALM_ROUNDS, 1),
+        "CPU seconds of others a round": round((everybody - own) / CALM_ROUNDS, 1),
+    }
 
 
 def _cause(
@@ -233,6 +250,7 @@ def _show(result: dict[str, Any]) -> None:
               ("cpu_seconds", "cpu_seconds_of_others")),
         )  # fmt: skip
     console.print(table)
+    console.print(result["without faults"])
     console.print(result["end"])
     console.print(result["replay"])
     console.print(result["memory"]["MiB at most, by role"])

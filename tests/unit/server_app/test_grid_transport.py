@@ -385,3 +385,10 @@ def test_a_superlink_that_never_answers_is_lost(
     }
     with pytest.raises(LinkLostError):
         calls[name]()
+
+
+def test_looks_for_replies_become_rarer_the_longer_a_round_takes():
+    pauses = [grid_transport.pause(waited, 0.2, 4) for waited in (0.0, 1.0, 3.0, 10.0, 600.0)]
+    assert pauses == pytest.approx([0.2, 0.2, 0.3, 1.0, 1.0])
+    assert grid_transport.pause(0.0, 0.2, 100) == 2.0  # for many nodes from the beginning
+    assert grid_transport.pause(0.0, 0.01, 1) == 0.02
