@@ -49,6 +49,7 @@ from lumos_core.views.llm.find import default_cache
 from lumos_core.views.titles.shipped import seed_cache
 
 _SERVER_APP = "flwr-serverapp"
+_ORPHAN_SECONDS = 0.5  # for what cannot reach its SuperLink any more to end by itself
 _EXECUTOR_STARTS = 3  # of a SuperExec without progress of the run; then the SuperLink as well
 _SUMMARY_SECONDS = 0.5  # a ServerApp that was seen writes its summary before it ends
 _RUNNING = (
@@ -277,8 +278,9 @@ class _ServerWatch(Watch):
             hung = end_hung(self._link, "the SuperLink", LINK_SECONDS)
         if self._link.exit_code is not None or self._executor.hopeless:
             lost = self._link if self._link.exit_code is not None else self._executor.process
-            # A ServerApp that loses its SuperLink may still write that the run has failed.
-            self._children.stop()
+            # A ServerApp that loses its SuperLink may still write that the run has failed. It has
+            # nothing to sign off from: what is finished is in the run's folder.
+            self._children.stop(_ORPHAN_SECONDS)
             _drop_failure(self._run_dir)
             raise FederationError(hung) if hung else ended(lost)
         if self._executor.lost():

@@ -190,7 +190,7 @@ FAULTS: dict[str, Fault] = {
     "hang-superexec": _hang("flower-superexec", on_server=True),
     "hang-superlink": _hang("flower-superlink", on_server=True),
     "link-node": _link(on_server=False),
-    "link-node-long": _link(on_server=False, seconds=60),
+    "link-node-long": _link(on_server=False, seconds=45),
     "link-server": _link(on_server=True),
     "delay": _proxy("requests of two nodes take 1 s longer", delay=1.0),
     "internal": _proxy("INTERNAL for two nodes", status="INTERNAL"),
