@@ -35,11 +35,15 @@ from rich.console import Console
 from rich.table import Table
 
 from lumos_core.experiments.jobs import library_versions
-from lumos_core.safe_files import write_json
+from lumos_core.safe_files import write_atomically, write_json
+from lumos_core.terminal.tables import markdown_table
 
 OUT = Path("benchmarks/results/chaos.json")
 FIRST_SECONDS = 240.0
 CALM_ROUNDS = 5
+HEADER = (
+    "fault", "times", "median s", "most s", "last s", "noticed after s", "CPU s", "CPU s of others",
+)  # fmt: skip
 MORE_ROUNDS = 2  # after the run was ended and started again
 console = Console(highlight=False)
 
@@ -61,6 +65,8 @@ def main() -> int:
             shutil.rmtree(folder, ignore_errors=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.out, result)
+    table = markdown_table(HEADER, _rows(result))
+    write_atomically(options.out.with_suffix(".md"), table.encode())
     _show(result)
     wrong = _wrong(result, options.limit)
     console.print("\n".join(f"[red]{line}[/]" for line in wrong) or "[green]all checks passed[/]")
@@ -234,25 +240,31 @@ def _wrong(result: dict[str, Any], limit: float) -> list[str]:
     return wrong
 
 
-def _show(result: dict[str, Any]) -> None:
-    table = Table(
-        "fault", "times", "median s", "most s", "last s", "noticed s", "CPU s", "CPU s of others"
-    )
+def _rows(result: dict[str, Any]) -> list[list[str]]:
+    """A line for each fault."""
+    lines = []
     for name in dict.fromkeys(row["fault"] for row in result["faults"]):
         rows = [row for row in result["faults"] if row["fault"] == name]
         seconds = [row["seconds"] for row in rows if row["seconds"] is not None]
         noticed = [row["noticed"] for row in rows if row["noticed"] is not None]
-        table.add_row(
+        lines.append([
             name, str(len(rows)),
             *(f"{f(seconds):.1f}" if seconds else "–" for f in (median, max)),
-            str(rows[-1]["seconds"]), str(max(noticed, default="")),
+            "never" if rows[-1]["seconds"] is None else f"{rows[-1]['seconds']:.1f}",
+            f"{max(noticed):.0f}" if noticed else "–",
             *(f"{median(row[key] for row in rows):.1f}" for key in
               ("cpu_seconds", "cpu_seconds_of_others")),
-        )  # fmt: skip
+        ])  # fmt: skip
+    return lines
+
+
+def _show(result: dict[str, Any]) -> None:
+    table = Table(*HEADER)
+    for line in _rows(result):
+        table.add_row(*line)
     console.print(table)
-    console.print(result["without faults"])
-    console.print(result["end"])
-    console.print(result["replay"])
+    for name in ("without faults", "end", "replay"):
+        console.print(f"{name}: {result[name]}")
     console.print(result["memory"]["MiB at most, by role"])
 
 
