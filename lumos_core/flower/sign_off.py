@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 SWITCH = "LUMOS_NODE_NOTE"
 FLOWER = "1.39."
-GONE_SECONDS = 1.0  # so that the server, which looks a few times a second, sees that it is gone
+GONE_SECONDS = 2.0  # so that the server, which looks twice a second, sees that it is gone
 PATIENCE_SECONDS = 5.0
 _CONNECTION = "flwr.client.grpc_rere_client.connection"
 _MESSAGES = "flwr.proto.fleet_pb2"
