@@ -89,6 +89,7 @@ def _improve() -> None:
     tasks = _load("failed_tasks.py")
     if tasks["answer_for_the_dead"]():
         tasks["expect_signs_of_life"]()
+    tasks["drop_ignored_messages"]()
 
 
 def _load(name: str) -> dict[str, Any]:

@@ -80,6 +80,31 @@ def test_what_ends_by_itself_is_left_to_flower(state: Any) -> None:
     assert replies(state) == []
 
 
+@pytest.mark.parametrize("received", [True, False])
+def test_a_message_that_is_ignored_leaves_no_task(
+    state: Any, monkeypatch: pytest.MonkeyPatch, received: bool
+) -> None:
+    """Its run has ended while it was received: nobody must wait for its arrays."""
+    module = importlib.import_module(failed_tasks._NODE)
+    made = []
+
+    def receive(*, state: Any, object_store: str) -> int | None:
+        made.append(claimed(state))
+        message = Message(RecordDict({"order": ConfigRecord({"round": 2})}), 7, "train")
+        message.metadata.__dict__["_run_id"] = RUN
+        state.store_message(set_message_id(message, "later"))
+        return RUN if received else None
+
+    monkeypatch.setattr(module, failed_tasks._PULL, receive)
+    assert failed_tasks.drop_ignored_messages()
+    found = getattr(module, failed_tasks._PULL)(state=state, object_store="objects")
+    assert found == (RUN if received else None)
+    kept = [m.metadata.message_id for m in state.get_messages(run_ids=[RUN], is_reply=False)]
+    assert kept == (["asked", "later"] if received else ["asked"])
+    assert status(state, made[0]) == ("starting" if received else "finished")
+    assert "create_task" not in vars(state)
+
+
 def test_intervals_are_changed_where_they_are_used() -> None:
     assert failed_tasks.expect_signs_of_life()
     assert failed_tasks.send_signs_of_life()
