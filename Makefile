@@ -14,7 +14,8 @@ SMOKE  := --rounds 6 -c view-share=0.1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run simulate deploy-demo test test-faults test-docker docker-demo coverage lint docs bench release-check clean
+.PHONY: help setup run simulate deploy-demo docker-demo test test-faults test-docker chaos coverage lint docs \
+	bench release-check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +52,9 @@ test-faults: $(STAMP)  ## run the fault tests, which kill processes and links (m
 
 test-docker: $(STAMP)  ## run the tests of containers, on a real engine (minutes)
 	scripts/docker_engine.sh $(BIN)/pytest -m docker tests/docker $(ARGS)
+
+chaos: $(STAMP)  ## cause faults of all kinds in a federation of five hosts, and time them (as root; minutes)
+	PYTHONPATH=.:tests/support $(BIN)/python tests/chaos/chaos.py $(ARGS)
 
 # Not a part of `make test`: on Python 3.11 these tests take 1.6 times as long when measured.
 coverage: $(STAMP)  ## run unit and property tests; list lines they miss (most missing first)

@@ -40,8 +40,11 @@ T = TypeVar("T")
 POLL_SECONDS = 0.2
 DESCRIBE_SECONDS = 120.0  # a node that has not told its name by then is asked again
 _MAX_THREADS = 16
+_WAITED_PART, _LONGEST_POLL = 0.1, 0.5  # less than GONE_SECONDS of sign_off.py
 _REQUESTS_PER_SECOND = 50  # at most, as the SuperLink shares the machine with the server
+LOST_SECONDS = 3.0  # and one whose answer Flower says was lost
 _UNREACHABLE = "node-unavailable"
+_FLOWERS = "flower-"  # how codes of errors begin that Flower itself reports
 _AGAIN_SECONDS = (1.0, 2.0, 4.0, 8.0)  # pauses after errors of the SuperLink itself
 _NAME = re.compile(NODE_NAME)  # a name that a node sends is never trusted unchecked
 
@@ -141,7 +144,10 @@ class GridTransport:
     def _introduced(self, node_id: int, reply: Reply) -> None:
         name = reply.node
         if not _NAME.fullmatch(name):
-            self._left_out[node_id] = time.monotonic()
+            now = time.monotonic()
+            # It did not get to answer, as it was restarted or its ClientApp died: ask again soon.
+            lost = (reply.error or "").startswith(_FLOWERS)
+            self._left_out[node_id] = now - DESCRIBE_SECONDS + LOST_SECONDS if lost else now
             log.warning("a node did not say who it is and is left out (%s)", reply.error)
             return
         if self._registered is not None and self._registered.get(node_id) != name:
@@ -300,7 +306,7 @@ class _Talk:
     def _watch(self, asked: Mapping[str, Instruction], until: float) -> None:
         """Poll for the replies to instructions, by message id, until all are there, the time is
         over or the talk is closed."""
-        waiting = list(asked)
+        waiting, begin = list(asked), time.monotonic()
         while waiting and not self._stop.is_set() and time.monotonic() < until:
             for message_id in list(waiting):
                 try:
@@ -311,7 +317,21 @@ class _Talk:
                 if answer is not None:
                     waiting.remove(message_id)
                     self._arrived.put((message_id, answer))
-            self._stop.wait(max(self._transport.poll, len(self._sent) / _REQUESTS_PER_SECOND))
+            waited = time.monotonic() - begin
+            self._stop.wait(pause(waited, self._transport.poll, len(self._sent)))
+
+
+def pause(waited: float, poll: float, messages: int) -> float:
+    """Seconds until the next look for replies. A tenth of what was waited already costs a round
+    little, and spares the SuperLink, which has the same processor as the server, most of its work.
+
+    Args:
+        waited: seconds since the messages were sent.
+        poll: the shortest pause.
+        messages: how many replies are looked for.
+    """
+    spared = max(messages / _REQUESTS_PER_SECOND, min(waited * _WAITED_PART, _LONGEST_POLL))
+    return max(poll, spared)
 
 
 def _is_passing(error: Exception) -> bool:
@@ -366,7 +386,7 @@ def _to_reply(asked: Instruction, message: Answer, bytes_down: int) -> Reply:
     if isinstance(message, TooLarge):
         return _too_large(asked, message.problem, bytes_down)
     if message.has_error():  # the reason may quote an exception of the node: never use it
-        code = f"flower-{message.error.code}"
+        code = f"{_FLOWERS}{message.error.code}"
         return Reply(node, kind, error=code, bytes_down=bytes_down)
     content = message.content
     try:

@@ -39,6 +39,10 @@ class Watch:
     def without_summary(self) -> None:
         """Called after every look that found no summary; if it raises, :func:`follow` ends."""
 
+    def summary_seconds(self) -> float:
+        """Seconds to wait for the summary of a run that has ended."""
+        return SUMMARY_SECONDS
+
     def has_ended(self, run: Child) -> bool:
         """Whether the run has ended, so that its summary is due.
 
@@ -76,7 +80,7 @@ def follow(run_dir: Path, run: Child, events: "Tail", watch: Watch) -> RunSummar
         if not watch.has_ended(run):
             due = None
         elif due is None:
-            due = time.monotonic() + SUMMARY_SECONDS
+            due = time.monotonic() + watch.summary_seconds()
         elif time.monotonic() > due:
             raise RunLostError(
                 f"the run ended without a result; the end of {run.log}:\n{run.last_lines(25)}"

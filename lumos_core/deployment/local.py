@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lumos_core.config import SIMULATION_DATA, NodeConfig, RunConfig, Scalar
 from lumos_core.data import Catalog, Sequences
 from lumos_core.deployment.follow import Watch, ended
+from lumos_core.deployment.hung_processes import LINK_SECONDS, Probe, end_hung
 from lumos_core.deployment.local_supernode import RESTARTS, LocalSuperNode
 from lumos_core.deployment.superlink import SuperLink, workplace
 from lumos_core.errors import FederationError, require_extra
@@ -89,7 +90,8 @@ def deploy(
             for flat in settings.values()
         ]
         link.wait_healthy()
-        return link.run(run_dir, _LocalWatch(link, supernodes, states, on_event))
+        with link.probe() as probe:
+            return link.run(run_dir, _LocalWatch(link, probe, supernodes, states, on_event))
 
 
 def simulate_with_flower(
@@ -131,7 +133,9 @@ def simulate_with_flower(
         }
         link = SuperLink(children, place, config, control, None, variables=variables)
         link.wait_healthy()
-        return link.run(run_dir, _LocalWatch(link, [], states, on_event), virtual_nodes=nodes)
+        with link.probe() as probe:
+            watch = _LocalWatch(link, probe, [], states, on_event)
+            return link.run(run_dir, watch, virtual_nodes=nodes)
 
 
 def simulate_here(
@@ -206,11 +210,12 @@ def _prepare(config: RunConfig, run_dir: Path, nodes: Mapping[str, Any], resume:
 
 # ---------------------------------------------------------------- follow
 class _LocalWatch(Watch):
-    """Reports views and lost nodes, which it starts again; ends the run if its SuperLink has ended,
-    or every node has and none is started again.
+    """Reports views and lost nodes, which it starts again; ends the run if its SuperLink has ended
+    or hangs, or every node has ended and none is started again.
 
     Args:
         link: the SuperLink.
+        probe: asks it whether it is healthy.
         supernodes: empty if nodes are virtual.
         states: the nodes' state folders.
         on_event: see :func:`deploy`.
@@ -219,12 +224,13 @@ class _LocalWatch(Watch):
     def __init__(
         self,
         link: SuperLink,
+        probe: Probe,
         supernodes: Sequence[LocalSuperNode],
         states: Sequence[Path],
         on_event: OnEvent,
     ) -> None:
         super().__init__(on_event)
-        self._link, self._supernodes = link.process, supernodes
+        self._link, self._probe, self._supernodes = link.process, probe, supernodes
         self._views = _Views(states, on_event)
 
     def before(self) -> None:
@@ -233,6 +239,8 @@ class _LocalWatch(Watch):
     def without_summary(self) -> None:
         if self._link.exit_code is not None:
             raise ended(self._link)
+        if self._probe.hung():
+            raise FederationError(end_hung(self._link, "the SuperLink", LINK_SECONDS))
         for node in self._supernodes:
             node.look(self.on_event)
         if self._supernodes and all(node.lost for node in self._supernodes):

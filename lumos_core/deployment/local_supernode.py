@@ -6,8 +6,9 @@ from pathlib import Path
 
 from lumos_core.config import Scalar
 from lumos_core.deployment.connection_log import ConnectionLog
+from lumos_core.deployment.hung_processes import PROGRAM_SECONDS, SignOfLife, end_hung
 from lumos_core.deployment.supervision import Backoff
-from lumos_core.flower import commands, preload
+from lumos_core.flower import commands, preload, sign_off
 from lumos_core.processes.children import Child, Children
 from lumos_core.runs.history import OnEvent
 
@@ -44,9 +45,10 @@ class LocalSuperNode:
         self._flat, self._restarts = flat, restarts
         self.name = str(flat["name"])
         home = place / self.name
-        self._environment = preload.start(
+        environment = preload.start(
             children, f"{self.name}-preloaded", home / "bin", self._own(home), cwd
         )
+        self._environment = commands.with_superexec(home / "superexec", environment)
         self._backoff = Backoff()
         self._starts, self._in_a_row = 0, 0
         self._due: float | None = None
@@ -64,6 +66,8 @@ class LocalSuperNode:
             return
         if self._due is None:
             self._log.changes()
+            if self.process.exit_code is None and self._signs.hung():
+                end_hung(self.process, "the SuperNode", PROGRAM_SECONDS)
             if self.process.exit_code is not None:
                 self._ended(on_event)
         elif time.monotonic() >= self._due:
@@ -89,13 +93,20 @@ class LocalSuperNode:
         self._starts += 1
         [port] = commands.free_ports(1)
         settings = commands.write_toml(home / "node.toml", self._flat)
+        self._signs = SignOfLife(home / "supernode.alive")
         self.process: Child = self._children.start(
             self.name,
             commands.supernode(self._fleet, port, settings),
-            environment={**self._environment, "FLWR_HOME": str(home)},
+            environment={
+                **self._environment,
+                "FLWR_HOME": str(home),
+                **self._signs.variables,
+            },
             cwd=self._cwd,
         )
         self._log = ConnectionLog(self.process.log, self.process.begin)
 
     def _own(self, home: Path) -> dict[str, str]:
-        return commands.environment(home, OMP_NUM_THREADS=str(self._flat["threads"]))
+        variables = {sign_off.SWITCH: str(self._place / f"{self.name}-connected.json")}
+        threads = str(self._flat["threads"])
+        return commands.environment(home, OMP_NUM_THREADS=threads, **variables)

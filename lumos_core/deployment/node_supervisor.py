@@ -3,13 +3,17 @@
 Two processes: Flower's SuperNode, which talks to the server, and a SuperExec, which starts a
 ClientApp process for every message. They communicate through a loopback port and share a secret, so
 that no other process of this machine can take over the node's work. If one of the two ends, both
-are started again.
+are started again; one that runs but shows no sign of life is ended.
+
+A third one, from which ClientApps are forked, stays when the others are started again: importing
+what they need takes seconds. It is started again if it has died.
 """
 
+import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
@@ -20,14 +24,19 @@ from lumos_core.deployment import checks, credentials
 from lumos_core.deployment.connection_file import ENDED, STARTING, ConnectionWriter
 from lumos_core.deployment.connection_log import REFUSED, ConnectionLog
 from lumos_core.deployment.folders import NodeBundle
+from lumos_core.deployment.hung_processes import PROGRAM_SECONDS, SignOfLife, end_hung
 from lumos_core.deployment.supervision import STOP_SECONDS, Backoff, alone, say
-from lumos_core.flower import commands, preload
+from lumos_core.flower import commands, preload, preload_server, sign_off
 from lumos_core.processes.children import Child, Children, ending_on_signals
 from lumos_core.views.llm.find import default_cache
 from lumos_core.views.meter import ViewProgress
 from lumos_core.views.titles.shipped import seed_cache
 
+NOTE = "connected.json"  # in the state folder, as long as the node is connected
 _POLL_SECONDS = 0.5
+_LOOK_SECONDS = 5.0  # between two looks for the preloaded process
+_PRELOADED = Path(preload_server.__file__).name
+_NAMES = {"supernode": "SuperNode", "superexec": "SuperExec"}
 _VIEWS_SECONDS = 10.0  # between two lines about views
 _RUNNING = (
     "a node with this state folder runs already; end it, or choose another folder for this node "
@@ -90,11 +99,15 @@ def keep_running(bundle: NodeBundle, runtime_port: int, console: Console) -> Non
     """
     state = state_folder(bundle)
     seed_cache(default_cache())  # from here, as Flower sends nodes only the code of the apps
-    with alone(state, _RUNNING), ending_on_signals():
-        backoff = Backoff()
+    with (
+        alone(state, _RUNNING),
+        ending_on_signals(),
+        Children(state / "logs") as lasting,
+    ):
+        backoff, preloaded = Backoff(), _Preloaded(lasting, state / "preloaded")
         while True:
             port = runtime_port or commands.free_ports(1)[0]
-            connected, reason = _run_once(bundle, port, state, console)
+            connected, reason = _run_once(bundle, port, state, preloaded, console)
             if connected or reason == REFUSED:  # a refusal passes: longer pauses would only add up
                 backoff.reset()
             pause = backoff.pause()
@@ -102,7 +115,43 @@ def keep_running(bundle: NodeBundle, runtime_port: int, console: Console) -> Non
             time.sleep(pause)
 
 
-def _run_once(bundle: NodeBundle, port: int, state: Path, console: Console) -> tuple[bool, str]:
+class _Preloaded:
+    """The process from which ClientApps are forked.
+
+    Args:
+        children: it becomes one of them.
+        folder: for its program and socket.
+    """
+
+    def __init__(self, children: Children, folder: Path) -> None:
+        self._children, self._folder = children, folder
+        self._environment: dict[str, str] = {}
+        self._cwd = folder
+        self._backoff = Backoff()
+        self._due = 0.0
+
+    def environment(self, environment: dict[str, str], cwd: Path) -> dict[str, str]:
+        """Start it, unless it runs; returns the environment for what starts ClientApps."""
+        self._environment, self._cwd = environment, cwd
+        if self._children.runs(_PRELOADED):
+            path = os.pathsep.join((str(self._folder), environment["PATH"]))
+            return {**environment, "PATH": path}
+        return preload.start(self._children, "preloaded", self._folder, environment, cwd)
+
+    def look(self) -> None:
+        """Start it again, if it has died."""
+        now = time.monotonic()
+        if now < self._due or not (self._folder / preload_server.SOCKET).exists():
+            return
+        self._due = now + _LOOK_SECONDS
+        if not self._children.runs(_PRELOADED):
+            self._due = now + _LOOK_SECONDS + self._backoff.pause()
+            self.environment(self._environment, self._cwd)
+
+
+def _run_once(
+    bundle: NodeBundle, port: int, state: Path, preloaded: _Preloaded, console: Console
+) -> tuple[bool, str]:
     """Start both processes and wait until one has ended.
 
     Returns:
@@ -115,50 +164,60 @@ def _run_once(bundle: NodeBundle, port: int, state: Path, console: Console) -> t
     secret = home / "superexec.secret"
     credentials.new_secret(secret)
     settings = commands.write_toml(home / "node.toml", bundle.config.to_flat())
-    environment = commands.environment(home, OMP_NUM_THREADS=str(bundle.config.threads))
+    environment = commands.environment(
+        home,
+        OMP_NUM_THREADS=str(bundle.config.threads),
+        **{sign_off.SWITCH: str(state / NOTE)},
+    )
     security = commands.NodeSecurity(bundle.ca, bundle.key, secret)
     with Children(state / "logs", grace=STOP_SECONDS) as children:
-        environment = preload.start(children, "preloaded", home / "bin", environment, empty)
-        node = children.start(
-            "supernode",
-            commands.supernode(bundle.superlink, port, settings, security=security),
-            environment=environment,
-            cwd=empty,
-        )
-        executor = children.start(
-            "superexec",
-            commands.superexec(port, secret, None),
-            environment=environment,
-            cwd=empty,
-        )
+        environment = preloaded.environment(environment, empty)
+        programs = {
+            "supernode": commands.supernode(bundle.superlink, port, settings, security=security),
+            "superexec": commands.superexec(port, secret, None),
+        }
+        watched = {}
+        for name, command in programs.items():
+            signs = SignOfLife(home / f"{name}.alive")
+            own = {**environment, **signs.variables}
+            watched[name] = children.start(name, command, environment=own, cwd=empty), signs
+        node, _ = watched["supernode"]
         say(console, f"{bundle.config.name} started; logs in {escape(str(state / 'logs'))}")
         log = ConnectionLog(node.log, node.begin)
         connection = ConnectionWriter(state)
-        _wait(node, executor, log, connection, console, _ViewLog(state, console))
+        hung = _wait(
+            watched, log, connection, console, (preloaded.look, _ViewLog(state, console).look)
+        )
         connection.note(ENDED)
+        if hung:
+            return log.connected, hung
         if node.exit_code is None:
             return log.connected, "its SuperExec has ended"
         return log.connected, _reason("\n".join(log.lines))
 
 
 def _wait(
-    node: Child,
-    executor: Child,
+    watched: Mapping[str, tuple[Child, SignOfLife]],
     log: ConnectionLog,
     connection: ConnectionWriter,
     console: Console,
-    views: "_ViewLog",
-) -> None:
-    """Show and note what changes until one of the two processes has ended."""
-    running = True
-    while running:
-        running = node.exit_code is None and executor.exit_code is None
+    looks: Iterable[Callable[[], None]],
+) -> str:
+    """Show and note what changes until one of the processes has ended; returns what was hung, if
+    any."""
+    while True:
+        running = all(child.exit_code is None for child, _ in watched.values())
         for text in log.changes():  # once more after the end: the last lines tell the reason
             say(console, text)
         connection.note(log.state or STARTING)
-        views.look()
-        if running:
-            time.sleep(_POLL_SECONDS)
+        for look in looks:
+            look()
+        if not running:
+            return ""
+        for name, (child, signs) in watched.items():
+            if signs.hung():
+                return end_hung(child, f"its {_NAMES[name]}", PROGRAM_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 class _ViewLog:

@@ -5,6 +5,8 @@ submits the run and shows its log. If one dies:
 
 * the ServerApp: the run is submitted again, to the same SuperLink; nodes stay connected;
 * the SuperExec: it is started again, and the run is submitted again, as the ServerApp ends with it;
+* one that runs but does not answer (:mod:`lumos_core.deployment.hung_processes`) is ended, and
+  counts as dead; the SuperExec ends a ServerApp that hangs;
 * the SuperLink, or the SuperExec again and again: everything is ended and started again after a
   pause; the database on disk keeps the nodes' ids, and nodes come back by themselves.
 
@@ -25,6 +27,13 @@ from rich.markup import escape
 from lumos_core.config import NODE_NAMES, RunConfig
 from lumos_core.deployment.folders import ServerKit
 from lumos_core.deployment.follow import RunLostError, Watch, ended
+from lumos_core.deployment.hung_processes import (
+    LINK_SECONDS,
+    PROGRAM_SECONDS,
+    Probe,
+    SignOfLife,
+    end_hung,
+)
 from lumos_core.deployment.registry import Registry
 from lumos_core.deployment.round_lines import RoundLines
 from lumos_core.deployment.superlink import SuperLink, workplace
@@ -40,7 +49,9 @@ from lumos_core.views.llm.find import default_cache
 from lumos_core.views.titles.shipped import seed_cache
 
 _SERVER_APP = "flwr-serverapp"
+_ORPHAN_SECONDS = 0.5  # for what cannot reach its SuperLink any more to end by itself
 _EXECUTOR_STARTS = 3  # of a SuperExec without progress of the run; then the SuperLink as well
+_SUMMARY_SECONDS = 0.5  # a ServerApp that was seen writes its summary before it ends
 _RUNNING = (
     "a server with this state folder runs already; end it, or choose another folder with --state"
 )
@@ -134,19 +145,22 @@ class _Generation:
         with workplace() as place, Children(run_dir / "logs", grace=STOP_SECONDS) as children:
             link, executor = self._start(children, place)
             backoff = Backoff()
-            while True:
-                before = self._on_event.news
-                watch = _ServerWatch(children, link.process, executor, run_dir, self._on_event)
-                try:
-                    return link.run(run_dir, watch)
-                except RunLostError:
-                    if self._on_event.news > before:
-                        backoff.reset()
-                        executor.succeeded()
-                    pause = backoff.pause()
-                    lost = "[yellow]the ServerApp ended without a result[/]"
-                    say(self._console, f"{lost}; submitting it again in {pause:.0f} s")
-                time.sleep(pause)
+            with link.probe() as probe:
+                while True:
+                    before = self._on_event.news
+                    watch = _ServerWatch(
+                        children, link.process, probe, executor, run_dir, self._on_event
+                    )
+                    try:
+                        return link.run(run_dir, watch)
+                    except RunLostError:
+                        if self._on_event.news > before:
+                            backoff.reset()
+                            executor.succeeded()
+                        pause = backoff.pause()
+                        lost = "[yellow]the ServerApp ended without a result[/]"
+                        say(self._console, f"{lost}; submitting it again in {pause:.0f} s")
+                    time.sleep(pause)
 
     def _start(self, children: Children, place: Path) -> tuple[SuperLink, "_Executor"]:
         options, kit = self._options, self._options.kit
@@ -171,7 +185,10 @@ class _Generation:
             self._registry.drop()  # registry and database do not fit each other
             raise
         command = commands.superexec(control, kit.secret, kit.ca)
-        executor = _Executor(lambda: link.start("superexec", command), self._console)
+        life = place / "superexec.alive"
+        executor = _Executor(
+            lambda signs: link.start("superexec", command, signs.variables), life, self._console
+        )
         self.served = True
         nodes = ", ".join(kit.manifest.nodes)
         say(self._console, f"serving on {fleet}; registered nodes: {nodes}")
@@ -182,19 +199,27 @@ class _Executor:
     """A SuperExec. If it ends, it is started again while the SuperLink and the nodes go on.
 
     Args:
-        start: starts the process.
+        start: starts the process, which shows signs of life.
+        life: the file of these.
         console: says what is done.
     """
 
-    def __init__(self, start: Callable[[], Child], console: Console) -> None:
-        self._start, self._console = start, console
+    def __init__(self, start: Callable[[SignOfLife], Child], life: Path, console: Console) -> None:
+        self._start, self._life, self._console = start, life, console
         self._backoff = Backoff()
         self._starts = 0
         self._again: float | None = None  # time.monotonic() of the next start
-        self.process = start()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._signs = SignOfLife(self._life)
+        self.process = self._start(self._signs)
 
     def lost(self) -> bool:
-        """Whether it has ended just now; it is going to be started again."""
+        """Whether it has ended just now, or hung; it is going to be started again."""
+        if self.process.exit_code is None and self._signs.hung():
+            text = end_hung(self.process, "the SuperExec", PROGRAM_SECONDS)
+            say(self._console, f"[yellow]{text}[/]")
         if self.process.exit_code is None or self._again is not None:
             return False
         pause = self._backoff.pause()
@@ -217,7 +242,7 @@ class _Executor:
         """Start it again, if it has ended and the pause is over."""
         if self._again is not None and time.monotonic() >= self._again:
             self._again, self._starts = None, self._starts + 1
-            self.process = self._start()
+            self._begin()
 
 
 class _ServerWatch(Watch):
@@ -227,6 +252,7 @@ class _ServerWatch(Watch):
     Args:
         children: stopped when the SuperLink has ended, or the SuperExec too often.
         link: the SuperLink.
+        probe: asks it whether it is healthy.
         executor: the SuperExec.
         run_dir: the run's folder.
         on_event: called with every event of the history.
@@ -236,25 +262,33 @@ class _ServerWatch(Watch):
         self,
         children: Children,
         link: Child,
+        probe: Probe,
         executor: _Executor,
         run_dir: Path,
         on_event: OnEvent,
     ) -> None:
         super().__init__(on_event)
         self._children, self._run_dir = children, run_dir
-        self._link, self._executor = link, executor
+        self._link, self._probe, self._executor = link, probe, executor
         self._seen = False
 
     def before(self) -> None:
+        hung = ""
+        if self._link.exit_code is None and self._probe.hung():
+            hung = end_hung(self._link, "the SuperLink", LINK_SECONDS)
         if self._link.exit_code is not None or self._executor.hopeless:
             lost = self._link if self._link.exit_code is not None else self._executor.process
-            # A ServerApp that loses its SuperLink may still write that the run has failed.
-            self._children.stop()
+            # A ServerApp that loses its SuperLink may still write that the run has failed. It has
+            # nothing to sign off from: what is finished is in the run's folder.
+            self._children.stop(_ORPHAN_SECONDS)
             _drop_failure(self._run_dir)
-            raise ended(lost)
+            raise FederationError(hung) if hung else ended(lost)
         if self._executor.lost():
             _drop_failure(self._run_dir)  # of the ServerApp that has ended with it
         self._executor.keep()
+
+    def summary_seconds(self) -> float:
+        return _SUMMARY_SECONDS if self._seen else super().summary_seconds()
 
     def has_ended(self, run: Child) -> bool:
         running = self._children.runs(_SERVER_APP)

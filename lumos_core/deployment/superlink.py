@@ -1,16 +1,14 @@
 """A SuperLink on this machine, from its start to the summary of the run that is submitted to it."""
 
-import ssl
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from lumos_core.config import RunConfig
 from lumos_core.deployment.follow import RunLostError, Tail, Watch, ended, follow
+from lumos_core.deployment.hung_processes import Probe, link_answers
 from lumos_core.errors import FederationError
 from lumos_core.flower import commands
 from lumos_core.processes.children import Child, Children
@@ -62,13 +60,14 @@ class SuperLink:
         self._ca = security.ca if security else None
         home = place / "superlink"
         commands.write_connection(home, control_port, self._ca)
-        self.environment = commands.environment(
+        environment = commands.environment(
             home,
             # Seconds between polls. The SuperLink starts only one ServerApp: more polls would only
             # take processor time from the nodes, and each writes a line to the log.
             FLWR_SUPEREXEC_TASK_POLL_INTERVAL="1",
             **(variables or {}),
         )
+        self.environment = commands.with_superexec(place / "superexec", environment)
         self.cwd = place / "empty"
         self.cwd.mkdir()
         options = [] if database is None else ["--database", str(database)]
@@ -77,9 +76,16 @@ class SuperLink:
         self._app = commands.stage_app(place / "app")  # while the SuperLink starts
         self._settings = commands.write_toml(place / "run.toml", config.to_flat())
 
-    def start(self, name: str, command: list[str]) -> Child:
+    def start(
+        self, name: str, command: list[str], variables: Mapping[str, str] | None = None
+    ) -> Child:
         """Start a program that talks to the SuperLink."""
-        return self._children.start(name, command, environment=self.environment, cwd=self.cwd)
+        environment = {**self.environment, **(variables or {})}
+        return self._children.start(name, command, environment=environment, cwd=self.cwd)
+
+    def probe(self) -> Probe:
+        """A probe that asks the SuperLink whether it is healthy."""
+        return Probe(link_answers(self._control_port, self._ca))
 
     def wait_healthy(self) -> None:
         """Wait until the SuperLink answers.
@@ -124,22 +130,14 @@ def wait_healthy(link: Child, control_port: int, ca: Path | None = None) -> None
     Raises:
         FederationError: it has ended, or does not answer in time.
     """
-    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
-    if ca is not None:
-        context = ssl.create_default_context(cafile=str(ca))
-        handlers.append(urllib.request.HTTPSHandler(context=context))
-    opener = urllib.request.build_opener(*handlers)
-    scheme = "http" if ca is None else "https"
-    url = f"{scheme}://{commands.LOOPBACK}:{control_port}/health"
+    answers = link_answers(control_port, ca)
     until = time.monotonic() + HEALTH_SECONDS
     while time.monotonic() < until:
         if link.exit_code is not None:
             raise ended(link)
-        try:
-            with opener.open(url, timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
+        if answers(timeout=2):
+            return
+        time.sleep(0.1)
     raise FederationError(
         f"the SuperLink did not become healthy within {HEALTH_SECONDS:g} s; the end of "
         f"{link.log}:\n{link.last_lines()}"

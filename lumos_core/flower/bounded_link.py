@@ -25,6 +25,7 @@ path, not as a part of ``lumos_core``, so it imports nothing but Flower:
 
 import importlib
 import logging
+import runpy
 import sys
 import threading
 from collections import OrderedDict
@@ -270,6 +271,7 @@ def main() -> None:
     (entry,) = entry_points(group="console_scripts", name=sys.argv[1])
     run = entry.load()
     install()
+    runpy.run_path(str(Path(__file__).with_name("failed_tasks.py")))["expect_signs_of_life"]()
     sys.argv = sys.argv[1:]
     sys.exit(run())
 

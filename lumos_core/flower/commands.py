@@ -20,7 +20,13 @@ import tomli_w
 from lumos_core import __version__
 from lumos_core.config import RunConfig, Scalar
 from lumos_core.errors import FederationError
-from lumos_core.flower import bounded_link, fast_polling, live_supernode, steady_connection
+from lumos_core.flower import (
+    bounded_link,
+    fast_polling,
+    live_superexec,
+    live_supernode,
+    steady_connection,
+)
 
 LOOPBACK = "127.0.0.1"
 CONNECTION = "lumos"  # name of the SuperLink connection in Flower's own configuration
@@ -194,9 +200,21 @@ def superexec(port: int, secret: Path, ca: Path | None) -> list[str]:
     """
     safe = ["--insecure"] if ca is None else ["--root-certificates", str(ca)]
     return [
-        executable("flower-superexec"), *safe, "--runtime-api-address", f"{LOOPBACK}:{port}",
+        *live_superexec.program(executable("flower-superexec")), *safe,
+        "--runtime-api-address", f"{LOOPBACK}:{port}",
         "--superexec-auth-secret-file", str(secret),
     ]  # fmt: skip
+
+
+def with_superexec(folder: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a SuperLink or SuperNode that starts its SuperExec itself.
+
+    Args:
+        folder: for the program that it finds.
+        environment: its environment.
+    """
+    live_superexec.install_in(folder)
+    return {**environment, "PATH": os.pathsep.join((str(folder), environment["PATH"]))}
 
 
 def register(public_key: Path, name: str) -> list[str]:

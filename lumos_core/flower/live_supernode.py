@@ -4,9 +4,11 @@ Flower's SuperNode serves its ClientApps from a thread that keeps the process al
 thread ends by an error, or the thread that sends heartbeats does, the process stays although it
 does no work any more, and nobody starts it again. This program ends the process in these cases.
 
-It also gives the SuperNode shorter waits (``fast_polling.py``) and a connection that survives
-faults which pass (``steady_connection.py``). Both are loaded by their path: the program must also
-run where ``lumos_core`` cannot be imported, since its folder may hold none.
+It also gives the SuperNode shorter waits (``fast_polling.py``), a connection that survives faults
+which pass (``steady_connection.py``), signs off a SuperNode before it that was killed
+(``sign_off.py``), and answers for ClientApps that have died (``failed_tasks.py``). All are loaded
+by their path: the program must also run where ``lumos_core`` cannot be imported, since its folder
+may hold none.
 
     python -P live_supernode.py flower-supernode ARGUMENT…
 
@@ -83,6 +85,11 @@ def _improve() -> None:
     if polling["wanted"]() and polling["shorten_pulls"]():
         polling["shorten_node_polls"]()
     _load("steady_connection.py")["steady"]()
+    _load("sign_off.py")["install"]()
+    tasks = _load("failed_tasks.py")
+    if tasks["answer_for_the_dead"]():
+        tasks["expect_signs_of_life"]()
+    tasks["drop_ignored_messages"]()
 
 
 def _load(name: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def start(
     Args:
         children: starts the process as one more child.
         name: name of that child, and of its log.
-        folder: a new folder for the program and the socket; only this user can open it.
+        folder: for the program and the socket; only this user can open it.
         environment: environment of the node's processes.
         cwd: folder in which it starts.
 
@@ -61,7 +61,7 @@ def _install(folder: Path, environment: Mapping[str, str]) -> bool:
     if len(python) > _LONGEST_PYTHON or len(python.split()) != 1 or os.pathsep in str(folder):
         return False
     try:
-        folder.mkdir(mode=0o700, parents=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         program = folder / preload_server.PROGRAM
         code = Path(preload_stub.__file__).read_text(encoding="utf-8")
         program.write_text(f"#!{python} -IS\n{code}", encoding="utf-8")

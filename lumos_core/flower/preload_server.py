@@ -29,7 +29,8 @@ MODULES = (
 )  # fmt: skip
 """Modules to import. Polars is not among them, because it starts threads."""
 PATIENCE_SECONDS = 5.0
-SOCKET, READY, GO = "socket", b"R", b"G"
+SOCKET, READY, GO, DONE = "socket", b"R", b"G", b"D"
+PID_BYTES = 4
 
 
 def load() -> Callable[[], Any]:
@@ -46,6 +47,7 @@ def load() -> Callable[[], Any]:
     polling = runpy.run_path(str(Path(__file__).with_name("fast_polling.py")))
     if polling["wanted"]():
         polling["shorten_pulls"]()
+    runpy.run_path(str(Path(__file__).with_name("failed_tasks.py")))["send_signs_of_life"]()
     if threads() > 1:
         raise SystemExit(f"{threads()} threads after the imports: not forking")
     return program
@@ -103,7 +105,7 @@ def _turn_into(request: dict[str, Any], streams: list[int]) -> None:
 def _agree(connection: socket.socket) -> None:
     """Tell the stub that the fork is ready and wait for its GO; exit if it does not come."""
     try:
-        connection.sendall(READY)
+        connection.sendall(READY + os.getpid().to_bytes(PID_BYTES, "big"))
         agreed = connection.recv(1) == GO
     except OSError:
         agreed = False
@@ -125,6 +127,7 @@ def _end_with(connection: socket.socket) -> None:
 def main() -> None:
     program = load()
     os.chdir(sys.argv[1])
+    Path(SOCKET).unlink(missing_ok=True)  # of the one before, which has died
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(SOCKET)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks need not be waited for
@@ -134,7 +137,18 @@ def main() -> None:
     print("preloaded", flush=True)
     connection = serve(listener)
     _agree(connection)
-    sys.exit(program())
+    work(program, connection)
+
+
+def work(program: Callable[[], Any], connection: socket.socket) -> None:
+    """Run the program, and tell the stub if it ended well: the stub ends with the same result."""
+    try:
+        program()
+    except SystemExit as end:
+        if end.code not in (None, 0):
+            raise
+    with suppress(OSError):
+        connection.sendall(DONE)
 
 
 if __name__ == "__main__":

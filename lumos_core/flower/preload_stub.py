@@ -6,8 +6,11 @@ standard library. It runs as long as the fork does: ending the stub ends the for
 process does not answer, or not as expected, the stub executes Flower's own program.
 
 The protocol: the stub sends arguments, folder and environment as JSON, with the length before it
-and the three standard streams beside it. The fork answers ``READY``. The stub then sends ``GO``;
-from there on the fork does the work, and the stub no longer may.
+and the three standard streams beside it. The fork answers ``READY`` and its number. The stub then
+sends ``GO``; from there on the fork does the work, and the stub no longer may. A fork that ended
+well says ``DONE``; if it ends without that, the stub ends with an error, so that a SuperExec that
+watches it (``live_superexec.py``) learns that the message will not be answered. SIGTERM to the stub
+kills the fork, even one that is stopped.
 
 A node answers a few messages at a time. On a machine that cannot keep up, Flower starts a program
 for a message whose first one has not come far enough yet, then another one, and each makes the
@@ -18,6 +21,7 @@ is lost, and the server learns so from Flower; those that are at work finish.
 import fcntl
 import json
 import os
+import signal
 import socket
 import sys
 from contextlib import suppress
@@ -26,11 +30,13 @@ from pathlib import Path
 PATIENCE_SECONDS = 5.0
 PLACES = 4
 NO_PLACE = 75  # the exit code of programs that may succeed later (EX_TEMPFAIL)
-SOCKET, READY, GO = "socket", b"R", b"G"
+SOCKET, READY, GO, DONE = "socket", b"R", b"G", b"D"
+PID_BYTES = 4
+FAILED = 1
 
 
-def ask(folder: Path) -> socket.socket | None:
-    """The connection to a fork that does our work, or None."""
+def ask(folder: Path) -> tuple[socket.socket, int] | None:
+    """The connection to a fork that does our work, and the fork's number; or None."""
     request = {"argv": sys.argv[1:], "cwd": os.getcwd(), "environ": dict(os.environ)}
     data = json.dumps(request).encode()
     connection = socket.socket(socket.AF_UNIX)
@@ -42,8 +48,9 @@ def ask(folder: Path) -> socket.socket | None:
         socket.send_fds(connection, [len(data).to_bytes(4, "big")], [0, 1, 2])
         connection.sendall(data)
         if connection.recv(1) == READY:
+            pid = int.from_bytes(connection.recv(PID_BYTES, socket.MSG_WAITALL), "big")
             connection.sendall(GO)
-            return connection
+            return connection, pid
     except OSError:
         pass
     finally:
@@ -87,13 +94,27 @@ def main() -> None:
     if not take_place(path.parent):
         print(f"{path.name}: {PLACES} are at work for this node: not one more", file=sys.stderr)
         raise SystemExit(NO_PLACE)
-    connection = ask(path.parent)
-    if connection is None:
+    found = ask(path.parent)
+    if found is None:
         become(path.name, path.parent.resolve())
         return
+    raise SystemExit(wait(*found))
+
+
+def wait(connection: socket.socket, pid: int) -> int:
+    """Wait until the fork ends; returns 0 if it ended well."""
+
+    def end(number: int, frame: object) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        os._exit(FAILED)
+
+    signal.signal(signal.SIGTERM, end)
     connection.settimeout(None)
     with suppress(OSError):
-        connection.recv(1)  # returns when the fork ends
+        if connection.recv(1) == DONE:
+            return 0
+    return FAILED
 
 
 if __name__ == "__main__":

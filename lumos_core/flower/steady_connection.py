@@ -23,10 +23,12 @@ Every failed attempt writes a line that a supervisor reads: see :data:`LINE`.
 import importlib
 import logging
 import os
+import runpy
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -160,12 +162,14 @@ class Retries:
     def on_backoff(self, state: Any) -> None:
         """Log a failed attempt; called by the invoker before it waits."""
         error = state.exception
+        _beat()
         log.warning(LINE, REFUSED if _is_refusal(error) else error.code().name, state.actual_wait)
         self._on_backoff(state)
 
     def on_success(self, state: Any) -> None:
         """Called by the invoker after every request that succeeded."""
         self._call.since = None
+        _beat()
         self._on_success(state)
 
     def _may_pass(self, error: Any) -> bool:
@@ -173,6 +177,14 @@ class Retries:
             return False
         self._call.since = getattr(self._call, "since", None) or time.monotonic()
         return bool(time.monotonic() - self._call.since < PATIENCE_SECONDS)
+
+
+_life = runpy.run_path(str(Path(__file__).with_name("sign_of_life.py")))
+
+
+def _beat() -> None:
+    """This SuperNode talks to its server, or tries to."""
+    _life["beat"]()
 
 
 def _waits() -> Iterator[float]:

@@ -145,7 +145,7 @@ class Children:
                     process.kill()
             for child in self._children:
                 _signal_group(child.process.pid, signal.SIGKILL)
-            self._wait(family | self._strays(), grace)
+            self._wait(family | self._strays(), max(grace, GRACE_SECONDS))  # else zombies stay
             _reap_orphans({child.process.pid for child in self._children})
             self._children.clear()
             self._bounded.stop()

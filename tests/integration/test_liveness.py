@@ -129,14 +129,14 @@ def test_nodes_come_back_from_whatever_the_server_answers(machine: Machine) -> N
     seconds = machine.wait_for_round()
     print(f"heartbeat refused: a round of both nodes {seconds:.1f} s after the SuperNode's end")
 
-    # SIGKILL: the key is refused until the server has missed the node; then it is accepted
+    # SIGKILL: the next SuperNode signs the dead one off, so that its key is accepted at once
     said = len(machine.said("node-0"))
     os.kill(machine.supernodes()[0], signal.SIGKILL)
     killed = time.monotonic()
     wait_for(lambda: "connected as node" in machine.said("node-0")[said:], 120)
     seconds = time.monotonic() - killed
     print(f"SIGKILL of a SuperNode: connected again after {seconds:.1f} s")
-    assert machine.said("node-0")[said:].count("refused: the server refuses this node's key") == 1
+    assert "refused" not in machine.said("node-0")[said:]
     machine.wait_for_round()
 
     # SIGKILL of the SuperLink

@@ -1,6 +1,7 @@
 """A gRPC proxy between nodes and the fleet port of a SuperLink, which fails when it is told to."""
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,20 +20,26 @@ class FleetProxy(grpc.GenericRpcHandler):
     Args:
         kit: the server's folder; the proxy shows the server's certificate.
         port: the SuperLink's port on this machine.
+        address: what the proxy listens on.
+
+    Attributes:
+        port: that it listens on.
+        delay: seconds by which it holds back every request.
     """
 
-    def __init__(self, kit: Path, port: int) -> None:
+    def __init__(self, kit: Path, port: int, address: str = "127.0.0.1:0") -> None:
         ca, certificate, key = (
             (kit / name).read_bytes() for name in ("ca.crt", "server.crt", "server.key")
         )
         self._lock = threading.Lock()
         self._orders: list[list[Any]] = []
+        self.delay = 0.0
         self._up = grpc.secure_channel(
             f"127.0.0.1:{port}", grpc.ssl_channel_credentials(ca), [*_UNLIMITED, *_AT_ONCE]
         )
         self._server = grpc.server(ThreadPoolExecutor(64), [self], options=_UNLIMITED)
         self.port = self._server.add_secure_port(
-            "127.0.0.1:0", grpc.ssl_server_credentials([(key, certificate)])
+            address, grpc.ssl_server_credentials([(key, certificate)])
         )
         self._server.start()
 
@@ -46,6 +53,11 @@ class FleetProxy(grpc.GenericRpcHandler):
         """
         with self._lock:
             self._orders.append([status, times, method])
+
+    def obey(self) -> None:
+        """Answer every request again."""
+        with self._lock:
+            self._orders.clear()
 
     @property
     def left(self) -> int:
@@ -67,6 +79,7 @@ class FleetProxy(grpc.GenericRpcHandler):
     def _answer(
         self, method: str, call: Callable[..., bytes], request: bytes, context: Any
     ) -> bytes:
+        time.sleep(self.delay)
         if (status := self._ordered(method)) is not None:
             context.abort(grpc.StatusCode[status], "database is locked")
         try:

@@ -36,12 +36,15 @@ done = len(list(place.glob("submitted-*")))
 (place / f"submitted-{done}").write_text(" ".join(sys.argv[1:]))
 run_dir = pathlib.Path((place / "run-dir").read_text())
 for step in (place / "script").read_text().splitlines()[done].split():
-    if step.startswith("kill-"):
-        pid = place / (step.removeprefix("kill-") + ".pid")
+    what, _, whom = step.partition("-")
+    if what in ("kill", "stop"):
+        pid = place / (whom + ".pid")
         while not pid.exists():
             time.sleep(0.05)
-        os.kill(int(pid.read_text()), signal.SIGKILL)
+        os.kill(int(pid.read_text()), signal.SIGKILL if what == "kill" else signal.SIGSTOP)
         pid.unlink()
+    elif step == "wait":
+        time.sleep(600)
     elif step.startswith("event="):
         with (run_dir / "history.jsonl").open("a") as file:
             file.write(json.dumps({"event": step.removeprefix("event=")}) + "\\n")
@@ -67,7 +70,9 @@ sys.exit(code)
 _WAITING = """
 import os, pathlib, time
 (pathlib.Path(__file__).parent / "superexec.pid").write_text(str(os.getpid()))
-time.sleep(600)
+while True:
+    pathlib.Path(os.environ["LUMOS_SIGN_OF_LIFE"]).write_text(str(time.monotonic()))
+    time.sleep(0.05)
 """
 
 
@@ -79,8 +84,8 @@ class FlowerPrograms:
         folder: for the programs.
         run_dir: where ``flwr run`` writes.
         script: what each ``flwr run`` does, one after another: words ``event=NAME`` (a line of the
-            history), ``kill-superlink``, ``kill-superexec``, and ``completed`` or ``failed`` (a
-            summary).
+            history), ``kill-superlink``, ``kill-superexec``, ``stop-…`` (SIGSTOP), ``wait`` (for
+            ever), and ``completed`` or ``failed`` (a summary).
     """
 
     def __init__(self, monkeypatch, folder: Path, run_dir: Path, script: list[str]) -> None:

@@ -3,6 +3,7 @@
 import shlex
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from deployment_support import LUMOS, TINY, write_prepared
@@ -19,19 +20,29 @@ def settings(**changes: str) -> list[str]:
 
 
 class Deployment:
-    """Three hosts; each has a folder with only what the procedure copies there."""
+    """A server and hosts of one node each; each has a folder with only what the procedure copies
+    there.
 
-    def __init__(self, network: Network, place: Path) -> None:
+    Args:
+        network: has a host ``server`` and those of the nodes.
+        place: for the folders.
+        hosts: of the nodes, in the order of their names.
+    """
+
+    def __init__(
+        self, network: Network, place: Path, hosts: Sequence[str] = ("one", "two")
+    ) -> None:
         self.network, self.place = network, place
-        data = write_prepared(place / "prepared")
+        data = write_prepared(place / "prepared", nodes=len(hosts))
         self.operator = place / "operator"
         self.operator.mkdir()
         address = network.address("server")
-        self.lumos("server", f"deploy init deployment --host {address} --nodes 2", self.operator)
+        init = f"deploy init deployment --host {address} --nodes {len(hosts)}"
+        self.lumos("server", init, self.operator)
         made = self.operator / "deployment"
         self.copy_server()
         shutil.copy(data / "catalog.tsv", self.home("server"))
-        for n, host in enumerate(("one", "two")):
+        for n, host in enumerate(hosts):
             shutil.copytree(made / "nodes" / f"node-{n}", self.home(host) / f"node-{n}")
             shutil.copytree(data / f"node-{n}", self.home(host) / "data")
 

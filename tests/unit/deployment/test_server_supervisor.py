@@ -2,6 +2,7 @@
 
 import io
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from flower_programs import FlowerPrograms
 from rich.console import Console
 
 from lumos_core.config import RunConfig
-from lumos_core.deployment import folders, follow
+from lumos_core.deployment import folders, follow, server_supervisor, superlink
 from lumos_core.deployment.folders import ServerKit
+from lumos_core.deployment.hung_processes import Probe, SignOfLife
 from lumos_core.deployment.server_supervisor import _EXECUTOR_STARTS, ServerOptions, serve
 from lumos_core.deployment.supervision import Backoff
 from lumos_core.errors import FederationError
@@ -115,3 +117,31 @@ def test_pauses_grow_until_the_run_makes_progress(
     of_the_serverapp, of_the_superlink = pauses[:4], pauses[4:]
     assert of_the_serverapp == [1, 2, 1, 2]
     assert of_the_superlink == [1, 2]
+
+
+def test_a_superlink_that_does_not_answer_costs_a_start_of_everything(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: ServerOptions
+) -> None:
+    monkeypatch.setattr(superlink, "Probe", partial(Probe, limit=1.0, every=0.05))
+    script = ["event=a stop-superlink wait", "completed"]
+    programs = FlowerPrograms(monkeypatch, tmp_path / "programs", options.run_dir, script)
+    summary, said = served(options)
+    assert summary.outcome == "completed"
+    assert len(programs.submitted) == 2
+    assert said.count("serving on 127.0.0.1:9092") == 2
+    assert "the SuperLink runs, but has shown no sign of life for 30 s; it was ended" in said
+
+
+def test_a_superexec_without_a_sign_of_life_is_started_again_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: ServerOptions
+) -> None:
+    monkeypatch.setattr(server_supervisor, "SignOfLife", partial(SignOfLife, limit=1.0))
+    FlowerPrograms(
+        monkeypatch, tmp_path / "programs", options.run_dir, ["stop-superexec", "completed"]
+    )
+    monkeypatch.setattr(follow, "SUMMARY_SECONDS", 3.0)
+    summary, said = served(options)
+    assert summary.outcome == "completed"
+    assert said.count("serving on 127.0.0.1:9092") == 1
+    assert "the SuperExec runs, but has shown no sign of life for 60 s; it was ended" in said
+    assert said.count("starting the SuperExec again in 0 s") == 1

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lumos_core.flower import commands, preload, preload_stub
@@ -49,7 +50,8 @@ def forking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     (folder / "app.py").write_text(PROGRAM)
     source = Path(preload.preload_server.__file__)
-    shutil.copy(source.with_name("fast_polling.py"), folder)
+    for name in ("fast_polling.py", "failed_tasks.py"):
+        shutil.copy(source.with_name(name), folder)
     text = source.read_text()
     start = text.index("    (entry,) = ")
     end = text.index("    for module in MODULES")
@@ -122,6 +124,38 @@ def test_the_fork_ends_with_the_program_that_asked(
     asked.kill()
     asked.wait()
     assert asked.stdout.read() == b""  # until the fork has closed it, too; without a last word
+
+
+def working_fork(asked: "subprocess.Popen[bytes]", server: int) -> psutil.Process:
+    """The fork that does a stub's work, once it has begun."""
+    assert asked.stdout is not None
+    asked.stdout.readline()
+    [fork] = psutil.Process(server).children()
+    return fork
+
+
+@linux_only
+@pytest.mark.usefixtures("forking")
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_fork_that_dies_or_hangs_ends_its_stub_with_an_error(
+    tmp_path: Path, environment: dict[str, str], children: Children, stopped: bool
+) -> None:
+    """Whoever watches the stub learns that the message will not be answered."""
+    folder = tmp_path / "bin"
+    changed = preload.start(children, "preloaded", folder, environment, tmp_path)
+    wait_for_socket(folder)
+    asked = subprocess.Popen(
+        ["flwr-clientapp", "--wait"], env=changed, cwd=tmp_path, stdout=subprocess.PIPE
+    )
+    fork = working_fork(asked, children._children[0].process.pid)
+    if stopped:
+        fork.suspend()
+        asked.terminate()
+    else:
+        fork.kill()
+    assert asked.wait(20) == preload_stub.FAILED
+    gone, _ = psutil.wait_procs([fork], 20)
+    assert gone
 
 
 @linux_only
@@ -216,5 +250,5 @@ def test_it_can_be_switched_off(
 
 def test_both_sides_agree() -> None:
     server = preload.preload_server
-    for name in ("SOCKET", "READY", "GO"):
+    for name in ("SOCKET", "READY", "GO", "DONE", "PID_BYTES"):
         assert getattr(server, name) == getattr(preload_stub, name)

@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from client_app.client import app
 from lumos_core.data import Catalog
 from lumos_core.errors import FederationError
-from lumos_core.flower import records
+from lumos_core.flower import records, sign_off
 from lumos_core.learning.model import get_params, new_model
 from lumos_core.wire.messages import Instruction
 from server_app import grid_transport
@@ -303,6 +303,24 @@ def test_a_node_that_was_left_out_is_asked_again(grid, folder, monkeypatch):
     assert transport.nodes() == ["node-0", "node-1", "node-2"]
 
 
+@pytest.mark.parametrize("registered", [None, {100: "node-0", 101: "node-1", 102: "node-2"}])
+def test_a_node_whose_answer_was_lost_is_asked_again_soon(grid, folder, monkeypatch, registered):
+    """Its ClientApp died, or it was restarted: that says nothing about its name."""
+    fingerprint = Catalog.read(folder / "catalog.tsv").fingerprint
+    transport = GridTransport(grid, fingerprint, 0.01, registered)
+    now = [1000.0]
+    monkeypatch.setattr(grid_transport.time, "monotonic", lambda: now[0])
+    grid.tamper[101] = lambda message, context: Message(Error(5, "unavailable"), reply_to=message)
+    for _ in range(3):
+        transport.nodes()
+    assert transport.nodes() == ["node-0", "node-2"]
+    del grid.tamper[101]
+    assert transport.nodes() == ["node-0", "node-2"]
+    now[0] += grid_transport.LOST_SECONDS + 0.1
+    transport.nodes()
+    assert transport.nodes() == ["node-0", "node-1", "node-2"]
+
+
 def test_a_lost_superlink_is_told_from_a_failed_run(transport, grid, params, monkeypatch):
     known(transport)
 
@@ -385,3 +403,14 @@ def test_a_superlink_that_never_answers_is_lost(
     }
     with pytest.raises(LinkLostError):
         calls[name]()
+
+
+def test_looks_for_replies_become_rarer_the_longer_a_round_takes():
+    pauses = [grid_transport.pause(waited, 0.2, 4) for waited in (0.0, 1.0, 3.0, 10.0, 600.0)]
+    assert pauses == pytest.approx([0.2, 0.2, 0.3, 0.5, 0.5])
+    assert grid_transport.pause(0.0, 0.2, 100) == 2.0  # for many nodes from the beginning
+    assert grid_transport.pause(0.0, 0.01, 1) == 0.02
+
+
+def test_a_node_that_signs_off_is_gone_for_longer_than_a_pause():
+    assert 2 * grid_transport.pause(600.0, grid_transport.POLL_SECONDS, 4) < sign_off.GONE_SECONDS
