@@ -128,7 +128,7 @@ class Notes:
             with open(descriptor, "w", encoding="ascii") as file:
                 json.dump({"node": node, "key": self._key}, file)
         except OSError as error:  # a full disk is no reason not to take part
-            log.warning("no note of this node's id: %s", error.strerror)
+            log.warning("no note of this node's id (errno %s)", error.errno)
 
 
 def _read(path: Path) -> dict[str, Any]:

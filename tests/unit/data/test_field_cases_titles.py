@@ -390,7 +390,7 @@ def test_commands_take_the_noun_from_the_data(
     def see(config: Any, *_: Any, **__: Any) -> Any:
         raise SeenError(config.llm_noun)
 
-    def see_plan(data: Any, names: Any, seeds: Any, base: Any) -> Any:
+    def see_plan(data: Any, names: Any, seeds: Any, base: Any, *_: Any) -> Any:
         raise SeenError(base.llm_noun)
 
     monkeypatch.setattr(views, "view_source", see)

@@ -46,7 +46,9 @@ def test_metrics_of_before_there_were_versions_are_read(child: Any, path: Path) 
         Row(CENTRALISED, {"hr@20": 0.4}), Row("popularity", {"hr@20": 0.1})
     ]  # fmt: skip
     CentralisedMetrics.read(path).write(path)
-    assert json.loads(path.read_text()) == {"schema_version": 1, **json.loads(OLD)}
+    old = json.loads(OLD)
+    now = {**old, "centralised": {**old["centralised"], "title_weight": 0.0}}
+    assert json.loads(path.read_text()) == {"schema_version": 1, **now}
 
 
 def test_newer_and_damaged_metrics_are_refused(child: Any, path: Path) -> None:

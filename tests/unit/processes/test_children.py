@@ -115,9 +115,14 @@ def test_a_log_that_is_too_long_is_cut_back_before_a_child_starts(tmp_path: Path
 
 
 def test_no_thread_is_left(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+
+    def new() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread not in before]
+
     with Children(tmp_path) as children:
         start(children, "x", FAMILY, tmp_path)
-        assert "bounded-logs" in [thread.name for thread in threading.enumerate()]
+        assert "bounded-logs" in new()
         children.stop()
         start(children, "y", FAMILY, tmp_path)  # what was stopped can start children again
-    assert "bounded-logs" not in [thread.name for thread in threading.enumerate()]
+    assert "bounded-logs" not in new()
