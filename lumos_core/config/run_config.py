@@ -66,11 +66,22 @@ class ModelKeys(FlatConfig):
     heads: Positive = key(2, "attention heads; dim must be a multiple of them")
     max_len: Annotated[int, Field(ge=2, le=1024)] = key(50, "last items of a history that are read")
     dropout: Probability = key(0.3, "dropout rate in training")
+    item_bias: bool = key(
+        False, "a trained number for each item in its score, which learns how popular the item is"
+    )
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
         if self.dim % self.heads:
             raise ValueError(f"dim = {self.dim} must be a multiple of heads = {self.heads}")
+        return self
+
+    @model_validator(mode="after")
+    def _encoder_has_bias(self) -> Self:
+        if self.item_bias and self.encoder not in ENCODERS:
+            raise ValueError(
+                f"item-bias = true needs encoder = {' or '.join(ENCODERS)}, found {self.encoder}"
+            )
         return self
 
 
@@ -536,7 +547,12 @@ FREE_KEYS = frozenset(
 )
 """Keys that may change when a run is resumed: how long it runs, how many nodes it waits for, where
 its files are, how it is watched. ``min-replies`` may change in most runs, see :func:`free_keys`."""
-ADDED_LATER: dict[str, Scalar] = {"encoder": SASREC, "title-weight": 0.0, "item-rows": "all"}
+ADDED_LATER: dict[str, Scalar] = {
+    "encoder": SASREC,
+    "title-weight": 0.0,
+    "item-rows": "all",
+    "item-bias": False,
+}
 """Keys that runs of version 0.1 do not have, with the values that correspond to those runs."""
 
 

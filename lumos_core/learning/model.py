@@ -108,6 +108,7 @@ class SASRec(nn.Module):
             block(shape.dim, shape.heads, dropout) for _ in range(shape.layers)
         )
         self.norm = nn.LayerNorm(shape.dim)
+        self.bias = _item_bias(shape)
         self.apply(_initialise)
 
     def forward(self, items: Tensor) -> Tensor:
@@ -135,7 +136,9 @@ class SASRec(nn.Module):
 
     def scores(self, hidden: Tensor) -> Tensor:
         """Scores of all catalog items: float [..., D] → float [..., N]; column j is item j + 1."""
-        return hidden @ self.items.weight[1:].T
+        scores = hidden @ self.items.weight[1:].T
+        bias = scaled_bias(self.bias)
+        return scores if bias is None else scores + bias[1:]
 
 
 class BagOfItems(SASRec):
@@ -152,6 +155,7 @@ class BagOfItems(SASRec):
         self.shape = shape
         self.items = nn.Embedding(shape.num_items + 1, shape.dim, padding_idx=0)
         self.map = nn.Linear(shape.dim, shape.dim, bias=False)
+        self.bias = _item_bias(shape)
         self.dropout = nn.Dropout(dropout)
         self.apply(_initialise)
         with torch.no_grad():
@@ -168,6 +172,24 @@ class BagOfItems(SASRec):
         count = torch.arange(1, t + 1, device=items.device).clamp_max(self.WINDOW)
         out: Tensor = self.map(total / count[:, None])
         return out
+
+
+BIAS = "bias"
+"""Name of the item bias among the parameters, float32 [N + 1]."""
+BIAS_SCALE = 30.0
+"""A score has this many times the parameter. Adam's steps have a fixed size, and how much more
+popular one item is than another has to be learned in few of them."""
+
+
+def scaled_bias(bias: Tensor | None) -> Tensor | None:
+    """What an item bias adds to scores: float [N + 1]; None if there is none."""
+    return None if bias is None else BIAS_SCALE * bias
+
+
+def _item_bias(shape: ModelShape) -> nn.Parameter | None:
+    """How popular items are, apart from what they are like. With ``item-rows = met`` embeddings
+    cannot learn it: the push on items that a node never met is what teaches popularity."""
+    return nn.Parameter(torch.zeros(shape.num_items + 1)) if shape.item_bias else None
 
 
 def last_position(hidden: Tensor, lengths: Tensor) -> Tensor:

@@ -11,7 +11,11 @@ from torch import Tensor
 
 
 def full_softmax(
-    hidden: Tensor, targets: Tensor, item_table: Tensor, weights: Tensor | None = None
+    hidden: Tensor,
+    targets: Tensor,
+    item_table: Tensor,
+    weights: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy over the whole catalog.
 
@@ -20,11 +24,14 @@ def full_softmax(
         targets: int64 [M], items 1..N.
         item_table: float [N + 1, D]; row 0 is padding and never a candidate.
         weights: float [M], of the examples; equal, and 1 together, if not given.
+        bias: float [N + 1], added to the items' logits; 0 if not given.
 
     Returns:
         Scalar, mean over the M examples, or their weighted sum.
     """
     logits = hidden @ item_table[1:].T
+    if bias is not None:
+        logits = logits + bias[1:]
     if weights is None:
         return F.cross_entropy(logits, targets - 1)
     return (F.cross_entropy(logits, targets - 1, reduction="none") * weights).sum()
@@ -36,6 +43,7 @@ def sampled_softmax(
     item_table: Tensor,
     negatives: Tensor,
     weights: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy over the target and K negatives that the whole batch shares.
 
@@ -49,6 +57,7 @@ def sampled_softmax(
         item_table: float [N + 1, D].
         negatives: int64 [K], items 1..N.
         weights: float [M], of the examples; equal, and 1 together, if not given.
+        bias: float [N + 1], added to the items' logits; 0 if not given.
 
     Returns:
         Scalar, mean over the M examples, or their weighted sum.
@@ -56,6 +65,8 @@ def sampled_softmax(
     n, k = len(item_table) - 1, len(negatives)
     positive = (hidden * item_table[targets]).sum(-1, keepdim=True)  # [M, 1]
     logits = hidden @ item_table[negatives].T + math.log(n / k)  # [M, K]
+    if bias is not None:
+        positive, logits = positive + bias[targets, None], logits + bias[negatives]
     logits = logits.masked_fill(targets[:, None] == negatives, -torch.inf)
     joined = torch.cat([positive, logits], dim=1)
     losses = torch.logsumexp(joined, dim=1) - positive.squeeze(1)

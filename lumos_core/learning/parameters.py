@@ -15,6 +15,9 @@ ITEM_TABLE = "items.weight"
 """Name of the item embeddings, float32 [N + 1, D]; row 0 is padding and stays zero."""
 
 
+_ADDED_LATER = {"encoder": SASREC, "item_bias": False}
+
+
 @dataclass(frozen=True)
 class ModelShape:
     """Everything that determines the names and shapes of the parameters."""
@@ -25,18 +28,20 @@ class ModelShape:
     heads: int
     max_len: int
     encoder: str = SASREC
+    item_bias: bool = False
 
     @classmethod
     def of(cls, config: ModelKeys, num_items: int) -> "ModelShape":
         return cls(
-            num_items, config.dim, config.layers, config.heads, config.max_len, config.encoder
-        )
+            num_items, config.dim, config.layers, config.heads, config.max_len, config.encoder,
+            config.item_bias,
+        )  # fmt: skip
 
     def to_dict(self) -> dict[str, int | str]:
-        """The fields as they are stored and hashed. ``encoder`` is left out if it is SASRec: older
-        versions had no other encoder and did not write the field."""
+        """The fields as they are stored and hashed. Fields of :data:`_ADDED_LATER` are left out if
+        they have the only value that older versions, which did not write them, had."""
         found = asdict(self)
-        return {k: v for k, v in found.items() if k != "encoder" or v != SASREC}
+        return {k: v for k, v in found.items() if k not in _ADDED_LATER or v != _ADDED_LATER[k]}
 
     @property
     def fingerprint(self) -> str:

@@ -13,7 +13,7 @@ from lumos_core.data.sequences import Sequences
 from lumos_core.learning import objectives
 from lumos_core.learning.adam import Adam
 from lumos_core.learning.batching import pad, shuffled_batches
-from lumos_core.learning.model import SASRec, last_position
+from lumos_core.learning.model import BIAS, SASRec, last_position, scaled_bias
 from lumos_core.learning.perturbation import perturb
 from lumos_core.views.view import UserViews
 
@@ -213,13 +213,13 @@ class Trainer:
 
     def next_item(self, hidden: Tensor, targets: Tensor, rng: np.random.Generator) -> Tensor:
         """Mean loss of float [M, D] states against int64 [M] targets."""
-        table = self.model.items.weight
+        table, bias = self.model.items.weight, scaled_bias(getattr(self.model, BIAS, None))
         num_items = len(table) - 1
         if uses_full_softmax(self.config, num_items):
-            return objectives.full_softmax(hidden, targets, table)
+            return objectives.full_softmax(hidden, targets, table, bias=bias)
         drawn = rng.integers(1, num_items + 1, size=self.config.num_negatives)
         negatives = torch.from_numpy(drawn).to(table.device)
-        return objectives.sampled_softmax(hidden, targets, table, negatives)
+        return objectives.sampled_softmax(hidden, targets, table, negatives, bias=bias)
 
 
 def tri_view_loss(

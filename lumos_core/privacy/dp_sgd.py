@@ -26,7 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lumos_core.config import RunConfig
 from lumos_core.learning import objectives
 from lumos_core.learning.adam import Adam
-from lumos_core.learning.model import SASRec, last_position
+from lumos_core.learning.model import BIAS, SASRec, last_position, scaled_bias
 from lumos_core.learning.parameters import ITEM_TABLE
 from lumos_core.learning.training import Padded, TrainingSet, TrainSums, uses_full_softmax
 from lumos_core.privacy.budget import private_steps
@@ -146,11 +146,11 @@ class PrivateTrainer:
         def next_item(params: Tensors, hidden: Tensor, targets: Tensor) -> Tensor:
             real = targets > 0
             weights = real / real.sum().clamp_min(1)
-            table = params[ITEM_TABLE]
+            table, bias = params[ITEM_TABLE], scaled_bias(params.get(BIAS))
             if negatives is None:
-                return objectives.full_softmax(hidden, targets.clamp_min(1), table, weights)
+                return objectives.full_softmax(hidden, targets.clamp_min(1), table, weights, bias)
             return objectives.sampled_softmax(
-                hidden, targets.clamp_min(1), table, negatives, weights
+                hidden, targets.clamp_min(1), table, negatives, weights, bias
             )
 
         def loss(

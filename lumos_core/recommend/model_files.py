@@ -63,6 +63,7 @@ class Shape(BaseModel):
     heads: Size
     max_len: Size
     encoder: str = SASREC
+    item_bias: bool = False
 
     @model_serializer
     def _as_written(self) -> dict[str, int | str]:

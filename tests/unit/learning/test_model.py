@@ -9,6 +9,7 @@ import torch
 from lumos_core.config import RunConfig
 from lumos_core.errors import ModelError
 from lumos_core.learning.model import (
+    BIAS_SCALE,
     GatedBlock,
     SASRec,
     get_params,
@@ -228,3 +229,27 @@ def test_every_encoder_keeps_to_its_longest_sequence(tiny: Tiny, encoder: str) -
     found = new_model(tiny(encoder=encoder), ITEMS)
     with pytest.raises(ModelError, match="sequence of 11 items, but max-len is 10"):
         found(torch.ones(1, 11, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("encoder", ["sasrec", "ligr", "bag"])
+def test_an_item_bias_is_added_to_scores_and_learned(tiny: Tiny, encoder: str) -> None:
+    plain = new_model(tiny(encoder=encoder), ITEMS)
+    found = new_model(tiny(encoder=encoder, item_bias=True), ITEMS)
+    assert found.bias is not None
+    assert "bias" not in get_params(plain)
+    assert found.shape.fingerprint != plain.shape.fingerprint
+    hidden = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found.items.weight.copy_(plain.items.weight)
+        assert torch.equal(found.scores(hidden), plain.scores(hidden)), "it starts at 0"
+        found.bias[4] = 0.5
+        added = found.scores(hidden) - plain.scores(hidden)
+    expected = torch.zeros(3, ITEMS)
+    expected[:, 3] = 0.5 * BIAS_SCALE
+    torch.testing.assert_close(added, expected)
+
+
+def test_shapes_without_new_fields_have_their_old_fingerprint() -> None:
+    old = {"num_items": 20, "dim": 8, "layers": 1, "heads": 2, "max_len": 10}
+    assert ModelShape(20, 8, 1, 2, 10).to_dict() == old
+    assert ModelShape(20, 8, 1, 2, 10, item_bias=True).to_dict() == {**old, "item_bias": True}

@@ -37,6 +37,32 @@ def test_full_softmax_equals_loop() -> None:
     assert float(objectives.full_softmax(hidden, targets, table)) == pytest.approx(total / 7)
 
 
+def test_a_bias_is_a_further_coordinate() -> None:
+    """Of the item's embedding, where the state has a 1; its value at the padding row is ignored."""
+    hidden, table, targets = _normal(7, D), _normal(N + 1, D, seed=2), _targets(7)
+    bias = _normal(N + 1, seed=3)
+    wider = torch.cat([hidden, torch.ones(7, 1, dtype=torch.float64)], dim=1)
+    longer = torch.cat([table, bias[:, None]], dim=1)
+    negatives = torch.tensor([3, 3, 5, 1, 2, 9])
+    for found, expected in (
+        (
+            objectives.full_softmax(hidden, targets, table, bias=bias),
+            objectives.full_softmax(wider, targets, longer),
+        ),
+        (
+            objectives.sampled_softmax(hidden, targets, table, negatives, bias=bias),
+            objectives.sampled_softmax(wider, targets, longer, negatives),
+        ),
+    ):
+        assert float(found) == pytest.approx(float(expected))
+    moved = bias.clone()
+    moved[0] = 1e6
+    assert torch.equal(
+        objectives.full_softmax(hidden, targets, table, bias=bias),
+        objectives.full_softmax(hidden, targets, table, bias=moved),
+    )
+
+
 def test_full_softmax_ignores_the_padding_row() -> None:
     hidden, table, targets = _normal(7, D), _normal(N + 1, D, seed=2), _targets(7)
     before = objectives.full_softmax(hidden, targets, table)

@@ -147,9 +147,9 @@ def test_auto_chooses_by_the_size_of_the_catalog(
     for name in ("full_softmax", "sampled_softmax"):
         real = getattr(objectives, name)
 
-        def noted(*args: Any, _real: Any = real, _name: str = name) -> Any:
+        def noted(*args: Any, _real: Any = real, _name: str = name, **options: Any) -> Any:
             used.append(_name)
-            return _real(*args)
+            return _real(*args, **options)
 
         monkeypatch.setattr(objectives, name, noted)
     _train(tiny(full_softmax_max_items=ITEMS), train, epochs=1)
@@ -165,10 +165,12 @@ def test_negatives_come_from_the_whole_catalog(
     seen: list[int] = []
     real = objectives.sampled_softmax
 
-    def noted(hidden: Any, targets: Any, table: Any, negatives: torch.Tensor) -> Any:
+    def noted(
+        hidden: Any, targets: Any, table: Any, negatives: torch.Tensor, **options: Any
+    ) -> Any:
         seen.extend(negatives.tolist())
         assert len(negatives) == 50
-        return real(hidden, targets, table, negatives)
+        return real(hidden, targets, table, negatives, **options)
 
     monkeypatch.setattr(objectives, "sampled_softmax", noted)
     _train(tiny(loss="sampled", num_negatives=50), train, epochs=4)
@@ -403,3 +405,12 @@ def test_which_rows_are_trained_by_default(tiny: Tiny) -> None:
     assert not tiny(method="fedavg").trains_met_rows
     assert not tiny(method="confedsrs").trains_met_rows
     assert not tiny(method="lumos", dp="user").trains_met_rows
+
+
+def test_an_item_bias_learns_popularity(tiny: Tiny) -> None:
+    """Also of items that the node never met, whose embeddings stay."""
+    histories = Sequences.from_lists([[1, 2, 3, 2, 4, 2] for _ in range(8)])
+    config = tiny(method="lumos", item_bias=True, learning_rate=0.01)
+    bias = _train(config, histories, epochs=10)[0]["bias"]
+    assert bias[2] > bias[3] > bias[9]
+    assert bias[9] < 0

@@ -43,15 +43,21 @@ def _params(model: SASRec) -> dict[str, torch.Tensor]:
     return {n: p.detach() for n, p in model.named_parameters()}
 
 
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("method", ["fedavg", "lumos"])
 @pytest.mark.parametrize("loss", ["full", "sampled"])
 def test_a_users_gradient_is_that_of_a_batch_of_this_user_alone(
-    tiny: Tiny, toy_users: Users, method: str, loss: str, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny,
+    toy_users: Users,
+    method: str,
+    loss: str,
+    bias: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """All users at once give what the ordinary trainer computes for each alone."""
     config = tiny(
         method=method, loss=loss, dp="user", dropout=0.0, contrastive_weight=0.3, layers=2,
-        view_target_weight=0.4, num_negatives=30, grad_clip=1e9,
+        view_target_weight=0.4, num_negatives=30, grad_clip=1e9, item_bias=bias,
     )  # fmt: skip
     private = _trainer(config, toy_users(6))
     drawn = np.arange(1, ITEMS + 1).repeat(2)[:30]
