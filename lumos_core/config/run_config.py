@@ -134,7 +134,7 @@ class ViewKeys(FlatConfig):
     contrastive_weight: NonNegative = key(0.05, "λ: weight of the contrastive loss")
     temperature: PositiveFloat = key(0.2, "τ: temperature of the contrastive loss")
     view_target_weight: NonNegative = key(
-        0.2, "weight of future items as extra targets of the last position"
+        0.0, "weight of future items as extra targets of the last position"
     )
     view_items: Positive = key(5, "new items in a future view")
     view_seed: Count = key(
