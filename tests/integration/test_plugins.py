@@ -96,12 +96,13 @@ def test_what_does_not_work_is_told_before_anything_starts(
 
 
 REFUSED: list[tuple[dict[str, object], str]] = [
-    ({"encoder": "lstm"}, "but input should be 'sasrec', 'broken' or 'gru'"),
+    ({"encoder": "lstm"}, "but input should be 'sasrec', 'ligr', 'bag', 'broken' or 'gru'"),
     (
         {"secure-aggregation": True, "min-nodes": 3, "min-replies": 3, "aggregation": "midpoint"},
         "secure-aggregation = true needs aggregation = mean, found midpoint",
     ),
-    ({"dp": "user", "encoder": "gru"}, "encoder = sasrec only, found gru"),
+    ({"item-bias": True, "encoder": "gru"}, "item-bias = true needs encoder = sasrec or ligr or"),
+    ({"dp": "user", "encoder": "gru"}, "encoder = sasrec or ligr or bag only, found gru"),
 ]
 
 
