@@ -66,8 +66,10 @@ class ModelKeys(FlatConfig):
     heads: Positive = key(2, "attention heads; dim must be a multiple of them")
     max_len: Annotated[int, Field(ge=2, le=1024)] = key(50, "last items of a history that are read")
     dropout: Probability = key(0.3, "dropout rate in training")
-    item_bias: bool = key(
-        False, "a trained number for each item in its score, which learns how popular the item is"
+    item_bias: Literal["auto", "none", "learned"] = key(
+        "auto",
+        "a trained number for each item in its score, which learns how popular the item is; auto: "
+        "learned with lumos and fedavg-plus, none with other methods",
     )
 
     @model_validator(mode="after")
@@ -78,9 +80,9 @@ class ModelKeys(FlatConfig):
 
     @model_validator(mode="after")
     def _encoder_has_bias(self) -> Self:
-        if self.item_bias and self.encoder not in ENCODERS:
+        if self.item_bias == "learned" and self.encoder not in ENCODERS:
             raise ValueError(
-                f"item-bias = true needs encoder = {' or '.join(ENCODERS)}, found {self.encoder}"
+                f"item-bias = learned needs encoder = {' or '.join(ENCODERS)}, found {self.encoder}"
             )
         return self
 
@@ -378,6 +380,13 @@ class RunConfig(
         return METHODS[self.method].plus and self.dp != "user"
 
     @property
+    def learns_item_bias(self) -> bool:
+        """Whether the model has a trained number for each item in its score."""
+        if self.item_bias != "auto":
+            return self.item_bias == "learned"
+        return METHODS[self.method].plus and self.encoder in ENCODERS
+
+    @property
     def keeps_counts_back(self) -> bool:
         """Whether a node reports about its users only what the protocol cannot do without."""
         return self.secure_aggregation or self.dp in ("distributed", "user")
@@ -551,7 +560,7 @@ ADDED_LATER: dict[str, Scalar] = {
     "encoder": SASREC,
     "title-weight": 0.0,
     "item-rows": "all",
-    "item-bias": False,
+    "item-bias": "none",
 }
 """Keys that runs of version 0.1 do not have, with the values that correspond to those runs."""
 

@@ -174,9 +174,7 @@ class BagOfItems(SASRec):
         return out
 
 
-BIAS = "bias"
-"""Name of the item bias among the parameters, float32 [N + 1]."""
-BIAS_SCALE = 30.0
+BIAS_SCALE = 10.0
 """A score has this many times the parameter. Adam's steps have a fixed size, and how much more
 popular one item is than another has to be learned in few of them."""
 

@@ -6,13 +6,15 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from lumos_core.config import SASREC, ModelKeys
+from lumos_core.config import SASREC, RunConfig
 
 Params = dict[str, np.ndarray]
 """Names and float32 arrays of a model, in the order of ``SASRec.state_dict()``."""
 
 ITEM_TABLE = "items.weight"
 """Name of the item embeddings, float32 [N + 1, D]; row 0 is padding and stays zero."""
+ITEM_BIAS = "bias"
+"""Name of the item bias, float32 [N + 1], of models that have one."""
 
 
 _ADDED_LATER = {"encoder": SASREC, "item_bias": False}
@@ -31,10 +33,10 @@ class ModelShape:
     item_bias: bool = False
 
     @classmethod
-    def of(cls, config: ModelKeys, num_items: int) -> "ModelShape":
+    def of(cls, config: RunConfig, num_items: int) -> "ModelShape":
         return cls(
             num_items, config.dim, config.layers, config.heads, config.max_len, config.encoder,
-            config.item_bias,
+            config.learns_item_bias,
         )  # fmt: skip
 
     def to_dict(self) -> dict[str, int | str]:

@@ -13,7 +13,8 @@ from lumos_core.data.sequences import Sequences
 from lumos_core.learning import objectives
 from lumos_core.learning.adam import Adam
 from lumos_core.learning.batching import pad, shuffled_batches
-from lumos_core.learning.model import BIAS, SASRec, last_position, scaled_bias
+from lumos_core.learning.model import SASRec, last_position, scaled_bias
+from lumos_core.learning.parameters import ITEM_BIAS
 from lumos_core.learning.perturbation import perturb
 from lumos_core.views.view import UserViews
 
@@ -213,7 +214,7 @@ class Trainer:
 
     def next_item(self, hidden: Tensor, targets: Tensor, rng: np.random.Generator) -> Tensor:
         """Mean loss of float [M, D] states against int64 [M] targets."""
-        table, bias = self.model.items.weight, scaled_bias(getattr(self.model, BIAS, None))
+        table, bias = self.model.items.weight, scaled_bias(getattr(self.model, ITEM_BIAS, None))
         num_items = len(table) - 1
         if uses_full_softmax(self.config, num_items):
             return objectives.full_softmax(hidden, targets, table, bias=bias)

@@ -26,8 +26,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lumos_core.config import RunConfig
 from lumos_core.learning import objectives
 from lumos_core.learning.adam import Adam
-from lumos_core.learning.model import BIAS, SASRec, last_position, scaled_bias
-from lumos_core.learning.parameters import ITEM_TABLE
+from lumos_core.learning.model import SASRec, last_position, scaled_bias
+from lumos_core.learning.parameters import ITEM_BIAS, ITEM_TABLE
 from lumos_core.learning.training import Padded, TrainingSet, TrainSums, uses_full_softmax
 from lumos_core.privacy.budget import private_steps
 from lumos_core.privacy.noise import Entropy
@@ -146,7 +146,7 @@ class PrivateTrainer:
         def next_item(params: Tensors, hidden: Tensor, targets: Tensor) -> Tensor:
             real = targets > 0
             weights = real / real.sum().clamp_min(1)
-            table, bias = params[ITEM_TABLE], scaled_bias(params.get(BIAS))
+            table, bias = params[ITEM_TABLE], scaled_bias(params.get(ITEM_BIAS))
             if negatives is None:
                 return objectives.full_softmax(hidden, targets.clamp_min(1), table, weights, bias)
             return objectives.sampled_softmax(

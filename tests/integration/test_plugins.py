@@ -101,7 +101,10 @@ REFUSED: list[tuple[dict[str, object], str]] = [
         {"secure-aggregation": True, "min-nodes": 3, "min-replies": 3, "aggregation": "midpoint"},
         "secure-aggregation = true needs aggregation = mean, found midpoint",
     ),
-    ({"item-bias": True, "encoder": "gru"}, "item-bias = true needs encoder = sasrec or ligr or"),
+    (
+        {"item-bias": "learned", "encoder": "gru"},
+        "item-bias = learned needs encoder = sasrec or ligr or",
+    ),
     ({"dp": "user", "encoder": "gru"}, "encoder = sasrec or ligr or bag only, found gru"),
 ]
 

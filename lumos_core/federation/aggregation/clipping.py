@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lumos_core.learning.parameters import ITEM_TABLE, Params
+from lumos_core.learning.parameters import ITEM_BIAS, ITEM_TABLE, Params
 from lumos_core.wire.deltas import norm
 
 
@@ -28,20 +28,29 @@ def clip_norms(deltas: Sequence[Params], factor: float) -> list[Params]:
 
 
 def clip_rows(deltas: Sequence[Params], factor: float) -> list[Params]:
-    """Scale down the rows of the item table that exceed ``factor`` times the typical row.
+    """Scale down the rows of the item table, and the values of the item bias, that exceed
+    ``factor`` times the typical one.
 
     The typical row is the median over nodes of the median norm of the rows that the node changed.
     With norm clipping alone a node could put its whole norm, that of a typical row times √N, into
     the row of one item.
     """
-    sizes = [row_norms(delta[ITEM_TABLE]) for delta in deltas]
+    for name in (ITEM_TABLE, ITEM_BIAS):
+        if name in deltas[0]:
+            deltas = _clip_rows_of(name, deltas, factor)
+    return list(deltas)
+
+
+def _clip_rows_of(name: str, deltas: Sequence[Params], factor: float) -> list[Params]:
+    rows = [delta[name].reshape(len(delta[name]), -1) for delta in deltas]  # a bias: [N + 1, 1]
+    sizes = [row_norms(array) for array in rows]
     bound = factor * _typical(np.array([typical_row(size) for size in sizes]))
     clipped = []
-    for delta, size in zip(deltas, sizes, strict=True):
+    for delta, array, size in zip(deltas, rows, sizes, strict=True):
         if (size > bound).any():
             scale = np.where(size > bound, bound / np.maximum(size, bound), 1.0)
-            table = (delta[ITEM_TABLE] * scale[:, None]).astype(np.float32)
-            delta = {**delta, ITEM_TABLE: table}
+            changed = (array * scale[:, None]).astype(np.float32)
+            delta = {**delta, name: changed.reshape(delta[name].shape)}
         clipped.append(delta)
     return clipped
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lumos_core.learning.parameters import ITEM_TABLE, Params
+from lumos_core.learning.parameters import ITEM_BIAS, ITEM_TABLE, Params
 
 TRIM_SHARE = 0.1
 """Share of the values that the trimmed mean drops at either end: at least one value if there are
@@ -59,16 +59,19 @@ def trimmed_off(voters: np.ndarray) -> np.ndarray:
 
 
 def median_encoder(deltas: Sequence[Params], weights: np.ndarray) -> Params:
-    """Weighted mean of the item table, coordinate-wise median of everything else, the encoder.
+    """Weighted mean of item table and item bias, coordinate-wise median of everything else, the
+    encoder.
 
-    The table has a row for every item, each node knows few of them, and clipping bounds each row.
+    Table and bias have a row for every item, each node knows few of them, and clipping bounds each
+    row.
     The encoder serves all users: it is small, all honest nodes move it in a similar way, and one
     direction in it can change everybody's recommendations. Nodes that did not move it are left out
     of the median, but keep their share of the weight, as in a mean: the median is scaled by the
     share of the others. If fewer than three nodes moved it, the mean is taken.
     """
     averaged = mean(deltas, weights)
-    encoders = [{n: a for n, a in delta.items() if n != ITEM_TABLE} for delta in deltas]
+    rows = (ITEM_TABLE, ITEM_BIAS)
+    encoders = [{n: a for n, a in delta.items() if n not in rows} for delta in deltas]
     moved = [any(a.any() for a in encoder.values()) for encoder in encoders]
     if sum(moved) < 3:
         return averaged

@@ -245,14 +245,14 @@ def test_views_are_written_for_training_histories_only(
         return {}
 
     node = Node("a", toy_catalog, users, tiny(method="lumos"), source)
-    node.train(_start(tiny(), toy_catalog), 1)
+    node.train(_start(node.config, toy_catalog), 1)
     assert seen == [h.tolist()[:-2] for h in users]
 
 
 def test_evaluation_needs_no_views(tiny: Tiny, toy_catalog: Catalog, users: Sequences) -> None:
     source = Views(12)
     node = Node("a", toy_catalog, users, tiny(method="lumos"), source)
-    node.evaluate(_start(tiny(), toy_catalog), "test")
+    node.evaluate(_start(node.config, toy_catalog), "test")
     node.describe()
     assert source.calls == 0
 

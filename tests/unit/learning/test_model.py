@@ -234,7 +234,7 @@ def test_every_encoder_keeps_to_its_longest_sequence(tiny: Tiny, encoder: str) -
 @pytest.mark.parametrize("encoder", ["sasrec", "ligr", "bag"])
 def test_an_item_bias_is_added_to_scores_and_learned(tiny: Tiny, encoder: str) -> None:
     plain = new_model(tiny(encoder=encoder), ITEMS)
-    found = new_model(tiny(encoder=encoder, item_bias=True), ITEMS)
+    found = new_model(tiny(encoder=encoder, item_bias="learned"), ITEMS)
     assert found.bias is not None
     assert "bias" not in get_params(plain)
     assert found.shape.fingerprint != plain.shape.fingerprint

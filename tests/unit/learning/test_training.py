@@ -410,7 +410,7 @@ def test_which_rows_are_trained_by_default(tiny: Tiny) -> None:
 def test_an_item_bias_learns_popularity(tiny: Tiny) -> None:
     """Also of items that the node never met, whose embeddings stay."""
     histories = Sequences.from_lists([[1, 2, 3, 2, 4, 2] for _ in range(8)])
-    config = tiny(method="lumos", item_bias=True, learning_rate=0.01)
+    config = tiny(method="lumos", item_bias="learned", learning_rate=0.01)
     bias = _train(config, histories, epochs=10)[0]["bias"]
     assert bias[2] > bias[3] > bias[9]
     assert bias[9] < 0

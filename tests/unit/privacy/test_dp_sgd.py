@@ -57,7 +57,8 @@ def test_a_users_gradient_is_that_of_a_batch_of_this_user_alone(
     """All users at once give what the ordinary trainer computes for each alone."""
     config = tiny(
         method=method, loss=loss, dp="user", dropout=0.0, contrastive_weight=0.3, layers=2,
-        view_target_weight=0.4, num_negatives=30, grad_clip=1e9, item_bias=bias,
+        view_target_weight=0.4, num_negatives=30, grad_clip=1e9,
+        item_bias="learned" if bias else "none",
     )  # fmt: skip
     private = _trainer(config, toy_users(6))
     drawn = np.arange(1, ITEMS + 1).repeat(2)[:30]

@@ -237,3 +237,28 @@ def test_nodes_without_anything_to_learn_from_say_nothing_of_what_is_typical(cli
     one, liar = clip([*idle, _long(1.0), _long(50.0)], 1.0)[-2:]
     np.testing.assert_allclose(liar["items.weight"], one["items.weight"], rtol=1e-6)
     assert all(not delta["items.weight"].any() for delta in clip(idle, 1.0))
+
+
+# ---------------------------------------------------------------- item bias
+def _with_bias(values: list[float]) -> Params:
+    bias = np.array(values, dtype="f4")
+    table = np.zeros((len(values), 2), dtype="f4")
+    table[1:] = 0.1
+    return {"items.weight": table, "bias": bias, "encoder": np.full(3, 0.1, dtype="f4")}
+
+
+def test_the_bias_of_one_item_is_bounded_like_a_row() -> None:
+    honest = [_with_bias([0.0, 0.1, -0.1, 0.1, -0.1]) for _ in range(3)]
+    boosted = _with_bias([0.0, -0.1, -0.1, -0.1, 50.0])
+    *kept, clipped = clip_rows([*honest, boosted], 1.25)
+    for before, after in zip(honest, kept, strict=True):
+        assert all(np.array_equal(before[n], after[n]) for n in before)
+    assert clipped["bias"] == pytest.approx([0.0, -0.1, -0.1, -0.1, 0.125], abs=1e-6)
+    assert clipped["bias"].shape == (5,)
+
+
+def test_one_node_that_met_an_item_moves_its_bias() -> None:
+    """As its row: in a median, all items that most nodes did not meet would lose for ever."""
+    deltas = [_with_bias([0.0, -0.1, -0.1, -0.1, 0.8]), *[_with_bias([0.0, *[-0.1] * 4])] * 3]
+    found = RULES["median-encoder"].function(deltas, np.full(4, 0.25))
+    assert found["bias"] == pytest.approx([0.0, -0.1, -0.1, -0.1, 0.125])
