@@ -28,7 +28,8 @@ from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import Sequences
 from lumos_core.federation.node import Node
-from lumos_core.learning.parameters import ITEM_TABLE, Params
+from lumos_core.learning.model import build_model, get_params
+from lumos_core.learning.parameters import ITEM_BIAS, ITEM_TABLE, Params
 from lumos_core.views.view import UserViews, Views, ViewSource, no_views
 from lumos_core.wire.codecs import codec
 from lumos_core.wire.messages import Metrics
@@ -53,6 +54,16 @@ class World:
         """A node of these users, with their views if the method uses views."""
         source: ViewSource = self._views_of if config.has_views else no_views
         return Node(name, self.catalog, self.users.subset(users), config, source)
+
+    def received(self, node: Node) -> Params:
+        """The global model as this node's method has it: with an item bias or without."""
+        params = {name: array for name, array in self.params.items() if name != ITEM_BIAS}
+        if not node.shape.item_bias:
+            return params
+        bias = np.zeros(node.shape.num_items + 1, dtype=np.float32)
+        names = get_params(build_model(node.shape))
+        found = {**params, ITEM_BIAS: self.params.get(ITEM_BIAS, bias)}
+        return {name: found[name] for name in names}
 
     def _views_of(self, histories: Sequences) -> Views:
         ids = enumerate(histories.user_ids)
@@ -86,9 +97,9 @@ def observe(world: World, node: Node, round: int, masks: int = 0) -> list[Observ
     Returns:
         One observation, or one for every mask.
     """
-    config = node.config
-    arrays, metrics = node.train(world.params, round)
-    delta = codec(config.delta_codec).decode(arrays, world.params, config.top_rows_share)
+    config, params = node.config, world.received(node)
+    arrays, metrics = node.train(params, round)
+    delta = codec(config.delta_codec).decode(arrays, params, config.top_rows_share)
     replies = [under_mask(delta, metrics, config) for _ in range(masks)] if masks else [delta]
     train = node.split.train()
     items = len(world.catalog)

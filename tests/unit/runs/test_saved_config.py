@@ -27,6 +27,7 @@ def test_a_configuration_of_before_there_were_versions_is_read(tmp_path: Path) -
     expected = RunConfig(
         method="fedavg", seed=3, rounds=5, catalog="/c.tsv", min_nodes=2, min_replies=2, dim=16,
         heads=2, title_weight=0.0, item_rows="all",
+        item_bias="none",
     )  # fmt: skip
     assert read_config(tmp_path) == expected
     assert SavedConfig.read(tmp_path / CONFIG).nodes["node-0"]["threads"] == 1
