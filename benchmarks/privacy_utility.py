@@ -66,7 +66,8 @@ def untrained(folder: Path, seed: int) -> float:
     config = RunConfig.from_flat({**BASE, "seed": seed})
     model = new_model(config, len(catalog))
     set_params(model, initial_params(config, catalog))
-    return means(evaluate(model, *LeaveOneOut(Sequences.concat(nodes)).test()))["hr@20"]
+    sums = evaluate(model, *LeaveOneOut(Sequences.concat(nodes)).test())[0.0]
+    return means(sums)["hr@20"]
 
 
 def summarise(seeds: Sequence[int], results: Sequence[Result]) -> list[dict[str, Any]]:
