@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from lumos_core.data.catalog import Catalog
+from lumos_core.views.titles.space import recency_weights
 
 HALF_LIFE = 2.0
 """After this many items, an item of the history counts half."""
@@ -55,10 +56,8 @@ class TitleNearness:
         return profiles @ self.vectors.T
 
     def _profile(self, history: npt.NDArray[np.integer]) -> Tensor:
-        age = torch.arange(len(history) - 1, -1, -1, dtype=torch.float32)
-        weights = torch.exp2(-age / HALF_LIFE)
-        rows = torch.from_numpy(history.astype(np.int64) - 1)
-        return (weights / weights.sum()) @ self.vectors[rows]
+        weights = torch.from_numpy(recency_weights(len(history), HALF_LIFE))
+        return weights @ self.vectors[torch.from_numpy(history.astype(np.int64) - 1)]
 
 
 def fused(scores: Tensor, nearness: Tensor, weight: float) -> Tensor:

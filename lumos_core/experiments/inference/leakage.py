@@ -28,7 +28,6 @@ from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import Sequences
 from lumos_core.federation.node import Node
-from lumos_core.learning.model import build_model, get_params
 from lumos_core.learning.parameters import ITEM_BIAS, ITEM_TABLE, Params
 from lumos_core.views.view import UserViews, Views, ViewSource, no_views
 from lumos_core.wire.codecs import codec
@@ -60,10 +59,8 @@ class World:
         params = {name: array for name, array in self.params.items() if name != ITEM_BIAS}
         if not node.shape.item_bias:
             return params
-        bias = np.zeros(node.shape.num_items + 1, dtype=np.float32)
-        names = get_params(build_model(node.shape))
-        found = {**params, ITEM_BIAS: self.params.get(ITEM_BIAS, bias)}
-        return {name: found[name] for name in names}
+        none = np.zeros(node.shape.num_items + 1, dtype=np.float32)
+        return {ITEM_BIAS: self.params.get(ITEM_BIAS, none), **params}  # the model's order
 
     def _views_of(self, histories: Sequences) -> Views:
         ids = enumerate(histories.user_ids)
