@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lumos_core.flower import failed_tasks, live_superexec
+from lumos_core.flower import failed_tasks, live_superexec, preload_stub
 from lumos_core.flower.live_superexec import PLACES, Task, Watched
 
 
@@ -228,3 +228,8 @@ def test_a_superexec_is_found_by_its_name(tmp_path: Path) -> None:
 
 def test_both_sides_say_the_same() -> None:
     assert live_superexec.LOST == failed_tasks.LOST
+
+
+def test_a_superexec_and_its_stubs_agree_on_the_places() -> None:
+    """Programs that are loaded by their paths cannot share a constant."""
+    assert preload_stub.PLACES == PLACES

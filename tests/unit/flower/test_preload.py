@@ -72,6 +72,23 @@ def children(tmp_path: Path) -> Iterator[Children]:
         yield found
 
 
+@pytest.fixture
+def preloaded(
+    tmp_path: Path, environment: dict[str, str], forking: None, children: Children
+) -> dict[str, str]:
+    """The environment of programs that ask the preloaded process, which is ready."""
+    folder = tmp_path / "bin"
+    changed = preload.start(children, "preloaded", folder, environment, tmp_path)
+    wait_for_socket(folder)
+    return changed
+
+
+def waiting(environment: dict[str, str], cwd: Path) -> "subprocess.Popen[bytes]":
+    """A program that works until it is ended."""
+    command = ["flwr-clientapp", "--wait"]
+    return subprocess.Popen(command, env=environment, cwd=cwd, stdout=subprocess.PIPE)
+
+
 def run(environment: dict[str, str], cwd: Path, *arguments: str) -> str:
     command = ["flwr-clientapp", *arguments]
     done = subprocess.run(
@@ -91,15 +108,12 @@ def wait_for_socket(folder: Path) -> None:
 
 
 @linux_only
-@pytest.mark.usefixtures("forking")
 def test_work_is_done_in_a_fork(
-    tmp_path: Path, environment: dict[str, str], children: Children
+    tmp_path: Path, preloaded: dict[str, str], children: Children
 ) -> None:
     folder = tmp_path / "bin"
-    changed = preload.start(children, "preloaded", folder, environment, tmp_path)
-    wait_for_socket(folder)
     argv, cwd, word, parent = json.loads(
-        run({**changed, "WORD": "here"}, tmp_path, "--token", "a b")
+        run({**preloaded, "WORD": "here"}, tmp_path, "--token", "a b")
     )
     assert argv == ["flwr-clientapp", "--token", "a b"]
     assert cwd == str(tmp_path)
@@ -109,16 +123,10 @@ def test_work_is_done_in_a_fork(
 
 
 @linux_only
-@pytest.mark.usefixtures("forking")
 def test_the_fork_ends_with_the_program_that_asked(
-    tmp_path: Path, environment: dict[str, str], children: Children
+    tmp_path: Path, preloaded: dict[str, str]
 ) -> None:
-    folder = tmp_path / "bin"
-    changed = preload.start(children, "preloaded", folder, environment, tmp_path)
-    wait_for_socket(folder)
-    asked = subprocess.Popen(
-        ["flwr-clientapp", "--wait"], env=changed, cwd=tmp_path, stdout=subprocess.PIPE
-    )
+    asked = waiting(preloaded, tmp_path)
     assert asked.stdout is not None
     asked.stdout.readline()  # the fork works
     asked.kill()
@@ -135,18 +143,12 @@ def working_fork(asked: "subprocess.Popen[bytes]", server: int) -> psutil.Proces
 
 
 @linux_only
-@pytest.mark.usefixtures("forking")
 @pytest.mark.parametrize("stopped", [False, True])
 def test_a_fork_that_dies_or_hangs_ends_its_stub_with_an_error(
-    tmp_path: Path, environment: dict[str, str], children: Children, stopped: bool
+    tmp_path: Path, preloaded: dict[str, str], children: Children, stopped: bool
 ) -> None:
     """Whoever watches the stub learns that the message will not be answered."""
-    folder = tmp_path / "bin"
-    changed = preload.start(children, "preloaded", folder, environment, tmp_path)
-    wait_for_socket(folder)
-    asked = subprocess.Popen(
-        ["flwr-clientapp", "--wait"], env=changed, cwd=tmp_path, stdout=subprocess.PIPE
-    )
+    asked = waiting(preloaded, tmp_path)
     fork = working_fork(asked, children._children[0].process.pid)
     if stopped:
         fork.suspend()
@@ -159,28 +161,19 @@ def test_a_fork_that_dies_or_hangs_ends_its_stub_with_an_error(
 
 
 @linux_only
-@pytest.mark.usefixtures("forking")
-def test_no_more_than_a_few_work_at_a_time(
-    tmp_path: Path, environment: dict[str, str], children: Children
-) -> None:
+def test_no_more_than_a_few_work_at_a_time(tmp_path: Path, preloaded: dict[str, str]) -> None:
     """On a starved machine, programs that are started for the same message must not pile up."""
-    folder = tmp_path / "bin"
-    changed = preload.start(children, "preloaded", folder, environment, tmp_path)
-    wait_for_socket(folder)
     command = ["flwr-clientapp", "--wait"]
-    at_work = [
-        subprocess.Popen(command, env=changed, cwd=tmp_path, stdout=subprocess.PIPE)
-        for _ in range(preload_stub.PLACES)
-    ]
+    at_work = [waiting(preloaded, tmp_path) for _ in range(preload_stub.PLACES)]
     for asked in at_work:
         assert asked.stdout is not None
         asked.stdout.readline()  # it works
-    more = subprocess.run(command, env=changed, cwd=tmp_path, capture_output=True, text=True)
+    more = subprocess.run(command, env=preloaded, cwd=tmp_path, capture_output=True, text=True)
     assert more.returncode == preload_stub.NO_PLACE
     assert "4 are at work for this node" in more.stderr
     at_work[0].kill()
     at_work[0].wait()
-    assert "--again" in run(changed, tmp_path, "--again"), "its place is free"
+    assert "--again" in run(preloaded, tmp_path, "--again"), "its place is free"
     for asked in at_work[1:]:
         asked.kill()
         asked.wait()
