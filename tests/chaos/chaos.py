@@ -7,8 +7,9 @@ long each takes until all nodes take part in a round again.
 Writes as JSON the seconds of every fault, the most memory by role, and what was left at the end,
 and shows a table. At the end it checks that the run can be ended, continued and completed, that its
 model is finite and equals that of the same rounds with the same nodes in one process, and that no
-process is left. The exit code is 1 if a check fails, or if a fault took longer than ``--limit``
-seconds from when its cause was gone to the end of the next round of all nodes that began after it.
+process is left, none was a zombie meanwhile, and none took a GiB more than before the first fault.
+The exit code is 1 if a check fails, or if a fault took longer than ``--limit`` seconds from when
+its cause was gone to the end of the next round of all nodes that began after it.
 
 It needs root, iproute2 and a C compiler.
 """
@@ -44,6 +45,7 @@ CALM_ROUNDS = 5
 HEADER = (
     "fault", "times", "median s", "most s", "last s", "noticed after s", "CPU s", "CPU s of others",
 )  # fmt: skip
+MORE_MIB = 1024.0  # that a process may take, beyond its role's peak without faults
 MORE_ROUNDS = 2  # after the run was ended and started again
 console = Console(highlight=False)
 
@@ -104,6 +106,7 @@ def _run(network: Network, place: Path, shim: Path, options: argparse.Namespace)
             raise SystemExit(f"no round of all nodes; see {place} (--keep)")
         console.print(f"first round of all nodes after {time.monotonic() - begin:.0f} s")
         calm = _calm(rounds, processor)
+        calm_peak = dict(sorted(federation.seen.peak.items()))
         console.print(f"without faults: {calm}")
         draw = random.Random(options.seed)
         until = time.monotonic() + 60 * options.minutes
@@ -133,11 +136,13 @@ def _run(network: Network, place: Path, shim: Path, options: argparse.Namespace)
         "end": ended,
         "replay": replay,
         "memory": {
+            "MiB at most, by role, before the first fault": calm_peak,
             "MiB at most, by role": dict(sorted(seen.peak.items())),
             "MiB at most, together": seen.together,
             "MiB together, over time": seen.memory[:: max(1, len(seen.memory) // 50)],
         },
         "ClientApps of one node at a time, at most": seen.clients,
+        "zombies": sorted(seen.zombies),
     }
 
 
@@ -235,6 +240,13 @@ def _wrong(result: dict[str, Any], limit: float) -> list[str]:
         wrong.append(f"the run neither completed nor said why not: {end}")
     wrong += [f"left: {line}" for line in end["processes left"]]
     wrong += [f"the model is not {what}" for what in ("finite", "equal") if not replay[what]]
+    wrong += [f"zombie: {line}" for line in result["zombies"]]
+    calm = result["memory"]["MiB at most, by role, before the first fault"]
+    wrong += [
+        f"{role}: a process took {mib} MiB, without faults {calm.get(role, 0.0)} MiB"
+        for role, mib in result["memory"]["MiB at most, by role"].items()
+        if mib > calm.get(role, 0.0) + MORE_MIB
+    ]
     if not replay["consecutive"]:
         wrong.append("a round is missing, or was counted twice")
     return wrong

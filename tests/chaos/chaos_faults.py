@@ -12,7 +12,7 @@ import psutil
 from chaos_federation import HOSTS, SMALL_DISK, WRONG_CLOCK, Federation, filled
 from deployment_support import wait_for
 
-HOLD_SECONDS = 15.0  # for which a fault stays that has to be taken away
+HOLD_SECONDS = 10.0  # for which a fault stays that has to be taken away
 HUNG_SECONDS = 120.0  # for a process that hangs to be noticed
 
 

@@ -50,6 +50,7 @@ class Seen:
         together: the most memory of all processes at a time, in MiB.
         clients: the most ClientApps of one node at a time.
         processes: all that ever belonged to the federation.
+        zombies: command lines of processes that nobody had waited for, two samples after their end.
         memory: (seconds since the beginning, MiB of all processes), one per sample.
     """
 
@@ -57,6 +58,7 @@ class Seen:
     together: float = 0.0
     clients: int = 0
     processes: set[psutil.Process] = field(default_factory=set)
+    zombies: set[str] = field(default_factory=set)
     memory: list[tuple[float, float]] = field(default_factory=list)
 
 
@@ -86,6 +88,7 @@ class Federation:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.seen = Seen()
         self._lines: dict[psutil.Process, str] = {}
+        self._ended: set[psutil.Process] = set()
         self._begin = time.monotonic()
         self._stop = threading.Event()
         self._sampler = threading.Thread(target=self._sample, daemon=True)
@@ -205,6 +208,7 @@ class Federation:
 
     def _look(self) -> None:
         total = 0.0
+        self._look_for_zombies()
         for host in self.hosts:
             try:
                 top = self.supervisor(host)
@@ -225,6 +229,20 @@ class Federation:
             self.seen.clients = max(self.seen.clients, clients)
         self.seen.together = max(self.seen.together, round(total, 1))
         self.seen.memory.append((round(time.monotonic() - self._begin, 1), round(total, 1)))
+
+
+    def _look_for_zombies(self) -> None:
+        """One that has only just ended is none yet: its parent must get the time to see it."""
+        ended = {process for process in self.seen.processes if is_zombie(process)}
+        self.seen.zombies |= {self._lines[process] for process in ended & self._ended}
+        self._ended = ended
+
+
+def is_zombie(process: psutil.Process) -> bool:
+    """Whether a process has ended and was not waited for."""
+    with suppress(psutil.Error):
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    return False
 
 
 class Processor:
