@@ -230,7 +230,6 @@ class Federation:
         self.seen.together = max(self.seen.together, round(total, 1))
         self.seen.memory.append((round(time.monotonic() - self._begin, 1), round(total, 1)))
 
-
     def _look_for_zombies(self) -> None:
         """One that has only just ended is none yet: its parent must get the time to see it."""
         ended = {process for process in self.seen.processes if is_zombie(process)}
