@@ -10,6 +10,8 @@ Flower 1.39's SuperExec starts a process for a task and forgets it:
 * It starts as many processes as there are tasks. Here at most ``PLACES`` are at work at a time;
   other tasks wait.
 * A process that hangs stays for ever. Here it is ended when its task has been given up.
+* It ends, and with it the processes that it started, as soon as a question for a task is answered
+  by an error of the server, such as that of a full disk. Here it asks again, for a minute.
 
 It also writes a sign of life of its own: see :func:`beat`. The names of Flower are changed only in
 the version that this module was written for, and only if they are as expected; otherwise a warning
@@ -44,10 +46,14 @@ MAYBE_STARTING = 300.0  # and if the process uses the processor
 GRACE_SECONDS = 5.0  # for a process whose task has been given up
 LONGEST_PAUSE = 15.0  # before it is reported that one more process has ended at once
 REQUEST_SECONDS = 5.0
+PATIENCE_SECONDS = 60.0  # with a server that answers by errors
+ERROR_SECONDS = 0.5  # between two questions meanwhile
 _UNAUTHORIZED = 401
+_SERVER_ERROR = 500
 
 _RUN = "flwr.supercore.superexec.run_superexec"
 _SUBPROCESS = "flwr.supercore.superexec.executor.subprocess_executor"
+_CLIENT, _MESSAGES = "RuntimeHttpClient", "flwr.proto.runtime_pb2"
 
 
 def program(path: str) -> list[str]:
@@ -190,6 +196,47 @@ class Watched:
         self._dead.append((now + pause, task))
 
 
+class Patience:
+    """Asks for tasks, and takes an error of the server for the answer that there is none, until the
+    server has answered with nothing but errors for too long.
+
+    Args:
+        acquire: sends the question; raises an error that says the ``response``'s status.
+        nothing: makes the answer that there is no task.
+        clock, sleep: replaced in tests.
+    """
+
+    def __init__(
+        self,
+        acquire: Callable[[Any], Any],
+        nothing: Callable[[], Any],
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._acquire, self._nothing = acquire, nothing
+        self._clock, self._sleep = clock, sleep
+        self._errors_since: float | None = None
+
+    def __call__(self, request: Any) -> Any:
+        try:
+            answer = self._acquire(request)
+        except Exception as error:
+            status = getattr(getattr(error, "response", None), "status_code", 0)
+            if status < _SERVER_ERROR or not self._may_pass():
+                raise
+            self._sleep(ERROR_SECONDS)
+            return self._nothing()
+        self._errors_since = None
+        return answer
+
+    def _may_pass(self) -> bool:
+        now = self._clock()
+        if self._errors_since is None:
+            self._errors_since = now
+            log.warning("the server answers with errors; asking again")
+        return now - self._errors_since < PATIENCE_SECONDS
+
+
 def cpu_seconds(pid: int) -> float:
     """Processor time that a process has used, in clock ticks; 0 if it is not known."""
     try:
@@ -228,6 +275,24 @@ def install() -> bool:
     setattr(  # noqa: B010
         run, "get_executor", lambda *a, **k: Watched(get_executor(*a, **k), started, _requests)
     )
+    return ask_again(run)
+
+
+def ask_again(run: Any) -> bool:
+    """Let the SuperExec outlive errors of the server, by changing the client that its module uses;
+    returns whether it was done."""
+    client, messages = getattr(run, _CLIENT, None), importlib.import_module(_MESSAGES)
+    if client is None or not callable(getattr(client, "AcquireTask", None)):
+        return _left("it does not ask for tasks as it did")
+
+    class Patient(client):  # type: ignore[misc, valid-type]
+        """The client, with patience."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.AcquireTask = Patience(super().AcquireTask, messages.AcquireTaskResponse)
+
+    setattr(run, _CLIENT, Patient)
     return True
 
 
@@ -250,7 +315,7 @@ def _requests(spec: Any) -> Callable[[str], bool]:
 def _send(spec: Any, what: str) -> None:
     runtime = importlib.import_module("flwr.supercore.runtime")
     interceptors = importlib.import_module("flwr.supercore.interceptors")
-    messages = importlib.import_module("flwr.proto.runtime_pb2")
+    messages = importlib.import_module(_MESSAGES)
     certificate = spec.root_certificates_path
     client = runtime.RuntimeHttpClient.from_server_address(
         spec.runtime_api_address,

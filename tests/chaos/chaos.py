@@ -9,7 +9,8 @@ and shows a table. At the end it checks that the run can be ended, continued and
 model is finite and equals that of the same rounds with the same nodes in one process, and that no
 process is left, none was a zombie meanwhile, and none took a GiB more than before the first fault.
 The exit code is 1 if a check fails, or if a fault took longer than ``--limit`` seconds from when
-its cause was gone to the end of the next round of all nodes that began after it.
+its cause was gone to the end of the next round of all nodes that began after it. Ctrl-C ends the
+faults, and the checks follow.
 
 It needs root, iproute2 and a C compiler.
 """
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,6 +38,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lumos_core.experiments.jobs import library_versions
+from lumos_core.processes.children import ending_on_signals
 from lumos_core.safe_files import write_atomically, write_json
 from lumos_core.terminal.tables import markdown_table
 
@@ -58,7 +61,11 @@ def main() -> int:
     require_namespaces()
     folder = Path(tempfile.mkdtemp(prefix="lumos-chaos-"))
     try:
-        with compiled_shim(folder) as shim, Network("server", *HOSTS) as network:
+        with (
+            ending_on_signals(),
+            compiled_shim(folder) as shim,
+            Network("server", *HOSTS) as network,
+        ):
             result = _run(network, folder / "federation", shim, options)
     finally:
         if options.keep:
@@ -110,18 +117,14 @@ def _run(network: Network, place: Path, shim: Path, options: argparse.Namespace)
         console.print(f"without faults: {calm}")
         draw = random.Random(options.seed)
         until = time.monotonic() + 60 * options.minutes
-        for name in _names(options, draw):
-            if time.monotonic() > until:
-                break
-            rows.append(_cause(name, federation, rounds, processor, draw))
-            row = rows[-1]
-            console.print(
-                f"{row['fault']}: {row['what']}: {row['seconds']} s "
-                f"(noticed {row['noticed']}, rounds {row['rounds']}, "
-                f"CPU {row['cpu_seconds']} s, others {row['cpu_seconds_of_others']} s)"
-            )
-            if row["seconds"] is None:
-                break  # it stays stuck
+        with suppress(KeyboardInterrupt):  # what was measured is kept
+            for name in _names(options, draw):
+                if time.monotonic() > until:
+                    break
+                rows.append(_cause(name, federation, rounds, processor, draw))
+                _tell(rows[-1])
+                if rows[-1]["seconds"] is None:
+                    break  # it stays stuck
         ended = _end(federation, rounds)
         seen = federation.seen
     processor.close()
@@ -194,6 +197,14 @@ def _cause(
         "cpu_seconds": round(own, 1),
         "cpu_seconds_of_others": round(everybody - own, 1),
     }
+
+
+def _tell(row: dict[str, Any]) -> None:
+    console.print(
+        f"{row['fault']}: {row['what']}: {row['seconds']} s "
+        f"(noticed {row['noticed']}, rounds {row['rounds']}, "
+        f"CPU {row['cpu_seconds']} s, others {row['cpu_seconds_of_others']} s)"
+    )
 
 
 def _end(federation: Federation, rounds: Rounds) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 
 from lumos_core.flower import failed_tasks, live_superexec, preload_stub
-from lumos_core.flower.live_superexec import PLACES, Task, Watched
+from lumos_core.flower.live_superexec import PATIENCE_SECONDS, PLACES, Patience, Task, Watched
 
 
 class Process:
@@ -148,6 +149,66 @@ def test_no_more_than_a_few_are_at_work(scene: Scene) -> None:
     processes[0].code = 0
     scene.after(1)
     assert scene.executor.get_eligible_capacity({"app"}, insecure=True) == ({"app"}, {"some"})
+
+
+class Server:
+    """Answers questions for tasks: with a status, or with a task if that is 200."""
+
+    def __init__(self) -> None:
+        self.status, self.now, self.slept = 200, 0.0, list[float]()
+
+    def acquire(self, request: str) -> str:
+        if self.status != 200:
+            response = httpx.Response(self.status, request=httpx.Request("POST", "http://server"))
+            response.raise_for_status()
+        return f"a task for {request}"
+
+    def patience(self) -> Patience:
+        return Patience(self.acquire, lambda: "nothing", lambda: self.now, self.slept.append)
+
+
+def test_an_error_of_the_server_is_no_task_and_is_asked_about_again() -> None:
+    server = Server()
+    ask = server.patience()
+    assert ask("me") == "a task for me"
+    for trouble in range(2):
+        server.status = 500
+        for _ in range(5):
+            assert ask("me") == "nothing"
+            server.now += PATIENCE_SECONDS / 5 - 0.1
+        server.status = 200
+        assert ask("me") == "a task for me", trouble  # and then patience begins anew
+    assert server.slept == [live_superexec.ERROR_SECONDS] * 10
+
+
+@pytest.mark.parametrize(("status", "after"), [(500, PATIENCE_SECONDS), (401, 0.0), (403, 0.0)])
+def test_an_error_that_stays_and_a_refusal_are_raised(status: int, after: float) -> None:
+    server = Server()
+    server.status = status
+    ask = server.patience()
+    if after:
+        assert ask("me") == "nothing"
+    server.now += after
+    with pytest.raises(httpx.HTTPStatusError):
+        ask("me")
+
+
+def test_the_installed_flowers_client_asks_with_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = importlib.import_module("flwr.supercore.superexec.run_superexec")
+    monkeypatch.setattr(run, "RuntimeHttpClient", run.RuntimeHttpClient)
+    monkeypatch.setattr(live_superexec, "ERROR_SECONDS", 0.0)
+    assert live_superexec.ask_again(run)
+    client = run.RuntimeHttpClient.from_server_address("127.0.0.1:1", True, None, [])
+    answers = iter([500, 200])
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(next(answers), request=request)
+
+    client._client = httpx.Client(transport=httpx.MockTransport(answer))
+    messages = importlib.import_module("flwr.proto.runtime_pb2")
+    assert not client.AcquireTask(messages.AcquireTaskRequest()).HasField("task")
+    assert next(answers, None) == 200
+    client.close()
 
 
 def test_everything_else_is_flowers(scene: Scene) -> None:
