@@ -10,8 +10,6 @@ Flower 1.39 has no settings for any of this:
   again. Here both wait up to 5 seconds.
 * A request on a link that is cut waits until TCP gives up. Here gRPC asks for a sign of life when
   an answer is 10 seconds late, and then counts the connection as broken.
-* It gives a reply up if the SuperLink does not take one of its pieces, and the SuperLink takes none
-  twice: if an answer is lost, so is the reply. Here the node asks what is missing, and sends that.
 * A node is counted as gone 60 seconds after its last heartbeat, twice the interval that the node
   itself names. Here the interval is ``LUMOS_HEARTBEAT_SECONDS``, 15 by default: 30 seconds.
 
@@ -55,8 +53,6 @@ CHANNEL = (
 )
 
 _NODE, _MAKE = "flwr.supernode.start_client_internal", "_make_fleet_connection_retry_invoker"
-_PUSH = "_push_messages"
-_OBJECTS, _NOT_TAKEN = "flwr.supercore.inflatable.inflatable_utils", "ObjectPushError"
 _INVOKER = ("max_tries", "wait_gen_factory", "should_giveup", "on_backoff", "on_success")
 _CHANNELS = "flwr.supercore.grpc"
 _HEARTBEATS = ("flwr.client.grpc_rere_client.connection", "flwr.supercore.heartbeat")
@@ -89,7 +85,6 @@ def steady() -> None:
     seconds = heartbeat_seconds()
     if _right_version():
         retry_what_passes()
-        send_what_is_missing()
         notice_broken_links()
         send_heartbeats(seconds)
 
@@ -105,21 +100,6 @@ def retry_what_passes() -> bool:
         return Retries(make(*args, **kwargs)).invoker
 
     setattr(module, _MAKE, better)
-    return True
-
-
-def send_what_is_missing() -> bool:
-    """Complete replies of which a piece was not taken; returns whether it was arranged."""
-    module, objects = importlib.import_module(_NODE), importlib.import_module(_OBJECTS)
-    original, not_taken = getattr(module, _PUSH, None), getattr(objects, _NOT_TAKEN, None)
-    if not callable(original) or not isinstance(not_taken, type):
-        return _left("its replies are not sent as they were")
-
-    def push_messages(*, send: Any, push_object: Any, **others: Any) -> None:  # as Flower calls it
-        reply = Sending(send, push_object, not_taken)
-        original(send=reply.send, push_object=reply.push_object, **others)
-
-    setattr(module, _PUSH, push_messages)
     return True
 
 
@@ -197,40 +177,6 @@ class Retries:
             return False
         self._call.since = getattr(self._call, "since", None) or time.monotonic()
         return bool(time.monotonic() - self._call.since < PATIENCE_SECONDS)
-
-
-class Sending:
-    """Sends replies, one after another, each announced first and then in pieces by several threads.
-
-    Args:
-        send: announces a reply; returns the ids of its pieces that the SuperLink does not have, and
-            the id of a session in which it takes them.
-        push_object: sends a piece, given the run, the session, the piece's id and its content.
-        not_taken: raised by ``push_object`` if the SuperLink does not take the piece.
-    """
-
-    def __init__(
-        self,
-        send: Callable[..., tuple[set[str], str]],
-        push_object: Callable[[int, str, str, bytes], None],
-        not_taken: type[Exception],
-    ) -> None:
-        self._send, self._push_object, self._not_taken = send, push_object, not_taken
-        self._announced: tuple[Any, ...] = ()
-        self._lock = threading.Lock()
-
-    def send(self, *announced: Any) -> tuple[set[str], str]:
-        self._announced = announced
-        return self._send(*announced)
-
-    def push_object(self, run: int, session: str, piece: str, content: bytes) -> None:
-        try:
-            self._push_object(run, session, piece, content)
-        except self._not_taken:
-            with self._lock:  # announcing a reply again ends its sessions before
-                missing, session = self._send(*self._announced)
-                if piece in missing:
-                    self._push_object(run, session, piece, content)
 
 
 _life = runpy.run_path(str(Path(__file__).with_name("sign_of_life.py")))

@@ -50,7 +50,7 @@ def forking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     (folder / "app.py").write_text(PROGRAM)
     source = Path(preload.preload_server.__file__)
-    for name in ("fast_polling.py", "failed_tasks.py"):
+    for name in ("fast_polling.py", "failed_tasks.py", "whole_replies.py"):
         shutil.copy(source.with_name(name), folder)
     text = source.read_text()
     start = text.index("    (entry,) = ")

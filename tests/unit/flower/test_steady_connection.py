@@ -1,13 +1,11 @@
 """What a SuperNode tries again, for how long, and how soon it is missed."""
 
 import importlib
-import inspect
 from types import ModuleType
 from typing import Any
 
 import grpc
 import pytest
-from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supercore.retry import RetryInvoker
 from flwr.supercore.run import RunNotRunningException
 
@@ -48,8 +46,7 @@ class Server:
 def node(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Flower's module of SuperNodes, changed; put back afterwards."""
     module = importlib.import_module(steady._NODE)
-    for name in (steady._MAKE, steady._PUSH):
-        monkeypatch.setattr(module, name, getattr(module, name))
+    monkeypatch.setattr(module, steady._MAKE, getattr(module, steady._MAKE))
     return module
 
 
@@ -187,78 +184,6 @@ def test_the_interval_is_within_what_a_superlink_accepts() -> None:
     assert steady.heartbeat_seconds({steady.SWITCH: "30"}) == 30
 
 
-# ---------------------------------------------------------------- replies
-class Uploads:
-    """A SuperLink that takes each piece of a reply once, in the session that was begun last."""
-
-    def __init__(self, *pieces: str) -> None:
-        self.missing, self.sessions, self.lost = set(pieces), 0, set[str]()
-        self.contents: dict[str, bytes] = {}
-
-    def send(self, message: str, tree: str, seconds: float) -> tuple[set[str], str]:
-        assert (message, tree, seconds) == ("reply", "tree", 1.0)
-        self.sessions += 1
-        return set(self.missing), f"session {self.sessions}"
-
-    def push(self, run: int, session: str, piece: str, content: bytes) -> None:
-        if piece not in self.missing or session != f"session {self.sessions}":
-            raise ObjectPushError(piece, run, session)
-        if piece in self.lost:  # the session is forgotten
-            self.lost.remove(piece)
-            raise ObjectPushError(piece, run, session)
-        self.missing.remove(piece)
-        self.contents[piece] = content
-
-
-def test_a_piece_that_is_there_already_is_no_error() -> None:
-    link = Uploads("a", "b")
-    reply = steady.Sending(link.send, link.push, ObjectPushError)
-    _, session = reply.send("reply", "tree", 1.0)
-    reply.push_object(1, session, "a", b"A")
-    reply.push_object(1, session, "a", b"A")  # the answer was lost
-    reply.push_object(1, session, "b", b"B")  # by a thread that knows the first session only
-    assert link.contents == {"a": b"A", "b": b"B"}
-    assert link.sessions == 3
-
-
-def test_a_piece_that_is_not_taken_is_sent_in_a_new_session() -> None:
-    link = Uploads("a")
-    link.lost = {"a"}
-    reply = steady.Sending(link.send, link.push, ObjectPushError)
-    _, session = reply.send("reply", "tree", 1.0)
-    reply.push_object(1, session, "a", b"A")
-    assert link.contents == {"a": b"A"}
-
-
-def test_a_piece_that_is_never_taken_is_an_error() -> None:
-    def never(run: int, session: str, piece: str, content: bytes) -> None:
-        raise ObjectPushError(piece, run, session)
-
-    link = Uploads("a")
-    reply = steady.Sending(link.send, never, ObjectPushError)
-    _, session = reply.send("reply", "tree", 1.0)
-    with pytest.raises(ObjectPushError):
-        reply.push_object(1, session, "a", b"A")
-
-
-def test_the_installed_flower_sends_replies_that_way(
-    node: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = list(inspect.signature(getattr(node, steady._PUSH)).parameters)
-    assert names == ["state", "object_store", "send", "push_object"]
-    given: dict[str, Any] = {}
-    monkeypatch.setattr(node, steady._PUSH, lambda **names: given.update(names))
-    assert steady.send_what_is_missing()
-    link = Uploads("a")
-    getattr(node, steady._PUSH)(
-        state="state", object_store="store", send=link.send, push_object=link.push
-    )
-    assert (given["state"], given["object_store"]) == ("state", "store")
-    given["send"]("reply", "tree", 1.0)
-    given["push_object"](1, "an older session", "a", b"A")
-    assert link.contents == {"a": b"A"}
-
-
 # ---------------------------------------------------------------- another Flower
 def test_another_version_is_left_alone(
     node: ModuleType,
@@ -267,10 +192,10 @@ def test_another_version_is_left_alone(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    before = getattr(node, steady._MAKE), getattr(node, steady._PUSH)
+    before = getattr(node, steady._MAKE)
     monkeypatch.setattr(steady, "version", lambda name: "1.40.0")
     steady.steady()
-    assert (getattr(node, steady._MAKE), getattr(node, steady._PUSH)) == before
+    assert getattr(node, steady._MAKE) is before
     assert channels.grpc is grpc
     assert [getattr(module, steady._INTERVAL) for module in heartbeats] == [30, 30]
     assert "found 1.40.0" in caplog.text
@@ -280,11 +205,9 @@ def test_code_that_looks_different_is_left_alone(
     node: ModuleType, channels: ModuleType, heartbeats: list[ModuleType]
 ) -> None:
     node.__dict__[steady._MAKE] = lambda: object()
-    node.__dict__[steady._PUSH] = None
     channels.__dict__["grpc"] = object()
     setattr(heartbeats[0], steady._INTERVAL, 20)
     assert not steady.retry_what_passes()
-    assert not steady.send_what_is_missing()
     assert not steady.notice_broken_links()
     assert not steady.send_heartbeats(15)
     assert getattr(heartbeats[1], steady._INTERVAL) == 30
