@@ -51,7 +51,7 @@ class Seen:
         together: the most memory of all processes at a time, in MiB.
         clients: the most ClientApps of one node at a time.
         processes: all that ever belonged to the federation.
-        zombies: command lines of processes that nobody had waited for half a minute after their end.
+        zombies: command lines of processes that nobody had waited for half a minute later.
         memory: (seconds since the beginning, MiB of all processes), one per sample.
     """
 
