@@ -42,6 +42,7 @@ def load() -> Callable[[], Any]:
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # else NumPy starts threads; torch's are separate
     (entry,) = entry_points(group="console_scripts", name=PROGRAM)
     program: Callable[[], Any] = entry.load()
+    runpy.run_path(str(Path(__file__).with_name("gated_clientapp.py")))["install_nothing"]()
     for module in MODULES:
         importlib.import_module(module)
     polling = runpy.run_path(str(Path(__file__).with_name("fast_polling.py")))
