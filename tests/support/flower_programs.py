@@ -105,6 +105,8 @@ class FlowerPrograms:
             program.chmod(program.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setattr(commands, "executable", lambda name: str(folder / name))
         monkeypatch.setattr(commands.live_supernode, "command", lambda path: [path])
+        superexec = [str(folder / "flower-superexec")]
+        monkeypatch.setattr(commands.gated_superexec, "command", lambda: superexec)
 
     def script_supernodes(self, *script: tuple[list[str], int | None]) -> None:
         """What each SuperNode that is started prints, one after another, and its exit code; None

@@ -41,7 +41,8 @@ def watched(tmp_path: Path, until: Callable[[LocalSuperNode], bool]) -> list[dic
     flat = NodeConfig(name="node-0", data=str(tmp_path)).to_flat()
     events: list[dict[str, Any]] = []
     with Children(tmp_path / "logs") as children:
-        node = LocalSuperNode(children, tmp_path / "place", tmp_path, "127.0.0.1:1", flat)
+        app = tmp_path / "installed.zip"
+        node = LocalSuperNode(children, tmp_path / "place", tmp_path, "127.0.0.1:1", flat, app)
         end = time.monotonic() + 60
         while not until(node):
             assert time.monotonic() < end
