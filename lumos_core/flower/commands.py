@@ -34,7 +34,7 @@ from lumos_core.flower import (
 LOOPBACK = "127.0.0.1"
 CONNECTION = "lumos"  # name of the SuperLink connection in Flower's own configuration
 APP_PACKAGES = ("lumos_core", "client_app", "server_app")
-# Left out of the app, which is unpacked again for every message.
+# Left out of the app: no ServerApp or ClientApp needs it.
 _NOT_SENT = {"cli", "deployment", "experiments", "__pycache__"}
 
 _SWITCHES = {

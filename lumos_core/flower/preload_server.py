@@ -1,8 +1,9 @@
 """The preloaded process: it imports what every ClientApp process imports, and forks on request.
 
 It is a program, which :mod:`lumos_core.flower.preload` runs as a file. It must not import
-``lumos_core``, because a ClientApp imports it from the app that the server sent. It forks only
-while it has a single thread, and never touches a GPU. ``preload_stub.py`` describes the requests.
+``lumos_core``, because a ClientApp imports it from the app of its run. Nothing is installed in a
+fork: see ``gated_clientapp.py``. It forks only while it has a single thread, and never touches a
+GPU. ``preload_stub.py`` describes the requests.
 
     python -P preload_server.py FOLDER
 """

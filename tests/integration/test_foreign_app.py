@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tomli_w
 from deployment_support import TINY, wait_for, write_prepared
 
 from lumos_core.config import APPROVED_APPS, NodeConfig, RunConfig
@@ -61,6 +62,7 @@ def apps() -> dict[str, Files]:
     """By name, what the server sends."""
     honest = commands.app_files()
     path = "client_app/client.py"
+    metadata = commands.app_metadata({**RunConfig().to_flat(), "rounds": 3})
     return {
         "line": {**honest, path: honest[path] + MARK.format("ran-line").encode()},
         "torch": {
@@ -68,7 +70,9 @@ def apps() -> dict[str, Files]:
             "torch.py": MARK.format("ran-torch").encode(),
             "server_app/server.py": PROBE.encode(),
         },
-        "agent": honest,
+        # Flower's server unpacks equal archives to one folder, at the same time: these differ in
+        # what does not count
+        "agent": {**honest, app_archive.PROJECT: tomli_w.dumps(metadata).encode()},
         "key": honest,
     }
 
