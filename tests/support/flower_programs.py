@@ -55,7 +55,8 @@ for step in (place / "script").read_text().splitlines()[done].split():
 _SUPERNODE = """
 import json, os, pathlib, sys, time
 place = pathlib.Path(__file__).parent
-start = {"argv": sys.argv[1:], "home": os.environ["FLWR_HOME"]}
+apps = [os.environ.get("LUMOS_INSTALLED_APP"), os.environ.get("LUMOS_APPROVED_APPS")]
+start = {"argv": sys.argv[1:], "home": os.environ["FLWR_HOME"], "apps": apps}
 starts = place / "supernode-starts"
 done = len(starts.read_text().splitlines()) if starts.exists() else 0
 with starts.open("a") as file:
@@ -115,7 +116,7 @@ class FlowerPrograms:
 
     @property
     def supernode_starts(self) -> list[dict[str, object]]:
-        """``argv`` and ``home`` of every SuperNode that was started."""
+        """``argv``, ``home`` and approved ``apps`` of every SuperNode that was started."""
         path = self.folder / "supernode-starts"
         return [json.loads(line) for line in path.read_text().splitlines()]
 
