@@ -40,6 +40,7 @@ APP = "LUMOS_INSTALLED_APP"  # names a file: the installed LUMOS, as an archive
 APPROVED = "LUMOS_APPROVED_APPS"  # digests, with commas between them
 LINE = "%s: run %d is refused: %s"  # connection_log.py looks for it
 FLOWER = "1.39.0"
+DIGEST = "digest"  # the file that says which app to load, in what is handed on
 FOREIGN_APP = "foreign-app"  # the same in client_app/error_codes.py
 LEDGER_FAILED, STORAGE_FAILED = "ledger-failed", "storage-failed"
 UNSAFE = 78  # the exit code of a program that is not set up as it must be (EX_CONFIG)
@@ -234,7 +235,7 @@ class Gate:
     def _handed_on(self, digest: str, files: Mapping[str, bytes]) -> Any:
         """What ClientApps get with each message: it says which app to load, and holds no code."""
         project = _archive["PROJECT"]
-        content = _archive["write"]({project: files[project], "digest": digest.encode()})
+        content = _archive["write"]({project: files[project], DIGEST: digest.encode()})
         module = importlib.import_module(_NODE)
         return module.Fab(sha256(content).hexdigest(), content, {})
 

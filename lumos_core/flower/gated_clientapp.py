@@ -12,17 +12,25 @@ here, which also makes every message cheaper. Where Flower is not as expected, t
 import importlib
 import runpy
 import sys
+import zipfile
+from collections.abc import Callable
 from importlib.metadata import entry_points, version
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NoReturn
 
 FLOWER = "1.39.0"
 _RUN = "flwr.supernode.runtime.run_clientapp"
+DIGEST = "digest"  # the file that says which app to load, in what a SuperNode hands on
 _INSTALLS = ("install_from_fab", "install_app_dependencies")
 
 
-def install_nothing() -> None:
+def install_nothing(loaded: str = "") -> None:
     """Change Flower's program in this process.
+
+    Args:
+        loaded: digest of the app whose modules this process has imported already; messages of any
+            other app fail. Empty: none.
 
     Raises:
         SystemExit: this is another Flower.
@@ -30,12 +38,22 @@ def install_nothing() -> None:
     module = importlib.import_module(_RUN)
     if version("flwr") != FLOWER or not all(callable(getattr(module, n, None)) for n in _INSTALLS):
         raise SystemExit(f"ClientApps run only in Flower {FLOWER}, found {version('flwr')}")
-    setattr(module, _INSTALLS[0], _leave_out)
+    setattr(module, _INSTALLS[0], _leaving_out(loaded))
     setattr(module, _INSTALLS[1], _refuse)
 
 
-def _leave_out(content: bytes, **options: Any) -> None:
+def _leaving_out(loaded: str) -> Callable[..., None]:
     """In the place of Flower's installing: the app is there already, or loading it fails."""
+
+    def leave_out(content: bytes, **options: Any) -> None:
+        if not loaded:
+            return
+        with zipfile.ZipFile(BytesIO(content)) as archive:
+            wanted = archive.read(DIGEST).decode()
+        if wanted != loaded:
+            raise PermissionError(f"this process has loaded app {loaded}, not {wanted}")
+
+    return leave_out
 
 
 def _refuse(*arguments: Any, **options: Any) -> NoReturn:

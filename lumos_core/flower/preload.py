@@ -9,12 +9,13 @@ preloaded process takes about 200 MB of memory per node; ``LUMOS_PRELOAD=0`` swi
 """
 
 import logging
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from lumos_core.errors import FederationError
-from lumos_core.flower import preload_server, preload_stub
+from lumos_core.flower import app_archive, app_gate, preload_server, preload_stub
 from lumos_core.processes.children import Children
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,8 @@ def start(
         children: starts the process as one more child.
         name: name of that child, and of its log.
         folder: for the socket; only this user can open it.
-        environment: environment of the node's processes.
+        environment: environment of the node's processes; it says which apps are approved. If that
+            is the installed LUMOS alone, it is imported beforehand.
         cwd: folder in which it starts.
 
     Returns:
@@ -42,11 +44,26 @@ def start(
         return dict(environment)
     command = [sys.executable, "-P", str(Path(preload_server.__file__)), str(folder)]
     try:
+        command += _only_app(folder, environment)
         children.start(name, command, environment=environment, cwd=cwd)
-    except FederationError as error:
+    except (FederationError, OSError) as error:
         log.warning("no preloaded process: %s", error)
         return dict(environment)
     return {**environment, preload_stub.FOLDER: str(folder)}
+
+
+def _only_app(folder: Path, environment: Mapping[str, str]) -> list[str]:
+    """The folder of the only app that can run, unpacked there; empty if there may be others."""
+    path = environment.get(app_gate.APP)
+    if not path or environment.get(app_gate.APPROVED):
+        return []
+    files = app_archive.read(Path(path).read_bytes())
+    app = folder / "app" / app_archive.digest(files)
+    app_gate.unpack(files, app)  # unless it is there: forks of a process that has died may use it
+    for other in app.parent.iterdir():
+        if other != app:
+            shutil.rmtree(other, ignore_errors=True)
+    return [str(app)]
 
 
 def _prepare(folder: Path) -> bool:

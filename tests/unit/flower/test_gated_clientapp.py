@@ -3,10 +3,11 @@
 import importlib
 import subprocess
 import sys
+import zipfile
 
 import pytest
 
-from lumos_core.flower import gated_clientapp, preload_server
+from lumos_core.flower import app_archive, app_gate, gated_clientapp, preload_server
 
 run = importlib.import_module(gated_clientapp._RUN)
 
@@ -22,6 +23,18 @@ def test_nothing_is_installed() -> None:
     assert run.install_from_fab(b"no archive at all", skip_prompt=True) is None
     with pytest.raises(PermissionError):
         run.install_app_dependencies("anywhere", launch_id="t")
+
+
+def test_a_process_that_has_loaded_an_app_serves_no_other() -> None:
+    gated_clientapp.install_nothing("0" * 64)
+    handed_on = {
+        digest: app_archive.write({"digest": digest.encode()}) for digest in ("0" * 64, "1")
+    }
+    assert run.install_from_fab(handed_on["0" * 64], skip_prompt=True) is None
+    for content in (handed_on["1"], app_archive.write({}), b"no archive"):
+        with pytest.raises((PermissionError, KeyError, zipfile.BadZipFile)):
+            run.install_from_fab(content, skip_prompt=True)
+    assert gated_clientapp.DIGEST == app_gate.DIGEST == "digest"
 
 
 @pytest.mark.parametrize("other", ["1.39.1", "1.40.0"])

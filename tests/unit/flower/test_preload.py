@@ -60,12 +60,12 @@ def forking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     (folder / "app.py").write_text(PROGRAM)
     source = Path(preload.preload_server.__file__)
-    (folder / "gated_clientapp.py").write_text("def install_nothing(): ...")
+    (folder / "gated_clientapp.py").write_text("def install_nothing(loaded): ...")
     for name in ("fast_polling.py", "failed_tasks.py"):
         shutil.copy(source.with_name(name), folder)
     text = source.read_text()
     start = text.index("    (entry,) = ")
-    end = text.index("    runpy.run_path")
+    end = text.index("    gated = runpy.run_path")
     text = text[:start] + "    from app import main as program\n" + text[end:]
     text, found = re.subn(
         r"^MODULES = \(.*?^\)", 'MODULES = ("numpy.random",)', text, flags=re.M | re.S
@@ -263,6 +263,48 @@ def test_it_can_be_switched_off(
     off = {**environment, preload.SWITCH: "0"}
     assert preload.start(children, "preloaded", tmp_path / "bin", off, tmp_path) == off
     assert not (tmp_path / "bin").exists()
+
+
+def test_the_app_is_imported_beforehand_only_where_no_other_may_run(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    app = commands.write_installed(tmp_path / "installed.zip")
+    (tmp_path / "app" / "of an earlier version").mkdir(parents=True)
+    own = {**environment, **commands.approving(app, "")}
+    [folder] = preload._only_app(tmp_path, own)
+    assert folder == str(tmp_path / "app" / commands.app_digest())
+    assert [str(path) for path in (tmp_path / "app").iterdir()] == [folder]
+    (Path(folder) / "used").touch()
+    assert preload._only_app(tmp_path, own) == [folder]
+    assert (Path(folder) / "used").exists(), "forks may still import from there"
+    shutil.rmtree(tmp_path / "app")
+    others = commands.approving(app, "0" * 64)
+    assert preload._only_app(tmp_path, {**environment, **others}) == []
+    assert preload._only_app(tmp_path, environment) == []
+    assert not (tmp_path / "app").exists()
+
+
+@linux_only
+def test_a_process_with_the_app_still_has_one_thread(tmp_path: Path) -> None:
+    """Otherwise it could not fork."""
+    app = commands.write_installed(tmp_path / "installed.zip")
+    [folder] = preload._only_app(tmp_path, commands.approving(app, ""))
+    code = (
+        "import importlib.util, pathlib, sys\n"
+        f"spec = importlib.util.spec_from_file_location('p', {preload.preload_server.__file__!r})\n"
+        "p = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(p)\n"
+        f"p.load(pathlib.Path({folder!r}))\n"
+        "print(p.threads(), sys.modules['client_app.client'].__file__)\n"
+        "print(sys.modules['lumos_core.federation.node'].__file__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        f"1 {folder}/client_app/client.py", f"{folder}/lumos_core/federation/node.py"
+    ]  # fmt: skip
 
 
 def test_both_sides_agree() -> None:
