@@ -59,13 +59,14 @@ def check(bundle: NodeBundle) -> Iterator[str]:
     """Check everything that a node needs; yields lines to show (rich markup).
 
     Raises:
-        ConfigError: key or certificate are missing, unsafe, damaged or expired; there is no such
-            device or LLM; the server answers without TLS; or its certificate is not from the
-            bundle's authority.
+        ConfigError: apps cannot be checked in this version of Flower; key or certificate are
+            missing, unsafe, damaged or expired; there is no such device or LLM; the server answers
+            without TLS; or its certificate is not from the bundle's authority.
         DataError: the data are malformed; the error names file and line.
     """
     config = bundle.config
     chosen = chain(
+        checks.flower(),
         checks.certificate(bundle.ca),
         checks.node_key(bundle.key),
         checks.device(config.device),

@@ -245,7 +245,7 @@ class Gate:
         try:
             unpack(files, config.get_project_dir(run.fab_id, run.fab_version, run.fab_hash))
         except OSError as error:
-            raise NoStorageError(f"its app cannot be unpacked: {error.strerror}") from None
+            raise NoStorageError(f"its app cannot be unpacked: {error}") from None
 
     # ------------------------------------------------------------ answers
 
