@@ -59,6 +59,8 @@ _WHAT_TO_DO = (
     "and start the node again; if not, ask who runs the server for the LUMOS that is installed here"
 )
 
+_ASK = "nothing of it was run; ask who runs the server"
+
 _archive: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("app_archive.py")))
 
 
@@ -201,7 +203,7 @@ class Gate:
         expected = str(constants.TaskType.SERVER_APP)
         if run.primary_task_type != expected:
             found = _shown(run.primary_task_type)
-            raise RefusedRunError(f"it is of the type {found}, expected {expected}")
+            raise RefusedRunError(f"it is of the type {found}, expected {expected}; {_ASK}")
         digest, files = self._checked(get_fab(run.fab_hash, run_id).content)
         app = self._handed_on(digest, files)
         own = replace(
@@ -218,7 +220,7 @@ class Gate:
             sent = _archive["read"](content)
             digest = _archive["digest"](sent)
         except ValueError as error:
-            raise RefusedRunError(f"the server sent no proper app: {error}") from None
+            raise RefusedRunError(f"the server sent no proper app: {error}; {_ASK}") from None
         if digest == self.installed:
             return digest, self._files
         if digest in self._approved:
@@ -303,7 +305,7 @@ def _check_keys(app: Any, run: Any) -> None:
         module.get_fused_config_from_fab(app.content, run)
     except Exception as error:  # ValueError; and whatever a pyproject.toml can cause
         raise RefusedRunError(
-            f"the run's configuration does not fit the app: {_shown(error)}"
+            f"the run's configuration does not fit the app: {_shown(error)}; {_ASK}"
         ) from None
 
 

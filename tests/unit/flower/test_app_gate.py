@@ -212,6 +212,8 @@ def test_everything_else_is_answered_with_a_code(
     )
     [line] = [r.getMessage() for r in caplog.records if "foreign-app" in r.getMessage()]
     assert reason in line
+    assert "nothing of it was run" in line
+    assert "ask who runs the server" in line
     written = [json.loads(text) for text in own.ledger.read_text().splitlines()]
     assert [entry["message"] for entry in written] == ["query.describe", "train"]
     assert [entry["records"][0]["record"] for entry in written] == ["error", "error"]
