@@ -29,7 +29,7 @@ APPROVED_APPS = "approved-apps"
 
 def _digests(value: object) -> object:
     """A list of digests, or a text with commas between them, as such a text."""
-    found = value.split(",") if isinstance(value, str) and value else value or ()
+    found = [text for text in value.split(",") if value] if isinstance(value, str) else value
     if not isinstance(found, list | tuple):
         raise _wrong_digest()
     digests = [text.strip() if isinstance(text, str) else "" for text in found]

@@ -22,7 +22,7 @@ def test_digests_are_kept_as_a_text(given: object, kept: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", ["lumos", [ONE[:-1]], [ONE.upper().replace("0", "A")], [7], 7, [""]]
+    "given", ["lumos", [ONE[:-1]], [ONE.upper().replace("0", "A")], [7], 7, 0, False, None, [""]]
 )
 def test_anything_else_is_refused(given: object) -> None:
     with pytest.raises(ConfigError, match=r"key 'approved-apps': .* 64 characters 0-9 and a-f"):
