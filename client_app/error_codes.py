@@ -8,6 +8,7 @@ ask.
 from lumos_core.errors import ConfigError, DataError, ModelError, RefusalError, ReplyError
 
 CATALOG_MISMATCH = "catalog-mismatch"  # server and node hold different catalogs
+FOREIGN_APP = "foreign-app"  # lumos_core.flower.app_gate: its owner has not approved what was sent
 LEDGER_FAILED = "ledger-failed"  # without its line in the ledger a reply must not leave
 SECAGG_REFUSED = "secagg-refused"  # secure aggregation would not have protected this node
 

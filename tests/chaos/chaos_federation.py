@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import psutil
-from deployment_support import named, wait_for, wrapped_app
+from deployment_support import app_digest, approve, named, wait_for, wrapped_app
 from hosts_support import FLEET, Deployment
 from namespaces import Network
 
@@ -98,7 +98,9 @@ class Federation:
         code = (HERE / "hostile_client.py").read_text()
         code = code.replace("@ORDERS@", str(self.hostile))
         code = code.replace("@SUPPORT@", str(HERE.parent / "support"))
-        wrapped_app(self.deployment.home("server"), code)
+        digest = app_digest(wrapped_app(self.deployment.home("server"), code))
+        for number, host in enumerate(HOSTS):  # or they would refuse it
+            approve(self.deployment.home(host) / f"node-{number}", digest)
 
     def __enter__(self) -> Self:
         for host in ("server", WRONG_CLOCK):
