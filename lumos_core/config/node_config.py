@@ -7,13 +7,13 @@ from pydantic import Field
 
 from lumos_core.config.flat import (
     Count,
-    FlatConfig,
     LogFormat,
     LogLevel,
     NonNegative,
     Positive,
     key,
 )
+from lumos_core.config.floor_keys import FloorKeys
 
 NODE_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 """Regular expression of valid node names; a name becomes part of file names and logs."""
@@ -23,8 +23,9 @@ SIMULATION_DATA = "LUMOS_SIMULATION_DATA"
 """Environment variable of virtual nodes: the folder that holds node-0/, node-1/, …"""
 
 
-class NodeConfig(FlatConfig):
-    """Facts of one node that stay on its machine (Flower's ``--node-config``).
+class NodeConfig(FloorKeys):
+    """Facts of one node that stay on its machine (Flower's ``--node-config``), and its owner's
+    floor.
 
     >>> NodeConfig(data="data/node-0").state_folder.as_posix()
     'data/node-0/state'
@@ -52,12 +53,6 @@ class NodeConfig(FlatConfig):
     )
     log_level: LogLevel = key("info", "log level of the node's process")
     keep_model: bool = key(True, "keep the received global model for `lumos recommend`")
-    require_secure_aggregation: bool = key(
-        False, "refuse to train where the server could read a single delta"
-    )
-    secagg_min_nodes: Annotated[int, Field(ge=2)] = key(
-        3, "the smallest number of nodes whose sum this node takes part in"
-    )
     partition_id: Count = key(0, "set by Flower's simulation engine")
     num_partitions: Positive = key(1, "set by Flower's simulation engine")
 
