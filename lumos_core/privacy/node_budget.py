@@ -15,11 +15,14 @@ are only counted.
 A training is written down before its noise is drawn. If that fails, the training must not begin.
 """
 
+import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -75,9 +78,7 @@ class Training:
 
     def rdp(self) -> tuple[float, ...]:
         """The RDP at each order; infinite where it cannot be computed, as at some high orders."""
-        from opacus.accountants.analysis.rdp import compute_rdp
-
-        found = compute_rdp(
+        found = _opacus().compute_rdp(
             q=self.rate, noise_multiplier=self.noise, steps=self.steps, orders=list(_ORDERS)
         )
         return tuple(math.inf if math.isnan(value) else float(value) for value in found)
@@ -249,6 +250,20 @@ def _sum(one: tuple[float, ...], other: tuple[float, ...]) -> tuple[float, ...]:
 def _epsilon(rdp: tuple[float, ...], delta: float) -> float:
     if not any(rdp):
         return 0.0
-    from opacus.accountants.analysis.rdp import get_privacy_spent
+    found, _ = _opacus().get_privacy_spent(orders=list(_ORDERS), rdp=list(rdp), delta=delta)
+    return max(float(found), 0.0)
 
-    return max(float(get_privacy_spent(orders=list(_ORDERS), rdp=list(rdp), delta=delta)[0]), 0.0)
+
+@cache
+def _opacus() -> ModuleType:
+    """Opacus' module of RDP, loaded without the package around it: importing that takes seconds,
+    and a node starts a process for every message."""
+    package = importlib.util.find_spec("opacus")
+    assert package is not None, "a dependency of LUMOS"
+    path = Path(str(package.origin)).parent / "accountants" / "analysis" / "rdp.py"
+    spec = importlib.util.spec_from_file_location("opacus_rdp", path)
+    assert spec is not None, path
+    assert spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -80,6 +80,19 @@ def test_what_a_node_cannot_know_is_counted_apart(changes) -> None:
     assert (spent.trainings, spent.uncounted, spent.epsilon(DELTA)) == (1, 1, 0.0)
 
 
+def test_counting_imports_neither_torch_nor_all_of_opacus() -> None:
+    """A node starts a process for every message."""
+    code = (
+        "import sys\n"
+        "from lumos_core.privacy.node_budget import Spent, Training\n"
+        "assert Spent().after_training('a', Training(2.0, 0.1, 9)).epsilon(1e-5) > 0\n"
+        "print([name for name in ('torch', 'opacus') if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                         env=os.environ | {"PYTHONPATH": ":".join(sys.path)})  # fmt: skip
+    assert out.stdout.strip() == "[]"
+
+
 # ---------------------------------------------------------------- all runs
 def test_runs_are_composed_order_by_order() -> None:
     """Less than the sum of their ε, more than the larger, and what one accountant says."""
