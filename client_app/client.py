@@ -5,7 +5,7 @@ The table :data:`client_app.duties.DUTIES` says what a node does for a message; 
 what all messages have in common. Flower starts a fresh process for every message, so the slow
 imports (torch, and transformers even more) wait until they are needed, and everything that must
 last is in the node's state folder. No exception leaves this module: the server gets a code, the
-owner gets the traceback in ``<state>/node.log``.
+owner gets the traceback in ``<state>/node.log``, or a sentence where the owner's floor forbids it.
 """
 
 import logging
@@ -23,11 +23,13 @@ from client_app.duties import DUTIES, Task
 from lumos_core import logs
 from lumos_core.config import SIMULATION_DATA, NodeConfig, RunConfig
 from lumos_core.errors import ConfigError
+from lumos_core.federation.owner_floor import REFUSED, BelowFloorError, Floor, Refusal
 from lumos_core.flower import records
 from lumos_core.safe_files import append_bounded, private_folder
 
 LOG = "node.log"
 LOG_BYTES = 8 * 1024**2  # a larger one is renamed to node.log.1 and replaces the previous
+_KINDS = {message_type: kind for kind, message_type in records.MESSAGE_TYPES.items()}
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,9 @@ def answer(message: Message, context: Context) -> Message:
         round_ = order.round
         name = settings.name if kind == records.DESCRIBE else ""
         config = RunConfig.from_flat(context.run_config)
-        content = _carry_out(kind, Task(context, config, settings, order))
+        floor = Floor(_KINDS[kind], config, settings)
+        content = _carry_out(kind, Task(context, config, settings, order, floor))
+        floor.sends(records.payload_bytes(content))
     except Exception as error:
         content = records.encode_error(_note(state, error), name)
     reply = Message(content, reply_to=message)
@@ -87,13 +91,16 @@ def node_config(context: Context) -> NodeConfig:
     flat = dict(context.node_config)
     if "data" not in flat and (folder := os.environ.get(SIMULATION_DATA)):
         name = f"node-{flat.get('partition-id', 0)}"
-        flat |= {"data": str(Path(folder) / name), "name": name}
+        # Whoever starts a simulation owns its nodes: the run's model is their own choice.
+        llm = str(context.run_config.get("llm", ""))
+        flat |= {"data": str(Path(folder) / name), "name": name, "llm": llm}
     return NodeConfig.from_flat(flat)
 
 
 def _carry_out(kind: str, job: Task) -> RecordDict:
     """The content of the reply; the table says what this kind of message needs."""
     duty = DUTIES[kind]
+    job.floor.check_run()
     if duty.data:
         job.open_data(duty.views)
         try:
@@ -102,6 +109,7 @@ def _carry_out(kind: str, job: Task) -> RecordDict:
             if duty.other_catalog == "refused":
                 raise
             _note(job.settings.state_folder, error)
+        job.check_work()
     content = duty.work(job)
     if duty.keeps_model and job.settings.keep_model:
         _keep(job, trains=kind == records.TRAIN)
@@ -122,17 +130,22 @@ def _keep(job: Task, trains: bool) -> None:
 def _note(state: Path | None, error: Exception) -> str:
     """Keep the details on this machine; return the code that may be sent to the server."""
     code = error_codes.code_of(error)
-    details = "".join(traceback.format_exception(error))
+    refused = isinstance(error, BelowFloorError)
+    details = f"{error}\n" if refused else "".join(traceback.format_exception(error))
     try:
         if state is None:
             raise OSError
         private_folder(state)
         text = f"{datetime.now(UTC).isoformat()} {code}\n{details}\n"
         append_bounded(state / LOG, text.encode(errors="replace"), LOG_BYTES)
+        if isinstance(error, BelowFloorError):
+            log.warning("%s", error, extra={"facts": {"code": code}})
+            Refusal(time=time.time(), sentences=error.sentences).write(state / REFUSED, 0o600)
+            return code
         log.error("failed; details in the node's %s", LOG, extra={"facts": {"code": code}})
     except OSError:  # e.g. the disk is full: log the reason if it cannot quote private data
         facts = {"code": code}
-        if isinstance(error, ConfigError):
+        if isinstance(error, ConfigError | BelowFloorError):
             facts["reason"] = str(error)
         log.error("failed; %s cannot be written", LOG, exc_info=error, extra={"facts": facts})
     return code

@@ -17,6 +17,9 @@ catalog. A message from a server with another catalog is refused: the same row w
 item, and the work would be worthless. `describe` is the exception: the node only records the
 difference in its own log, because the server cannot name a refused node before it knows the name.
 The steps of secure aggregation before and after the upload need no data and are answered at once.
+
+Before anything else the node compares the message with its owner's floor
+(:mod:`lumos_core.federation.owner_floor`), and before it trains it writes down what that costs.
 """
 
 import logging
@@ -32,6 +35,7 @@ from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import differing_versions, short_fingerprint
 from lumos_core.data.layout import PREPARE_NODE
 from lumos_core.errors import ReplyError
+from lumos_core.federation.owner_floor import Floor
 from lumos_core.flower import records
 from lumos_core.flower.records import Order
 
@@ -39,6 +43,7 @@ if TYPE_CHECKING:  # they import torch, which a step of secure aggregation does 
     from lumos_core.federation.node import Node
     from lumos_core.learning.parameters import Params
     from lumos_core.views.meter import Meter
+    from lumos_core.wire.messages import Metrics
 
 MAX_PIECE_SECONDS = (
     600.0  # limit of work on views for one message, even if the server asks for more
@@ -55,6 +60,7 @@ class Task:
     config: RunConfig
     settings: NodeConfig
     order: Order
+    floor: Floor
     meter: "Meter" = field(init=False)  # these two exist only if the duty needs data
     node: "Node" = field(init=False)
 
@@ -78,6 +84,19 @@ class Task:
         self.meter = Meter(self.settings.state_folder, run_key(self.config, self.order.catalog))
         seconds = None if views is None else views(self)
         self.node = open_node(self.config, self.settings, self.meter, seconds)
+
+    def check_work(self) -> None:
+        """Raises BelowFloorError if this node's owner does not allow the work."""
+        from lumos_core.runs.resume import run_key
+
+        # Not with the catalog's fingerprint, which a server may send or not.
+        self.floor.check_work(len(self.node.split.sequences), run_key(self.config, ""))
+
+    def train(self) -> "tuple[Params, Metrics]":
+        """Train, after what that costs has been written down."""
+        params, order = self.params, self.order
+        with self.floor.training():
+            return self.node.train(params, order.round, order.evaluate)
 
     def check_catalog(self) -> None:
         """Raises CatalogMismatchError if the server has another catalog."""
@@ -131,9 +150,9 @@ def train(job: Task) -> RecordDict:
     order, settings = job.order, job.settings
     if order.secure is not None:
         part = secure_steps.participant(job.context, job.config, settings, settings.state_folder)
-        return records.encode_upload(secure_steps.upload(part, job.node, order))
-    secure_steps.check_plain_allowed(job.config, settings)
-    return records.encode_train(*job.node.train(job.params, order.round, order.evaluate))
+        return records.encode_upload(secure_steps.upload(part, order, job.train))
+    secure_steps.check_plain_allowed(job.config)
+    return records.encode_train(*job.train())
 
 
 def evaluate(job: Task) -> RecordDict:

@@ -6,10 +6,14 @@ ask.
 """
 
 from lumos_core.errors import ConfigError, DataError, ModelError, RefusalError, ReplyError
+from lumos_core.federation.owner_floor import BelowFloorError
+from lumos_core.privacy.node_budget import AccountError
 
+BELOW_FLOOR = "below-floor"  # the run asks for more than the owner allows; the key follows
 CATALOG_MISMATCH = "catalog-mismatch"  # server and node hold different catalogs
 FOREIGN_APP = "foreign-app"  # lumos_core.flower.app_gate: its owner has not approved what was sent
-LEDGER_FAILED = "ledger-failed"  # without its line in the ledger a reply must not leave
+LEDGER_FAILED = "ledger-failed"  # without its line in the ledger a reply must not leave; without
+# being written down first, no training begins
 SECAGG_REFUSED = "secagg-refused"  # secure aggregation would not have protected this node
 
 _CODES: tuple[tuple[type[BaseException], str], ...] = (
@@ -35,6 +39,9 @@ def code_of(error: BaseException) -> str:
     """The code under which an exception is reported."""
     if isinstance(error, CatalogMismatchError):
         return CATALOG_MISMATCH
-    if isinstance(error, LedgerError):
+    if isinstance(error, LedgerError | AccountError):
         return LEDGER_FAILED
+    if isinstance(error, BelowFloorError):
+        plain = error.key == "require-secure-aggregation"
+        return SECAGG_REFUSED if plain else f"{BELOW_FLOOR}-{error.key}"
     return next((code for kind, code in _CODES if isinstance(error, kind)), "internal-error")

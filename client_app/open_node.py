@@ -5,6 +5,7 @@ from pathlib import Path
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.node_cache import read_kept_node
 from lumos_core.federation.node import Node
+from lumos_core.federation.owner_floor import time_limit
 from lumos_core.views.meter import Meter
 from lumos_core.views.source import view_source
 from lumos_core.views.view import ViewSource, no_views
@@ -38,4 +39,7 @@ def open_node(
             on_progress=meter.on_users if meter else None,
             on_stage=meter.on_stage if meter else None,
         )  # fmt: skip
-    return Node(node.name, catalog, sequences, config, views, node.device, node.state_folder)
+    return Node(
+        node.name, catalog, sequences, config, views, node.device, node.state_folder,
+        lambda: time_limit(node),
+    )  # fmt: skip

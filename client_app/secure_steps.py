@@ -2,7 +2,6 @@
 :mod:`lumos_core.privacy.secure_aggregation`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from flwr.app import Context
@@ -11,11 +10,8 @@ from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.errors import RefusalError, ReplyError
 from lumos_core.flower.cryptography import FLOWER
 from lumos_core.flower.records import Order
-from lumos_core.privacy.secure_aggregation.participant import Participant
+from lumos_core.privacy.secure_aggregation.participant import Participant, Train
 from lumos_core.privacy.secure_aggregation.session_store import FileStore
-
-if TYPE_CHECKING:
-    from lumos_core.federation.node import Node
 
 
 def participant(
@@ -32,8 +28,13 @@ def participant(
     )
 
 
-def upload(part: Participant, node: "Node", order: Order) -> np.ndarray:
+def upload(part: Participant, order: Order, train: Train) -> np.ndarray:
     """Train, and mask the result before it leaves.
+
+    Args:
+        part: this node.
+        order: the instruction.
+        train: trains; called once the protocol allows it.
 
     Raises:
         RefusalError: the protocol forbids it.
@@ -47,17 +48,16 @@ def upload(part: Participant, node: "Node", order: Order) -> np.ndarray:
         order.secure,
         params,
         order.evaluate is not None,
-        lambda: node.train(params, order.round, order.evaluate),
+        train,
     )
 
 
-def check_plain_allowed(config: RunConfig, settings: NodeConfig) -> None:
-    """Refuse to send a delta that the server could read, if the run or the node's owner forbids it.
+def check_plain_allowed(config: RunConfig) -> None:
+    """Refuse to send a delta that the server could read, if the run has secure aggregation. What
+    the node's owner requires is checked before (:mod:`lumos_core.federation.owner_floor`).
 
     Raises:
-        RefusalError: one of them forbids it.
+        RefusalError: the run has it.
     """
     if config.secure_aggregation:
         raise RefusalError("the run has secure-aggregation = true, the instruction is a plain one")
-    if settings.require_secure_aggregation:
-        raise RefusalError("this node has require-secure-aggregation = true, the run has not")

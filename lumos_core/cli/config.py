@@ -22,7 +22,7 @@ def config_command(
         return
     wanted = keys or [""]
     found = False
-    for title, rows in [*reference.groups(), ("A node's own", reference.node_rows())]:
+    for title, rows in [*reference.groups(), *reference.node_groups()]:
         shown = [row for row in rows if any(part in row.key for part in wanted)]
         if shown:
             found = True

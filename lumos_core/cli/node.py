@@ -1,14 +1,20 @@
 """``lumos node``: a node of a federation across machines."""
 
+import json
+import math
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from lumos_core.cli.options import assignments, with_options
 from lumos_core.deployment.folders import NodeBundle
-from lumos_core.deployment.node_supervisor import check, keep_running
+from lumos_core.deployment.node_supervisor import check, keep_running, state_folder
+from lumos_core.errors import DataError
+from lumos_core.federation.owner_floor import Refusal, policy
+from lumos_core.privacy.node_budget import FILE, Account, AccountError, Spent
 from lumos_core.views.llm.find import BUNDLED
 
 node_app = typer.Typer(name="node", help="A node on this machine.", no_args_is_help=True)
@@ -87,6 +93,102 @@ def app_digest_command(
     typer.echo(commands.app_digest(fab))
 
 
+@node_app.command("policy")
+def policy_command(
+    bundle: Bundle,
+    data: Data = None,
+    state: State = None,
+    llm: Llm = None,
+    settings: Settings = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead.")] = False,
+) -> None:
+    """Show what a server may ask of this node, what it may not, and what runs have spent so far.
+
+    The limits are the owner's, in node.toml; no run's configuration can go below them.
+    """
+    ready = _bundle(bundle, data, state, None, llm, settings)
+    place = state_folder(ready)
+    try:
+        spent = Account(place).read()
+    except AccountError as error:
+        raise DataError(str(error)) from None
+    found = {
+        "node": ready.config.name,
+        "limits": policy(ready.config),
+        "spent": _spent(spent, ready.config.epsilon_delta),
+        "last_refusal": _refusal(place),
+    }
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        _print_policy(found, place)
+
+
+def _spent(spent: Spent, delta: float) -> dict[str, Any]:
+    """What runs have spent; ε is None where it has no bound."""
+
+    def bounded(epsilon: float) -> float | None:
+        return epsilon if math.isfinite(epsilon) else None
+
+    return {
+        "epsilon": bounded(spent.epsilon(delta)),
+        "delta": delta,
+        "trainings": spent.trainings,
+        "without_epsilon": spent.uncounted,
+        "day": spent.day,
+        "trainings_today": spent.trainings_today,
+        "bytes_today": spent.bytes_today,
+        "runs": [
+            {
+                "run": run.run,
+                "trainings": run.trainings,
+                "epsilon": bounded(spent.epsilon_of(run.run, delta)),
+            }
+            for run in spent.runs
+        ],
+    }
+
+
+def _refusal(state: Path) -> dict[str, Any] | None:
+    found = Refusal.of_node(state)
+    if found is None:
+        return None
+    when = datetime.fromtimestamp(found.time, UTC).isoformat(timespec="seconds")
+    return {"time": when, "reasons": list(found.sentences)}
+
+
+def _print_policy(found: dict[str, Any], state: Path) -> None:
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console.print(f"{found['node']}: what a server may ask of this node", style="bold")
+    for key, limit in found["limits"].items():
+        console.print(f"  {key:<27} {limit['means']}")
+    spent = found["spent"]
+    console.print(f"\nspent so far, as {state / FILE} has it", style="bold")
+    epsilon, unknown = _shown(spent["epsilon"]), spent["without_epsilon"]
+    counted = spent["trainings"] - unknown
+    console.print(f"  all runs: ε = {epsilon} (δ = {spent['delta']:g}) in {counted} trainings")
+    if unknown:
+        console.print(
+            f"  {unknown} more trainings, of which a node cannot count ε (dp = none or central, or "
+            "no secret noise)"
+        )
+    console.print(
+        f"  today, {spent['day']} (UTC): {spent['trainings_today']} trainings, "
+        f"{spent['bytes_today']:,} bytes sent"
+    )
+    for run in spent["runs"]:
+        epsilon = _shown(run["epsilon"])
+        console.print(f"  run {run['run']}: {run['trainings']} trainings, ε = {epsilon}")
+    if (last := found["last_refusal"]) is not None:
+        console.print(f"\nlast refusal, {last['time']}", style="bold")
+        for reason in last["reasons"]:
+            console.print(f"  {reason}")
+
+
+def _shown(epsilon: float | None) -> str:
+    return "no bound" if epsilon is None else f"{epsilon:.3g}"
+
+
 def _absolute(llm: str) -> str:
     """The absolute path of a model that is a file or folder, as the node's processes run in another
     folder; the name of any other model is unchanged."""
@@ -103,6 +205,21 @@ def _checked(
     settings: list[str] | None,
     console: Console,
 ) -> NodeBundle:
+    ready = _bundle(bundle, data, state, superlink, llm, settings)
+    for line in check(ready):
+        console.print(line)
+    return ready
+
+
+def _bundle(
+    bundle: Path,
+    data: Path | None,
+    state: Path | None,
+    superlink: str | None,
+    llm: str | None,
+    settings: list[str] | None,
+) -> NodeBundle:
+    """The node's folder, with the options of the command line on top of its settings."""
     options = {
         "data": str(data.resolve()) if data else None,
         "state": str(state.resolve()) if state else None,
@@ -110,7 +227,4 @@ def _checked(
         "llm": _absolute(llm) if llm else None,
     }
     changes = with_options(assignments(settings or []), options)
-    ready = NodeBundle.read(bundle, changes)
-    for line in check(ready):
-        console.print(line)
-    return ready
+    return NodeBundle.read(bundle, changes)

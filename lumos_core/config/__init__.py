@@ -1,12 +1,14 @@
 """The configurations of a run and of a node: flat keys in, validated frozen objects out.
 
 Begin with `run_config`: every key of a run, its default and its meaning. `node_config` has those of
-a node, `methods` the methods that ``method`` may name, `names` the type of keys whose values are
-names, `flat` what both configurations have in common; `reference` writes ``docs/configuration.md``
-from the fields. May import only `errors` and `plugins` outside this package.
+a node, `floor_keys` those with which its owner limits any run, `methods` the methods that
+``method`` may name, `names` the type of keys whose values are names, `flat` what both
+configurations have in common; `reference` writes ``docs/configuration.md`` from the fields. May
+import only `errors` and `plugins` outside this package.
 """
 
 from lumos_core.config.flat import FlatConfig, LogFormat, LogLevel, Scalar
+from lumos_core.config.floor_keys import FloorKeys
 from lumos_core.config.methods import METHODS, Method, next_item_only
 from lumos_core.config.node_config import (
     APPROVED_APPS,
@@ -48,6 +50,7 @@ __all__ = [
     "AggregationKeys",
     "CodecName",
     "FlatConfig",
+    "FloorKeys",
     "LLMKeys",
     "LogFormat",
     "LogLevel",

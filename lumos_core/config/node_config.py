@@ -9,13 +9,13 @@ from pydantic_core import PydanticCustomError
 
 from lumos_core.config.flat import (
     Count,
-    FlatConfig,
     LogFormat,
     LogLevel,
     NonNegative,
     Positive,
     key,
 )
+from lumos_core.config.floor_keys import FloorKeys
 
 NODE_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 """Regular expression of valid node names; a name becomes part of file names and logs."""
@@ -44,8 +44,9 @@ def _wrong_digest() -> PydanticCustomError:
     )
 
 
-class NodeConfig(FlatConfig):
-    """Facts of one node that stay on its machine (Flower's ``--node-config``).
+class NodeConfig(FloorKeys):
+    """Facts of one node that stay on its machine (Flower's ``--node-config``), and its owner's
+    floor.
 
     >>> NodeConfig(data="data/node-0").state_folder.as_posix()
     'data/node-0/state'
@@ -73,12 +74,6 @@ class NodeConfig(FlatConfig):
     )
     log_level: LogLevel = key("info", "log level of the node's process")
     keep_model: bool = key(True, "keep the received global model for `lumos recommend`")
-    require_secure_aggregation: bool = key(
-        False, "refuse to train where the server could read a single delta"
-    )
-    secagg_min_nodes: Annotated[int, Field(ge=2)] = key(
-        3, "the smallest number of nodes whose sum this node takes part in"
-    )
     approved_apps: Annotated[str, BeforeValidator(_digests)] = key(
         "", "digests of apps that this node runs besides the installed LUMOS; a list in node.toml"
     )

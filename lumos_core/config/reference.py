@@ -7,6 +7,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from lumos_core.config.flat import FlatConfig, kebab
+from lumos_core.config.floor_keys import FloorKeys
 from lumos_core.config.names import OneOf
 from lumos_core.config.node_config import NodeConfig
 from lumos_core.config.run_config import FREE_KEYS, GROUPS, RunConfig, group_keys
@@ -28,6 +29,12 @@ _NODE = """\
 Flower takes them from `--node-config`; `lumos node start` sets them from its options. They stay on
 the node's machine.
 """
+_FLOOR = """\
+## The owner's floor
+
+Also a node's own: limits that no run's configuration can go below
+([privacy.md](privacy.md#the-owners-floor)). `lumos node policy` shows a node's in plain words.
+"""
 
 
 class KeyRow(NamedTuple):
@@ -47,9 +54,15 @@ def groups() -> Iterator[tuple[str, list[KeyRow]]]:
         yield title, _rows(group)
 
 
+def node_groups() -> Iterator[tuple[str, list[KeyRow]]]:
+    """Titles of the groups of a node's keys, and their keys."""
+    yield "A node's own", _rows(NodeConfig)
+    yield (FloorKeys.__doc__ or "").partition("\n")[0], _rows(FloorKeys)
+
+
 def node_rows() -> list[KeyRow]:
     """The keys of a node."""
-    return _rows(NodeConfig)
+    return [row for _, rows in node_groups() for row in rows]
 
 
 def markdown() -> str:
@@ -57,7 +70,8 @@ def markdown() -> str:
     parts = [_HEAD]
     for title, rows in groups():
         parts.append(f"## {title}\n\n{_table(rows)}")
-    parts.append(f"{_NODE}\n{_table(node_rows())}")
+    for head, (_, rows) in zip((_NODE, _FLOOR), node_groups(), strict=True):
+        parts.append(f"{head}\n{_table(rows)}")
     return "\n".join(parts)
 
 
@@ -79,7 +93,7 @@ def _rows(group: type[FlatConfig]) -> list[KeyRow]:
             "" if field.is_required() else _shown(field.default),
             _allowed(field),
             field.description or "",
-            group is not NodeConfig and kebab(name) in FREE_KEYS,
+            not issubclass(group, FloorKeys) and kebab(name) in FREE_KEYS,
         )
         for name, field in group_keys(group).items()
     ]

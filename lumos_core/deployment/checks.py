@@ -50,7 +50,7 @@ EXPIRES_SOON_DAYS = 30.0
 FREE_BYTES = 1 << 30
 CONNECT_SECONDS = 5.0
 LLM_FACTOR = 1.5  # weights, activations and the copy made while loading
-_SUFFIXES = (".safetensors", ".bin", ".gguf")
+_SUFFIXES = (".safetensors", ".gguf")
 
 
 @dataclass(frozen=True)

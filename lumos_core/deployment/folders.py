@@ -44,6 +44,20 @@ data = "data"  # folder with catalog.tsv and interactions.tsv; never leaves this
 # prepare-seconds = 0.0  # for views before the first round; 0: until every user has some
 # view-seconds = 60.0  # for views in a round, where some are missing still
 # approved-apps = []  # digests of apps that run here besides the installed LUMOS
+
+# The floor: what no run may go below, whatever its server asks for; docs/privacy.md explains each.
+# 'lumos node policy FOLDER' shows it in plain words, and what runs have spent so far.
+# require-secure-aggregation = false
+# allowed-dp = "none,central,distributed,user"  # e.g. "user": only runs that protect each user
+# min-noise-multiplier = 0.0
+# max-run-epsilon = 0.0  # 0: no limit, here and below
+# max-total-epsilon = 0.0  # over all runs together
+# min-users = 1
+# allowed-llms = ""  # models beside smollm2 that a run may name
+# max-local-epochs = 0
+# max-training-seconds = 0.0
+# max-rounds-a-day = 0
+# max-bytes-a-day = 0
 """
 
 

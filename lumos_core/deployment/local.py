@@ -49,6 +49,18 @@ class LocalNode:
         flat = {"name": self.name, "data": str(self.data.resolve()), **self.settings}
         return NodeConfig.from_flat(flat)
 
+    def in_run(self, config: RunConfig) -> NodeConfig:
+        """Its configuration in a run of this machine. Who starts such a run owns its nodes, so the
+        run's language model is also the owner's, unless ``allowed-llms`` says what is allowed.
+
+        Raises:
+            ConfigError: as :meth:`config`.
+        """
+        own = self.config()
+        if own.llm or "allowed-llms" in self.settings:
+            return own
+        return own.replace(llm=config.llm)
+
 
 def deploy(
     config: RunConfig,
@@ -78,7 +90,8 @@ def deploy(
         FederationError: the run ended without a summary.
         ConfigError: a node's settings are wrong, or the run to resume is another one.
     """
-    settings = {node.name: node.config().to_flat() for node in nodes}  # before anything starts
+    # before anything starts
+    settings = {node.name: node.in_run(config).to_flat() for node in nodes}
     config = _prepare(config, run_dir, settings, resume)
     states = [node.config().state_folder for node in nodes]
     with workplace() as place, ending_on_signals(), Children(run_dir / "logs") as children:

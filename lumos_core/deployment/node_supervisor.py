@@ -26,6 +26,7 @@ from lumos_core.deployment.connection_log import REFUSED, ConnectionLog
 from lumos_core.deployment.folders import NodeBundle
 from lumos_core.deployment.hung_processes import PROGRAM_SECONDS, SignOfLife, end_hung
 from lumos_core.deployment.supervision import STOP_SECONDS, Backoff, alone, say
+from lumos_core.federation.owner_floor import Refusal
 from lumos_core.flower import commands, preload, preload_server, preload_stub, sign_off
 from lumos_core.processes.children import Child, Children, ending_on_signals
 from lumos_core.views.llm.find import default_cache
@@ -191,8 +192,9 @@ def _run_once(
         log = ConnectionLog(node.log, node.begin)
         connection = ConnectionWriter(state)
         hung = _wait(
-            watched, log, connection, console, (preloaded.look, _ViewLog(state, console).look)
-        )
+            watched, log, connection, console,
+            (preloaded.look, _ViewLog(state, console).look, _RefusalLog(state, console).look),
+        )  # fmt: skip
         connection.note(ENDED)
         if hung:
             return log.connected, hung
@@ -243,6 +245,24 @@ class _ViewLog:
         if line != self._last_line and due:
             self._last_line, self._last_time = line, time.time()
             say(self._console, f"views: {escape(line)}")
+
+
+class _RefusalLog:
+    """Shows why the node refuses a message, once for every reason."""
+
+    def __init__(self, state: Path, console: Console) -> None:
+        self._state, self._console = state, console
+        self._since = time.time()
+        self._shown: tuple[str, ...] = ()
+
+    def look(self) -> None:
+        """Read the last refusal; print it if it is another than before."""
+        found = Refusal.of_node(self._state)
+        if found is None or found.time < self._since or found.sentences == self._shown:
+            return
+        self._shown = found.sentences
+        for sentence in found.sentences:
+            say(self._console, f"[yellow]{escape(sentence)}[/]")
 
 
 def _reason(output: str) -> str:

@@ -1,6 +1,7 @@
 """One node: its users' histories, its views, its training. Nothing here knows of a network."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from lumos_core.learning.evaluation import evaluate
 from lumos_core.learning.model import SASRec, build_model, get_params, set_params
 from lumos_core.learning.parameters import ModelShape, Params
 from lumos_core.learning.title_nearness import TitleNearness
-from lumos_core.learning.training import Trainer, TrainingSet, TrainSums
+from lumos_core.learning.training import Trainer, TrainingSet, TrainSums, never_ends
 from lumos_core.privacy import mechanisms, noise
 from lumos_core.runs.resume import run_key
 from lumos_core.views.view import ViewSource, no_views
@@ -37,6 +38,8 @@ class Node:
         device: torch device of training and evaluation.
         state: folder of this node for its error feedback and the key of its noise; without it both
             are kept in memory only.
+        timer: called when a training begins; what it returns is called before every step, and
+            ends the training if it raises.
     """
 
     def __init__(
@@ -48,7 +51,9 @@ class Node:
         views: ViewSource = no_views,
         device: str = "cpu",
         state: Path | None = None,
+        timer: Callable[[], Callable[[], None]] = lambda: never_ends,
     ) -> None:
+        self._timer = timer
         self.name, self.catalog, self.config, self.device = name, catalog, config, device
         self.split = LeaveOneOut(sequences)
         self._views = views
@@ -139,8 +144,8 @@ class Node:
 
             protected = {**params, **protected_arrays(data)}
             entropy = noise.node_entropy(self.config, self._key, self.name, round, protected)
-            return PrivateTrainer(model, data, self.config, seed, entropy).train()
-        trainer = Trainer(model, data, self.config, seed)
+            return PrivateTrainer(model, data, self.config, seed, entropy, self._timer()).train()
+        trainer = Trainer(model, data, self.config, seed, self._timer())
         sums = TrainSums()
         for _ in range(self.config.local_epochs):
             sums.add(trainer.epoch())

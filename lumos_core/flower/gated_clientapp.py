@@ -66,6 +66,7 @@ def main() -> None:
     run = entry.load()
     install_nothing()
     runpy.run_path(str(Path(__file__).with_name("failed_tasks.py")))["send_signs_of_life"]()
+    runpy.run_path(str(Path(__file__).with_name("whole_replies.py")))["in_clientapp"]()
     sys.exit(run())
 
 

@@ -7,9 +7,9 @@ does no work any more, and nobody starts it again. This program ends the process
 It runs only the app that the node's owner approved (``app_gate.py``), and ends at once where that
 cannot be ensured. It also gives the SuperNode shorter waits (``fast_polling.py``), a connection
 that survives faults which pass (``steady_connection.py``), signs off a SuperNode before it that was
-killed (``sign_off.py``), and answers for ClientApps that have died (``failed_tasks.py``). All are
-loaded by their path: the program must also run where ``lumos_core`` cannot be imported, since its
-folder may hold none.
+killed (``sign_off.py``), answers for ClientApps that have died (``failed_tasks.py``), and sends
+replies whole (``whole_replies.py``). All are loaded by their path: the program must also run where
+``lumos_core`` cannot be imported, since its folder may hold none.
 
     python -P live_supernode.py flower-supernode ARGUMENT…
 
@@ -92,6 +92,7 @@ def _improve() -> None:
     if tasks["answer_for_the_dead"]():
         tasks["expect_signs_of_life"]()
     tasks["drop_ignored_messages"]()
+    _load("whole_replies.py")["in_supernode"]()
 
 
 def _load(name: str) -> dict[str, Any]:

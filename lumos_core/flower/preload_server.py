@@ -63,6 +63,7 @@ def load(app: Path | None = None) -> Callable[[], Any]:
     if polling["wanted"]():
         polling["shorten_pulls"]()
     runpy.run_path(str(Path(__file__).with_name("failed_tasks.py")))["send_signs_of_life"]()
+    runpy.run_path(str(Path(__file__).with_name("whole_replies.py")))["in_clientapp"]()
     if threads() > 1:
         raise SystemExit(f"{threads()} threads after the imports: not forking")
     return program

@@ -132,6 +132,10 @@ def met_rows(data: TrainingSet, rows: int) -> Tensor:
     return met
 
 
+def never_ends() -> None:
+    """Does nothing: a training without a limit of time."""
+
+
 @dataclass
 class Trainer:
     """One model, one optimiser, one set of users; :meth:`epoch` goes through them once.
@@ -141,12 +145,14 @@ class Trainer:
         data: the users.
         config: method, objective and optimiser settings.
         seed: non-negative integers that determine batches, negatives, perturbations, dropout.
+        before_step: called before every step; the training ends if it raises.
     """
 
     model: SASRec
     data: TrainingSet
     config: RunConfig
     seed: Sequence[int]
+    before_step: Callable[[], None] = never_ends
     _epochs_done: int = field(default=0, init=False)
     _met: Tensor | None = field(default=None, init=False)
     _optimizers: list[Adam] = field(default_factory=list, init=False)
@@ -176,6 +182,7 @@ class Trainer:
             torch.manual_seed(int(rng.integers(2**31)))
             batches = shuffled_batches(self.data.history.lengths, self.config.batch_size, rng)
             for users in batches:
+                self.before_step()
                 self._step(users, rng, sums)
         sums.seconds = time.perf_counter() - started
         return sums

@@ -22,7 +22,8 @@ and reveals nothing new, while any change of model, data or round gives independ
 ``dp-noise-seed`` ≥ 0 replaces both sources by a public seed, for tests and experiments, and gives
 up the guarantee.
 
-Begin with `mechanisms`. `noise` holds the sources of randomness, `budget` counts ε, `dp_sgd` trains
-with ``dp = user``, `secure_aggregation/` hides single deltas in their sum. May import `wire`,
-`runs`, `learning`, `config` and what lies below them, but not `federation` and not Flower.
+Begin with `mechanisms`. `noise` holds the sources of randomness, `budget` counts ε of a run,
+`node_budget` that of all runs of a node, `dp_sgd` trains with ``dp = user``, `secure_aggregation/`
+hides single deltas in their sum. May import `wire`, `runs`, `learning`, `config` and what lies
+below them, but not `federation` and not Flower.
 """

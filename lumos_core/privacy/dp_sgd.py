@@ -28,7 +28,13 @@ from lumos_core.learning import objectives
 from lumos_core.learning.adam import Adam
 from lumos_core.learning.model import SASRec, last_position, scaled_bias
 from lumos_core.learning.parameters import ITEM_BIAS, ITEM_TABLE
-from lumos_core.learning.training import Padded, TrainingSet, TrainSums, uses_full_softmax
+from lumos_core.learning.training import (
+    Padded,
+    TrainingSet,
+    TrainSums,
+    never_ends,
+    uses_full_softmax,
+)
 from lumos_core.privacy.budget import private_steps
 from lumos_core.privacy.noise import Entropy
 
@@ -51,6 +57,7 @@ class PrivateTrainer:
         config: ``dp-clip``, ``dp-noise-multiplier``, ``batch-size``, objective, learning rate.
         seed: non-negative integers that determine the negatives; others may know them.
         entropy: determines the noise and the sampling of users; nobody else may know them.
+        before_step: called before every step; the training ends if it raises.
     """
 
     model: SASRec
@@ -58,6 +65,7 @@ class PrivateTrainer:
     config: RunConfig
     seed: tuple[int, ...]
     entropy: Entropy
+    before_step: Callable[[], None] = never_ends
     _negatives: np.random.Generator = field(init=False)
 
     def __post_init__(self) -> None:
@@ -75,6 +83,7 @@ class PrivateTrainer:
             weight_decay=self.config.weight_decay,
         )
         for _ in range(steps):
+            self.before_step()
             chosen = np.flatnonzero(self.entropy.uniform(users) < rate)
             total = self.clipped_sum(chosen, self.draw_negatives())
             self._noisy_step(optimizer, total, expected=rate * users)

@@ -10,6 +10,7 @@ from client_app import client, ledger
 from lumos_core.deployment import folders
 from lumos_core.deployment.registry import Registry
 from lumos_core.federation import error_feedback
+from lumos_core.privacy import node_budget
 from lumos_core.privacy.secure_aggregation import session_store
 from lumos_core.processes import bounded_logs
 from lumos_core.views.source import STORE
@@ -36,6 +37,7 @@ def row(name: str) -> str:
         (ledger.FILE, f"{ledger.LIMIT_BYTES / MIB:g} MiB"),
         ("residuals", f"{error_feedback.FORGET_SECONDS / DAY:g} days"),
         (session_store.FOLDER, f"{session_store.FORGET_SECONDS / 3600:g} hours"),
+        (node_budget.FILE, f"the last {node_budget.RUNS} runs"),
         (STORE, "once for every writer"),
     ],
 )

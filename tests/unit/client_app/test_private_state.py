@@ -87,7 +87,10 @@ def test_what_rounds_leave_in_the_state_folder(tmp_path: Path) -> None:
         app(set_message_id(message, "m1"), node_context(config, 0))
     state = folder / "node-0" / "state"
     assert mode(state) == 0o700
-    names = ("views.sqlite", "ledger.jsonl", "node.log", "histories.npz")
+    app(set_message_id(message, "m1"), node_context(config, 0, **{"allowed-dp": "user"}))
+    names = (
+        "views.sqlite", "ledger.jsonl", "node.log", "histories.npz", "spent.json", "refused.json",
+    )  # fmt: skip
     debts = list(state.glob("residuals/*/*.safetensors"))
     assert len(debts) == 1
     assert {p.name: mode(p) for p in (*(state / n for n in names), *debts)} == {

@@ -1,6 +1,7 @@
 """What ``lumos node start`` says and does about a SuperNode that ends or loses its server."""
 
 import io
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from lumos_core.deployment.connection_log import REFUSED
 from lumos_core.deployment.folders import NodeBundle
 from lumos_core.deployment.node_supervisor import keep_running
 from lumos_core.deployment.supervision import Backoff
+from lumos_core.federation.owner_floor import REFUSED as REFUSAL
+from lumos_core.federation.owner_floor import Refusal
 from lumos_core.flower import (
     app_archive,
     app_gate,
@@ -160,3 +163,17 @@ def test_the_state_of_the_connection_is_noted(said, tmp_path, monkeypatch):
         "silent",
         "ended",
     ]
+
+
+def test_the_terminal_says_why_the_node_refuses_a_run_once(tmp_path):
+    console = Console(file=io.StringIO(), width=500)
+    Refusal(time=1.0, sentences=("of a run long ago",)).write(tmp_path / REFUSAL)
+    shown = node_supervisor._RefusalLog(tmp_path, console)
+    shown.look()
+    assert console.file.getvalue() == ""
+    for reasons in (("one [key]", "two"), ("one [key]", "two"), ("three",)):
+        Refusal(time=time.time(), sentences=reasons).write(tmp_path / REFUSAL)
+        shown.look()
+        shown.look()
+    lines = console.file.getvalue().splitlines()
+    assert [line.split(" ", 2)[2] for line in lines] == ["one [key]", "two", "three"]

@@ -78,6 +78,13 @@ def test_node_settings_are_checked_before_anything_starts(tmp_path):
     assert "virtual nodes have no configuration" in str(result.exception)
 
 
+def test_who_starts_a_run_here_has_its_language_model_allowed(tmp_path):
+    config = RunConfig(llm="/my/model")
+    assert LocalNode("a", tmp_path).in_run(config).llm == "/my/model"
+    assert LocalNode("a", tmp_path, {"llm": "/own"}).in_run(config).llm == "/own"
+    assert LocalNode("a", tmp_path, {"allowed-llms": ""}).in_run(config).llm == ""
+
+
 def test_a_folder_with_a_run_in_it_is_left_alone(tmp_path):
     (tmp_path / "summary.json").write_text("{}")
     with pytest.raises(FederationError, match="already holds a run"):

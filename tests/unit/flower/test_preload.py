@@ -61,7 +61,7 @@ def forking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "app.py").write_text(PROGRAM)
     source = Path(preload.preload_server.__file__)
     (folder / "gated_clientapp.py").write_text("def install_nothing(loaded): ...")
-    for name in ("fast_polling.py", "failed_tasks.py"):
+    for name in ("fast_polling.py", "failed_tasks.py", "whole_replies.py"):
         shutil.copy(source.with_name(name), folder)
     text = source.read_text()
     start = text.index("    (entry,) = ")

@@ -53,10 +53,13 @@ def test_a_folder_is_counted_by_what_its_files_say(folder: Path) -> None:
     assert folder_size(folder) == model_size(LLMConfig(str(folder))) == size
 
 
-def test_pickled_weights_are_two_bytes_each(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.pt"])
+def test_pickled_weights_are_no_weights(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / name).write_bytes(b"x" * 84)
     assert folder_size(tmp_path) is None
-    (tmp_path / "pytorch_model.bin").write_bytes(b"x" * 84)
-    assert folder_size(tmp_path) == 42
+    with pytest.raises(ModelError, match=f"found weights in {name}, expected .*safetensors"):
+        find_model(str(tmp_path))
 
 
 def test_a_gguf_is_counted_before_and_after_its_conversion(folder: Path, tmp_path: Path) -> None:

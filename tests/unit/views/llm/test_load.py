@@ -1,6 +1,7 @@
 """Finding, fingerprinting and refusing models; tables computed once by several processes."""
 
 import contextlib
+import json
 import multiprocessing
 import shutil
 import subprocess
@@ -104,6 +105,33 @@ def test_a_gpu_that_only_emulates_bfloat16_works_in_float16(
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     assert preferred_dtype("cuda:1") is torch.bfloat16
     assert asked == ["cuda:1", "cuda:1"]
+
+
+def as_pickle(model: Path) -> None:
+    """Weights as a pickle that no check of file names can see."""
+    import torch
+    from safetensors.torch import load_file
+
+    torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
+    (model / "model.safetensors").rename(model / "other.safetensors")
+
+
+def as_adapter(model: Path) -> None:
+    """Weights under the one name of a pickle that transformers takes from config.json."""
+    as_pickle(model)
+    (model / "pytorch_model.bin").rename(model / "adapter_model.bin")
+    settings = json.loads((model / "config.json").read_text())
+    named = {**settings, "transformers_weights": "adapter_model.bin"}
+    (model / "config.json").write_text(json.dumps(named))
+
+
+@pytest.mark.parametrize("pickled", [as_pickle, as_adapter])
+def test_a_pickle_is_never_loaded(folder: Path, tmp_path: Path, pickled) -> None:
+    model = shutil.copytree(folder, tmp_path / "model")
+    load_llm(LLMConfig(str(model), device="cpu"))
+    pickled(model)
+    with pytest.raises(ModelError, match="safetensors"):
+        load_llm(LLMConfig(str(model), device="cpu"))
 
 
 def test_threads_are_borrowed_not_kept(folder: Path) -> None:
