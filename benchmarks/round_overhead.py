@@ -123,7 +123,7 @@ def default(rounds: int, parameters: int, place: Path) -> Rounds:
         for number, port in enumerate(runtime):
             name = f"node-{number}"
             config = commands.write_toml(place / name / "node.toml", {"partition-id": number})
-            start(name, place / name, commands.supernode(fleet, port, config))
+            start(name, place / name, _supernode(fleet, port, config))
         wait_healthy(link, control)
         run = start("server", home, commands.submit(app, settings, None))
         until = time.monotonic() + LIMIT_SECONDS
@@ -133,6 +133,14 @@ def default(rounds: int, parameters: int, place: Path) -> Rounds:
             time.sleep(0.2)
     ends = [float(line.split()[1]) for line in lines[1:]]
     return [{"seconds": b - a, "training": 0.0} for a, b in pairwise(ends)]
+
+
+def _supernode(fleet: str, port: int, config: Path) -> list[str]:
+    """The command of Flower's own SuperNode, which runs whatever app it is sent."""
+    return [
+        commands.executable("flower-supernode"), "--insecure", "--superlink", fleet,
+        "--host", commands.LOOPBACK, "--port", str(port), "--node-config", str(config),
+    ]  # fmt: skip
 
 
 def _stock(home: Path) -> dict[str, str]:

@@ -11,6 +11,7 @@ from lumos_core.privacy.node_budget import AccountError
 
 BELOW_FLOOR = "below-floor"  # the run asks for more than the owner allows; the key follows
 CATALOG_MISMATCH = "catalog-mismatch"  # server and node hold different catalogs
+FOREIGN_APP = "foreign-app"  # lumos_core.flower.app_gate: its owner has not approved what was sent
 LEDGER_FAILED = "ledger-failed"  # without its line in the ledger a reply must not leave; without
 # being written down first, no training begins
 SECAGG_REFUSED = "secagg-refused"  # secure aggregation would not have protected this node

@@ -49,7 +49,8 @@ def start_command(
     """Take part until interrupted; a process that dies is started again.
 
     Data, key and certificate are checked before anything starts. While the server cannot be
-    reached, the node waits for it.
+    reached, the node waits for it. It runs the LUMOS that is installed here, and no other app that
+    the server sends, unless approved-apps in node.toml has the app's digest.
     """
     console = Console(soft_wrap=True)
     ready = _checked(bundle, data, state, superlink, llm, settings, console)
@@ -73,6 +74,23 @@ def check_command(
     console = Console(soft_wrap=True)
     _checked(bundle, data, state, superlink, llm, settings, console)
     console.print("[green]ready[/]")
+
+
+@node_app.command("app-digest")
+def app_digest_command(
+    fab: Annotated[
+        Path | None,
+        typer.Argument(help="An app as 'flwr build' writes it (default: the installed LUMOS)."),
+    ] = None,
+) -> None:
+    """Print the digest of an app, for approved-apps in node.toml.
+
+    Server and node have the same LUMOS if the digests are equal. A node that refuses another app
+    prints that one's digest.
+    """
+    from lumos_core.flower import commands
+
+    typer.echo(commands.app_digest(fab))
 
 
 @node_app.command("policy")

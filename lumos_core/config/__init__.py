@@ -10,7 +10,13 @@ import only `errors` and `plugins` outside this package.
 from lumos_core.config.flat import FlatConfig, LogFormat, LogLevel, Scalar
 from lumos_core.config.floor_keys import FloorKeys
 from lumos_core.config.methods import METHODS, Method, next_item_only
-from lumos_core.config.node_config import NODE_NAME, NODE_NAMES, SIMULATION_DATA, NodeConfig
+from lumos_core.config.node_config import (
+    APPROVED_APPS,
+    NODE_NAME,
+    NODE_NAMES,
+    SIMULATION_DATA,
+    NodeConfig,
+)
 from lumos_core.config.run_config import (
     BAG,
     LIGR,
@@ -33,6 +39,7 @@ from lumos_core.config.run_config import (
 )
 
 __all__ = [
+    "APPROVED_APPS",
     "BAG",
     "LIGR",
     "METHODS",

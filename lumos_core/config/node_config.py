@@ -1,9 +1,11 @@
 """The configuration of one node: facts that stay on its machine."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from lumos_core.config.flat import (
     Count,
@@ -21,6 +23,25 @@ NODE_NAMES = "LUMOS_NODE_NAMES"
 """Environment variable of a deployed ServerApp: the file with the names of registered nodes."""
 SIMULATION_DATA = "LUMOS_SIMULATION_DATA"
 """Environment variable of virtual nodes: the folder that holds node-0/, node-1/, …"""
+APPROVED_APPS = "approved-apps"
+"""The key that a node's supervisor keeps for itself: it is not part of what an app is given."""
+
+
+def _digests(value: object) -> object:
+    """A list of digests, or a text with commas between them, as such a text."""
+    found = [text for text in value.split(",") if value] if isinstance(value, str) else value
+    if not isinstance(found, list | tuple):
+        raise _wrong_digest()
+    digests = [text.strip() if isinstance(text, str) else "" for text in found]
+    if not all(re.fullmatch("[0-9a-f]{64}", text) for text in digests):
+        raise _wrong_digest()
+    return ",".join(digests)
+
+
+def _wrong_digest() -> PydanticCustomError:
+    return PydanticCustomError(
+        "digest", "expected digests of 64 characters 0-9 and a-f, as `lumos node app-digest` prints"
+    )
 
 
 class NodeConfig(FloorKeys):
@@ -53,6 +74,9 @@ class NodeConfig(FloorKeys):
     )
     log_level: LogLevel = key("info", "log level of the node's process")
     keep_model: bool = key(True, "keep the received global model for `lumos recommend`")
+    approved_apps: Annotated[str, BeforeValidator(_digests)] = key(
+        "", "digests of apps that this node runs besides the installed LUMOS; a list in node.toml"
+    )
     partition_id: Count = key(0, "set by Flower's simulation engine")
     num_partitions: Positive = key(1, "set by Flower's simulation engine")
 

@@ -4,7 +4,7 @@
 check         looks at                                                doctor  node check
 ============  ======================================================  ======  ==========
 Python        its version                                             yes
-Flower        its version                                             yes
+Flower        its version                                             yes     yes
 port          whether it is free on this machine                      yes
 disk          free space                                              yes
 certificate   the dates of one, or of all in a folder                 yes     yes
@@ -41,11 +41,11 @@ from lumos_core.data.layout import PREPARE_NODE
 from lumos_core.deployment import credentials
 from lumos_core.deployment.folders import split_address
 from lumos_core.errors import ConfigError, LumosError, ModelError, reason_of
+from lumos_core.flower import app_gate
 from lumos_core.learning.devices import check_device
 from lumos_core.safe_files import private_folder
 from lumos_core.views.llm.find import BUNDLED, find_model
 
-FLOWER = "1.39."
 EXPIRES_SOON_DAYS = 30.0
 FREE_BYTES = 1 << 30
 CONNECT_SECONDS = 5.0
@@ -94,10 +94,12 @@ def flower() -> Iterator[Finding]:
     except PackageNotFoundError:
         yield Finding("fail", "Flower", "not installed", "run make setup")
         return
-    if found.startswith(FLOWER):
+    reason = app_gate.wrong_flower()
+    if not reason:
         yield Finding("ok", "Flower", found)
     else:
-        yield Finding("fail", "Flower", found, f"pip install 'flwr=={FLOWER}*': all sides need it")
+        fix = f"pip install flwr=={app_gate.FLOWER}: all sides need it"
+        yield Finding("fail", "Flower", found, fix, ConfigError(reason))
 
 
 def port(number: int) -> Iterator[Finding]:

@@ -1,7 +1,8 @@
 """A SuperNode's connection to its server, as the SuperNode's log tells it.
 
-Two kinds of lines are read: those of Flower, and those that
-:mod:`lumos_core.flower.steady_connection` adds where it knows more.
+Three kinds of lines are read: those of Flower, those that
+:mod:`lumos_core.flower.steady_connection` adds where it knows more, and those of
+:mod:`lumos_core.flower.app_gate` about runs that the node does not work for.
 """
 
 import math
@@ -9,10 +10,13 @@ import os
 import re
 from pathlib import Path
 
+from rich.markup import escape
+
 _ACTIVE = re.compile(r"SuperNode ID: (\d+)")
 _AGAIN = re.compile(r"Connection successful after")
 _FAILED = re.compile(r"connection: ([A-Z_]+); next attempt in ([\d.]+) s")
 _FLOWERS_FAILED = re.compile(r"Connection attempt failed, retrying in ([\d.]+) seconds")
+_REFUSED_RUN = re.compile(r"(foreign-app|storage-failed): run \d+ is refused: .*")
 _SILENT = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 REFUSED = (
     "the server refuses this node's key: it is not registered there, or the node was connected "
@@ -45,7 +49,8 @@ class ConnectionLog:
         return self._state
 
     def changes(self) -> list[str]:
-        """A text for every change of state since the last call (rich markup)."""
+        """A text for every change of state, and every refused run, since the last call (rich
+        markup)."""
         new = self._new_lines()
         self.lines = [*self.lines, *new][-KEPT_LINES:]
         return [text for line in new if (text := self._change(line))]
@@ -77,6 +82,8 @@ class ConnectionLog:
             return self._failed(status, float(seconds))
         if (found := _FLOWERS_FAILED.search(line)) and self._state in ("", "connected"):
             return self._failed(_SILENT[0], float(found.group(1)))
+        if found := _REFUSED_RUN.search(line):
+            return f"[red]{escape(found.group())}[/]"
         return ""
 
     def _failed(self, status: str, seconds: float) -> str:

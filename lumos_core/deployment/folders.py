@@ -43,6 +43,7 @@ data = "data"  # folder with catalog.tsv and interactions.tsv; never leaves this
 # device = "cpu"
 # prepare-seconds = 0.0  # for views before the first round; 0: until every user has some
 # view-seconds = 60.0  # for views in a round, where some are missing still
+# approved-apps = []  # digests of apps that run here besides the installed LUMOS
 
 # The floor: what no run may go below, whatever its server asks for; docs/privacy.md explains each.
 # 'lumos node policy FOLDER' shows it in plain words, and what runs have spent so far.

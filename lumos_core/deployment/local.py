@@ -98,8 +98,9 @@ def deploy(
         control, fleet_port = commands.free_ports(2)
         fleet = f"{commands.LOOPBACK}:{fleet_port}"
         link = SuperLink(children, place, config, control, fleet)
+        app = commands.write_installed(place / "installed.zip")
         supernodes = [
-            LocalSuperNode(children, place, link.cwd, fleet, flat, restarts)
+            LocalSuperNode(children, place, link.cwd, fleet, flat, app, restarts)
             for flat in settings.values()
         ]
         link.wait_healthy()

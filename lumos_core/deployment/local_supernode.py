@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from lumos_core.config import Scalar
+from lumos_core.config import APPROVED_APPS, Scalar
 from lumos_core.deployment.connection_log import ConnectionLog
 from lumos_core.deployment.hung_processes import PROGRAM_SECONDS, SignOfLife, end_hung
 from lumos_core.deployment.supervision import Backoff
@@ -24,6 +24,7 @@ class LocalSuperNode:
         cwd: an empty folder to start programs in.
         fleet: the SuperLink's ``host:port``.
         flat: the node's configuration.
+        app: the installed LUMOS, the only app that it runs besides those that ``flat`` approves.
         restarts: how many times in a row it is started again.
 
     Attributes:
@@ -39,16 +40,17 @@ class LocalSuperNode:
         cwd: Path,
         fleet: str,
         flat: Mapping[str, Scalar],
+        app: Path,
         restarts: int = RESTARTS,
     ) -> None:
         self._children, self._place, self._cwd, self._fleet = children, place, cwd, fleet
-        self._flat, self._restarts = flat, restarts
+        self._flat, self._restarts = dict(flat), restarts
         self.name = str(flat["name"])
+        approved = commands.approving(app, str(self._flat.pop(APPROVED_APPS)))
         home = place / self.name
-        environment = preload.start(
-            children, f"{self.name}-preloaded", home / "bin", self._own(home), cwd
+        self._environment = preload.start(
+            children, f"{self.name}-preloaded", home / "bin", self._own(home, approved), cwd
         )
-        self._environment = commands.with_superexec(home / "superexec", environment)
         self._backoff = Backoff()
         self._starts, self._in_a_row = 0, 0
         self._due: float | None = None
@@ -106,7 +108,8 @@ class LocalSuperNode:
         )
         self._log = ConnectionLog(self.process.log, self.process.begin)
 
-    def _own(self, home: Path) -> dict[str, str]:
-        variables = {sign_off.SWITCH: str(self._place / f"{self.name}-connected.json")}
+    def _own(self, home: Path, approved: Mapping[str, str]) -> dict[str, str]:
+        note = str(self._place / f"{self.name}-connected.json")
+        variables = {sign_off.SWITCH: note, **approved}
         threads = str(self._flat["threads"])
         return commands.environment(home, OMP_NUM_THREADS=threads, **variables)

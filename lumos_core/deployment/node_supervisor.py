@@ -9,7 +9,6 @@ A third one, from which ClientApps are forked, stays when the others are started
 what they need takes seconds. It is started again if it has died.
 """
 
-import os
 import re
 import shutil
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from lumos_core.config import APPROVED_APPS
 from lumos_core.deployment import checks, credentials
 from lumos_core.deployment.connection_file import ENDED, STARTING, ConnectionWriter
 from lumos_core.deployment.connection_log import REFUSED, ConnectionLog
@@ -27,12 +27,13 @@ from lumos_core.deployment.folders import NodeBundle
 from lumos_core.deployment.hung_processes import PROGRAM_SECONDS, SignOfLife, end_hung
 from lumos_core.deployment.supervision import STOP_SECONDS, Backoff, alone, say
 from lumos_core.federation.owner_floor import Refusal
-from lumos_core.flower import commands, preload, preload_server, sign_off
+from lumos_core.flower import commands, preload, preload_server, preload_stub, sign_off
 from lumos_core.processes.children import Child, Children, ending_on_signals
 from lumos_core.views.llm.find import default_cache
 from lumos_core.views.meter import ViewProgress
 from lumos_core.views.titles.shipped import seed_cache
 
+INSTALLED = "installed.zip"  # in the state folder: the app that this node runs
 NOTE = "connected.json"  # in the state folder, as long as the node is connected
 _POLL_SECONDS = 0.5
 _LOOK_SECONDS = 5.0  # between two looks for the preloaded process
@@ -45,6 +46,7 @@ _RUNNING = (
 )
 _REASONS = {
     "not registered|Unregistered|2004": REFUSED,
+    "not started: .*": "",  # the text itself
     "SSL|CERTIFICATE_VERIFY_FAILED|handshake": "the server's certificate is not from ca.crt's CA",
     # A SuperNode exits without a reason when the server does not accept its signature.
     "terminated gracefully": (
@@ -58,13 +60,14 @@ def check(bundle: NodeBundle) -> Iterator[str]:
     """Check everything that a node needs; yields lines to show (rich markup).
 
     Raises:
-        ConfigError: key or certificate are missing, unsafe, damaged or expired; there is no such
-            device or LLM; the server answers without TLS; or its certificate is not from the
-            bundle's authority.
+        ConfigError: apps cannot be checked in this version of Flower; key or certificate are
+            missing, unsafe, damaged or expired; there is no such device or LLM; the server answers
+            without TLS; or its certificate is not from the bundle's authority.
         DataError: the data are malformed; the error names file and line.
     """
     config = bundle.config
     chosen = chain(
+        checks.flower(),
         checks.certificate(bundle.ca),
         checks.node_key(bundle.key),
         checks.device(config.device),
@@ -105,6 +108,7 @@ def keep_running(bundle: NodeBundle, runtime_port: int, console: Console) -> Non
         ending_on_signals(),
         Children(state / "logs") as lasting,
     ):
+        commands.write_installed(state / INSTALLED)
         backoff, preloaded = Backoff(), _Preloaded(lasting, state / "preloaded")
         while True:
             port = runtime_port or commands.free_ports(1)[0]
@@ -135,8 +139,7 @@ class _Preloaded:
         """Start it, unless it runs; returns the environment for what starts ClientApps."""
         self._environment, self._cwd = environment, cwd
         if self._children.runs(_PRELOADED):
-            path = os.pathsep.join((str(self._folder), environment["PATH"]))
-            return {**environment, "PATH": path}
+            return {**environment, preload_stub.FOLDER: str(self._folder)}
         return preload.start(self._children, "preloaded", self._folder, environment, cwd)
 
     def look(self) -> None:
@@ -164,18 +167,20 @@ def _run_once(
     empty.mkdir(parents=True)
     secret = home / "superexec.secret"
     credentials.new_secret(secret)
-    settings = commands.write_toml(home / "node.toml", bundle.config.to_flat())
+    flat = bundle.config.to_flat()
+    approved = commands.approving(state / INSTALLED, str(flat.pop(APPROVED_APPS)))
+    settings = commands.write_toml(home / "node.toml", flat)
     environment = commands.environment(
         home,
         OMP_NUM_THREADS=str(bundle.config.threads),
-        **{sign_off.SWITCH: str(state / NOTE)},
+        **{sign_off.SWITCH: str(state / NOTE), **approved},
     )
     security = commands.NodeSecurity(bundle.ca, bundle.key, secret)
     with Children(state / "logs", grace=STOP_SECONDS) as children:
         environment = preloaded.environment(environment, empty)
         programs = {
             "supernode": commands.supernode(bundle.superlink, port, settings, security=security),
-            "superexec": commands.superexec(port, secret, None),
+            "superexec": commands.node_superexec(port, secret),
         }
         watched = {}
         for name, command in programs.items():
@@ -262,6 +267,6 @@ class _RefusalLog:
 
 def _reason(output: str) -> str:
     for pattern, reason in _REASONS.items():
-        if re.search(pattern, output):
-            return reason
+        if found := re.search(pattern, output):
+            return reason or found.group()
     return "its SuperNode has ended"

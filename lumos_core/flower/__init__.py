@@ -5,6 +5,9 @@
 ``registered_nodes``   the file that maps the names of nodes to Flower's ids
 ``cryptography``       Flower's cryptography for secure aggregation
 ``preload``            ClientApps that start fast, with ``preload_server`` and ``preload_stub``
+``app_archive``        the files of an app and their digest, read within limits
+``app_gate``           a SuperNode that runs only the app that its owner approved; with
+                       ``gated_superexec`` and ``gated_clientapp``, which start and run nothing else
 ``live_supernode``     the program of every SuperNode, which ends when it cannot work any more
 ``fast_polling``       shorter waits inside Flower
 ``steady_connection``  a SuperNode's connection that survives faults which pass

@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,13 @@ import tomli_w
 
 from lumos_core import __version__
 from lumos_core.config import RunConfig, Scalar
-from lumos_core.errors import FederationError
+from lumos_core.errors import ConfigError, FederationError, reason_of
 from lumos_core.flower import (
+    app_archive,
+    app_gate,
     bounded_link,
     fast_polling,
+    gated_superexec,
     live_superexec,
     live_supernode,
     steady_connection,
@@ -31,7 +34,7 @@ from lumos_core.flower import (
 LOOPBACK = "127.0.0.1"
 CONNECTION = "lumos"  # name of the SuperLink connection in Flower's own configuration
 APP_PACKAGES = ("lumos_core", "client_app", "server_app")
-# Left out of the app, which is unpacked again for every message.
+# Left out of the app: no ServerApp or ClientApp needs it.
 _NOT_SENT = {"cli", "deployment", "experiments", "__pycache__"}
 
 _SWITCHES = {
@@ -176,10 +179,14 @@ def supernode(
         options: further options.
         security: None for a SuperNode without TLS, for this machine alone.
 
+    Its environment has to say which apps are approved: see :func:`approving`.
+
     Raises:
-        FederationError: Flower is not installed.
+        FederationError: Flower is not installed, or is one in which apps cannot be checked.
         SystemExit: a variable of the environment has an impossible value.
     """
+    if reason := app_gate.wrong_flower():
+        raise FederationError(reason)
     fast_polling.poll_seconds()
     steady_connection.heartbeat_seconds()
     safe = ["--insecure"] if security is None else security.options()
@@ -190,24 +197,47 @@ def supernode(
     ]  # fmt: skip
 
 
-def superexec(port: int, secret: Path, ca: Path | None) -> list[str]:
-    """The command of a SuperExec, which starts the apps' processes for a SuperLink or SuperNode.
+def superexec(port: int, secret: Path, ca: Path) -> list[str]:
+    """The command of a SuperExec, which starts the apps' processes for a SuperLink.
 
     Args:
-        port: loopback port of the SuperLink or SuperNode.
+        port: loopback port of the SuperLink.
         secret: file of the secret that both share.
-        ca: authority of the SuperLink's certificate; None for plain HTTP.
+        ca: authority of the SuperLink's certificate.
     """
-    safe = ["--insecure"] if ca is None else ["--root-certificates", str(ca)]
+    program = live_superexec.program(executable("flower-superexec"))
+    return [*program, "--root-certificates", str(ca), *_runtime(port, secret)]
+
+
+def node_superexec(port: int, secret: Path) -> list[str]:
+    """The command of a SuperExec that starts nothing but ClientApps, for a SuperNode.
+
+    Args:
+        port: loopback port of the SuperNode.
+        secret: file of the secret that both share.
+    """
+    return [*gated_superexec.command(), "--insecure", *_runtime(port, secret)]
+
+
+def _runtime(port: int, secret: Path) -> list[str]:
     return [
-        *live_superexec.program(executable("flower-superexec")), *safe,
         "--runtime-api-address", f"{LOOPBACK}:{port}",
         "--superexec-auth-secret-file", str(secret),
     ]  # fmt: skip
 
 
+def approving(app: Path, digests: str) -> dict[str, str]:
+    """Variables of a SuperNode's environment that say which apps it may run.
+
+    Args:
+        app: the installed LUMOS, from :func:`write_installed`.
+        digests: of other apps that the node's owner approved, with commas between them.
+    """
+    return {app_gate.APP: str(app), app_gate.APPROVED: digests}
+
+
 def with_superexec(folder: Path, environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment for a SuperLink or SuperNode that starts its SuperExec itself.
+    """The environment for a SuperLink that starts its SuperExec itself.
 
     Args:
         folder: for the program that it finds.
@@ -262,27 +292,67 @@ def write_connection(home: Path, control_port: int, ca: Path | None = None) -> N
     write_toml(home / "config.toml", {"superlink": {CONNECTION: {"address": address, **safe}}})
 
 
-def stage_app(folder: Path) -> Path:
-    """Copy the code of the app to ``folder`` in the layout that Flower needs; returns the folder.
+def app_files() -> dict[str, bytes]:
+    """The files of the installed LUMOS that are its app, by their paths in the app.
 
-    The packages are copied from where they were imported, a source checkout or an installed wheel.
+    The packages are read from where they were imported, a source checkout or an installed wheel.
     Neither can be given to Flower as it is: a checkout's folder may have a name that Flower
     refuses, and a wheel has no ``pyproject.toml``.
 
     Raises:
         FederationError: a package of the app cannot be found.
     """
+    project = tomli_w.dumps(app_metadata(RunConfig().to_flat()))
+    files = {app_archive.PROJECT: project.encode()}
     for package in APP_PACKAGES:
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
             raise FederationError(f"package '{package}' is not installed; run make setup")
-        shutil.copytree(
-            next(iter(spec.submodule_search_locations)),
-            folder / package,
-            ignore=_all_but_python,
-        )
-    write_toml(folder / "pyproject.toml", app_metadata(RunConfig().to_flat()))
+        root = Path(next(iter(spec.submodule_search_locations)))
+        for path in _python_files(root):
+            files[f"{package}/{path.relative_to(root).as_posix()}"] = path.read_bytes()
+    return files
+
+
+def stage_app(folder: Path) -> Path:
+    """Write the app to ``folder``, from which it can be submitted; returns the folder.
+
+    Raises:
+        FederationError: see :func:`app_files`.
+    """
+    app_archive.write_files(app_files(), folder)
     return folder
+
+
+def write_installed(path: Path) -> Path:
+    """Write the app to one file, which a node compares with what its server sends; returns it.
+
+    Raises:
+        FederationError: see :func:`app_files`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(app_archive.write(app_files()))
+    return path
+
+
+def app_digest(fab: Path | None = None) -> str:
+    """The digest of an app, as it is written in ``approved-apps``.
+
+    Args:
+        fab: an app in the form in which Flower sends it; None for the installed LUMOS.
+
+    Raises:
+        ConfigError: the file is not an app.
+        FederationError: see :func:`app_files`.
+    """
+    if fab is None:
+        return app_archive.digest(app_files())
+    try:
+        return app_archive.digest(app_archive.read(fab.read_bytes()))
+    except OSError as error:
+        raise ConfigError(f"{fab}: cannot be read: {reason_of(error)}") from error
+    except app_archive.BadArchiveError as error:
+        raise ConfigError(f"{fab}: is not an app as 'flwr build' makes it: {error}") from None
 
 
 def app_metadata(config: Mapping[str, Scalar]) -> dict[str, object]:
@@ -296,6 +366,7 @@ def app_metadata(config: Mapping[str, Scalar]) -> dict[str, object]:
     return {"project": project, "tool": {"flwr": {"app": app}}}
 
 
-def _all_but_python(folder: str, names: Sequence[str]) -> list[str]:
-    keep = (n for n in names if n.endswith(".py") or (Path(folder) / n).is_dir())
-    return sorted(set(names) - set(keep) | _NOT_SENT)
+def _python_files(root: Path) -> Iterator[Path]:
+    for folder, names, files in os.walk(root):
+        names[:] = sorted(set(names) - _NOT_SENT)
+        yield from (Path(folder) / name for name in sorted(files) if name.endswith(".py"))

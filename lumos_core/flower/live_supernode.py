@@ -4,15 +4,16 @@ Flower's SuperNode serves its ClientApps from a thread that keeps the process al
 thread ends by an error, or the thread that sends heartbeats does, the process stays although it
 does no work any more, and nobody starts it again. This program ends the process in these cases.
 
-It also gives the SuperNode shorter waits (``fast_polling.py``), a connection that survives faults
-which pass (``steady_connection.py``), signs off a SuperNode before it that was killed
-(``sign_off.py``), and answers for ClientApps that have died (``failed_tasks.py``). All are loaded
-by their path: the program must also run where ``lumos_core`` cannot be imported, since its folder
-may hold none.
+It runs only the app that the node's owner approved (``app_gate.py``), and ends at once where that
+cannot be ensured. It also gives the SuperNode shorter waits (``fast_polling.py``), a connection
+that survives faults which pass (``steady_connection.py``), signs off a SuperNode before it that was
+killed (``sign_off.py``), answers for ClientApps that have died (``failed_tasks.py``), and sends
+replies whole (``whole_replies.py``). All are loaded by their path: the program must also run where
+``lumos_core`` cannot be imported, since its folder may hold none.
 
     python -P live_supernode.py flower-supernode ARGUMENT…
 
-In containers the same is ``python -P -m lumos_core.flower.live_supernode flower-supernode …``.
+Its environment says which app is approved: see :func:`lumos_core.flower.commands.approving`.
 """
 
 import logging
@@ -28,6 +29,7 @@ from typing import Any, NoReturn
 
 FAILED = 1
 INTERRUPTED = 130
+REASON = "not started: {}"
 ENDED = 70  # the SuperNode returned, or lost a thread, although nobody asked it to end
 
 
@@ -90,6 +92,7 @@ def _improve() -> None:
     if tasks["answer_for_the_dead"]():
         tasks["expect_signs_of_life"]()
     tasks["drop_ignored_messages"]()
+    _load("whole_replies.py")["in_supernode"]()
 
 
 def _load(name: str) -> dict[str, Any]:
@@ -100,6 +103,10 @@ def main() -> NoReturn:
     sys.argv = sys.argv[1:]
     (entry,) = entry_points(group="console_scripts", name=sys.argv[0])
     program = entry.load()
+    gate = _load("app_gate.py")
+    if reason := gate["install"]():
+        print(REASON.format(reason), file=sys.stderr)
+        end(gate["UNSAFE"])
     _improve()
     end(run(program))
 

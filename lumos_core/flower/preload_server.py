@@ -1,10 +1,11 @@
 """The preloaded process: it imports what every ClientApp process imports, and forks on request.
 
-It is a program, which :mod:`lumos_core.flower.preload` runs as a file. It must not import
-``lumos_core``, because a ClientApp imports it from the app that the server sent. It forks only
+It is a program, which :mod:`lumos_core.flower.preload` runs as a file. It imports ``lumos_core``
+only from the folder ``APP``, if one is given: then a node runs no other app, and the folder's name
+is that app's digest. Nothing is installed in a fork: see ``gated_clientapp.py``. It forks only
 while it has a single thread, and never touches a GPU. ``preload_stub.py`` describes the requests.
 
-    python -P preload_server.py FOLDER
+    python -P preload_server.py FOLDER [APP]
 """
 
 import gc
@@ -28,13 +29,21 @@ MODULES = (
     "flwr.app", "flwr.clientapp",
 )  # fmt: skip
 """Modules to import. Polars is not among them, because it starts threads."""
+APP_MODULES = (
+    "client_app.client", "client_app.open_node", "client_app.received_model",
+    "client_app.secure_steps",
+)  # fmt: skip
+"""Modules of the app; with what they import, nearly all that a message needs."""
 PATIENCE_SECONDS = 5.0
 SOCKET, READY, GO, DONE = "socket", b"R", b"G", b"D"
 PID_BYTES = 4
 
 
-def load() -> Callable[[], Any]:
+def load(app: Path | None = None) -> Callable[[], Any]:
     """Import everything that Flower's program needs; returns the program.
+
+    Args:
+        app: folder of the only app that will run; named by its digest.
 
     Raises:
         SystemExit: this process now has several threads, so it must not fork.
@@ -42,12 +51,19 @@ def load() -> Callable[[], Any]:
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # else NumPy starts threads; torch's are separate
     (entry,) = entry_points(group="console_scripts", name=PROGRAM)
     program: Callable[[], Any] = entry.load()
-    for module in MODULES:
+    gated = runpy.run_path(str(Path(__file__).with_name("gated_clientapp.py")))
+    gated["install_nothing"]("" if app is None else app.name)
+    modules: tuple[str, ...] = MODULES
+    if app is not None:
+        sys.path.insert(0, str(app))
+        modules += APP_MODULES
+    for module in modules:
         importlib.import_module(module)
     polling = runpy.run_path(str(Path(__file__).with_name("fast_polling.py")))
     if polling["wanted"]():
         polling["shorten_pulls"]()
     runpy.run_path(str(Path(__file__).with_name("failed_tasks.py")))["send_signs_of_life"]()
+    runpy.run_path(str(Path(__file__).with_name("whole_replies.py")))["in_clientapp"]()
     if threads() > 1:
         raise SystemExit(f"{threads()} threads after the imports: not forking")
     return program
@@ -125,7 +141,7 @@ def _end_with(connection: socket.socket) -> None:
 
 
 def main() -> None:
-    program = load()
+    program = load(Path(sys.argv[2]) if len(sys.argv) > 2 else None)
     os.chdir(sys.argv[1])
     Path(SOCKET).unlink(missing_ok=True)  # of the one before, which has died
     listener = socket.socket(socket.AF_UNIX)

@@ -1,9 +1,12 @@
-"""Replaces ``flwr-clientapp``: asks a preloaded process to fork, instead of starting a new one.
+"""Asks a preloaded process to fork for a ClientApp, instead of starting a new one.
 
-It is a program, not a module: :mod:`lumos_core.flower.preload` copies it to a folder that comes
-first on the PATH of a SuperExec, beside the socket of ``preload_server.py``. It imports only the
-standard library. It runs as long as the fork does: ending the stub ends the fork. If the preloaded
-process does not answer, or not as expected, the stub executes Flower's own program.
+It is a program, which a node's SuperExec (``gated_superexec.py``) runs as a file; the folder with
+the socket of ``preload_server.py`` is named in its environment. It imports only the standard
+library. It runs as long as the fork does: ending the stub ends the fork. If the preloaded process
+does not answer, or not as expected, the stub becomes the program that a fork would have run
+(``gated_clientapp.py``), which takes longer to start.
+
+    python -IS preload_stub.py flwr-clientapp ARGUMENT…
 
 The protocol: the stub sends arguments, folder and environment as JSON, with the length before it
 and the three standard streams beside it. The fork answers ``READY`` and its number. The stub then
@@ -27,6 +30,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+FOLDER = "LUMOS_PRELOADED"
 PATIENCE_SECONDS = 5.0
 PLACES = 4
 NO_PLACE = 75  # the exit code of programs that may succeed later (EX_TEMPFAIL)
@@ -37,7 +41,7 @@ FAILED = 1
 
 def ask(folder: Path) -> tuple[socket.socket, int] | None:
     """The connection to a fork that does our work, and the fork's number; or None."""
-    request = {"argv": sys.argv[1:], "cwd": os.getcwd(), "environ": dict(os.environ)}
+    request = {"argv": sys.argv[2:], "cwd": os.getcwd(), "environ": dict(os.environ)}
     data = json.dumps(request).encode()
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(PATIENCE_SECONDS)
@@ -74,29 +78,20 @@ def take_place(folder: Path) -> bool:
     return False
 
 
-def become(name: str, folder: Path) -> None:
-    """Replace this process by the next program of this name on the PATH.
-
-    Raises:
-        SystemExit: there is none.
-    """
-    for place in os.get_exec_path():
-        program = Path(place) / name
-        if Path(place).resolve() != folder and os.access(program, os.X_OK):
-            os.execv(program, [str(program), *sys.argv[1:]])
-    raise SystemExit(f"{name}: not on the PATH")
+def become() -> None:
+    """Replace this process by the program that a fork would have run."""
+    program = Path(__file__).absolute().with_name("gated_clientapp.py")
+    os.execv(sys.executable, [sys.executable, "-P", str(program), *sys.argv[1:]])
 
 
 def main() -> None:
-    path = Path(sys.argv[0]).absolute()
-    if sys.argv[1:] == ["--probe"]:
-        return
-    if not take_place(path.parent):
-        print(f"{path.name}: {PLACES} are at work for this node: not one more", file=sys.stderr)
+    folder = Path(os.environ[FOLDER])
+    if not take_place(folder):
+        print(f"{sys.argv[1]}: {PLACES} are at work for this node: not one more", file=sys.stderr)
         raise SystemExit(NO_PLACE)
-    found = ask(path.parent)
+    found = ask(folder)
     if found is None:
-        become(path.name, path.parent.resolve())
+        become()
         return
     raise SystemExit(wait(*found))
 

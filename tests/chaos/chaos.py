@@ -2,7 +2,7 @@
 long each takes until all nodes take part in a round again.
 
     make chaos ARGS="--minutes 10 --seed 0"                          random faults
-    make chaos ARGS="--times 10 --faults kill-superlink,link-node"   each so many times in a row
+    make chaos ARGS="--times 10 --faults 'kill-*,link-node'"   each so many times in a row
 
 Writes as JSON the seconds of every fault, the most memory by role, and what was left at the end,
 and shows a table. At the end it checks that the run can be ended, continued and completed, that its
@@ -16,6 +16,7 @@ It needs root, iproute2 and a C compiler.
 """
 
 import argparse
+import fnmatch
 import json
 import os
 import platform
@@ -89,16 +90,17 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--minutes", type=float, default=10.0, help="no fault is begun after them")
     parser.add_argument("--seed", type=int, default=0, help="of the faults, victims and moments")
-    parser.add_argument("--faults", default=",".join(FAULTS), help="names, with commas; see --list")
+    parser.add_argument("--faults", default="*", help="names or patterns, with commas")
     parser.add_argument("--times", type=int, help="each fault so many times in a row")
     parser.add_argument("--limit", type=float, default=30.0, help="seconds until a good round")
     parser.add_argument("--out", type=Path, default=OUT, help="the JSON file")
     parser.add_argument("--keep", action="store_true", help="keep the folder with all logs")
     parser.add_argument("--list", action="store_true", help="list the faults")
     options = parser.parse_args()
-    options.faults = options.faults.split(",")
-    if unknown := sorted(set(options.faults) - set(FAULTS)):
+    found = {pattern: fnmatch.filter(FAULTS, pattern) for pattern in options.faults.split(",")}
+    if unknown := [pattern for pattern, names in found.items() if not names]:
         parser.error(f"no such fault: {', '.join(unknown)}; known are {', '.join(FAULTS)}")
+    options.faults = [name for names in found.values() for name in names]
     return options
 
 

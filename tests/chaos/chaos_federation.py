@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import psutil
-from deployment_support import named, wait_for, wrapped_app
+from deployment_support import app_digest, approve, named, wait_for, wrapped_app
 from hosts_support import FLEET, Deployment
 from namespaces import Network
 
@@ -33,6 +33,7 @@ SETTINGS = {
     "round_timeout": "60", "min_replies": "1", "max_failed_rounds": "1000", "evaluate_every": "5",
 }  # fmt: skip
 SAMPLE_SECONDS = 2.0
+ZOMBIE_SECONDS = 30.0  # a supervisor may pause before it looks
 ROLES = {
     "flower-superlink": "SuperLink", "flower-supernode": "SuperNode",
     "flower-superexec": "SuperExec", "flwr-serverapp": "ServerApp", "flwr-clientapp": "ClientApp",
@@ -50,7 +51,7 @@ class Seen:
         together: the most memory of all processes at a time, in MiB.
         clients: the most ClientApps of one node at a time.
         processes: all that ever belonged to the federation.
-        zombies: command lines of processes that nobody had waited for, two samples after their end.
+        zombies: command lines of processes that nobody had waited for half a minute later.
         memory: (seconds since the beginning, MiB of all processes), one per sample.
     """
 
@@ -88,7 +89,7 @@ class Federation:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.seen = Seen()
         self._lines: dict[psutil.Process, str] = {}
-        self._ended: set[psutil.Process] = set()
+        self._ended: dict[psutil.Process, float] = {}  # when it was first seen as a zombie
         self._begin = time.monotonic()
         self._stop = threading.Event()
         self._sampler = threading.Thread(target=self._sample, daemon=True)
@@ -97,7 +98,9 @@ class Federation:
         code = (HERE / "hostile_client.py").read_text()
         code = code.replace("@ORDERS@", str(self.hostile))
         code = code.replace("@SUPPORT@", str(HERE.parent / "support"))
-        wrapped_app(self.deployment.home("server"), code)
+        digest = app_digest(wrapped_app(self.deployment.home("server"), code))
+        for number, host in enumerate(HOSTS):  # or they would refuse it
+            approve(self.deployment.home(host) / f"node-{number}", digest)
 
     def __enter__(self) -> Self:
         for host in ("server", WRONG_CLOCK):
@@ -231,10 +234,14 @@ class Federation:
         self.seen.memory.append((round(time.monotonic() - self._begin, 1), round(total, 1)))
 
     def _look_for_zombies(self) -> None:
-        """One that has only just ended is none yet: its parent must get the time to see it."""
-        ended = {process for process in self.seen.processes if is_zombie(process)}
-        self.seen.zombies |= {self._lines[process] for process in ended & self._ended}
-        self._ended = ended
+        now = time.monotonic()
+        ended = [process for process in self.seen.processes if is_zombie(process)]
+        self._ended = {process: self._ended.get(process, now) for process in ended}
+        self.seen.zombies |= {
+            self._lines[process]
+            for process, since in self._ended.items()
+            if now - since > ZOMBIE_SECONDS
+        }
 
 
 def is_zombie(process: psutil.Process) -> bool:

@@ -109,7 +109,10 @@ def node_process(pid: int, name: str) -> psutil.Process | None:
 
 def wrapped_app(folder: Path, wrapper: str) -> Path:
     """A folder with a package ``client_app`` that is found before the installed one: its ``client``
-    is the wrapper, and what that wraps is its module ``honest``."""
+    is the wrapper, and what that wraps is its module ``honest``.
+
+    Nodes of ``lumos run`` that is started there have the same app as its server. Any other node has
+    to :func:`approve` it."""
     import client_app
 
     package = folder / "client_app"
@@ -117,6 +120,20 @@ def wrapped_app(folder: Path, wrapper: str) -> Path:
     (package / "client.py").rename(package / "honest.py")
     (package / "client.py").write_text(wrapper)
     return folder
+
+
+def app_digest(folder: Path) -> str:
+    """The digest of the app that a server sends which is started in a folder, such as that of
+    :func:`wrapped_app`."""
+    argv = [*LUMOS, "node", "app-digest"]
+    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def approve(bundle: Path, digest: str) -> None:
+    """What the owner of a node does to run another app than the installed LUMOS."""
+    with (bundle / "node.toml").open("a") as file:
+        file.write(f'approved-apps = ["{digest}"]\n')
 
 
 def deploying(app: Path, data: Path, config: RunConfig, nodes: int, run_dir: Path) -> list[str]:

@@ -55,7 +55,8 @@ for step in (place / "script").read_text().splitlines()[done].split():
 _SUPERNODE = """
 import json, os, pathlib, sys, time
 place = pathlib.Path(__file__).parent
-start = {"argv": sys.argv[1:], "home": os.environ["FLWR_HOME"]}
+apps = [os.environ.get("LUMOS_INSTALLED_APP"), os.environ.get("LUMOS_APPROVED_APPS")]
+start = {"argv": sys.argv[1:], "home": os.environ["FLWR_HOME"], "apps": apps}
 starts = place / "supernode-starts"
 done = len(starts.read_text().splitlines()) if starts.exists() else 0
 with starts.open("a") as file:
@@ -105,6 +106,8 @@ class FlowerPrograms:
             program.chmod(program.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setattr(commands, "executable", lambda name: str(folder / name))
         monkeypatch.setattr(commands.live_supernode, "command", lambda path: [path])
+        superexec = [str(folder / "flower-superexec")]
+        monkeypatch.setattr(commands.gated_superexec, "command", lambda: superexec)
 
     def script_supernodes(self, *script: tuple[list[str], int | None]) -> None:
         """What each SuperNode that is started prints, one after another, and its exit code; None
@@ -113,7 +116,7 @@ class FlowerPrograms:
 
     @property
     def supernode_starts(self) -> list[dict[str, object]]:
-        """``argv`` and ``home`` of every SuperNode that was started."""
+        """``argv``, ``home`` and approved ``apps`` of every SuperNode that was started."""
         path = self.folder / "supernode-starts"
         return [json.loads(line) for line in path.read_text().splitlines()]
 

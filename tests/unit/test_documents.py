@@ -148,3 +148,18 @@ def test_commands_are_understood(path: Path) -> None:
 def test_the_index_has_every_page() -> None:
     linked = {target for target, _ in links(INDEX)}
     assert set(DOCUMENTS) - linked == {INDEX}
+
+
+def test_the_table_of_the_chaos_run_is_that_of_its_results() -> None:
+    """Of the fault table in docs/operations.md: every line is one of the committed tables."""
+    tables = sorted((ROOT / "benchmarks" / "results").glob("chaos*.md"))
+    if not tables:
+        pytest.skip("a source distribution is without results")
+    measured = [line for path in tables for line in path.read_text().splitlines()[2:]]
+    names = [
+        "kill", "hang", "link", "delay", "internal", "unavailable", "unimplemented", "disk",
+        "clock", "hostile",
+    ]  # fmt: skip
+    text = (ROOT / "docs" / "operations.md").read_text()
+    shown = re.findall(rf"^\| (?:{'|'.join(names)})[a-z-]* \|.*$", text, re.MULTILINE)
+    assert sorted(shown) == sorted(measured)

@@ -3,7 +3,7 @@
 The attack uses only what a server has: the global model it sent, the delta it received, the public
 catalog, and a few *shadow* nodes – users whose histories it knows (its own, or those of nodes it
 runs), trained by the same code under the same settings. It computes a few features
-(:data:`FEATURES`) of every row of the item table, as ranks. On the shadow nodes it learns, by
+(:data:`FEATURES`) of every item's row and bias, as ranks. On the shadow nodes it learns, by
 logistic regression, which features reveal an item; then it ranks the catalog for the target node.
 
 What is measured, on nodes whose users are disjoint from the shadows':
@@ -36,7 +36,9 @@ from lumos_core.wire.messages import Metrics
 Floats = NDArray[np.float64]
 Leakage = dict[str, Any]
 """Numbers by name: how much the delta of a node, or of a setting's nodes, revealed."""
-FEATURES = ("size", "against-mean", "angle", "along-item", "unexplained", "against-shadows")
+FEATURES = (
+    "size", "against-mean", "angle", "along-item", "unexplained", "against-shadows", "bias",
+)  # fmt: skip
 TOP = 20
 
 
@@ -73,12 +75,14 @@ class Observation:
 
     Attributes:
         table: float64 [N, D], the delta of the item table without its padding row.
+        bias: float64 [N], that of the item bias; zeros if the model has none.
         real: bool [N], items of the training histories.
         synthetic: bool [N], items of views that are in no training history.
         per_user: bool [U, N], items of each user's training history.
     """
 
     table: Floats
+    bias: Floats
     real: NDArray[np.bool_]
     synthetic: NDArray[np.bool_]
     per_user: NDArray[np.bool_]
@@ -109,9 +113,14 @@ def observe(world: World, node: Node, round: int, masks: int = 0) -> list[Observ
             for view in world.views.get(u, UserViews((), (), ())):
                 seen[list(view)] = True
     real: NDArray[np.bool_] = np.any(per_user, axis=0)
+    none = np.zeros(items + 1)
     return [
         Observation(
-            reply[ITEM_TABLE][1:].astype(np.float64), real[1:], (seen & ~real)[1:], per_user[:, 1:]
+            reply[ITEM_TABLE][1:].astype(np.float64),
+            reply.get(ITEM_BIAS, none).reshape(-1)[1:].astype(np.float64),
+            real[1:],
+            (seen & ~real)[1:],
+            per_user[:, 1:],
         )
         for reply in replies
     ]
@@ -146,14 +155,16 @@ class InferenceAttack:
         untouched = [s.table[~(s.real | s.synthetic)] for s in shadows]
         moved = np.concatenate([*untouched, np.zeros((1, self._items.shape[1]))])
         self._away = _unit(moved.mean(axis=0))
-        features = np.concatenate([self.features(s.table) for s in shadows])
+        features = np.concatenate([self.features(s) for s in shadows])
         labels = np.concatenate([s.real for s in shadows])
         if labels.all() or not labels.any():
             raise ValueError("shadow nodes must have items and lack some")
         self._model = LogisticRegression(C=1.0, max_iter=200).fit(features, labels)
 
-    def features(self, table: Floats) -> Floats:
-        """[N, F] of :data:`FEATURES`, as ranks in (0, 1), since sizes differ between nodes."""
+    def features(self, seen: Observation) -> Floats:
+        """[N, F] of :data:`FEATURES`, as ranks in (0, 1), since sizes differ between nodes. Only
+        what the server sees of the observation is used."""
+        table = seen.table
         mean = _unit(table.mean(axis=0))
         size = np.linalg.norm(table, axis=1)
         design = np.c_[self._items, np.ones(len(table))]
@@ -166,12 +177,13 @@ class InferenceAttack:
             (table * self._items).sum(axis=1),
             np.linalg.norm(table - expected, axis=1),
             -(table @ self._away),
+            seen.bias,
         )
         return np.stack([_ranks(column) for column in columns], axis=1)
 
-    def scores(self, table: Floats) -> Floats:
+    def scores(self, seen: Observation) -> Floats:
         """[N]: the higher the score, the likelier the item is in the node's histories."""
-        found: Floats = self._model.decision_function(self.features(table))
+        found: Floats = self._model.decision_function(self.features(seen))
         return found
 
 
@@ -235,7 +247,7 @@ def audit(
     for trial in range(trials):
         chosen = rng.choice(rest, size=users, replace=False)
         seen = observe(world, world.node(f"target-{trial}", chosen, config), round, masks)
-        rows.append(_means([measure_leakage(attack.scores(o.table), o, popularity) for o in seen]))
+        rows.append(_means([measure_leakage(attack.scores(o), o, popularity) for o in seen]))
     return _summary(rows)
 
 

@@ -41,6 +41,7 @@ ATTACKS: dict[str, PoisoningAttack] = {
     "boosted": PoisoningAttack(poisoned_users.popular_fakes, updates.boosted),
     "align-items": PoisoningAttack(poisoned_users.known_users, updates.align_items),
     "align-users": PoisoningAttack(poisoned_users.known_users, updates.align_users),
+    "raise-bias": PoisoningAttack(poisoned_users.known_users, updates.raise_bias),
     # adapted to the server's bounds
     "align-all": PoisoningAttack(poisoned_users.known_users, adapted_updates.align_all),
     "align-encoder": PoisoningAttack(poisoned_users.known_users, adapted_updates.align_encoder),

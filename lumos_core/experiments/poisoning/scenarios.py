@@ -88,6 +88,7 @@ _DEFENCES = [
             "sign-flip",
             "boosted",
             "align-users",
+            "raise-bias",
             "align-all",
             "align-encoder",
             "ruin-encoder",

@@ -8,7 +8,7 @@ import numpy as np
 
 from lumos_core.experiments.poisoning.knowledge import Knowledge
 from lumos_core.learning.model import SASRec, build_model, set_params
-from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
+from lumos_core.learning.parameters import ITEM_BIAS, ITEM_TABLE, ModelShape, Params
 from lumos_core.wire import deltas
 
 if TYPE_CHECKING:
@@ -132,6 +132,17 @@ def align_users(s: Situation) -> Params:
         with torch.no_grad():
             wanted *= (longest / wanted.norm()).clamp(max=1.0)
     return _move_target(s, wanted.detach().numpy())
+
+
+def raise_bias(s: Situation) -> Params:
+    """``align_users``, and the target's bias becomes the largest of all items: it counts for every
+    user, whatever the history. Without an item bias in the model it is ``align_users``."""
+    delta, bias = align_users(s), s.params.get(ITEM_BIAS)
+    if bias is None:
+        return delta
+    raised = delta[ITEM_BIAS].copy()
+    raised[s.target] = (bias[1:].max() - bias[s.target]) / s.weight
+    return {**delta, ITEM_BIAS: raised}
 
 
 def _move_target(s: Situation, wanted: np.ndarray) -> Params:

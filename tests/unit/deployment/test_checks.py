@@ -35,6 +35,18 @@ def data(tmp_path: Path) -> Path:
     return write_nodes(tmp_path / "data") / "node-0"
 
 
+@pytest.mark.parametrize("other", ["1.39.1", "1.42.0"])
+def test_both_commands_refuse_another_flower(
+    other: str, deployment: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [f.level for f in checks.flower()] == ["ok"]
+    monkeypatch.setattr(checks.app_gate, "version", lambda name: other)
+    with pytest.raises(ConfigError, match=f"found {other}: nothing would keep this node"):
+        node_check(deployment, data)
+    [found] = [f for f in examine(None, None, None, None, [], None) if f.check == "Flower"]
+    assert (found.level, found.fix) == ("fail", "pip install flwr==1.39.0: all sides need it")
+
+
 @pytest.mark.parametrize(("days", "message"), [(-40, "is valid from"), (4000, "expired on")])
 def test_both_commands_refuse_a_certificate_that_is_not_valid_now(
     days: int, message: str, deployment: Path, data: Path, monkeypatch: pytest.MonkeyPatch

@@ -6,7 +6,7 @@ import pytest
 from rich.text import Text
 
 from lumos_core.deployment.connection_log import ConnectionLog
-from lumos_core.flower import steady_connection
+from lumos_core.flower import app_gate, steady_connection
 
 ACTIVE = "INFO :      SuperNode ID: 17"
 AGAIN = "INFO :      Connection successful after 12.30 seconds and 5 tries."
@@ -90,3 +90,11 @@ def test_a_log_that_was_emptied_is_read_from_its_beginning(
     log.write_text("")
     assert told(log, connection, FLOWERS) == ["server does not answer; trying again in 3 s"]
     assert told(log, connection, AGAIN) == ["connected again"]
+
+
+def test_a_refused_run_is_told_as_the_gate_says_it(log: Path, connection: ConnectionLog) -> None:
+    """What the server has named is no markup."""
+    line = app_gate.LINE % (app_gate.FOREIGN_APP, 7, "the server sent [red]x[/] is added")
+    full = app_gate.LINE % (app_gate.STORAGE_FAILED, 8, "its app cannot be unpacked")
+    assert told(log, connection, ACTIVE, line, AGAIN, full) == ["connected as node 17", line, full]
+    assert connection.state == "connected"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from flower_programs import FlowerPrograms
 
-from lumos_core.config import NodeConfig
+from lumos_core.config import APPROVED_APPS, NodeConfig
 from lumos_core.deployment.local_supernode import LocalSuperNode
 from lumos_core.deployment.supervision import Backoff
 from lumos_core.processes.children import Children
@@ -38,10 +38,12 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def watched(tmp_path: Path, until: Callable[[LocalSuperNode], bool]) -> list[dict[str, Any]]:
     """The events of a node that is looked at until something is true."""
-    flat = NodeConfig(name="node-0", data=str(tmp_path)).to_flat()
+    config = NodeConfig(name="node-0", data=str(tmp_path), approved_apps="0" * 64)
+    flat = config.to_flat()
     events: list[dict[str, Any]] = []
     with Children(tmp_path / "logs") as children:
-        node = LocalSuperNode(children, tmp_path / "place", tmp_path, "127.0.0.1:1", flat)
+        app = tmp_path / "installed.zip"
+        node = LocalSuperNode(children, tmp_path / "place", tmp_path, "127.0.0.1:1", flat, app)
         end = time.monotonic() + 60
         while not until(node):
             assert time.monotonic() < end
@@ -90,3 +92,5 @@ def test_each_start_has_a_home_and_a_port_of_its_own(
         settings = Path(arguments[arguments.index("--node-config") + 1])
         assert settings.parent == Path(str(start["home"]))
         assert settings.parent.name == "node-0"
+        assert APPROVED_APPS not in settings.read_text(), "it is not the app's business"
+        assert start["apps"] == [str(tmp_path / "installed.zip"), "0" * 64]

@@ -8,7 +8,7 @@ import pytest
 from flower_programs import FlowerPrograms
 from rich.console import Console
 
-from lumos_core.config import NodeConfig
+from lumos_core.config import APPROVED_APPS, NodeConfig
 from lumos_core.deployment import node_supervisor
 from lumos_core.deployment.connection_file import CONNECTION, ConnectionFile
 from lumos_core.deployment.connection_log import REFUSED
@@ -17,7 +17,13 @@ from lumos_core.deployment.node_supervisor import keep_running
 from lumos_core.deployment.supervision import Backoff
 from lumos_core.federation.owner_floor import REFUSED as REFUSAL
 from lumos_core.federation.owner_floor import Refusal
-from lumos_core.flower import steady_connection
+from lumos_core.flower import (
+    app_archive,
+    app_gate,
+    commands,
+    live_supernode,
+    steady_connection,
+)
 
 CONNECTED = "INFO :      SuperNode ID: 17"
 
@@ -35,7 +41,7 @@ def said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(node_supervisor, "seed_cache", lambda cache: None)
     programs = FlowerPrograms(monkeypatch, tmp_path / "programs", tmp_path / "run", [])
     (tmp_path / "data").mkdir()
-    config = NodeConfig(name="node-0", data=str(tmp_path / "data"))
+    config = NodeConfig(name="node-0", data=str(tmp_path / "data"), approved_apps="0" * 64)
     bundle = NodeBundle("127.0.0.1:1", tmp_path / "ca.crt", tmp_path / "node.key", config)
 
     def run(starts: int, *script: tuple[list[str], int | None]) -> tuple[list[str], list[int]]:
@@ -88,6 +94,41 @@ def test_every_change_of_the_connection_is_a_line(said):
         "server does not answer; trying again in 4 s",
         "connected again",
     ]
+
+
+def test_a_refused_run_is_a_line_that_says_what_to_do(said):
+    refused = app_gate.LINE % (app_gate.FOREIGN_APP, 7, "torch.py is added; its digest is …")
+    lines, _ = said(1, ([CONNECTED, f"INFO: x\n{refused}"], 70))
+    assert lines[1:] == ["connected as node 17", refused]
+
+
+def test_a_supernode_that_must_not_start_says_why(said):
+    reason = live_supernode.REASON.format("apps are checked inside Flower 1.39.0, found 1.40.0")
+    lines, _ = said(2, ([reason], app_gate.UNSAFE), ([], 70))
+    assert lines[1] == f"{reason}; starting again in 0 s"
+
+
+def test_a_supernode_is_told_what_its_owner_approved(said, tmp_path, monkeypatch):
+    """By its environment; the app is told nothing of it."""
+    given = []
+    start = node_supervisor.Children.start
+
+    def note(self, name, command, *, environment, cwd):
+        given.append((name, command, environment))
+        return start(self, name, command, environment=environment, cwd=cwd)
+
+    monkeypatch.setattr(node_supervisor.Children, "start", note)
+    said(1, ([CONNECTED], 70))
+    assert {name for name, _, _ in given} == {"supernode", "superexec"}
+    installed = tmp_path / "data" / "state" / node_supervisor.INSTALLED
+    files = app_archive.read(installed.read_bytes())
+    assert app_archive.digest(files) == commands.app_digest()
+    for _, command, environment in given:
+        assert environment[app_gate.APP] == str(installed)
+        assert environment[app_gate.APPROVED] == "0" * 64
+        if "--node-config" in command:
+            settings = Path(command[command.index("--node-config") + 1])
+            assert APPROVED_APPS not in settings.read_text()
 
 
 def test_changes_are_shown_while_the_node_runs(said, monkeypatch):

@@ -1,5 +1,6 @@
 """The program around Flower's SuperNode: whatever ends the SuperNode ends the process."""
 
+import os
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lumos_core.flower import live_supernode
+from lumos_core.flower import commands, live_supernode
 
 PROGRAM = """
 import importlib.util, sys, threading, time
@@ -62,9 +63,11 @@ def test_the_process_ends_with_the_supernode(body: str, code: int, said: str) ->
 def test_the_command_runs_flowers_program_in_any_folder(tmp_path: Path) -> None:
     command = live_supernode.command("/somewhere/flower-supernode")
     (tmp_path / "flwr.py").write_text("raise SystemExit('the wrong flwr')")
+    installed = commands.write_installed(tmp_path / "installed.zip")
     done = subprocess.run(
         [*command, "--version"],
         cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, **commands.approving(installed, "")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Flower version: 1.39" in done.stdout

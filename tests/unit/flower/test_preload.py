@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lumos_core.flower import commands, preload, preload_stub
+from lumos_core.flower import commands, gated_superexec, preload, preload_stub
 from lumos_core.processes.children import Children
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux only")
@@ -32,12 +32,22 @@ def main():
 
 
 @pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """The stub beside a program that stands for the one that it becomes."""
+    place = tmp_path / "programs"
+    place.mkdir()
+    shutil.copy(preload_stub.__file__, place)
+    (place / "gated_clientapp.py").write_text("import sys; print('real', *sys.argv[1:])")
+    return place
+
+
+@pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """With another program called flwr-clientapp on the PATH: the one to fall back to."""
-    place = tmp_path / "real"
+    """With Flower's program on the PATH, which must never be started."""
+    place = tmp_path / "flowers"
     place.mkdir()
     program = place / "flwr-clientapp"
-    program.write_text('#!/bin/sh\necho real "$@"\n')
+    program.write_text("#!/bin/sh\necho Flower\n")
     program.chmod(0o755)
     own = commands.environment(tmp_path / "home")
     return {**own, "PATH": f"{place}{os.pathsep}{own['PATH']}"}
@@ -50,11 +60,12 @@ def forking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     (folder / "app.py").write_text(PROGRAM)
     source = Path(preload.preload_server.__file__)
-    for name in ("fast_polling.py", "failed_tasks.py"):
+    (folder / "gated_clientapp.py").write_text("def install_nothing(loaded): ...")
+    for name in ("fast_polling.py", "failed_tasks.py", "whole_replies.py"):
         shutil.copy(source.with_name(name), folder)
     text = source.read_text()
     start = text.index("    (entry,) = ")
-    end = text.index("    for module in MODULES")
+    end = text.index("    gated = runpy.run_path")
     text = text[:start] + "    from app import main as program\n" + text[end:]
     text, found = re.subn(
         r"^MODULES = \(.*?^\)", 'MODULES = ("numpy.random",)', text, flags=re.M | re.S
@@ -85,12 +96,16 @@ def preloaded(
 
 def waiting(environment: dict[str, str], cwd: Path) -> "subprocess.Popen[bytes]":
     """A program that works until it is ended."""
-    command = ["flwr-clientapp", "--wait"]
+    command = [*gated_superexec.client_command(environment), "--wait"]
     return subprocess.Popen(command, env=environment, cwd=cwd, stdout=subprocess.PIPE)
 
 
 def run(environment: dict[str, str], cwd: Path, *arguments: str) -> str:
-    command = ["flwr-clientapp", *arguments]
+    command = [*gated_superexec.client_command(environment), *arguments]
+    return output(command, environment, cwd)
+
+
+def output(command: list[str], environment: dict[str, str], cwd: Path) -> str:
     done = subprocess.run(
         command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=30, check=True
     )
@@ -163,7 +178,7 @@ def test_a_fork_that_dies_or_hangs_ends_its_stub_with_an_error(
 @linux_only
 def test_no_more_than_a_few_work_at_a_time(tmp_path: Path, preloaded: dict[str, str]) -> None:
     """On a starved machine, programs that are started for the same message must not pile up."""
-    command = ["flwr-clientapp", "--wait"]
+    command = [*gated_superexec.client_command(preloaded), "--wait"]
     at_work = [waiting(preloaded, tmp_path) for _ in range(preload_stub.PLACES)]
     for asked in at_work:
         assert asked.stdout is not None
@@ -179,24 +194,31 @@ def test_no_more_than_a_few_work_at_a_time(tmp_path: Path, preloaded: dict[str, 
         asked.wait()
 
 
+def stub(programs: Path, *arguments: str) -> list[str]:
+    """The command of the stub in another folder, as a SuperExec would start it."""
+    python, flags, path, name = gated_superexec.client_command({preload_stub.FOLDER: "there"})
+    return [python, flags, str(programs / Path(path).name), name, *arguments]
+
+
 @linux_only
 def test_places_are_kept_by_what_a_stub_becomes(
-    tmp_path: Path, environment: dict[str, str]
+    tmp_path: Path, programs: Path, environment: dict[str, str]
 ) -> None:
     """Also where there is no preloaded process, a place is held as long as the work lasts."""
-    program = Path(environment["PATH"].split(os.pathsep)[0]) / "flwr-clientapp"
-    program.write_text("#!/bin/sh\necho at work\nexec sleep 60\n")
-    folder = tmp_path / "bin"
-    assert preload._install(folder, environment)
-    changed = {**environment, "PATH": f"{folder}{os.pathsep}{environment['PATH']}"}
+    (programs / "gated_clientapp.py").write_text(
+        "import time; print('at work', flush=True); time.sleep(60)"
+    )
+    assert preload._prepare(tmp_path / "bin")
+    changed = {**environment, preload_stub.FOLDER: str(tmp_path / "bin")}
+    command = stub(programs)
     at_work = [
-        subprocess.Popen(["flwr-clientapp"], env=changed, cwd=tmp_path, stdout=subprocess.PIPE)
+        subprocess.Popen(command, env=changed, cwd=tmp_path, stdout=subprocess.PIPE)
         for _ in range(preload_stub.PLACES)
     ]
     for asked in at_work:
         assert asked.stdout is not None
         assert asked.stdout.readline() == b"at work\n"
-    more = subprocess.run(["flwr-clientapp"], env=changed, cwd=tmp_path, capture_output=True)
+    more = subprocess.run(command, env=changed, cwd=tmp_path, capture_output=True)
     assert more.returncode == preload_stub.NO_PLACE
     for asked in at_work:
         asked.kill()
@@ -204,33 +226,35 @@ def test_places_are_kept_by_what_a_stub_becomes(
 
 
 @linux_only
-def test_without_a_preloaded_process_the_real_program_runs(
-    tmp_path: Path, environment: dict[str, str]
+def test_without_a_preloaded_process_another_program_of_lumos_runs(
+    tmp_path: Path, programs: Path, environment: dict[str, str]
 ) -> None:
+    """Not Flower's own, which would install what it is sent."""
     folder = tmp_path / "bin"
-    assert preload._install(folder, environment)
-    changed = {**environment, "PATH": f"{folder}{os.pathsep}{environment['PATH']}"}
-    assert run(changed, tmp_path, "--token", "t") == "real --token t\n"
+    assert preload._prepare(folder)
+    changed = {**environment, preload_stub.FOLDER: str(folder)}
+    command = stub(programs, "--token", "t")
+    assert output(command, changed, tmp_path) == "real flwr-clientapp --token t\n"
     with socket.socket(socket.AF_UNIX) as listener:  # somebody was there, and has died
         listener.bind(str(folder / "socket"))
-    assert run(changed, tmp_path) == "real\n"
+    assert output(command, changed, tmp_path) == "real flwr-clientapp --token t\n"
 
 
 @linux_only
 def test_a_preloaded_process_that_hangs_up_is_not_waited_for(
-    tmp_path: Path, environment: dict[str, str]
+    tmp_path: Path, programs: Path, environment: dict[str, str]
 ) -> None:
     folder = tmp_path / "bin"
-    assert preload._install(folder, environment)
-    changed = {**environment, "PATH": f"{folder}{os.pathsep}{environment['PATH']}"}
+    assert preload._prepare(folder)
+    changed = {**environment, preload_stub.FOLDER: str(folder)}
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(folder / "socket"))
         listener.listen()
         with subprocess.Popen(
-            ["flwr-clientapp", "x"], env=changed, stdout=subprocess.PIPE, text=True
+            stub(programs, "x"), env=changed, stdout=subprocess.PIPE, text=True
         ) as asked:
             listener.accept()[0].close()
-            assert asked.communicate(timeout=30)[0] == "real x\n"
+            assert asked.communicate(timeout=30)[0] == "real flwr-clientapp x\n"
 
 
 def test_it_can_be_switched_off(
@@ -241,7 +265,50 @@ def test_it_can_be_switched_off(
     assert not (tmp_path / "bin").exists()
 
 
+def test_the_app_is_imported_beforehand_only_where_no_other_may_run(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    app = commands.write_installed(tmp_path / "installed.zip")
+    (tmp_path / "app" / "of an earlier version").mkdir(parents=True)
+    own = {**environment, **commands.approving(app, "")}
+    [folder] = preload._only_app(tmp_path, own)
+    assert folder == str(tmp_path / "app" / commands.app_digest())
+    assert [str(path) for path in (tmp_path / "app").iterdir()] == [folder]
+    (Path(folder) / "used").touch()
+    assert preload._only_app(tmp_path, own) == [folder]
+    assert (Path(folder) / "used").exists(), "forks may still import from there"
+    shutil.rmtree(tmp_path / "app")
+    others = commands.approving(app, "0" * 64)
+    assert preload._only_app(tmp_path, {**environment, **others}) == []
+    assert preload._only_app(tmp_path, environment) == []
+    assert not (tmp_path / "app").exists()
+
+
+@linux_only
+def test_a_process_with_the_app_still_has_one_thread(tmp_path: Path) -> None:
+    """Otherwise it could not fork."""
+    app = commands.write_installed(tmp_path / "installed.zip")
+    [folder] = preload._only_app(tmp_path, commands.approving(app, ""))
+    code = (
+        "import importlib.util, pathlib, sys\n"
+        f"spec = importlib.util.spec_from_file_location('p', {preload.preload_server.__file__!r})\n"
+        "p = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(p)\n"
+        f"p.load(pathlib.Path({folder!r}))\n"
+        "print(p.threads(), sys.modules['client_app.client'].__file__)\n"
+        "print(sys.modules['lumos_core.federation.node'].__file__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        f"1 {folder}/client_app/client.py", f"{folder}/lumos_core/federation/node.py"
+    ]  # fmt: skip
+
+
 def test_both_sides_agree() -> None:
     server = preload.preload_server
     for name in ("SOCKET", "READY", "GO", "DONE", "PID_BYTES"):
         assert getattr(server, name) == getattr(preload_stub, name)
+    assert gated_superexec.PRELOADED == preload_stub.FOLDER

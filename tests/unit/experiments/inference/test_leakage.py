@@ -1,6 +1,7 @@
 """The attack of a curious server: it finds what is there, and nothing where there is nothing."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,22 @@ def test_a_plain_delta_gives_its_users_away(world: World, tiny: Tiny, loss: str)
     assert row["view_auc"] is None
 
 
+def test_a_bias_gives_its_users_away_too(world: World, tiny: Tiny) -> None:
+    config = tiny(local_epochs=3, item_bias="learned")
+    shadows = [
+        observe(world, world.node(f"s{i}", np.arange(6) + 6 * i, config), 1)[0] for i in range(2)
+    ]
+    (target,) = observe(world, world.node("t", np.arange(20, 26), config), 1)
+    assert target.bias[target.real].mean() > target.bias[~target.real].mean()
+
+    def only_bias(seen: Observation) -> Observation:
+        return replace(seen, table=np.zeros_like(seen.table))
+
+    attack = InferenceAttack(world, [only_bias(s) for s in shadows])
+    numbers = measure_leakage(attack.scores(only_bias(target)), target, np.zeros(ITEMS))
+    assert numbers["auc"] > 0.8
+
+
 def test_auc_is_that_of_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
@@ -111,12 +128,12 @@ def test_the_attack_learns_from_shadows_only(world: World, tiny: Tiny) -> None:
     shadows = [observe(world, world.node(f"s{i}", np.arange(6) + 6 * i, config), 1)[0]
                for i in range(2)]  # fmt: skip
     attack = InferenceAttack(world, shadows)
-    assert attack.features(shadows[0].table).shape == (ITEMS, len(FEATURES))
+    assert attack.features(shadows[0]).shape == (ITEMS, len(FEATURES))
     (target,) = observe(world, world.node("t", np.arange(20, 26), config), 1)
-    numbers = measure_leakage(attack.scores(target.table), target, np.zeros(ITEMS))
+    numbers = measure_leakage(attack.scores(target), target, np.zeros(ITEMS))
     assert numbers["popularity_auc"] == 0.5
     none = np.zeros(ITEMS, dtype=bool)
-    empty = Observation(np.zeros((ITEMS, 8)), none, none, none[None])
+    empty = Observation(np.zeros((ITEMS, 8)), np.zeros(ITEMS), none, none, none[None])
     with pytest.raises(ValueError, match="some"):
         InferenceAttack(world, [empty])
 

@@ -18,7 +18,7 @@ from lumos_core.federation.node import Node
 from lumos_core.federation.round_loop import FederationResult, run_federation
 from lumos_core.learning.batching import pad
 from lumos_core.learning.model import SASRec, set_params
-from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
+from lumos_core.learning.parameters import ITEM_BIAS, ITEM_TABLE, ModelShape, Params
 from lumos_core.learning.title_start import initial_params
 from lumos_core.wire import deltas
 
@@ -192,6 +192,23 @@ def test_an_aligned_target_climbs_to_the_top(
     if share:
         table = moved(updates.align_users)
         assert _rank({**s.params, ITEM_TABLE: table}, config, users) < 3
+
+
+def test_a_raised_bias_is_the_largest_of_all_items(
+    tiny: Tiny, toy_catalog: Catalog, users: Sequences
+) -> None:
+    known = Knowledge.of(users.without_last(2), ITEMS, 0.9, _rng())
+    plain = _situation(tiny(dropout=0.0), toy_catalog, known)
+    assert ITEM_BIAS not in updates.raise_bias(plain)
+
+    s = _situation(tiny(dropout=0.0, item_bias="learned"), toy_catalog, known)
+    s.params[ITEM_BIAS][:] = _rng().normal(size=s.params[ITEM_BIAS].shape)
+    delta, own = updates.raise_bias(s), updates.align_users(s)
+    bias = s.params[ITEM_BIAS] + s.weight * delta[ITEM_BIAS]
+    assert bias[TARGET] == pytest.approx(s.params[ITEM_BIAS][1:].max(), abs=1e-6)
+    others = np.arange(ITEMS + 1) != TARGET
+    assert np.array_equal(delta[ITEM_BIAS][others], own[ITEM_BIAS][others])
+    np.testing.assert_allclose(delta[ITEM_TABLE], own[ITEM_TABLE], atol=1e-5)
 
 
 def test_an_adapted_attack_stays_within_the_bounds_and_still_works(
