@@ -18,8 +18,8 @@ item, and the work would be worthless. `describe` is the exception: the node onl
 difference in its own log, because the server cannot name a refused node before it knows the name.
 The steps of secure aggregation before and after the upload need no data and are answered at once.
 
-Before anything else the node compares the message with its owner's floor
-(:mod:`lumos_core.federation.owner_floor`), and before it trains it writes down what that costs.
+Before anything else the node compares the message with its owner's floor, the table of
+`lumos_core.federation.owner_floor`, and before it trains it writes down what that costs.
 """
 
 import logging

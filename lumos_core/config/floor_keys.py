@@ -1,14 +1,27 @@
 """The owner's floor: the keys of a node with which its owner limits what any run may ask of it."""
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from lumos_core.config.flat import Count, FlatConfig, NonNegative, Positive, key
 
 DP_KINDS = ("none", "central", "distributed", "user")
 """The values of the run's key ``dp``. They protect different things, so none of them is simply
 more than another: an owner lists those that suffice."""
+
+
+def _joined(names: Any) -> Any:
+    """A list of ``node.toml`` as one text, the form in which Flower passes it on."""
+    if not isinstance(names, list):
+        return names
+    for name in names:
+        if not isinstance(name, str) or "," in name:
+            raise ValueError(f"each of the list must be text without a comma, found {name!r}")
+    return ",".join(names)
+
+
+Names = Annotated[str, BeforeValidator(_joined)]
 
 
 class FloorKeys(FlatConfig):
@@ -20,9 +33,9 @@ class FloorKeys(FlatConfig):
     secagg_min_nodes: Annotated[int, Field(ge=2)] = key(
         3, "the smallest number of nodes whose sum this node takes part in"
     )
-    allowed_dp: str = key(
+    allowed_dp: Names = key(
         ",".join(DP_KINDS),
-        "kinds of dp that suffice, separated by commas; a kind without secret noise counts as none",
+        "kinds of dp that suffice; a kind without secret noise counts as none; a list in node.toml",
     )
     min_noise_multiplier: NonNegative = key(
         0.0,
@@ -41,10 +54,10 @@ class FloorKeys(FlatConfig):
         1e-5, "δ of both limits, whatever dp-delta the run has; choose it well below 1 / users"
     )
     min_users: Positive = key(1, "fewest users of this node that a delta may speak for")
-    allowed_llms: str = key(
+    allowed_llms: Names = key(
         "",
-        "language models that a run's llm may name beside smollm2, separated by commas: folders, "
-        ".gguf files or hub ids, spelled as the run spells them",
+        "language models that a run's llm may name beside smollm2: folders, .gguf files or hub "
+        "ids, spelled as the run spells them; a list in node.toml",
     )
     max_local_epochs: Count = key(0, "most epochs in a round; 0: no limit")
     max_training_seconds: NonNegative = key(
@@ -69,7 +82,7 @@ class FloorKeys(FlatConfig):
         if unknown or not self.dp_kinds:
             raise ValueError(
                 f"allowed-dp = {self.allowed_dp!r}: found {', '.join(unknown) or 'no kind'}, "
-                f"expected some of {', '.join(DP_KINDS)}, separated by commas"
+                f"expected some of {', '.join(DP_KINDS)}"
             )
         return self
 

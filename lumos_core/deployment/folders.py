@@ -48,12 +48,12 @@ data = "data"  # folder with catalog.tsv and interactions.tsv; never leaves this
 # The floor: what no run may go below, whatever its server asks for; docs/privacy.md explains each.
 # 'lumos node policy FOLDER' shows it in plain words, and what runs have spent so far.
 # require-secure-aggregation = false
-# allowed-dp = "none,central,distributed,user"  # e.g. "user": only runs that protect each user
+# allowed-dp = ["none", "central", "distributed", "user"]  # e.g. ["user"]: each user is protected
 # min-noise-multiplier = 0.0
 # max-run-epsilon = 0.0  # 0: no limit, here and below
 # max-total-epsilon = 0.0  # over all runs together
 # min-users = 1
-# allowed-llms = ""  # models beside smollm2 that a run may name
+# allowed-llms = []  # models beside smollm2 that a run may name
 # max-local-epochs = 0
 # max-training-seconds = 0.0
 # max-rounds-a-day = 0

@@ -321,6 +321,17 @@ def test_kinds_of_dp_that_do_not_exist(text: str) -> None:
         NodeConfig.from_flat({"data": "d", "allowed-dp": text})
 
 
+def test_lists_of_node_toml_are_texts_for_flower() -> None:
+    lists = {"allowed-dp": ["user", "distributed"], "allowed-llms": ["a/b", "/c d"]}
+    node = NodeConfig.from_flat({"data": "d", **lists})
+    assert (node.dp_kinds, node.llms) == ({"user", "distributed"}, {"a/b", "/c d"})
+    assert node.to_flat()["allowed-llms"] == "a/b,/c d"
+    assert NodeConfig.from_flat(node.to_flat()) == node
+    for wrong in (["/a,b"], [1]):
+        with pytest.raises(ConfigError, match=r"'allowed-llms': found .*text without a comma"):
+            NodeConfig.from_flat({"data": "d", "allowed-llms": wrong})
+
+
 def test_a_node_without_a_floor_refuses_nothing_that_lumos_does_by_default() -> None:
     anything: list[Callable[[], dict[str, Any]]] = [dict, lambda: USER, lambda: SECURE]
     for run in anything:
