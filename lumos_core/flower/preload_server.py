@@ -13,10 +13,12 @@ import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import entry_points
@@ -35,6 +37,8 @@ APP_MODULES = (
 )  # fmt: skip
 """Modules of the app; with what they import, nearly all that a message needs."""
 PATIENCE_SECONDS = 5.0
+AGREE_SECONDS = 15.0  # in which a fork agrees or ends: three times as long as a stub waits for it
+LOOK_SECONDS = 5.0
 SOCKET, READY, GO, DONE = "socket", b"R", b"G", b"D"
 PID_BYTES = 4
 
@@ -77,19 +81,60 @@ def threads() -> int:
         return 2  # unknown; with more than one thread, nothing is forked
 
 
-def serve(listener: socket.socket) -> socket.socket:
-    """Fork on every request. Returns only in the forks: the connection to the requesting stub."""
+class Forks:
+    """Forks that have not agreed with their stubs yet. One that hangs before that would stay for
+    ever: its stub, which ends those that agreed, does not know of it."""
+
+    def __init__(self) -> None:
+        self._until: dict[int, tuple[int, float]] = {}  # pid → end of a pipe, time
+
+    def fork(self) -> int:
+        """Fork this process.
+
+        Returns:
+            In the fork, the end of a pipe, to be closed when it has agreed; 0 in this process.
+        """
+        ours, theirs = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(ours)
+            return theirs
+        os.close(theirs)
+        self._until[pid] = ours, time.monotonic() + AGREE_SECONDS
+        return 0
+
+    def end_late(self) -> None:
+        """Kill those that have had time enough; forget those that have agreed or ended."""
+        for pid, (pipe, until) in list(self._until.items()):
+            closed = bool(select.select([pipe], [], [], 0)[0])
+            if not closed and time.monotonic() > until:
+                os.kill(pid, signal.SIGKILL)  # it holds its end of the pipe, so it is that process
+                closed = True
+            if closed:
+                os.close(pipe)
+                del self._until[pid]
+
+
+def serve(listener: socket.socket) -> tuple[socket.socket, int]:
+    """Fork on every request. Returns only in the forks: the connection to the requesting stub, and
+    what :meth:`Forks.fork` returned."""
+    forks = Forks()
+    listener.settimeout(LOOK_SECONDS)
     while True:
-        connection, _ = listener.accept()
+        forks.end_late()
+        try:
+            connection, _ = listener.accept()
+        except TimeoutError:
+            continue
         connection.settimeout(PATIENCE_SECONDS)
         with suppress(OSError, ValueError, KeyError):
             head, streams, _, _ = socket.recv_fds(connection, 4, 3)
             try:
                 request = json.loads(_exactly(connection, int.from_bytes(head, "big")))
-                if len(streams) == 3 and threads() == 1 and os.fork() == 0:
+                if len(streams) == 3 and threads() == 1 and (pipe := forks.fork()):
                     listener.close()
                     _turn_into(request, streams)
-                    return connection
+                    return connection, pipe
             finally:
                 for stream in streams:
                     with suppress(OSError):
@@ -118,7 +163,7 @@ def _turn_into(request: dict[str, Any], streams: list[int]) -> None:
     sys.modules["numpy"].random.seed()  # else all forks draw the same random numbers
 
 
-def _agree(connection: socket.socket) -> None:
+def _agree(connection: socket.socket, pipe: int) -> None:
     """Tell the stub that the fork is ready and wait for its GO; exit if it does not come."""
     try:
         connection.sendall(READY + os.getpid().to_bytes(PID_BYTES, "big"))
@@ -127,6 +172,7 @@ def _agree(connection: socket.socket) -> None:
         agreed = False
     if not agreed:
         os._exit(1)
+    os.close(pipe)
     connection.settimeout(None)
     threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
 
@@ -151,8 +197,8 @@ def main() -> None:
     gc.freeze()  # memory shared with forks stays shared
     listener.listen()
     print("preloaded", flush=True)
-    connection = serve(listener)
-    _agree(connection)
+    connection, pipe = serve(listener)
+    _agree(connection, pipe)
     work(program, connection)
 
 

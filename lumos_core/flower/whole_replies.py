@@ -6,12 +6,12 @@ the SuperNode to the SuperLink. In both cases
 * who receives takes no piece twice. If only the answer to a piece is lost, the piece is sent again,
   is not taken, and Flower gives the reply up. Here the sender asks what is missing, and sends that.
 
-And if a ClientApp dies after it has announced its reply, its SuperNode waits for the pieces for
-ever: it does no work any more, although it stays connected. Here
+And a SuperNode works for one message at a time. It waits for ever, connected but without doing any
+work, if the ClientApp dies after it has announced its reply, or before it has fetched the message,
+or if it ends without a reply. Here
 
 * a SuperNode looks at a reply only when all its pieces are there;
-* a reply that is not whole when its ClientApp has ended is dropped, and the message is answered
-  with an error, as if the ClientApp had not begun to reply.
+* a message without a whole reply is answered with an error when its ClientApp has ended.
 
 The names are changed only in the version of Flower that this module was written for, and only if
 they are as expected; otherwise a warning is logged. The programs of SuperNodes and ClientApps load
@@ -33,7 +33,7 @@ _CLIENT, _MAKE = "flwr.supernode.runtime.run_clientapp", "make_push_object_fn_pr
 _OBJECTS, _NOT_TAKEN = "flwr.supercore.inflatable.inflatable_utils", "ObjectPushError"
 _STATE, _STATE_CLASS = "flwr.supernode.nodestate.in_memory_nodestate", "InMemoryNodeState"
 _USED = ("finish_task", "get_messages", "_store_error_replies")
-_CRASHED = "CLIENT_APP_CRASHED_ERROR"
+_CRASHED, _FINISHED = "CLIENT_APP_CRASHED_ERROR", "finished"
 _TREES, _WALK = "flwr.supercore.inflatable.inflatable_object", "iterate_object_tree"
 _STORE, _ABSENT = "flwr.supercore.object_store.object_store", "NoObjectInStoreError"
 
@@ -120,7 +120,8 @@ class Sending:
 
 
 def wait_for_whole_replies() -> bool:
-    """Hand on no part of a reply, in a SuperNode; returns whether it was arranged."""
+    """Hand on no part of a reply, and wait for none that will not come, in a SuperNode; returns
+    whether it was arranged."""
     module = importlib.import_module(_STATE)
     state, crashed = getattr(module, _STATE_CLASS, None), getattr(module, _CRASHED, None)
     if crashed is None or not all(callable(getattr(state, name, None)) for name in _USED):
@@ -130,9 +131,7 @@ def wait_for_whole_replies() -> bool:
     def finish_task(self: Any, task_id: int, *args: Any, **kwargs: Any) -> bool:
         done = bool(finish(self, task_id, *args, **kwargs))
         if done:
-            runs = {task.run_id for task in self.get_tasks(task_ids=[task_id])}
-            if _parts(self, runs):
-                self._store_error_replies(runs, crashed)
+            self._store_error_replies(_ended_runs(self, task_id), crashed)
         return done
 
     def get_messages(self: Any, **asked: Any) -> list[Any]:
@@ -144,10 +143,14 @@ def wait_for_whole_replies() -> bool:
         return [message for message in found if message not in part]
 
     def store_error_replies(self: Any, run_ids: set[int], error: Any) -> None:
-        for message_id in _parts(self, run_ids):
-            log.warning("a reply of which only a part has come is dropped")
-            self.delete_messages(message_ids=[message_id])
-            self.object_store.delete(message_id)
+        # Called with the lock of the tasks, so nothing may ask for tasks.
+        for entry in _entries(self, run_ids):
+            if not entry.message.metadata.reply_to_message_id:
+                entry.is_retrieved = True  # Flower answers for these alone
+            elif not entry.is_retrieved and not _is_whole(self, entry.message):
+                log.warning("a reply of which only a part has come is dropped")
+                self.delete_messages(message_ids=[entry.message.metadata.message_id])
+                self.object_store.delete(entry.message.metadata.message_id)
         answer(self, run_ids, error)
 
     for name, changed in zip(_USED, (finish_task, get_messages, store_error_replies), strict=True):
@@ -155,15 +158,18 @@ def wait_for_whole_replies() -> bool:
     return True
 
 
-def _parts(state: Any, run_ids: Iterable[int]) -> list[str]:
-    """Replies of some runs that are not whole."""
+def _ended_runs(state: Any, task_id: int) -> set[int]:
+    """The run of a task that has ended, unless another task of the run is still to answer. A
+    message is stored after its task, so it never belongs to none."""
+    runs = {task.run_id for task in state.get_tasks(task_ids=[task_id])}
+    others = state.get_tasks(run_ids=list(runs)) if runs else []
+    return runs if all(task.status.status == _FINISHED for task in others) else set()
+
+
+def _entries(state: Any, run_ids: Iterable[int]) -> list[Any]:
     with state.lock_msg_store:
-        messages = [entry.message for entry in state.msg_store.values() if not entry.is_retrieved]
-    return [
-        message.metadata.message_id
-        for message in messages
-        if message.metadata.run_id in run_ids and not _is_whole(state, message)
-    ]
+        entries = list(state.msg_store.values())
+    return [entry for entry in entries if entry.message.metadata.run_id in run_ids]
 
 
 def _is_whole(state: Any, message: Any) -> bool:

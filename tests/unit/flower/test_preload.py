@@ -176,6 +176,41 @@ def test_a_fork_that_dies_or_hangs_ends_its_stub_with_an_error(
 
 
 @linux_only
+def test_a_fork_that_hangs_before_it_has_agreed_is_ended(
+    tmp_path: Path,
+    environment: dict[str, str],
+    forking: None,
+    children: Children,
+) -> None:
+    """Its stub does the work in another way and does not know of it."""
+    server = Path(preload.preload_server.__file__)
+    text = server.read_text()
+    for name, seconds in (("AGREE_SECONDS", 2.0), ("LOOK_SECONDS", 0.2)):
+        text, found = re.subn(rf"^{name} = [\d.]+", f"{name} = {seconds}", text, flags=re.M)
+        assert found == 1
+    agree = "def _agree(connection: socket.socket, pipe: int) -> None:\n"
+    assert agree in text
+    # it hangs at the first request, and then no more
+    hang = "    if not os.path.exists('hung'):\n        open('hung', 'x').close()\n"
+    hang += "        time.sleep(60)\n"
+    body = text.index('"""', text.index('"""', text.index(agree)) + 3) + 4
+    server.write_text(text[:body] + hang + text[body:])
+    folder = tmp_path / "bin"
+    changed = preload.start(children, "preloaded", folder, environment, tmp_path)
+    wait_for_socket(folder)
+    command = [*gated_superexec.client_command(changed), "--once"]
+    asked = subprocess.Popen(command, env=changed, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    server_process = psutil.Process(children._children[0].process.pid)
+    while not (hung := server_process.children()):
+        assert asked.poll() is None
+        time.sleep(0.01)
+    gone, _ = psutil.wait_procs(hung, 20)
+    assert len(gone) == 1
+    asked.wait(60)
+    assert "--again" in run(changed, tmp_path, "--again")
+
+
+@linux_only
 def test_no_more_than_a_few_work_at_a_time(tmp_path: Path, preloaded: dict[str, str]) -> None:
     """On a starved machine, programs that are started for the same message must not pile up."""
     command = [*gated_superexec.client_command(preloaded), "--wait"]

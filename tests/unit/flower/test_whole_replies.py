@@ -48,7 +48,6 @@ class Scene:
         self.task = self.state.create_task(task_type=TaskType.CLIENT_APP, run_id=RUN, fab_hash="")
         assert self.state.claim_task(self.task)
         assert self.state.activate_task(self.task)
-        self.state.get_messages(run_ids=[RUN], is_reply=False)
         self.reply = Message(
             RecordDict({"delta": ArrayRecord(), "counts": ConfigRecord({"users": 3})}),
             reply_to=asked,
@@ -56,7 +55,11 @@ class Scene:
         set_message_id(self.reply, self.reply.object_id)
         self.pieces = get_all_nested_objects(self.reply)
 
+    def fetch(self) -> None:
+        assert len(self.state.get_messages(run_ids=[RUN], is_reply=False)) == 1
+
     def announce(self) -> None:
+        self.fetch()
         self.session = self.state.start_session(RUN)
         stored, missing = self.state.store_message_and_object_tree(
             self.reply, get_object_tree(self.reply), self.session
@@ -107,6 +110,35 @@ def test_what_is_not_whole_when_its_clientapp_ends_becomes_an_error(
     assert reply.metadata.reply_to_message_id == "asked"
     assert scene.state.object_store.get(scene.reply.metadata.message_id) is None
     assert scene.replies() == []
+
+
+@pytest.mark.parametrize("details", ["", failed_tasks.LOST])
+@pytest.mark.parametrize("fetched", [False, True])
+def test_a_message_whose_clientapp_ends_without_a_reply_is_answered_with_an_error(
+    scene: Scene, details: str, fetched: bool
+) -> None:
+    if fetched:
+        scene.fetch()
+    assert scene.replies() == []
+    assert scene.state.finish_task(scene.task, "failed", details)
+    [reply] = scene.replies()
+    assert reply.has_error()
+    assert reply.metadata.reply_to_message_id == "asked"
+
+
+def test_a_message_whose_task_is_still_to_come_is_left_alone(scene: Scene) -> None:
+    """The next message may be there before the ClientApp of the last one has ended."""
+    scene.announce()
+    scene.send(len(scene.pieces))
+    [reply] = scene.replies()
+    scene.state.delete_messages(message_ids=["asked", reply.metadata.message_id])  # it was sent
+    scene.state.create_task(task_type=TaskType.CLIENT_APP, run_id=RUN, fab_hash="")
+    later = Message(RecordDict({"order": ConfigRecord({"round": 2})}), 7, "train")
+    later.metadata.__dict__["_run_id"] = RUN
+    scene.state.store_message(set_message_id(later, "later"))
+    assert scene.state.finish_task(scene.task, "completed", "")
+    assert scene.replies() == []
+    scene.fetch()
 
 
 def test_a_whole_reply_outlives_its_clientapp(scene: Scene) -> None:
