@@ -33,6 +33,7 @@ SETTINGS = {
     "round_timeout": "60", "min_replies": "1", "max_failed_rounds": "1000", "evaluate_every": "5",
 }  # fmt: skip
 SAMPLE_SECONDS = 2.0
+ZOMBIE_LINE = 100  # characters: no tokens
 ZOMBIE_SECONDS = 30.0  # a supervisor may pause before it looks
 ROLES = {
     "flower-superlink": "SuperLink", "flower-supernode": "SuperNode",
@@ -51,7 +52,8 @@ class Seen:
         together: the most memory of all processes at a time, in MiB.
         clients: the most ClientApps of one node at a time.
         processes: all that ever belonged to the federation.
-        zombies: command lines of processes that nobody had waited for half a minute later.
+        zombies: processes that nobody had waited for half a minute later, although whoever started
+            them was not stopped: the beginnings of their command lines.
         memory: (seconds since the beginning, MiB of all processes), one per sample.
     """
 
@@ -235,10 +237,10 @@ class Federation:
 
     def _look_for_zombies(self) -> None:
         now = time.monotonic()
-        ended = [process for process in self.seen.processes if is_zombie(process)]
+        ended = [p for p in self.seen.processes if is_zombie(p) and not _is_stopped(p.parent())]
         self._ended = {process: self._ended.get(process, now) for process in ended}
         self.seen.zombies |= {
-            self._lines[process]
+            self._lines[process][:ZOMBIE_LINE]
             for process, since in self._ended.items()
             if now - since > ZOMBIE_SECONDS
         }
@@ -248,6 +250,12 @@ def is_zombie(process: psutil.Process) -> bool:
     """Whether a process has ended and was not waited for."""
     with suppress(psutil.Error):
         return bool(process.status() == psutil.STATUS_ZOMBIE)
+    return False
+
+
+def _is_stopped(process: psutil.Process | None) -> bool:
+    with suppress(psutil.Error):
+        return process is not None and process.status() == psutil.STATUS_STOPPED
     return False
 
 
