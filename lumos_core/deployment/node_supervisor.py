@@ -129,7 +129,7 @@ class _Preloaded:
     """
 
     def __init__(self, children: Children, folder: Path) -> None:
-        self._children, self._folder = children, folder
+        self.children, self._folder = children, folder
         self._environment: dict[str, str] = {}
         self._cwd = folder
         self._backoff = Backoff()
@@ -138,9 +138,9 @@ class _Preloaded:
     def environment(self, environment: dict[str, str], cwd: Path) -> dict[str, str]:
         """Start it, unless it runs; returns the environment for what starts ClientApps."""
         self._environment, self._cwd = environment, cwd
-        if self._children.runs(_PRELOADED):
+        if self.children.runs(_PRELOADED):
             return {**environment, preload_stub.FOLDER: str(self._folder)}
-        return preload.start(self._children, "preloaded", self._folder, environment, cwd)
+        return preload.start(self.children, "preloaded", self._folder, environment, cwd)
 
     def look(self) -> None:
         """Start it again, if it has died."""
@@ -148,7 +148,7 @@ class _Preloaded:
         if now < self._due or not (self._folder / preload_server.SOCKET).exists():
             return
         self._due = now + _LOOK_SECONDS
-        if not self._children.runs(_PRELOADED):
+        if not self.children.runs(_PRELOADED):
             self._due = now + _LOOK_SECONDS + self._backoff.pause()
             self.environment(self._environment, self._cwd)
 
@@ -193,7 +193,10 @@ def _run_once(
         connection = ConnectionWriter(state)
         hung = _wait(
             watched, log, connection, console,
-            (preloaded.look, _ViewLog(state, console).look, _RefusalLog(state, console).look),
+            (
+                preloaded.look, _ViewLog(state, console).look, _RefusalLog(state, console).look,
+                lambda: children.reap(preloaded.children),  # what a SuperExec that died had started
+            ),
         )  # fmt: skip
         connection.note(ENDED)
         if hung:

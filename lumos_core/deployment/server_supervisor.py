@@ -286,6 +286,7 @@ class _ServerWatch(Watch):
         if self._executor.lost():
             _drop_failure(self._run_dir)  # of the ServerApp that has ended with it
         self._executor.keep()
+        self._children.reap()  # a ServerApp whose SuperExec has died
 
     def summary_seconds(self) -> float:
         return _SUMMARY_SECONDS if self._seen else super().summary_seconds()

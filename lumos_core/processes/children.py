@@ -117,6 +117,15 @@ class Children:
                     return True
         return False
 
+    def reap(self, *others: "Children") -> None:
+        """Wait for descendants that have ended after whoever started them: they would stay as
+        zombies. A supervisor calls this now and then, in the thread that starts other processes.
+
+        Args:
+            others: further children of this process.
+        """
+        _reap_orphans(self._own().union(*(other._own() for other in others)))
+
     def stop_one(self, child: Child, grace: float = GRACE_SECONDS) -> None:
         """End one child and everything that it started."""
         family = _tree(child)
@@ -146,7 +155,7 @@ class Children:
             for child in self._children:
                 _signal_group(child.process.pid, signal.SIGKILL)
             self._wait(family | self._strays(), max(grace, GRACE_SECONDS))  # else zombies stay
-            _reap_orphans({child.process.pid for child in self._children})
+            _reap_orphans(self._own())
             self._children.clear()
             self._bounded.stop()
             self._dismiss_guard()
@@ -190,6 +199,11 @@ class Children:
             if not running and not any(_runs(process) for process in others):
                 return
             time.sleep(0.05)
+
+    def _own(self) -> set[int]:
+        """Processes that only their Popen may wait for."""
+        own = {child.process.pid for child in self._children}
+        return own if self._guard is None else {*own, self._guard.pid}
 
     def _family(self) -> set[psutil.Process]:
         return {process for child in self._children for process in _tree(child)}

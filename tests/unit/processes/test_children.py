@@ -51,6 +51,27 @@ def test_one_ends_with_everything_it_started_and_the_others_go_on(tmp_path: Path
     assert other.exit_code is not None
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only there orphans are adopted")
+def test_what_outlives_its_parent_does_not_stay_as_a_zombie(tmp_path: Path) -> None:
+    with Children(tmp_path / "others") as others, Children(tmp_path) as children:
+        parent, orphan = start(children, "parent", FAMILY, tmp_path)
+        lasting, _ = start(others, "lasting", FAMILY, tmp_path)
+        parent.process.kill()
+        until = time.monotonic() + 20
+        while orphan.ppid() != os.getpid():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        children.reap(others)
+        assert orphan.is_running()
+        for process in (orphan, psutil.Process(lasting.process.pid)):
+            process.kill()
+        while orphan.is_running():
+            assert time.monotonic() < until
+            if psutil.Process(lasting.process.pid).status() == psutil.STATUS_ZOMBIE:
+                children.reap(others)
+        assert (parent.exit_code, lasting.exit_code) == (-9, -9), "known to their own objects"
+
+
 def test_one_that_will_not_end_is_killed(tmp_path: Path) -> None:
     with Children(tmp_path) as children:
         one, below = start(children, "one", STUBBORN, tmp_path)
