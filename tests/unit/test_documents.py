@@ -151,7 +151,7 @@ def test_the_index_has_every_page() -> None:
 
 
 def test_the_table_of_the_chaos_run_is_that_of_its_results() -> None:
-    """Of the fault table in docs/operations.md: every line is one of the committed tables."""
+    """Of the fault tables in docs/operations.md: every line is one of the committed tables."""
     tables = sorted((ROOT / "benchmarks" / "results").glob("chaos*.md"))
     if not tables:
         pytest.skip("a source distribution is without results")
@@ -162,4 +162,5 @@ def test_the_table_of_the_chaos_run_is_that_of_its_results() -> None:
     ]  # fmt: skip
     text = (ROOT / "docs" / "operations.md").read_text()
     shown = re.findall(rf"^\| (?:{'|'.join(names)})[a-z-]* \|.*$", text, re.MULTILINE)
-    assert sorted(shown) == sorted(measured)
+    assert len(shown) > 20
+    assert [line for line in shown if line not in measured] == []
