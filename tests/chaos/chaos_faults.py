@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 
 import psutil
-from chaos_federation import HOSTS, SMALL_DISK, WRONG_CLOCK, Federation, filled
+from chaos_federation import HOSTS, SMALL_DISK, WRONG_CLOCK, Federation, filled, is_zombie
 from deployment_support import wait_for
 
 HOLD_SECONDS = 10.0  # for which a fault stays that has to be taken away
@@ -81,7 +81,7 @@ def _hang(program: str, on_server: bool = False) -> Fault:
         victim.suspend()
         cause = Cause(f"{program or 'ClientApp'} of {host} (SIGSTOP)")
         try:
-            wait_for(lambda: not victim.is_running() or _dead(victim), HUNG_SECONDS)
+            wait_for(lambda: not victim.is_running() or is_zombie(victim), HUNG_SECONDS)
             cause.noticed = round(time.monotonic() - begin, 1)
         except AssertionError:
             cause.noticed = -1.0  # never
@@ -91,12 +91,6 @@ def _hang(program: str, on_server: bool = False) -> Fault:
         yield cause
 
     return fault
-
-
-def _dead(process: psutil.Process) -> bool:
-    with suppress(psutil.Error):
-        return bool(process.status() == psutil.STATUS_ZOMBIE)
-    return True
 
 
 # ---------------------------------------------------------------- links
