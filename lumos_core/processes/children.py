@@ -124,7 +124,8 @@ class Children:
         Args:
             others: further children of this process.
         """
-        _reap_orphans(self._own().union(*(other._own() for other in others)))
+        if _somebody_has_ended():
+            _reap_orphans(self._own().union(*(other._own() for other in others)))
 
     def stop_one(self, child: Child, grace: float = GRACE_SECONDS) -> None:
         """End one child and everything that it started."""
@@ -281,6 +282,17 @@ def _adopt_orphans() -> None:
     reap them. The first process of a container often does not, and they would stay as zombies."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _somebody_has_ended() -> bool:
+    """Whether any child of this process has ended and was not waited for: one system call, where
+    looking for them reads about every process of the machine."""
+    if not sys.platform.startswith("linux"):  # elsewhere no orphans are adopted
+        return False
+    try:
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # there is no child
+        return False
 
 
 def _reap_orphans(known: set[int]) -> None:
