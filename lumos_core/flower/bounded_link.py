@@ -294,7 +294,9 @@ def main() -> None:
     (entry,) = entry_points(group="console_scripts", name=sys.argv[1])
     run = entry.load()
     install()
-    runpy.run_path(str(Path(__file__).with_name("failed_tasks.py")))["expect_signs_of_life"]()
+    tasks = runpy.run_path(str(Path(__file__).with_name("failed_tasks.py")))
+    tasks["expect_signs_of_life"]()
+    tasks["end_earlier_runs"]()
     sys.argv = sys.argv[1:]
     sys.exit(run())
 

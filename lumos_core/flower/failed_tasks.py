@@ -8,6 +8,9 @@
   Here both are.
 * A process that sends no sign of life is given up after a minute. Here it is half a minute, as its
   death is reported otherwise.
+* A SuperLink that starts again waits for signs of life of the runs in its database, and nodes wait
+  for instructions of theirs that were never sent whole. LUMOS ends everything else of a server
+  before it starts the SuperLink again (``server_supervisor.py``), so here these runs end at once.
 
 ``live_supernode.py`` and ``bounded_link.py`` load the file by its path.
 """
@@ -27,9 +30,12 @@ SECONDS = 15  # given up after twice as many, and claimed for as many
 _STATES = ("flwr.supercore.corestate.in_memory_corestate", "flwr.supercore.corestate.sql_corestate")
 _NODE_STATE = "flwr.supernode.nodestate.in_memory_nodestate"
 _NODE, _PULL = "flwr.supernode.start_client_internal", "_pull_and_store_message"
+_LINK_STATE = "flwr.server.superlink.linkstate.sql_linkstate"
 _SENDER = "flwr.supercore.heartbeat"
 _INTERVAL = "HEARTBEAT_DEFAULT_INTERVAL"
 _USED = ("finish_task", "_cleanup_expired_task_tokens_locked")
+_USED_OF_RUNS = ("initialize", "get_run_info", "finish_task")
+_UNFINISHED = ("pending", "starting", "running")
 
 
 def answer_for_the_dead() -> bool:
@@ -106,6 +112,26 @@ class _Recorded:
 
     def __exit__(self, *error: object) -> None:
         del self._state.create_task, self._state.store_message  # those of the class again
+
+
+def end_earlier_runs() -> bool:
+    """End the runs that are found in a database when a SuperLink starts; returns whether it is so.
+    No process works for them any more."""
+    if not _right_version():
+        return False
+    state = getattr(importlib.import_module(_LINK_STATE), "SqlLinkState", None)
+    if state is None or not all(callable(getattr(state, name, None)) for name in _USED_OF_RUNS):
+        return _left("its runs are not kept as they were")
+    original = state.initialize
+
+    def initialize(self: Any, *args: Any, **kwargs: Any) -> Any:
+        tables = original(self, *args, **kwargs)
+        for run in self.get_run_info(statuses=_UNFINISHED):
+            self.finish_task(run.primary_task_id, "failed", "its SuperLink was started again")
+        return tables
+
+    setattr(state, "initialize", initialize)  # noqa: B010
+    return True
 
 
 def expect_signs_of_life() -> bool:

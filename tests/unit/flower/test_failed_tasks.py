@@ -1,13 +1,16 @@
 """What a SuperNode does with a task whose process has ended without a reply."""
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 import pytest
 from flower_in_process import identify, set_message_id
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.constant import TaskType
 from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.superlink.federation import NoOpFederationManager
 from flwr.supernode.nodestate import InMemoryNodeState
 
 from lumos_core.flower import failed_tasks
@@ -18,6 +21,7 @@ RUN = 1
 @pytest.fixture(autouse=True)
 def _put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(InMemoryNodeState, "finish_task", InMemoryNodeState.finish_task)
+    monkeypatch.setattr(SqlLinkState, "initialize", SqlLinkState.initialize)
     for name in (*failed_tasks._STATES, failed_tasks._SENDER):
         module = importlib.import_module(name)
         interval = getattr(module, failed_tasks._INTERVAL)
@@ -105,6 +109,34 @@ def test_a_message_that_is_ignored_leaves_no_task(
     assert "create_task" not in vars(state)
 
 
+def superlink(database: Path) -> Any:
+    """The state of a SuperLink that has just started."""
+    found = SqlLinkState(str(database), NoOpFederationManager(), ObjectStoreFactory().store())
+    found.initialize()
+    return found
+
+
+@pytest.mark.parametrize("reached", ["pending", "starting", "running"])
+def test_runs_before_a_superlinks_start_have_ended(tmp_path: Path, reached: str) -> None:
+    assert failed_tasks.end_earlier_runs()
+    before = superlink(tmp_path / "state.db")
+    run = before.create_run(
+        "fab", "1", "hash", {}, "@none/default", None, None, TaskType.SERVER_APP
+    )
+    [info] = before.get_run_info(run_ids=[run])
+    token = before.claim_task(info.primary_task_id) if reached != "pending" else None
+    assert reached != "running" or before.activate_task(info.primary_task_id)
+    assert before.get_run_status({run})[run].status == reached
+    after = superlink(tmp_path / "state.db")
+    found = after.get_run_status({run})[run]
+    assert (found.status, found.sub_status) == ("finished", "failed")
+    assert after.get_task_by_token(token or "") is None
+    again = after.create_run(
+        "fab", "1", "hash", {}, "@none/default", None, None, TaskType.SERVER_APP
+    )
+    assert after.get_run_status({again})[again].status == "pending"
+
+
 def test_intervals_are_changed_where_they_are_used() -> None:
     assert failed_tasks.expect_signs_of_life()
     assert failed_tasks.send_signs_of_life()
@@ -117,8 +149,11 @@ def test_another_flower_stays_as_it_is(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = InMemoryNodeState.finish_task
+    starts = SqlLinkState.initialize
     monkeypatch.setattr(failed_tasks, "version", lambda name: "1.40.0")
     assert not failed_tasks.answer_for_the_dead()
     assert not failed_tasks.expect_signs_of_life()
+    assert not failed_tasks.end_earlier_runs()
     assert InMemoryNodeState.finish_task is before
+    assert SqlLinkState.initialize is starts
     assert "found 1.40.0" in caplog.text
