@@ -83,8 +83,8 @@ class GridTransport:
         catalog: fingerprint of the run's catalog; sent with every instruction, so that a node with
             another catalog can refuse.
         poll: seconds between two polls for replies.
-        registered: node id → the only name that this node may use. None if nodes have no keys: then
-            a name belongs to the newest id that claims it.
+        registered: node id → the only name that this node may use; may change meanwhile. None if
+            nodes have no keys: then a name belongs to the newest id that claims it.
     """
 
     def __init__(
@@ -100,7 +100,8 @@ class GridTransport:
         self._ids: dict[str, int] = {}  # name → the id that took it last
         self._introductions: dict[str, Reply] = {}  # by name, for the round loop's first question
         self._asked: dict[str, tuple[int, float]] = {}  # message id → node id, time of the question
-        self._left_out: dict[int, float] = {}  # id without a valid name → time it was left out
+        # id without a valid name → time it was left out, and the name it was registered under then
+        self._left_out: dict[int, tuple[float, str | None]] = {}
 
     # --- connected nodes
 
@@ -122,7 +123,11 @@ class GridTransport:
         late = {m for m, (_, when) in self._asked.items() if now - when > DESCRIBE_SECONDS}
         self._asked = {m: asked for m, asked in self._asked.items() if m not in late}
         waiting = {node_id for node_id, _ in self._asked.values()}
-        left_out = {n for n, since in self._left_out.items() if now - since <= DESCRIBE_SECONDS}
+        left_out = {
+            node_id
+            for node_id, (since, whose) in self._left_out.items()
+            if now - since <= DESCRIBE_SECONDS and whose == self._registered_name(node_id)
+        }
         new = sorted(online - self._names.keys() - waiting - left_out)
         content = records.encode_order(Order(None, 0, None, self._catalog))
         for message_id, node_id in zip(
@@ -147,18 +152,23 @@ class GridTransport:
             now = time.monotonic()
             # It did not get to answer, as it was restarted or its ClientApp died: ask again soon.
             lost = (reply.error or "").startswith(_FLOWERS)
-            self._left_out[node_id] = now - DESCRIBE_SECONDS + LOST_SECONDS if lost else now
+            since = now - DESCRIBE_SECONDS + LOST_SECONDS if lost else now
+            self._left_out[node_id] = since, self._registered_name(node_id)
             log.warning("a node did not say who it is and is left out (%s)", reply.error)
             return
-        if self._registered is not None and self._registered.get(node_id) != name:
-            self._left_out[node_id] = time.monotonic()
-            whose = self._registered.get(node_id, "no registered node")
-            log.warning("a node with the key of %s calls itself %s and is left out", whose, name)
+        whose = self._registered_name(node_id)
+        if self._registered is not None and whose != name:
+            self._left_out[node_id] = time.monotonic(), whose
+            known = whose or "no registered node"
+            log.warning("a node with the key of %s calls itself %s and is left out", known, name)
             return
         if self._ids.get(name, node_id) != node_id:
             log.warning("node %s has connected again (or two nodes use this name)", name)
         self._names[node_id], self._ids[name] = name, node_id
         self._introductions[name] = reply
+
+    def _registered_name(self, node_id: int) -> str | None:
+        return None if self._registered is None else self._registered.get(node_id)
 
     # --- instructions and replies
 

@@ -16,7 +16,7 @@ from lumos_core import logs
 from lumos_core.config import NODE_NAMES, RunConfig
 from lumos_core.errors import ConfigError, FederationError
 from lumos_core.flower import bounded_pulls, fast_polling
-from lumos_core.flower.registered_nodes import RegisteredNodes
+from lumos_core.flower.registered_nodes import LiveNames
 from lumos_core.runs.history import OnEvent
 
 if TYPE_CHECKING:
@@ -76,9 +76,10 @@ def _primitives(config: RunConfig) -> "Primitives | None":
     return FLOWER
 
 
-def _registered_names() -> dict[int, str] | None:
-    """Node id → name; None if the operator has not registered the nodes' keys under names."""
+def _registered_names() -> LiveNames | None:
+    """Node id → name, as it is at the moment; None if the operator has not registered the nodes'
+    keys under names."""
     path = os.environ.get(NODE_NAMES)
     if path is None:
         return None
-    return RegisteredNodes.read(Path(path)).names()
+    return LiveNames(Path(path))

@@ -15,9 +15,12 @@ from lumos_core.cli.options import (
     parse_settings,
 )
 from lumos_core.cli.screens import results_table
-from lumos_core.deployment import folders
+from lumos_core.deployment import admission, credentials, folders, renewal
 from lumos_core.deployment.demo import run_demo
+from lumos_core.deployment.node_keys import PublicKey
+from lumos_core.deployment.renewal import SERVER_DAYS
 from lumos_core.errors import ConfigError, FederationError
+from lumos_core.runs.certificate_dates import WARN_DAYS
 from lumos_core.runs.report import REPORTED_METRICS, cells, federated_row, write_report
 from lumos_core.runs.summary import RunSummary
 
@@ -35,61 +38,204 @@ def init_command(
         list[str],
         typer.Option(help="Name or address by which nodes reach the server; repeatable."),
     ],
-    nodes: Annotated[str, typer.Option(help="Number of nodes, or their names: north,south.")],
+    nodes: Annotated[
+        str,
+        typer.Option(
+            help="For trials: number or names (north,south) of nodes whose keys are made here. "
+            "Without it, each node makes its own: lumos node init.",
+            show_default=False,
+        ),
+    ] = "",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Fleet port.")] = 9092,
     days: Annotated[
         int, typer.Option(min=1, max=3650, help="Validity of the server certificate.")
-    ] = 825,
+    ] = SERVER_DAYS,
 ) -> None:
-    """Write certificates, keys and secrets of a new deployment; never overwrites."""
-    names = folders.node_names(nodes)
+    """Write the authority, certificate and secrets of a new deployment; never overwrites.
+
+    With --nodes also the keys of nodes, which then have to travel: for demos and trials.
+    """
+    names = folders.node_names(nodes) if nodes else []
     manifest = folders.create(out, host, names, port, days)
-    console = Console(soft_wrap=True, highlight=False)
+    console = _console()
     console.print(f"server   {out / 'server'}  to the server's machine")
     for name in manifest.nodes:
         console.print(f"node     {out / 'nodes' / name}  to the machine of {name}, and only there")
     console.print(f"CA       {out / 'ca'}  keep it offline")
-    console.print(
-        "\nserver:     lumos deploy server server --catalog catalog.tsv"
-        f"\neach node:  lumos node start {manifest.nodes[0]} --data DATA"
-    )
+    if manifest.nodes:
+        console.print(
+            "\nThe nodes' private keys were made here: good for a trial. Otherwise make each where "
+            "it is used\n('lumos node init') and admit it with 'lumos deploy add-node'."
+        )
+    else:
+        _print_for_nodes(console, folders.ServerKit(out / "server", manifest))
+    console.print("\nserver:     lumos deploy server server --catalog catalog.tsv")
+    first = manifest.nodes[0] if manifest.nodes else "NODE"
+    console.print(f"each node:  lumos node start {first} --data DATA")
+
+
+Folder = Annotated[
+    Path,
+    typer.Argument(
+        help="The server's folder, or the folder that 'lumos deploy init' wrote.",
+        metavar="FOLDER",
+    ),
+]
+PublicKeyFile = typer.Option(
+    "--public-key", help="File NAME.pub that the node's owner made with 'lumos node init'."
+)
+OptionalPublicKey = Annotated[Path | None, PublicKeyFile]
 
 
 @deploy_app.command("add-node")
 def add_node_command(
-    out: Annotated[Path, typer.Argument(help="Folder that 'lumos deploy init' wrote.")],
+    folder: Folder,
     name: Annotated[str, typer.Argument(help="Name of the new node.")],
+    public_key: OptionalPublicKey = None,
 ) -> None:
-    """Write the key and bundle of one more node; the server accepts it from its next start on.
+    """Admit one more node by the public key that it has made; a running server takes it at once.
 
-    Never overwrites. For a new key under an old name, remove the node first (remove-node).
+    Without --public-key the node's key and bundle are made here, in the folder that 'lumos deploy
+    init' wrote: for demos and trials. Nothing is overwritten.
     """
-    bundle = folders.add_node(out, name)
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(f"node     {bundle}  to the machine of {name}, and only there")
-    _print_server(console, out)
+    written = admission.add_node(folder, name, public_key)
+    console = _console()
+    if public_key is None:
+        console.print(f"node     {written}  to the machine of {name}, and only there")
+    else:
+        fingerprint = PublicKey.read(written).fingerprint
+        console.print(f"node     {name} is admitted by the key {fingerprint}")
+        console.print("         its owner sees the same fingerprint: compare the two")
+        place = admission.Place.of(folder)
+        manifest = folders.Manifest.read(place.manifest_path)
+        _print_for_nodes(console, folders.ServerKit(place.server, manifest))
+    _print_server(console, folder)
 
 
 @deploy_app.command("remove-node")
 def remove_node_command(
-    out: Annotated[Path, typer.Argument(help="Folder that 'lumos deploy init' wrote.")],
+    folder: Folder,
     name: Annotated[str, typer.Argument(help="Name of the node.")],
 ) -> None:
-    """Revoke a node: the server refuses its key from its next start on.
+    """Revoke a node: its key is refused from then on, also by a server that is running.
 
-    Its key and bundle are moved to OUT/removed; its name is free for a new key (add-node).
+    Its files are moved to the folder 'removed'; its name is free for a new key (add-node).
     """
-    place = folders.remove_node(out, name)
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(f"removed  {name}; its key and bundle are in {place}")
-    _print_server(console, out)
-    console.print(f"         until then the server still lets {name} take part")
+    place = admission.remove_node(folder, name)
+    console = _console()
+    console.print(f"removed  {name}; its files are in {place}")
+    _print_server(console, folder)
 
 
-def _print_server(console: Console, out: Path) -> None:
+@deploy_app.command("rotate-node")
+def rotate_node_command(
+    folder: Folder,
+    name: Annotated[str, typer.Argument(help="Name of the node.")],
+    public_key: Annotated[Path, PublicKeyFile],
+) -> None:
+    """Admit another key under a node's name; its old key is refused from then on.
+
+    The node's owner makes the new key with 'lumos node init FOLDER --new-key'.
+    """
+    key = admission.rotate_node(folder, name, public_key)
+    console = _console()
+    console.print(f"node     {name} is admitted by the key {key.fingerprint}, no longer by its old")
+    console.print("         its owner sees the same fingerprint: compare the two")
+    console.print(f"         on its machine: mv node.key.new node.key, and start {name} again")
+    _print_server(console, folder)
+
+
+@deploy_app.command("renew")
+def renew_command(
+    folder: Folder,
+    ca: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with ca.crt and ca.key (default: ca beside the server's folder).",
+            show_default=False,
+        ),
+    ] = None,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name or address for the certificate, instead of those before."),
+    ] = None,
+    days: Annotated[
+        int, typer.Option(min=1, max=3650, help="Validity of the server certificate.")
+    ] = SERVER_DAYS,
+    extend_ca: Annotated[
+        bool,
+        typer.Option(
+            "--extend-ca",
+            help="Also a new certificate of the authority for its same key. Nodes need the new "
+            "ca.crt before the old one expires.",
+        ),
+    ] = False,
+    new_ca: Annotated[
+        bool,
+        typer.Option(
+            "--new-ca",
+            help="Only make a new authority, since the key of the old one is lost or stolen. The "
+            "server keeps its certificate until 'renew' is called again.",
+        ),
+    ] = False,
+) -> None:
+    """Give the server a new certificate; a running server starts again with it by itself."""
+    if extend_ca and new_ca:
+        raise ConfigError("--extend-ca keeps the authority's key, --new-ca replaces it: choose one")
+    authority = renewal.authority_of(folder, ca)
+    console = _console()
+    if new_ca:
+        away = renewal.replace_authority(folder, authority)
+        _print_new_authority(console, folder, authority, away)
+        return
+    if extend_ca:
+        renewal.extend_authority(folder, authority)
+    done = renewal.renew(folder, authority, host or (), days)
+    left = credentials.days_left(done.certificate)
+    hosts = ", ".join(done.kit.manifest.hosts)
+    console.print(f"server   {done.kit.certificate}  valid for {left:.0f} days, for {hosts}")
+    until = credentials.days_left(done.authority)
+    console.print(f"CA       {done.kit.ca}  valid for {until:.0f} days")
+    if until < WARN_DAYS:
+        console.print("[yellow]         it expires soon: lumos deploy renew --extend-ca[/]")
+    if done.authority_changed:
+        console.print(f"nodes    give them {done.kit.ca}, before the one that they have expires")
+    _print_server(console, folder)
+
+
+def _print_new_authority(
+    console: Console, folder: Path, authority: renewal.Authority, away: Path | None
+) -> None:
+    kit = admission.Place.of(folder).server
+    if away is not None:
+        console.print(f"old CA   {away}")
+    console.print(f"CA       {authority.folder}  keep it offline")
+    console.print(f"nodes    give each of them {kit / folders.CA}, which holds the new certificate")
+    console.print("         and, until the next step, the old one; then start the node again")
+    console.print(f"then     lumos deploy renew {folder}: the server's certificate by the new CA")
+
+
+def _console() -> Console:
+    return Console(soft_wrap=True, highlight=False)
+
+
+def _print_for_nodes(console: Console, kit: folders.ServerKit) -> None:
+    """Print what a node that makes its own key needs from the server; none of it is secret."""
+    found = credentials.certificate_fingerprint(credentials.read_certificate(kit.ca))
+    console.print(f"\neach node needs the address {kit.manifest.superlink} and {kit.ca}")
+    console.print(f"(SHA-256 {found}):")
+    console.print(
+        f"  lumos node init NODE --name NAME --superlink {kit.manifest.superlink} --ca ca.crt"
+    )
+
+
+def _print_server(console: Console, folder: Path) -> None:
     """Print how to bring a change to the server. The command works whether the server's machine has
     the folder or not, and leaves run and state in it unchanged."""
-    console.print(f"server   rsync -a {out / 'server'}/ HOST:server/   then restart it there")
+    place = admission.Place.of(folder)
+    if place.has_bundles:
+        console.print(f"server   rsync -a {place.server}/ HOST:server/   if it runs elsewhere")
+    console.print("         a server that is running follows within a few seconds")
 
 
 @deploy_app.command("server")
@@ -128,8 +274,9 @@ def server_command(
     """Run a federation for nodes on other machines until it has finished.
 
     Every node needs TLS and a node key. A process that dies is started again, and the run resumes
-    after its last finished round. The same command resumes a run that was stopped, also after a
-    node was added or removed; with a larger --rounds it continues a run that has completed.
+    after its last finished round. The same command resumes a run that was stopped; with a larger
+    --rounds it continues a run that has completed. Nodes are added, removed and given other keys
+    while it runs, and a renewed certificate is taken up.
     """
     # these import polars and numpy, which the other commands do without
     from lumos_core.data.domains import NOUNS

@@ -10,16 +10,17 @@ import typer
 from rich.console import Console
 
 from lumos_core.cli.options import assignments, with_options
-from lumos_core.deployment.folders import NodeBundle
+from lumos_core.deployment import node_keys
+from lumos_core.deployment.folders import NODE_KEY, NODE_SETTINGS, NodeBundle
 from lumos_core.deployment.node_supervisor import check, keep_running, state_folder
-from lumos_core.errors import DataError
+from lumos_core.errors import ConfigError, DataError
 from lumos_core.federation.owner_floor import Refusal, policy
 from lumos_core.privacy.node_budget import FILE, Account, AccountError, Spent
 from lumos_core.views.llm.find import BUNDLED
 
 node_app = typer.Typer(name="node", help="A node on this machine.", no_args_is_help=True)
 
-Bundle = Annotated[Path, typer.Argument(help="This node's folder from 'lumos deploy init'.")]
+Bundle = Annotated[Path, typer.Argument(help="This node's folder, from 'lumos node init'.")]
 Data = Annotated[Path | None, typer.Option(help="Folder with catalog.tsv and interactions.tsv.")]
 State = Annotated[
     Path | None, typer.Option(help="Folder for views, ledger and logs (default: DATA/state).")
@@ -32,6 +33,54 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--config", "-c", metavar="KEY=VALUE", help="Any key of node.toml; repeatable."),
 ]
+
+
+@node_app.command("init")
+def init_command(
+    folder: Annotated[Path, typer.Argument(help="This node's folder; made if it is not there.")],
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="The node's name (default: as in node.toml, or the folder's).", show_default=False
+        ),
+    ] = None,
+    superlink: SuperLink = None,
+    ca: Annotated[
+        Path | None, typer.Option(help="The server's ca.crt, if it is here.", show_default=False)
+    ] = None,
+    new: Annotated[
+        bool,
+        typer.Option(
+            "--new-key", help="Make the key that is to take the place of the present one."
+        ),
+    ] = False,
+) -> None:
+    """Make this node's key pair here; only its public half, NAME.pub, goes to the server.
+
+    Writes node.key, NAME.pub, and node.toml and ca.crt where they are missing. Keys are never
+    overwritten.
+    """
+    if name is None:
+        has_settings = (folder / NODE_SETTINGS).exists()
+        name = node_keys.name_of(folder) if has_settings else folder.resolve().name
+    if new and (superlink or ca):
+        raise ConfigError("--new-key only makes a key: without --superlink and --ca")
+    made = node_keys.new_key(folder, name) if new else node_keys.init(folder, name, superlink, ca)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console.print(f"private  {made.private}  stays on this machine")
+    console.print(f"public   {made.public}  to the server's operator")
+    console.print(f"         {made.key.fingerprint}")
+    console.print("         read this fingerprint to the operator, by phone for example")
+    command = "rotate-node" if new else "add-node"
+    console.print(
+        f"\noperator:  lumos deploy {command} SERVER {name} --public-key {made.public.name}"
+    )
+    if new:
+        console.print(f"then here: mv {made.private} {folder / NODE_KEY}, and start the node again")
+        return
+    for text in made.missing:
+        console.print(f"missing:   {text}")
+    console.print(f"then here: lumos node start {folder} --data DATA")
 
 
 @node_app.command("start")

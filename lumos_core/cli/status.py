@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from lumos_core.cli.screens import results_table
+from lumos_core.runs.certificate_dates import NAMES
 from lumos_core.runs.status import RunStatus, status_of
 from lumos_core.terminal.progress import duration
 
@@ -45,6 +46,8 @@ def _print(status: RunStatus) -> None:
             for p in status.preparing
         ],
     )
+    for text in status.expiring:
+        console.print(text, style="yellow", markup=False, highlight=False)
     best = {e["round"]: "best" for e in status.evaluations if e["round"] == status.best_round}
     _table(
         "validation of the model after each round",
@@ -67,6 +70,11 @@ def _print(status: RunStatus) -> None:
         "failures",
         ("round", "node", "reason"),
         [(f["round"], f["node"], f["reason"]) for f in status.failures],
+    )
+    _table(
+        "certificates of the server",
+        ("certificate", "days left"),
+        [(NAMES.get(name, name), f"{days:.0f}") for name, days in status.certificates.items()],
     )
 
 

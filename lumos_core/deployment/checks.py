@@ -43,10 +43,11 @@ from lumos_core.deployment.folders import split_address
 from lumos_core.errors import ConfigError, LumosError, ModelError, reason_of
 from lumos_core.flower import app_gate
 from lumos_core.learning.devices import check_device
+from lumos_core.runs.certificate_dates import WARN_DAYS
 from lumos_core.safe_files import private_folder
 from lumos_core.views.llm.find import BUNDLED, find_model
 
-EXPIRES_SOON_DAYS = 30.0
+EXPIRES_SOON_DAYS = WARN_DAYS
 FREE_BYTES = 1 << 30
 CONNECT_SECONDS = 5.0
 LLM_FACTOR = 1.5  # weights, activations and the copy made while loading
@@ -137,27 +138,46 @@ def device(name: str) -> Iterator[Finding]:
 
 # ---------------------------------------------------------------- credentials and server
 def certificate(path: Path) -> Iterator[Finding]:
-    """Whether a certificate is valid, and does not expire soon."""
+    """Whether a certificate is valid, and does not expire soon. A file may hold several, as
+    ``ca.crt`` does while an authority is replaced."""
     try:
-        days = credentials.days_left(credentials.check_certificate(path))
+        first = credentials.check_certificate(path)
+        found = credentials.read_certificates(path)
     except ConfigError as error:
-        fix = "copy it again, or make new certificates and hand them out"
+        fix = "copy it again, or make new certificates with lumos deploy renew and hand them out"
         yield _refusal("certificate", error, fix)
         return
+    days = credentials.days_left(first)
     text = f"{path} expires in {days:.0f} days"
+    if len(found) > 1:
+        text += f" (the first of {len(found)} certificates in it)"
     if days >= EXPIRES_SOON_DAYS:
         yield Finding("ok", "certificate", text)
-    else:
-        yield Finding("warn", "certificate", text, "make new certificates and hand them out")
+        return
+    is_authority = first.issuer == first.subject
+    fix = "lumos deploy renew" + (" --extend-ca, and give ca.crt to nodes" * is_authority)
+    yield Finding("warn", "certificate", text, fix)
+
+
+def authority(path: Path) -> Iterator[Finding]:
+    """Whether a node has the certificate of its server's authority, and it is valid."""
+    if path.exists():
+        yield from certificate(path)
+        return
+    missing = ConfigError(
+        f"{path}: is not there, expected the certificate of the server's authority, which is "
+        "public: copy the ca.crt that the server's operator gives you there"
+    )
+    yield _refusal("certificate", missing, "ask the server's operator for ca.crt")
 
 
 def certificates(folder: Path) -> Iterator[Finding]:
-    """Certificates in a folder, found by their suffixes. Keys must be private; so must public keys
-    (``.pub``), because whoever knows a node's public key can keep that node out."""
+    """Certificates in a folder, found by their suffixes. Keys must be private; so must the files of
+    public keys (``.pub``) be, which say who takes part."""
     files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
     found = [p for p in files if p.suffix in (".crt", ".pem")]
     if not found:
-        fix = "lumos deploy init makes certificates; copy the node's folder from there"
+        fix = "lumos deploy init makes certificates; a node gets ca.crt from the server's operator"
         yield Finding("fail", "certificates", f"{folder}: no .crt file", fix)
     for path in found:
         yield from certificate(path)
@@ -178,7 +198,7 @@ def node_key(path: Path) -> Iterator[Finding]:
     try:
         credentials.check_node_key(path)
     except ConfigError as error:
-        yield _refusal("key file", error, "copy the node's folder again from lumos deploy init")
+        yield _refusal("key file", error, "make it with lumos node init, or copy it again")
 
 
 def server(address: str, ca: Path | None = None) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -33,6 +33,18 @@ _OTHERS = 0o077
 def new_authority(certificate: Path, key: Path, days: int = CA_DAYS) -> None:
     """Write a certificate authority: its certificate, and its key (mode 0600)."""
     private = ec.generate_private_key(ec.SECP384R1())
+    write_private(key, _pem(private))
+    write_public(certificate, authority_certificate(key, days))
+
+
+def authority_certificate(key: Path, days: int = CA_DAYS) -> bytes:
+    """A certificate of an authority, in PEM. What the same key has signed before is valid under it
+    as well.
+
+    Raises:
+        ConfigError: the key cannot be read.
+    """
+    private = _private_key(key)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "LUMOS deployment CA")])
     built = (
         _certificate(name, name, private.public_key(), days)
@@ -41,8 +53,7 @@ def new_authority(certificate: Path, key: Path, days: int = CA_DAYS) -> None:
         .add_extension(_identifier(private.public_key()), critical=False)
         .sign(private, hashes.SHA384())
     )
-    write_private(key, _pem(private))
-    write_public(certificate, built.public_bytes(serialization.Encoding.PEM))
+    return built.public_bytes(serialization.Encoding.PEM)
 
 
 def new_server_certificate(
@@ -53,7 +64,26 @@ def new_server_certificate(
     Raises:
         ConfigError: a host is neither a DNS name nor an address, or the authority cannot be read.
     """
+    built, private = server_certificate(authority, authority_key, hosts, days)
+    write_private(key, private)
+    write_public(certificate, built)
+
+
+def server_certificate(
+    authority: Path, authority_key: Path, hosts: list[str], days: int
+) -> tuple[bytes, bytes]:
+    """A certificate for ``hosts`` and this machine's own names, and its key, both in PEM.
+
+    Raises:
+        ConfigError: a host is neither a DNS name nor an address, the authority cannot be read, or
+            its key is not that of its certificate.
+    """
     issuer, issuer_key = read_certificate(authority), _private_key(authority_key)
+    if issuer.public_key() != issuer_key.public_key():
+        raise ConfigError(
+            f"{authority_key}: is not the key of {authority}; expected the two files of one "
+            "authority, as 'lumos deploy init' wrote them"
+        )
     private = ec.generate_private_key(ec.SECP256R1())
     names = list(dict.fromkeys([*hosts, *_LOCAL_NAMES]))
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "LUMOS server")])
@@ -69,15 +99,16 @@ def new_server_certificate(
         )
         .sign(issuer_key, hashes.SHA384())
     )
-    write_private(key, _pem(private))
-    write_public(certificate, built.public_bytes(serialization.Encoding.PEM))
+    return built.public_bytes(serialization.Encoding.PEM), _pem(private)
 
 
-def new_node_key(private_path: Path, public_path: Path) -> None:
+def new_node_key(private_path: Path, public_path: Path, comment: str = "") -> None:
     """Write a node's key pair, both halves with mode 0600.
 
-    The public half is kept from others as well: whoever knows it can keep the node out for up to an
-    hour while the node is offline (Flower 1.39 does not bind it to the signature on activation).
+    Args:
+        private_path: for the private half.
+        public_path: for the public half, one line.
+        comment: what the line ends with.
     """
     private = ec.generate_private_key(ec.SECP384R1())
     write_private(
@@ -91,7 +122,7 @@ def new_node_key(private_path: Path, public_path: Path) -> None:
     public = private.public_key().public_bytes(
         serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
     )
-    write_private(public_path, public + b"\n")
+    write_private(public_path, b" ".join(filter(None, (public, comment.encode()))) + b"\n")
 
 
 def new_secret(path: Path) -> None:
@@ -153,6 +184,68 @@ def read_certificate(path: Path) -> x509.Certificate:
         raise ConfigError(f"{path}: is not a certificate in PEM format") from None
 
 
+def read_certificates(path: Path) -> list[x509.Certificate]:
+    """All certificates of a PEM file.
+
+    Raises:
+        ConfigError: the file is missing or holds none.
+    """
+    first = read_certificate(path)  # its errors
+    try:
+        return x509.load_pem_x509_certificates(path.read_bytes())
+    except ValueError:
+        return [first]
+
+
+def pem_of(certificate: x509.Certificate) -> bytes:
+    """A certificate as it stands in a file."""
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def certificate_fingerprint(certificate: x509.Certificate) -> str:
+    """SHA-256, as ``openssl x509 -noout -fingerprint -sha256`` prints it."""
+    return certificate.fingerprint(hashes.SHA256()).hex(":").upper()
+
+
+def issuer_among(
+    certificate: x509.Certificate, authorities: list[x509.Certificate]
+) -> x509.Certificate | None:
+    """The authority that has signed a certificate: of several with the same key, the one that is
+    valid for longest; None if there is none."""
+    signed = []
+    for authority in authorities:
+        try:
+            certificate.verify_directly_issued_by(authority)
+        except (ValueError, TypeError, InvalidSignature):
+            continue
+        signed.append(authority)
+    return max(signed, key=lambda found: found.not_valid_after_utc, default=None)
+
+
+def check_issuer(certificate: Path, authority: Path) -> x509.Certificate:
+    """The certificate in ``authority`` whose key has signed the one in ``certificate``.
+
+    Raises:
+        ConfigError: a file cannot be read, or none of the authorities has signed it.
+    """
+    found = issuer_among(read_certificate(certificate), read_certificates(authority))
+    if found is None:
+        raise ConfigError(
+            f"{certificate}: is not signed by the authority in {authority}, so no node could trust "
+            "it; make a new one with 'lumos deploy renew'"
+        )
+    return found
+
+
+def is_key_of(key: Path, certificate: Path) -> bool:
+    """Whether two files are a certificate and its key, and not, for a moment, of two renewals.
+
+    Raises:
+        ConfigError: one of them cannot be read.
+    """
+    return read_certificate(certificate).public_key() == _private_key(key).public_key()
+
+
 def days_left(certificate: x509.Certificate) -> float:
     """Days until a certificate expires; negative afterwards."""
     return (certificate.not_valid_after_utc - datetime.now(UTC)) / timedelta(days=1)
@@ -169,7 +262,7 @@ def check_certificate(path: Path) -> x509.Certificate:
     if found.not_valid_after_utc < now:
         raise ConfigError(
             f"{path}: expired on {found.not_valid_after_utc:%Y-%m-%d} (this machine's clock says "
-            f"{now:%Y-%m-%d}); make new credentials with 'lumos deploy init' or set the clock"
+            f"{now:%Y-%m-%d}); set the clock, or make a new one: 'lumos deploy renew'"
         )
     if found.not_valid_before_utc > now:
         raise ConfigError(
@@ -207,7 +300,7 @@ def check_node_key(path: Path) -> None:
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ConfigError(
             f"{path}: is not an unencrypted elliptic-curve key in OpenSSH's format, as "
-            "'lumos deploy init' writes it"
+            "'lumos node init' writes it"
         )
 
 

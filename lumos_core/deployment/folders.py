@@ -5,7 +5,9 @@
     OUT/nodes/N/   ca.crt, node.key, node.toml                     all that node N's machine needs
     OUT/removed/   files of nodes that 'lumos deploy remove-node' removed
 
-``deployment.json`` holds no secrets. Folders have mode 0700, keys and secrets 0600.
+A node that makes its own key (``lumos node init``) has such a folder on its machine only, and
+``OUT/nodes`` has none for it. ``deployment.json`` holds no secrets. Folders have mode 0700, keys
+and secrets 0600.
 """
 
 import os
@@ -14,7 +16,6 @@ import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,7 +33,7 @@ _TEMPLATE = """\
 # Settings of this node, read by: lumos node start FOLDER
 # Relative paths start at this file's folder.
 
-superlink = "{superlink}"  # the server's address; the only one that this machine must reach
+{superlink}  # the server's address; the only one that this machine must reach
 name = "{name}"  # bound to node.key; the server knows no other node by it
 
 data = "data"  # folder with catalog.tsv and interactions.tsv; never leaves this machine
@@ -102,6 +103,7 @@ class ServerKit:
         kit = cls(folder.resolve(), Manifest.read(folder / MANIFEST))
         credentials.check_certificate(kit.ca)
         credentials.check_certificate(kit.certificate)
+        credentials.check_issuer(kit.certificate, kit.ca)
         for path in (kit.key, kit.secret, *map(kit.public_key, kit.manifest.nodes)):
             credentials.check_private_file(path)
         return kit
@@ -124,7 +126,12 @@ class ServerKit:
         return self.folder / "superexec.secret"
 
     def public_key(self, node: str) -> Path:
-        return self.folder / "nodes" / f"{node}.pub"
+        return self.key_of(self.folder, node)
+
+    @staticmethod
+    def key_of(folder: Path, node: str) -> Path:
+        """Where a server's folder has a node's public key."""
+        return folder / "nodes" / f"{node}.pub"
 
 
 @dataclass(frozen=True)
@@ -186,14 +193,14 @@ def create(out: Path, hosts: Sequence[str], nodes: Sequence[str], port: int, day
         out: a folder that does not exist, or is empty.
         hosts: names and addresses by which nodes reach the server; the first goes into their
             settings.
-        nodes: their names.
+        nodes: names of the nodes whose keys are made here; the others make their own.
         port: the fleet port.
         days: validity of the server's certificate.
 
     Raises:
         ConfigError: a host or name is impossible, or ``out`` holds something.
     """
-    manifest = Manifest(hosts=_checked_hosts(hosts), port=port, nodes=_checked_nodes(nodes))
+    manifest = Manifest(hosts=checked_hosts(hosts), port=port, nodes=checked_nodes(nodes))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(
             f"{out}: is there already; credentials are never overwritten: choose another folder "
@@ -205,54 +212,6 @@ def create(out: Path, hosts: Sequence[str], nodes: Sequence[str], port: int, day
         _write(work, manifest, days)
         os.rename(work, out)  # over an empty folder, or nothing
     return manifest
-
-
-def add_node(out: Path, name: str) -> Path:
-    """Write the key and bundle of one more node; returns the bundle.
-
-    Raises:
-        ConfigError: the name is impossible or taken, files of such a node are there, or ``out`` is
-            not a deployment.
-    """
-    manifest = Manifest.read(out / "server" / MANIFEST)
-    [name] = _checked_nodes([name])
-    if name in manifest.nodes:
-        raise ConfigError(f"node {name!r} is in {out / 'server' / MANIFEST} already")
-    for path in _node_files(out, manifest, name):
-        if path.exists():
-            raise ConfigError(
-                f"{path}: is there already, though {out / 'server' / MANIFEST} has no node "
-                f"{name!r}; keys are never overwritten: move it away, or choose another name"
-            )
-    manifest = manifest.model_copy(update={"nodes": (*manifest.nodes, name)})
-    bundle = _write_node(out, manifest, name)
-    manifest.write(out / "server" / MANIFEST)
-    return bundle
-
-
-def remove_node(out: Path, name: str) -> Path:
-    """Take a node off the server's list and move its key and bundle away; returns where they are.
-
-    Raises:
-        ConfigError: there is no such node, or no other, or ``out`` is not a deployment.
-    """
-    path = out / "server" / MANIFEST
-    manifest = Manifest.read(path)
-    if name not in manifest.nodes:
-        raise ConfigError(f"{path}: has no node {name!r}, found {', '.join(manifest.nodes)}")
-    left = tuple(other for other in manifest.nodes if other != name)
-    if not left:
-        raise ConfigError(
-            f"{path}: {name!r} is the only node, expected another one that stays; add one first "
-            "with 'lumos deploy add-node'"
-        )
-    # The list first: if moving the files fails, the server does not register the key all the same.
-    manifest.model_copy(update={"nodes": left}).write(path)
-    place = _removed_folder(out, name)
-    for found in _node_files(out, manifest, name):
-        if found.exists():  # the bundle may have been moved to the node's machine
-            found.rename(place / found.name)
-    return place
 
 
 def node_names(text: str) -> list[str]:
@@ -296,38 +255,38 @@ def _write(out: Path, manifest: Manifest, days: int) -> None:
     credentials.write_public(kit.ca, authority.read_bytes())
     credentials.new_secret(kit.secret)
     for name in manifest.nodes:
-        _write_node(out, manifest, name)
+        write_node(out, manifest, name)
     manifest.write(kit.folder / MANIFEST)
 
 
-def _write_node(out: Path, manifest: Manifest, name: str) -> Path:
+def write_node(out: Path, manifest: Manifest, name: str) -> Path:
+    """Make a node's key and write its bundle to ``OUT/nodes``; returns the bundle."""
     bundle, kit = out / "nodes" / name, ServerKit(out / "server", manifest)
     bundle.mkdir(mode=0o700)
     credentials.new_node_key(bundle / NODE_KEY, kit.public_key(name))
     credentials.write_public(bundle / CA, kit.ca.read_bytes())
-    settings = _TEMPLATE.format(superlink=manifest.superlink, name=name)
+    settings = node_settings(name, manifest.superlink)
     credentials.write_public(bundle / NODE_SETTINGS, settings.encode())
     return bundle
 
 
-def _node_files(out: Path, manifest: Manifest, name: str) -> tuple[Path, Path]:
-    """The files of one node: its bundle and its public key."""
-    return out / "nodes" / name, ServerKit(out / "server", manifest).public_key(name)
+def node_settings(name: str, superlink: str | None) -> str:
+    """The text of a new ``node.toml``.
+
+    Args:
+        name: the node's name.
+        superlink: the server's address; None if its owner has to fill it in.
+    """
+    address = '# superlink = "HOST:9092"' if superlink is None else f'superlink = "{superlink}"'
+    return _TEMPLATE.format(superlink=address, name=name)
 
 
-def _removed_folder(out: Path, name: str) -> Path:
-    """A new folder for the files of a removed node."""
-    (out / "removed").mkdir(mode=0o700, exist_ok=True)
-    stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    for suffix in ("", *(f"-{n}" for n in range(2, 99))):
-        place = out / "removed" / (stem + suffix)
-        if not place.exists():
-            break
-    place.mkdir(mode=0o700)
-    return place
+def checked_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
+    """Hosts without repetitions.
 
-
-def _checked_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
+    Raises:
+        ConfigError: there is none, or one is neither a DNS name nor an address.
+    """
     if not hosts:
         raise ConfigError("--host: give the name or address by which nodes reach the server")
     for host in hosts:
@@ -335,7 +294,12 @@ def _checked_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(hosts))
 
 
-def _checked_nodes(nodes: Sequence[str]) -> tuple[str, ...]:
+def checked_nodes(nodes: Sequence[str]) -> tuple[str, ...]:
+    """Names of nodes.
+
+    Raises:
+        ConfigError: one is impossible, or there twice.
+    """
     for name in nodes:
         if not re.fullmatch(NODE_NAME, name):
             raise ConfigError(

@@ -25,6 +25,7 @@ from lumos_core.deployment.connection_file import ENDED, STARTING, ConnectionWri
 from lumos_core.deployment.connection_log import REFUSED, ConnectionLog
 from lumos_core.deployment.folders import NodeBundle
 from lumos_core.deployment.hung_processes import PROGRAM_SECONDS, SignOfLife, end_hung
+from lumos_core.deployment.live_certificates import Daily, authority_warnings
 from lumos_core.deployment.supervision import STOP_SECONDS, Backoff, alone, say
 from lumos_core.federation.owner_floor import Refusal
 from lumos_core.flower import commands, preload, preload_server, preload_stub, sign_off
@@ -68,7 +69,7 @@ def check(bundle: NodeBundle) -> Iterator[str]:
     config = bundle.config
     chosen = chain(
         checks.flower(),
-        checks.certificate(bundle.ca),
+        checks.authority(bundle.ca),
         checks.node_key(bundle.key),
         checks.device(config.device),
         checks.node_llm(config.llm),
@@ -110,9 +111,10 @@ def keep_running(bundle: NodeBundle, runtime_port: int, console: Console) -> Non
     ):
         commands.write_installed(state / INSTALLED)
         backoff, preloaded = Backoff(), _Preloaded(lasting, state / "preloaded")
+        expiry = Daily(lambda: authority_warnings(bundle.ca), lambda text: say(console, text))
         while True:
             port = runtime_port or commands.free_ports(1)[0]
-            connected, reason = _run_once(bundle, port, state, preloaded, console)
+            connected, reason = _run_once(bundle, port, state, preloaded, expiry, console)
             if connected or reason == REFUSED:  # a refusal passes: longer pauses would only add up
                 backoff.reset()
             pause = backoff.pause()
@@ -154,7 +156,12 @@ class _Preloaded:
 
 
 def _run_once(
-    bundle: NodeBundle, port: int, state: Path, preloaded: _Preloaded, console: Console
+    bundle: NodeBundle,
+    port: int,
+    state: Path,
+    preloaded: _Preloaded,
+    expiry: Daily,
+    console: Console,
 ) -> tuple[bool, str]:
     """Start both processes and wait until one has ended.
 
@@ -194,7 +201,7 @@ def _run_once(
         hung = _wait(
             watched, log, connection, console,
             (
-                preloaded.look, _ViewLog(state, console).look, _RefusalLog(state, console).look,
+                preloaded.look, expiry.look, _ViewLog(state, console).look, _RefusalLog(state, console).look,
                 lambda: children.reap(preloaded.children),  # what a SuperExec that died had started
             ),
         )  # fmt: skip

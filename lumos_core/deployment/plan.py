@@ -137,6 +137,11 @@ def server_config(flat: Mapping[str, Any], nodes: int, catalog: Path, run_dir: P
         ConfigError: a key is unknown or has an impossible value, or the run there needs more nodes.
     """
     fast_polling.poll_seconds()
+    if nodes == 0:
+        raise ConfigError(
+            "no node is registered yet, expected at least one: add it with 'lumos deploy add-node "
+            "SERVER NAME --public-key FILE'; more can be added while the server runs"
+        )
     public = Catalog.read(catalog)
     known: dict[str, Any] = {"start-timeout": START_TIMEOUT, **_keys_of(catalog.parent)}
     if (saved := read_config(run_dir)) is not None:

@@ -2,9 +2,11 @@
 by its id here.
 
 ``<state>/nodes.json`` maps a name to its id and the digest of its public key. It belongs together
-with the SuperLink's database beside it: if the two no longer fit the deployment (a node was
-removed, has another key, or a file is gone or damaged), both are deleted and all nodes are
-registered again. A run loses nothing by that, and connected nodes come back by themselves.
+with the SuperLink's database beside it: if the two no longer fit the deployment when the server
+starts (a node was removed, has another key, or a file is gone or damaged), both are deleted and all
+nodes are registered again. A run loses nothing by that, and connected nodes come back by
+themselves. What changes while the server runs is the task of
+:mod:`lumos_core.deployment.live_admission`.
 """
 
 import hashlib
@@ -34,8 +36,11 @@ class Registry:
         self.path = state / "nodes.json"
         self.database = state / "superlink.db"
 
-    def prepare(self) -> None:
+    def prepare(self) -> bool:
         """Before the SuperLink starts: drop registry and database if they no longer fit.
+
+        Returns:
+            Whether there is a database, which an earlier SuperLink has written.
 
         Raises:
             NewerFileError: a newer LUMOS wrote the file.
@@ -47,6 +52,29 @@ class Registry:
         )
         if not fits or not nodes or not self.database.exists():
             self.drop()
+        return self.database.exists()
+
+    def nodes(self) -> dict[str, RegisteredNode]:
+        """The registered nodes by name."""
+        return self._read()
+
+    def record(self, name: str, node: RegisteredNode) -> None:
+        """Note that Flower has registered a node."""
+        RegisteredNodes(nodes={**self._read(), name: node}).write(self.path)
+
+    def forget(self, name: str) -> None:
+        """Note that Flower has unregistered a node."""
+        left = {other: node for other, node in self._read().items() if other != name}
+        RegisteredNodes(nodes=left).write(self.path)
+
+    def public_key(self, name: str) -> Path:
+        """The file of a node's public key."""
+        return self._kit.public_key(name)
+
+    @staticmethod
+    def digest_of(key: bytes) -> str:
+        """What is noted of a public key."""
+        return hashlib.sha256(key).hexdigest()
 
     def register(self, environment: Mapping[str, str], cwd: Path) -> None:
         """While the SuperLink runs: register the nodes that are new.
@@ -57,8 +85,7 @@ class Registry:
         nodes = self._read()
         for name in self._kit.manifest.nodes:
             if name not in nodes:
-                nodes[name] = self._register(name, environment, cwd)
-                RegisteredNodes(nodes=nodes).write(self.path)
+                self.record(name, self._register(name, environment, cwd))
 
     def drop(self) -> None:
         """Delete registry and database; only while no SuperLink runs."""
@@ -89,4 +116,4 @@ class Registry:
         return {} if found is None else dict(found.nodes)
 
     def _digest(self, name: str) -> str:
-        return hashlib.sha256(self._kit.public_key(name).read_bytes()).hexdigest()
+        return self.digest_of(self._kit.public_key(name).read_bytes())

@@ -12,13 +12,17 @@ submits the run and shows its log. If one dies:
 
 In all cases the new ServerApp resumes after the last finished round, because it finds that round's
 state in the run's folder.
+
+While the server runs, its folder is looked at: nodes are added and removed
+(:mod:`lumos_core.deployment.live_admission`), and after a new certificate everything is started
+again (:mod:`lumos_core.deployment.live_certificates`).
 """
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -34,11 +38,13 @@ from lumos_core.deployment.hung_processes import (
     SignOfLife,
     end_hung,
 )
+from lumos_core.deployment.live_admission import LiveAdmission
+from lumos_core.deployment.live_certificates import LiveCertificates, RenewedError
 from lumos_core.deployment.registry import Registry
 from lumos_core.deployment.round_lines import RoundLines
 from lumos_core.deployment.superlink import SuperLink, workplace
 from lumos_core.deployment.supervision import STOP_SECONDS, Backoff, alone, say
-from lumos_core.errors import FederationError
+from lumos_core.errors import FederationError, LumosError
 from lumos_core.flower import commands
 from lumos_core.processes.children import Child, Children, ending_on_signals
 from lumos_core.runs.checkpoint import LATEST, load_checkpoint
@@ -109,13 +115,17 @@ def serve(options: ServerOptions, console: Console) -> RunSummary:
         backoff, served = Backoff(), False
         while True:
             before = lines.news
+            options = replace(options, kit=_present(options.kit, console))
             generation = _Generation(options, config, lines, console)
             try:
                 return generation.run()
+            except RenewedError as error:
+                say(console, escape(str(error)))
+                continue
             except FederationError as error:
-                if not (served or generation.served):
+                served = served or generation.served
+                if not (served or generation.unfit):
                     raise  # such as a port in use or a damaged certificate: waiting does not help
-                served = True
                 if lines.news > before:
                     backoff.reset()
                 pause = backoff.pause()
@@ -130,10 +140,11 @@ class _Generation:
     def __init__(
         self, options: ServerOptions, config: RunConfig, on_event: "_Once", console: Console
     ) -> None:
-        self._options, self._config = options, config
+        self._options, self._kit, self._config = options, options.kit, config
         self._on_event, self._console = on_event, console
         self._registry = Registry(options.kit, options.state.resolve())
         self.served = False
+        self.unfit = False  # the database of an earlier start did not take the nodes' keys
 
     def run(self) -> RunSummary:
         """Start everything and follow the run until it has a result.
@@ -144,12 +155,13 @@ class _Generation:
         run_dir = self._options.run_dir
         with workplace() as place, Children(run_dir / "logs", grace=STOP_SECONDS) as children:
             link, executor = self._start(children, place)
+            looks = self._looks(children, link)
             backoff = Backoff()
             with link.probe() as probe:
                 while True:
                     before = self._on_event.news
                     watch = _ServerWatch(
-                        children, link.process, probe, executor, run_dir, self._on_event
+                        children, link.process, probe, executor, run_dir, looks, self._on_event
                     )
                     try:
                         return link.run(run_dir, watch)
@@ -163,10 +175,10 @@ class _Generation:
                     time.sleep(pause)
 
     def _start(self, children: Children, place: Path) -> tuple[SuperLink, "_Executor"]:
-        options, kit = self._options, self._options.kit
+        options, kit = self._options, self._kit
         control = options.control_port or commands.free_ports(1)[0]
         fleet = f"{options.bind}:{kit.manifest.port}"
-        self._registry.prepare()
+        reused = self._registry.prepare()
         link = SuperLink(
             children,
             place,
@@ -183,6 +195,7 @@ class _Generation:
         except FederationError:
             children.stop()
             self._registry.drop()  # registry and database do not fit each other
+            self.unfit = reused
             raise
         command = commands.superexec(control, kit.secret, kit.ca)
         life = place / "superexec.alive"
@@ -193,6 +206,34 @@ class _Generation:
         nodes = ", ".join(kit.manifest.nodes)
         say(self._console, f"serving on {fleet}; registered nodes: {nodes}")
         return link, executor
+
+    def _looks(self, children: Children, link: SuperLink) -> list[Callable[[], None]]:
+        """What is looked at while the run goes on."""
+
+        def tell(text: str) -> None:
+            say(self._console, text)
+
+        admission = LiveAdmission(
+            self._kit.folder,
+            self._registry,
+            lambda command: link.start("admission", command),
+            children.stop_one,
+            tell,
+            self._nodes_changed,
+        )
+        certificates = LiveCertificates(self._kit, self._options.run_dir, tell)
+        return [admission.look, certificates.look]
+
+    def _nodes_changed(self, names: Sequence[str]) -> None:
+        config = self._config
+        write_config(self._options.run_dir, config, {name: {} for name in names})
+        if len(names) < config.min_replies:
+            few = (
+                f"{len(names)} nodes are registered, but the run needs min-replies = "
+                f"{config.min_replies}: rounds fail until one is added; or end the server and "
+                "start it again, which takes the smaller number if the run's privacy allows it"
+            )
+            say(self._console, f"[yellow]{few}[/]")
 
 
 class _Executor:
@@ -255,6 +296,7 @@ class _ServerWatch(Watch):
         probe: asks it whether it is healthy.
         executor: the SuperExec.
         run_dir: the run's folder.
+        looks: what else is looked at; raises if everything has to be started again.
         on_event: called with every event of the history.
     """
 
@@ -265,10 +307,11 @@ class _ServerWatch(Watch):
         probe: Probe,
         executor: _Executor,
         run_dir: Path,
+        looks: Sequence[Callable[[], None]],
         on_event: OnEvent,
     ) -> None:
         super().__init__(on_event)
-        self._children, self._run_dir = children, run_dir
+        self._children, self._run_dir, self._looks = children, run_dir, looks
         self._link, self._probe, self._executor = link, probe, executor
         self._seen = False
 
@@ -278,15 +321,24 @@ class _ServerWatch(Watch):
             hung = end_hung(self._link, "the SuperLink", LINK_SECONDS)
         if self._link.exit_code is not None or self._executor.hopeless:
             lost = self._link if self._link.exit_code is not None else self._executor.process
-            # A ServerApp that loses its SuperLink may still write that the run has failed. It has
-            # nothing to sign off from: what is finished is in the run's folder.
-            self._children.stop(_ORPHAN_SECONDS)
-            _drop_failure(self._run_dir)
+            self._stop_all()
             raise FederationError(hung) if hung else ended(lost)
         if self._executor.lost():
             _drop_failure(self._run_dir)  # of the ServerApp that has ended with it
         self._executor.keep()
         self._children.reap()  # a ServerApp whose SuperExec has died
+        for look in self._looks:
+            try:
+                look()
+            except FederationError:
+                self._stop_all()
+                raise
+
+    def _stop_all(self) -> None:
+        """A ServerApp that loses its SuperLink may still write that the run has failed. It has
+        nothing to sign off from: what is finished is in the run's folder."""
+        self._children.stop(_ORPHAN_SECONDS)
+        _drop_failure(self._run_dir)
 
     def summary_seconds(self) -> float:
         return _SUMMARY_SECONDS if self._seen else super().summary_seconds()
@@ -314,6 +366,15 @@ class _Once:
         if text not in self._seen:
             self._seen.add(text)
             self._callback(event)
+
+
+def _present(kit: ServerKit, console: Console) -> ServerKit:
+    """The server's folder as it is now; as it was, if it cannot be read."""
+    try:
+        return ServerKit.read(kit.folder)
+    except LumosError as error:
+        say(console, f"[yellow]{escape(str(error))}; nodes and port stay as they were[/]")
+        return kit
 
 
 def _nothing_to_do(

@@ -255,6 +255,17 @@ def register(public_key: Path, name: str) -> list[str]:
     ]  # fmt: skip
 
 
+def unregister(node_id: str) -> list[str]:
+    """The command that makes the SuperLink forget a node and refuse its key.
+
+    Args:
+        node_id: as :func:`register` has printed it.
+    """
+    return [
+        executable("flwr"), "supernode", "unregister", node_id, CONNECTION, "--format", "json",
+    ]  # fmt: skip
+
+
 def submit(app: Path, run_config: Path, virtual_nodes: int | None) -> list[str]:
     """The command that submits a run over the connection of :func:`write_connection` and prints its
     log until it ends. The exit code does not tell whether the run succeeded; ``summary.json`` does.

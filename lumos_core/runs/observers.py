@@ -15,6 +15,7 @@ from typing import Any
 
 from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError, reason_of
+from lumos_core.runs.certificate_dates import CertificateDates
 from lumos_core.runs.history import Event, OnEvent
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,12 @@ def observing(config: RunConfig, run_dir: Path) -> Iterator[OnEvent]:
         observers: dict[str, OnEvent] = {"log": _log_event}
         if config.metrics_port:
             observers["metrics"] = stack.enter_context(
-                prometheus(config.metrics_host, config.metrics_port, config)
+                prometheus(
+                    config.metrics_host,
+                    config.metrics_port,
+                    config,
+                    CertificateDates.of_run(run_dir),
+                )
             )
         if config.tracking != "none":
             observers[config.tracking] = stack.enter_context(
@@ -58,8 +64,16 @@ def _log_event(event: Event) -> None:
 
 # ---------------------------------------------------------------- Prometheus
 @contextmanager
-def prometheus(host: str, port: int, config: RunConfig) -> Iterator[OnEvent]:
+def prometheus(
+    host: str, port: int, config: RunConfig, certificates: CertificateDates | None = None
+) -> Iterator[OnEvent]:
     """Serve ``http://host:port/metrics``; counters begin at 0 with this process.
+
+    Args:
+        host: address to listen on.
+        port: the port.
+        config: the run's configuration.
+        certificates: when the server's certificates expire. New ones mean a new process.
 
     Raises:
         ConfigError: the address cannot be bound.
@@ -67,7 +81,7 @@ def prometheus(host: str, port: int, config: RunConfig) -> Iterator[OnEvent]:
     from prometheus_client import CollectorRegistry, start_http_server
 
     registry = CollectorRegistry()
-    metrics = _Metrics(registry, config.rounds)
+    metrics = _Metrics(registry, config.rounds, certificates or CertificateDates())
     try:
         server, thread = start_http_server(port, host, registry)
     except OSError as error:
@@ -86,7 +100,7 @@ def prometheus(host: str, port: int, config: RunConfig) -> Iterator[OnEvent]:
 class _Metrics:
     """Events as Prometheus metrics."""
 
-    def __init__(self, registry: Any, rounds: int) -> None:
+    def __init__(self, registry: Any, rounds: int, certificates: CertificateDates) -> None:
         from prometheus_client import Counter, Gauge
 
         def gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
@@ -112,6 +126,13 @@ class _Metrics:
         self._failed = counter("failed_rounds", "Rounds with too few valid replies.")
         for result in ("valid", "invalid"):
             self._replies.labels(result)
+        expiry = gauge(
+            "certificate_expiry_seconds",
+            "Unix time at which a certificate of the server expires: server, ca.",
+            ("certificate",),
+        )
+        for name, when in certificates.expires.items():
+            expiry.labels(name).set(when)
 
     def __call__(self, event: Event) -> None:
         self._up.inc(event.get("bytes_up", 0))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from lumos_core.errors import DataError
 from lumos_core.runs import history
+from lumos_core.runs.certificate_dates import CertificateDates
 from lumos_core.runs.history import HISTORY, Event, read_history
 from lumos_core.runs.lock import is_held
 from lumos_core.runs.saved_config import CONFIG, SavedConfig
@@ -44,6 +45,8 @@ class RunStatus:
     Attributes:
         views: a sentence about missing views; empty if none were missing.
         preparing: by node, how far it is with its views; empty after that phase.
+        certificates: days until each of the server's certificates expires; empty without TLS.
+        expiring: a sentence for each that expires soon.
     """
 
     run: str
@@ -61,6 +64,8 @@ class RunStatus:
     preparing: list[dict[str, Any]]
     nodes: list[NodeStatus]
     failures: list[dict[str, Any]]
+    certificates: dict[str, float]
+    expiring: list[str]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -104,6 +109,7 @@ def _status(
     trained = [e for e in events if e["event"] == "round"]
     validation = [e for e in events if e["event"] == "evaluation" and e["split"] == "validation"]
     best = max(validation, key=history.value_of, default=None)
+    dates = CertificateDates.of_run(run_dir)
     return RunStatus(
         run=str(run_dir),
         state=_state(summary, alive),
@@ -120,6 +126,8 @@ def _status(
         preparing=_preparing(events),
         nodes=_nodes(events),
         failures=_failures(events),
+        certificates={name: round(days, 1) for name, days in dates.days().items()},
+        expiring=dates.warnings(),
     )
 
 

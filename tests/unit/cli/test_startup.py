@@ -18,9 +18,9 @@ HEAVY = ("torch", "flwr", "transformers", "ray", "polars", "scipy", "sklearn", "
 COMMANDS = [
     "", "prepare", "run", "simulate", "train-central", "compare", "attack", "audit", "recommend",
     "export", "status", "config", "doctor",
-    "deploy", "deploy init", "deploy add-node", "deploy remove-node", "deploy server",
-    "deploy demo",
-    "node", "node start", "node check", "node app-digest", "node policy",
+    "deploy", "deploy init", "deploy add-node", "deploy remove-node", "deploy rotate-node",
+    "deploy renew", "deploy server", "deploy demo",
+    "node", "node init", "node start", "node check", "node app-digest", "node policy",
     "llm", "llm check",
     "views", "views build", "views show", "views list",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from typer.testing import CliRunner
 
 from lumos_core.cli.app import app
-from lumos_core.deployment import credentials, folders
+from lumos_core.deployment import admission, credentials, folders
 from lumos_core.deployment.folders import NodeBundle, ServerKit
 from lumos_core.deployment.registry import Registry
 from lumos_core.deployment.supervision import Backoff
@@ -76,11 +76,11 @@ def test_nothing_is_overwritten(deployment):
 
 
 def test_a_node_can_be_added(deployment):
-    bundle = folders.add_node(deployment, "south")
+    bundle = admission.add_node(deployment, "south")
     assert ServerKit.read(deployment / "server").manifest.nodes == ("a", "b", "south")
     assert NodeBundle.read(bundle, {"data": "d"}).config.name == "south"
     with pytest.raises(ConfigError, match="already"):
-        folders.add_node(deployment, "south")
+        admission.add_node(deployment, "south")
 
 
 def test_a_removed_node_is_off_the_list_and_its_key_away(deployment):
@@ -105,8 +105,8 @@ def test_a_removed_node_is_off_the_list_and_its_key_away(deployment):
 def test_a_lost_key_is_replaced_under_the_same_name_more_than_once(deployment):
     keys = {(deployment / "server" / "nodes" / "a.pub").read_bytes()}
     for _ in range(2):  # in the same second
-        folders.remove_node(deployment, "a")
-        folders.add_node(deployment, "a")
+        admission.remove_node(deployment, "a")
+        admission.add_node(deployment, "a")
         keys.add((deployment / "server" / "nodes" / "a.pub").read_bytes())
     assert len(keys) == 3
     assert len(list((deployment / "removed").iterdir())) == 2
@@ -116,18 +116,18 @@ def test_a_lost_key_is_replaced_under_the_same_name_more_than_once(deployment):
 def test_only_a_node_that_is_there_and_not_alone_can_be_removed(deployment):
     manifest = deployment / "server" / "deployment.json"
     with pytest.raises(ConfigError, match=r"deployment\.json: has no node 'x', found a, b"):
-        folders.remove_node(deployment, "x")
-    folders.remove_node(deployment, "a")
+        admission.remove_node(deployment, "x")
+    admission.remove_node(deployment, "a")
     before = manifest.read_bytes()
     with pytest.raises(ConfigError, match="'b' is the only node"):
-        folders.remove_node(deployment, "b")
+        admission.remove_node(deployment, "b")
     assert manifest.read_bytes() == before
     assert (deployment / "nodes" / "b" / "node.key").exists()
 
 
 def test_a_node_whose_bundle_is_elsewhere_can_be_removed(deployment):
     (deployment / "nodes" / "a").rename(deployment.parent / "a")
-    place = folders.remove_node(deployment, "a")
+    place = admission.remove_node(deployment, "a")
     assert [p.name for p in place.iterdir()] == ["a.pub"]
 
 
@@ -171,8 +171,8 @@ def test_a_damaged_manifest_is_named(deployment, text, message):
     (deployment / "server" / "deployment.json").write_text(text)
     for command in (
         lambda: ServerKit.read(deployment / "server"),
-        lambda: folders.add_node(deployment, "x"),
-        lambda: folders.remove_node(deployment, "a"),
+        lambda: admission.add_node(deployment, "x"),
+        lambda: admission.remove_node(deployment, "a"),
     ):
         with pytest.raises(ConfigError, match=rf"deployment\.json: {message}"):
             command()
@@ -194,13 +194,13 @@ def test_a_folder_without_a_manifest_is_no_deployment(tmp_path):
 def test_a_key_that_is_there_is_not_overwritten_but_named(left, deployment):
     manifest = deployment / "server" / "deployment.json"
     before = manifest.read_bytes()
-    folders.add_node(deployment, "c")
+    admission.add_node(deployment, "c")
     manifest.write_bytes(before)  # as if the name had been deleted by hand
     other = {"nodes/c": "server/nodes/c.pub", "server/nodes/c.pub": "nodes/c"}[left]
     (deployment / other).rename(deployment.parent / "elsewhere")
     kept = {p: p.read_bytes() for p in deployment.rglob("*") if p.is_file()}
     with pytest.raises(ConfigError, match=rf"{left}: is there already, .* move it away"):
-        folders.add_node(deployment, "c")
+        admission.add_node(deployment, "c")
     assert {p: p.read_bytes() for p in deployment.rglob("*") if p.is_file()} == kept
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from lumos_core.cli.app import app
 from lumos_core.config import RunConfig
-from lumos_core.deployment import folders, local, server_supervisor
+from lumos_core.deployment import admission, folders, local, server_supervisor
 from lumos_core.deployment.folders import ServerKit
 from lumos_core.deployment.local import LocalNode
 from lumos_core.errors import ConfigError, DataError, FederationError, ModelError
@@ -89,14 +89,14 @@ def test_the_same_command_goes_on_with_another_number_of_nodes(
         return served[-1].min_nodes, served[-1].min_replies
 
     assert go_on() == (3, 2)
-    folders.add_node(deployment, "d")
+    admission.add_node(deployment, "d")
     assert go_on() == (3, 2), "it waits for as many as it was begun with"
-    folders.remove_node(deployment, "a")
-    folders.remove_node(deployment, "b")
+    admission.remove_node(deployment, "a")
+    admission.remove_node(deployment, "b")
     assert go_on() == (2, 2)
-    folders.remove_node(deployment, "c")
+    admission.remove_node(deployment, "c")
     assert go_on() == (1, 1)
-    folders.add_node(deployment, "e")
+    admission.add_node(deployment, "e")
     assert go_on("-c", "min-nodes=2") == (2, 1)
     assert read_config(deployment / "server" / "run") == served[-1]
 
@@ -112,14 +112,14 @@ def test_too_few_nodes_for_what_the_run_promises(
     options: list[str], message: str, deployment: Path, catalog: Path, served: list[RunConfig]
 ) -> None:
     options = [*options, "-c", "min-replies=3"]
-    folders.add_node(deployment, "d")
+    admission.add_node(deployment, "d")
     assert _run(deployment, catalog, *options).exit_code == 0
-    folders.remove_node(deployment, "d")
+    admission.remove_node(deployment, "d")
     options = options[:-2]
     assert _run(deployment, catalog, *options).exit_code == 0
     assert (served[-1].min_nodes, served[-1].min_replies) == (3, 3)
     before = _contents(deployment / "server" / "run")
-    folders.remove_node(deployment, "a")
+    admission.remove_node(deployment, "a")
     result = _run(deployment, catalog, *options)
     assert isinstance(result.exception, ConfigError)
     assert "2 nodes are registered" in str(result.exception)
@@ -130,10 +130,10 @@ def test_too_few_nodes_for_what_the_run_promises(
 def test_secure_sums_go_on_with_fewer_replies_than_before_down_to_three(
     deployment: Path, catalog: Path, served: list[RunConfig]
 ) -> None:
-    folders.add_node(deployment, "d")
+    admission.add_node(deployment, "d")
     secure = ["-c", "secure-aggregation=true"]
     assert _run(deployment, catalog, *secure, "-c", "min-replies=4").exit_code == 0
-    folders.remove_node(deployment, "d")
+    admission.remove_node(deployment, "d")
     assert _run(deployment, catalog, *secure).exit_code == 0
     assert (served[-1].min_nodes, served[-1].min_replies) == (3, 3)
 
