@@ -45,16 +45,22 @@ _RUNNING = (
     "a node with this state folder runs already; end it, or choose another folder for this node "
     "with --state"
 )
+_UNSIGNED = "terminated gracefully"
 _REASONS = {
     "not registered|Unregistered|2004": REFUSED,
     "not started: .*": "",  # the text itself
     "SSL|CERTIFICATE_VERIFY_FAILED|handshake": "the server's certificate is not from ca.crt's CA",
-    # A SuperNode exits without a reason when the server does not accept its signature.
-    "terminated gracefully": (
+    # How a SuperNode ends, without a reason, when the server does not accept its signature.
+    _UNSIGNED: (
         "the server refuses what this node signs: probably this machine's clock is more than 5 s "
         "ahead of the server's or 5 min behind; set the clocks (NTP)"
     ),
 }
+_NO_LONGER = (
+    "the server refuses what this node signs, though it accepted it before: the node was removed "
+    "there or has another key, or this machine's clock is more than 5 s ahead of the server's or "
+    "5 min behind"
+)
 
 
 def check(bundle: NodeBundle) -> Iterator[str]:
@@ -201,7 +207,8 @@ def _run_once(
         hung = _wait(
             watched, log, connection, console,
             (
-                preloaded.look, expiry.look, _ViewLog(state, console).look, _RefusalLog(state, console).look,
+                preloaded.look, expiry.look,
+                _ViewLog(state, console).look, _RefusalLog(state, console).look,
                 lambda: children.reap(preloaded.children),  # what a SuperExec that died had started
             ),
         )  # fmt: skip
@@ -210,7 +217,7 @@ def _run_once(
             return log.connected, hung
         if node.exit_code is None:
             return log.connected, "its SuperExec has ended"
-        return log.connected, _reason("\n".join(log.lines))
+        return log.connected, _reason("\n".join(log.lines), log.connected)
 
 
 def _wait(
@@ -275,8 +282,10 @@ class _RefusalLog:
             say(self._console, f"[yellow]{escape(sentence)}[/]")
 
 
-def _reason(output: str) -> str:
+def _reason(output: str, connected: bool) -> str:
     for pattern, reason in _REASONS.items():
         if found := re.search(pattern, output):
+            if connected and pattern == _UNSIGNED:
+                return _NO_LONGER
             return reason or found.group()
     return "its SuperNode has ended"

@@ -297,6 +297,7 @@ def main() -> None:
     tasks = runpy.run_path(str(Path(__file__).with_name("failed_tasks.py")))
     tasks["expect_signs_of_life"]()
     tasks["end_earlier_runs"]()
+    runpy.run_path(str(Path(__file__).with_name("bound_activation.py")))["bind"]()
     sys.argv = sys.argv[1:]
     sys.exit(run())
 
