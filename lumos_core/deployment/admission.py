@@ -8,6 +8,7 @@ running server looks at its folder every few seconds (:mod:`lumos_core.deploymen
 one is removed, so that no state in between admits a key that it should not.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,7 +82,22 @@ class Place:
             f"{_LOCK_SECONDS:g} s; try again when that has ended"
         )
         with exclusive(lock_beside(self.manifest_path), _LOCK_SECONDS, refusal, mode=0o600):
-            yield Manifest.read(self.manifest_path)
+            try:
+                yield Manifest.read(self.manifest_path)
+            finally:
+                _keep_owner(self.server)
+
+
+def _keep_owner(folder: Path) -> None:
+    """Give what root has written in a server's folder to the owner of the folder: a service that
+    runs as a user of its own could not read its keys otherwise."""
+    if os.geteuid() != 0:
+        return
+    owner = folder.stat()
+    written = [path for path in folder.iterdir() if path.is_file() or path.name == "nodes"]
+    for path in (*written, *(folder / "nodes").glob("*.pub")):
+        if path.lstat().st_uid != owner.st_uid:
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def add_node(folder: Path, name: str, public_key: Path | None = None) -> Path:

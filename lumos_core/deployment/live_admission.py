@@ -81,6 +81,7 @@ class LiveAdmission:
         self._folder, self._registry = folder, registry
         self._start, self._stop, self._tell, self._on_change = start, stop, tell, on_change
         self._clock = clock
+        self._copy = registry.path.with_name("admitted.pub")
         self._due = 0.0
         self._command: _Command | None = None
         self._rotated: set[str] = set()  # unregistered because they have another key
@@ -117,10 +118,9 @@ class LiveAdmission:
                 return
         for name, key in keys.items():
             if name not in nodes:
-                # a copy: what is registered is what was looked at
-                copy = self._registry.path.with_name("admitted.pub")
-                write_atomically(copy, key, 0o600)
-                self._begin(name, commands.register(copy, name), key)
+                # of a copy: what is registered is what was looked at
+                write_atomically(self._copy, key, 0o600)
+                self._begin(name, commands.register(self._copy, name), key)
                 return
         if (names := tuple(sorted(nodes))) != self._names:
             self._names = names
@@ -151,6 +151,7 @@ class LiveAdmission:
         said = _output(running.child) if ended else "it took too long"
         node_id = _node_id(said)
         self._stop(running.child)
+        self._copy.unlink(missing_ok=True)
         self._command, self._due = None, 0.0
         if running.key is None:
             self._unregistered(running.name, node_id, said)

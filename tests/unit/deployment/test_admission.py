@@ -1,6 +1,7 @@
 """Nodes that have made their own keys are added, removed and given others, in both places."""
 
 import json
+import os
 import stat
 from multiprocessing import get_context
 from pathlib import Path
@@ -175,3 +176,23 @@ def test_the_manifest_stays_readable_for_people(deployment: Path, tmp_path: Path
     admission.add_node(deployment, "north", made(tmp_path))
     found = json.loads((deployment / "server" / "deployment.json").read_text())
     assert found == {"hosts": ["10.0.0.1"], "port": 9092, "nodes": ["old", "north"], "format": 1}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_writes_belongs_to_the_owner_of_the_folder(
+    deployment: Path, tmp_path: Path
+) -> None:
+    """As for a service that runs as a user of its own."""
+    server = deployment / "server"
+    (server / "run").mkdir()
+    for path in (server, *server.rglob("*")):
+        os.chown(path, 12345, 12346)
+    os.chown(server / "run", 0, 0)
+    admission.add_node(server, "north", made(tmp_path))
+    admission.rotate_node(server, "old", made(tmp_path, "old"))
+    lumos("deploy", "renew", server)
+    written = [path for path in server.rglob("*") if path.name not in ("run", "removed")]
+    owners = {path: (path.stat().st_uid, path.stat().st_gid) for path in written}
+    kept = {path: owner for path, owner in owners.items() if "removed" not in path.parts}
+    assert set(kept.values()) == {(12345, 12346)}, kept
+    assert (server / "run").stat().st_uid == 0

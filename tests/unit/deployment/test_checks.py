@@ -134,3 +134,30 @@ def test_checks_do_nothing_before_they_are_asked(tmp_path: Path) -> None:
     [port] = checks.port(2**20)
     assert isinstance(port, Finding)
     assert port.level == "fail"
+
+
+def test_a_node_without_the_authority_s_certificate_is_told_whom_to_ask(
+    deployment: Path, data: Path
+) -> None:
+    (deployment / "nodes" / "a" / "ca.crt").unlink()
+    with pytest.raises(ConfigError, match=r"ca\.crt: is not there, .* the server's operator gives"):
+        node_check(deployment, data)
+
+
+def test_each_certificate_is_repaired_in_its_own_way(
+    deployment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "EXPIRES_SOON_DAYS", 5000.0)
+    found = examine(None, None, deployment / "server", None, [], None)
+    fixes = {Path(f.found.split()[0]).name: f.fix for f in found if f.check == "certificate"}
+    assert fixes == {
+        "ca.crt": "lumos deploy renew --extend-ca, and give ca.crt to nodes",
+        "server.crt": "lumos deploy renew",
+    }
+
+
+def test_a_file_with_several_certificates_is_known_for_one(deployment: Path) -> None:
+    ca = deployment / "server" / "ca.crt"
+    ca.write_bytes(ca.read_bytes() * 2)
+    [finding] = checks.certificate(ca)
+    assert finding.found.endswith("(the first of 2 certificates in it)")

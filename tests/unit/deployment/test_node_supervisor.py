@@ -177,3 +177,11 @@ def test_the_terminal_says_why_the_node_refuses_a_run_once(tmp_path):
         shown.look()
     lines = console.file.getvalue().splitlines()
     assert [line.split(" ", 2)[2] for line in lines] == ["one [key]", "two", "three"]
+
+
+def test_a_node_that_was_connected_and_is_refused_says_what_may_have_happened(said) -> None:
+    lines, _ = said(3, ([CONNECTED, "SuperNode terminated gracefully."], 0), (
+        ["SuperNode terminated gracefully."], 0))  # fmt: skip
+    removed, clock = (line for line in lines if "refuses what this node signs" in line)
+    assert "the node was removed there or has another key" in removed
+    assert "probably this machine's clock" in clock

@@ -350,3 +350,12 @@ def test_a_damaged_summary_is_named(text: str, completed: Any, tmp_path: Path) -
     (tmp_path / "run" / "summary.json").write_text(text)
     with pytest.raises(DataError, match=r"summary\.json: .* damaged"):
         serve(rounds=9)
+
+
+def test_a_server_without_nodes_says_how_to_admit_one(tmp_path: Path, catalog: Path) -> None:
+    folders.create(tmp_path / "new", ["10.0.0.1"], [], 9092, 30)
+    result = _run(tmp_path / "new", catalog)
+    assert isinstance(result.exception, ConfigError)
+    assert "no node is registered yet" in str(result.exception)
+    assert "lumos deploy add-node" in str(result.exception)
+    assert not (tmp_path / "new" / "server" / "run").exists()

@@ -2,20 +2,36 @@
 
 import io
 import json
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from flower_programs import FlowerPrograms
 from rich.console import Console
 
 from lumos_core.config import RunConfig
-from lumos_core.deployment import folders, follow, server_supervisor, superlink
+from lumos_core.deployment import (
+    admission,
+    folders,
+    follow,
+    live_admission,
+    live_certificates,
+    node_keys,
+    renewal,
+    server_supervisor,
+    superlink,
+)
 from lumos_core.deployment.folders import ServerKit
 from lumos_core.deployment.hung_processes import Probe, SignOfLife
+from lumos_core.deployment.registry import Registry
 from lumos_core.deployment.server_supervisor import _EXECUTOR_STARTS, ServerOptions, serve
 from lumos_core.deployment.supervision import Backoff
 from lumos_core.errors import FederationError
+from lumos_core.flower.registered_nodes import RegisteredNode, RegisteredNodes
+from lumos_core.runs.certificate_dates import CertificateDates
 
 
 @pytest.fixture
@@ -145,3 +161,116 @@ def test_a_superexec_without_a_sign_of_life_is_started_again_alone(
     assert said.count("serving on 127.0.0.1:9092") == 1
     assert "the SuperExec runs, but has shown no sign of life for 60 s; it was ended" in said
     assert said.count("starting the SuperExec again in 0 s") == 1
+
+
+# ---------------------------------------------------------------- changes while it runs
+def meanwhile(options: ServerOptions, *steps: Callable[[], object]) -> Thread:
+    """Do this while the run goes on, one after another, each once the one before is true."""
+
+    def follow() -> None:
+        for step in steps:
+            until = time.monotonic() + 60
+            while not step() and time.monotonic() < until:
+                time.sleep(0.05)
+        summary = {"outcome": "completed", "reason": "", "rounds": 1, "best_round": 1, "test": {}}
+        (options.run_dir / "summary.json").write_text(json.dumps(summary))
+
+    thread = Thread(target=follow)
+    thread.start()
+    return thread
+
+
+def registered(options: ServerOptions) -> list[str]:
+    found = RegisteredNodes.read_if_sound(options.state / "nodes.json")
+    return [] if found is None else sorted(found.nodes)
+
+
+def once(change: Callable[[], object]) -> Callable[[], bool]:
+    def step() -> bool:
+        change()
+        return True
+
+    return step
+
+
+def test_nodes_are_added_and_removed_while_the_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: ServerOptions
+) -> None:
+    monkeypatch.setattr(live_admission, "LOOK_SECONDS", 0.1)
+    programs = FlowerPrograms(monkeypatch, tmp_path / "programs", options.run_dir, ["wait"])
+    public = node_keys.init(tmp_path / "owner", "c", None, None).public
+    folder = options.kit.folder
+    thread = meanwhile(
+        options,
+        lambda: programs.submitted,
+        once(lambda: admission.add_node(folder, "c", public)),
+        lambda: registered(options) == ["a", "b", "c"],
+        once(lambda: admission.remove_node(folder, "a")),
+        once(lambda: admission.remove_node(folder, "b")),
+        lambda: registered(options) == ["c"],
+        lambda: list(json.loads((options.run_dir / "config.json").read_text())["nodes"]) == ["c"],
+    )
+    _, said = served(options)
+    thread.join()
+    assert "c was added (SHA256:" in said
+    assert "a was removed: its key is refused from now on" in said
+    assert "1 nodes are registered, but the run needs min-replies = 2" in said
+    assert said.count("serving on 127.0.0.1:9092") == 1
+    assert len(programs.submitted) == 1
+
+
+def test_a_renewed_certificate_costs_a_start_of_everything(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: ServerOptions
+) -> None:
+    monkeypatch.setattr(live_certificates, "LOOK_SECONDS", 0.1)
+    programs = FlowerPrograms(
+        monkeypatch, tmp_path / "programs", options.run_dir, ["event=a wait", "wait"]
+    )
+    deployment = options.kit.folder.parent
+    public = node_keys.init(tmp_path / "owner", "c", None, None).public
+
+    def renew() -> None:
+        admission.add_node(deployment, "c", public)  # the next start has it as well
+        renewal.renew(deployment, renewal.Authority(deployment / "ca"))
+
+    thread = meanwhile(
+        options, lambda: programs.submitted, once(renew), lambda: len(programs.submitted) == 2
+    )
+    _, said = served(options)
+    thread.join()
+    assert said.count("serving on 127.0.0.1:9092") == 2
+    assert "the server has a new certificate, valid for 825 days" in said
+    assert "registered nodes: a, b, c" in said
+    assert "starting everything again in" not in said  # without a pause
+    days = CertificateDates.of_run(options.run_dir).days()
+    assert 824 < days["server"] <= 825
+
+
+def test_a_database_that_does_not_take_a_key_is_made_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: ServerOptions
+) -> None:
+    """As after a supervisor was killed between Flower's registration and its own note of it."""
+    programs = FlowerPrograms(monkeypatch, tmp_path / "programs", options.run_dir, ["completed"])
+    options.state.mkdir()
+    known = Registry(options.kit, options.state)
+    known.record("a", RegisteredNode(id="7", key=known._digest("a")))
+    known.database.write_bytes(b"x")
+    flwr = programs.folder / "flwr"
+    flwr.write_text(flwr.read_text().replace(
+        'if sys.argv[1] == "supernode":',
+        f"if pathlib.Path({str(known.database)!r}).exists():\n"
+        '    sys.exit("Public key already in use")\nif sys.argv[1] == "supernode":',
+    ))  # fmt: skip
+    _, said = served(options)
+    assert "node b could not be registered: Public key already in use" in said
+    assert "registered nodes: a, b" in said
+    assert registered(options) == ["a", "b"]
+
+
+def test_a_new_database_that_does_not_take_a_key_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: ServerOptions
+) -> None:
+    programs = FlowerPrograms(monkeypatch, tmp_path / "programs", options.run_dir, [])
+    (programs.folder / "flwr").write_text("#!/bin/sh\necho key is no key\nexit 1\n")
+    with pytest.raises(FederationError, match="node a could not be registered: key is no key"):
+        served(options)

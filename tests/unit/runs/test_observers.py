@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import sys
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError, DataError, FederationError
 from lumos_core.flower.commands import free_ports
 from lumos_core.runs import observers
+from lumos_core.runs.certificate_dates import CertificateDates
 from lumos_core.runs.history import Event, History
 from lumos_core.runs.lock import is_held, only_server
 from lumos_core.runs.status import status_of
@@ -96,6 +98,23 @@ def test_the_best_round_is_the_one_that_the_server_chose(run_dir):
     [doubt] = [f for f in found.failures if f["round"] == 3]
     assert doubt["node"] == "b"
     assert "out of line" in doubt["reason"]
+
+
+def test_certificates_that_expire_soon_are_warned_of(run_dir):
+    assert status_of(run_dir).certificates == {}
+    assert "certificate" not in CliRunner().invoke(cli, ["status", str(run_dir)]).output
+    day, now = 86_400.0, time.time()
+    expires = {"server": now + 9.4 * day, "ca": now + 400 * day}
+    CertificateDates(expires=expires).write(run_dir / "certificates.json")
+    found = status_of(run_dir)
+    assert found.certificates == {"server": 9.4, "ca": 400.0}
+    [sentence] = found.expiring
+    assert sentence.startswith("the server's certificate expires in 9 days")
+    shown = CliRunner().invoke(cli, ["status", str(run_dir)]).output
+    assert sentence in shown
+    assert "authority" in shown
+    as_json = json.loads(CliRunner().invoke(cli, ["status", str(run_dir), "--json"]).output)
+    assert as_json["certificates"]["ca"] == 400.0
 
 
 def test_a_run_is_alive_while_its_server_holds_the_folder(run_dir):
@@ -198,6 +217,7 @@ def test_prometheus_counts_bytes_replies_and_quality(tmp_path):
         ):
             pass
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
+    assert not any("certificate" in name for name in values)
     assert values["lumos_round"] == "2.0"
     assert values['lumos_views_percent{node="a"}'] == "40.0"
     assert values['lumos_views_percent{node="b"}'] == "100.0"  # all that it will
@@ -208,6 +228,20 @@ def test_prometheus_counts_bytes_replies_and_quality(tmp_path):
     assert values['lumos_quality{metric="ndcg@20",split="test"}'] == "0.25"
     with pytest.raises(OSError, match="refused"):
         opener.open(url, timeout=5)
+
+
+def test_prometheus_tells_when_certificates_expire(tmp_path):
+    [port] = free_ports(1)
+    expires = {"server": 1_800_000_000.0, "ca": 2_000_000_000.0}
+    CertificateDates(expires=expires).write(tmp_path / "certificates.json")
+    with observers.observing(RunConfig(metrics_port=port), tmp_path):
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        text = opener.open(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+    lines = [line for line in text.splitlines() if line.startswith("lumos_certificate")]
+    assert lines == [
+        'lumos_certificate_expiry_seconds{certificate="server"} 1.8e+09',
+        'lumos_certificate_expiry_seconds{certificate="ca"} 2e+09',
+    ]
 
 
 def test_tensorboard_has_a_curve_per_number(tmp_path):

@@ -303,6 +303,29 @@ def test_a_node_that_was_left_out_is_asked_again(grid, folder, monkeypatch):
     assert transport.nodes() == ["node-0", "node-1", "node-2"]
 
 
+def test_a_node_that_is_registered_meanwhile_is_asked_at_once(grid, folder):
+    """It may be connected before the file with its name is there."""
+    names = {100: "node-0", 101: "node-1"}
+    transport = GridTransport(grid, Catalog.read(folder / "catalog.tsv").fingerprint, 0.01, names)
+    assert known(transport) == ["node-0", "node-1"]
+    for _ in range(3):
+        assert transport.nodes() == ["node-0", "node-1"]
+    names[102] = "node-2"
+    assert known(transport) == ["node-0", "node-1", "node-2"]
+
+
+def test_a_name_follows_its_key(grid, folder):
+    """A node with another key has another id; what was there under the old one is gone."""
+    names = {100: "node-0", 101: "node-1", 102: "node-2"}
+    transport = GridTransport(grid, Catalog.read(folder / "catalog.tsv").fingerprint, 0.01, names)
+    assert known(transport) == ["node-0", "node-1", "node-2"]
+    del names[101]
+    names[201] = "node-1"
+    grid.contexts[201] = grid.contexts.pop(101)
+    assert known(transport) == ["node-0", "node-1", "node-2"]
+    assert transport._ids["node-1"] == 201
+
+
 @pytest.mark.parametrize("registered", [None, {100: "node-0", 101: "node-1", 102: "node-2"}])
 def test_a_node_whose_answer_was_lost_is_asked_again_soon(grid, folder, monkeypatch, registered):
     """Its ClientApp died, or it was restarted: that says nothing about its name."""
