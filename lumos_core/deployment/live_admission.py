@@ -28,7 +28,7 @@ from lumos_core.deployment import credentials
 from lumos_core.deployment.folders import MANIFEST, Manifest
 from lumos_core.deployment.node_keys import PublicKey
 from lumos_core.deployment.registry import REGISTER_SECONDS, Registry
-from lumos_core.errors import FederationError, LumosError
+from lumos_core.errors import FederationError, LumosError, reason_of
 from lumos_core.flower import commands
 from lumos_core.flower.registered_nodes import RegisteredNode
 from lumos_core.processes.children import Child
@@ -94,11 +94,15 @@ class LiveAdmission:
         Raises:
             FederationError: the SuperLink's database has to be made anew, with everything else.
         """
-        if self._command is not None:
-            self._follow(self._command)
-        elif self._clock() >= self._due:
-            self._due = self._clock() + LOOK_SECONDS
-            self._compare()
+        try:
+            if self._command is not None:
+                self._follow(self._command)
+            elif self._clock() >= self._due:
+                self._due = self._clock() + LOOK_SECONDS
+                self._compare()
+        except OSError as error:  # a full disk is no reason to end a run
+            self._due = self._clock() + AGAIN_SECONDS
+            self._tell_once(f"{error.filename or self._folder}: {reason_of(error)}; trying again")
 
     # --- what there is to do
 

@@ -96,11 +96,9 @@ class LiveCertificates:
     ) -> None:
         self._kit, self._tell, self._clock = kit, tell, clock
         self._used = kit.certificate.read_bytes()
-        dates = server_dates(kit)
-        dates.write(run_dir / FILE)
-        self._daily = Daily(dates.warnings, tell, clock)
         self._due = 0.0
         self._told = ""
+        self._daily = Daily(self._noted(run_dir).warnings, tell, clock)
 
     def look(self) -> None:
         """Look at the files, every few seconds.
@@ -124,6 +122,16 @@ class LiveCertificates:
             f"the server has a new certificate, valid for {left:.0f} days; everything is started "
             "again to use it"
         )
+
+    def _noted(self, run_dir: Path) -> CertificateDates:
+        """The dates, written to the run's folder. That they cannot be is no reason to end a run."""
+        try:
+            dates = server_dates(self._kit)
+            dates.write(run_dir / FILE)
+        except (LumosError, OSError) as error:
+            self._tell_once(f"{error}; lumos status does not show when certificates expire")
+            return CertificateDates()
+        return dates
 
     def _check(self) -> None:
         """Raises ConfigError if a server could not be started with the new files: they may be

@@ -120,6 +120,7 @@ def serve(options: ServerOptions, console: Console) -> RunSummary:
             try:
                 return generation.run()
             except RenewedError as error:
+                served = True
                 say(console, escape(str(error)))
                 continue
             except FederationError as error:

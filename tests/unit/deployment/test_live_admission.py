@@ -312,3 +312,21 @@ def test_the_registry_notes_what_happens(server: Server) -> None:
     server.registry.record("b", node)
     server.registry.forget("a")
     assert server.registry.nodes() == {"b": node}
+
+
+def test_a_full_disk_ends_nothing(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.add("north")
+
+    def full(name: str, node: RegisteredNode) -> None:
+        raise OSError(28, "No space left on device", str(server.registry.path))
+
+    monkeypatch.setattr(server.registry, "record", full)
+    admission.add_node(server.folder, "south", server.key("south"))
+    server.live.look()
+    server.live.look()
+    assert f"{server.registry.path}: No space left on device; trying again" in server.told[-1]
+    monkeypatch.undo()
+    server.now += AGAIN_SECONDS
+    monkeypatch.setattr(commands, "executable", lambda name: name)
+    server.live.look()
+    assert server.flower.asked[-1] == "register"  # again

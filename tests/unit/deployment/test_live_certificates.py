@@ -175,3 +175,11 @@ def test_daily_warnings_follow_what_there_is_to_say() -> None:
     now[0] += DAY
     daily.look()
     assert told == ["[yellow]\\[first][/]"]
+
+
+def test_dates_that_cannot_be_noted_end_nothing(kit: ServerKit, tmp_path: Path) -> None:
+    (tmp_path / "run" / FILE).mkdir()
+    watched = Watched(kit, tmp_path / "run")
+    watched.look()
+    [text] = watched.told
+    assert "lumos status does not show when certificates expire" in text
