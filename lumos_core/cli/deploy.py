@@ -68,9 +68,9 @@ def init_command(
             "it is used\n('lumos node init') and admit it with 'lumos deploy add-node'."
         )
     else:
-        _print_for_nodes(console, folders.ServerKit(out / "server", manifest))
+        _print_needs(console, folders.ServerKit(out / "server", manifest), "each node", "NAME")
     console.print("\nserver:     lumos deploy server server --catalog catalog.tsv")
-    first = manifest.nodes[0] if manifest.nodes else "NODE"
+    first = manifest.nodes[0] if manifest.nodes else "NAME"
     console.print(f"each node:  lumos node start {first} --data DATA")
 
 
@@ -85,6 +85,14 @@ PublicKeyFile = typer.Option(
     "--public-key", help="File NAME.pub that the node's owner made with 'lumos node init'."
 )
 OptionalPublicKey = Annotated[Path | None, PublicKeyFile]
+Fingerprint = Annotated[
+    str,
+    typer.Option(
+        metavar="SHA256:…",
+        help="What the node's owner reads out; a file with another key is refused.",
+        show_default=False,
+    ),
+]
 
 
 @deploy_app.command("add-node")
@@ -92,23 +100,28 @@ def add_node_command(
     folder: Folder,
     name: Annotated[str, typer.Argument(help="Name of the new node.")],
     public_key: OptionalPublicKey = None,
+    fingerprint: Fingerprint = "",
 ) -> None:
     """Admit one more node by the public key that it has made; a running server takes it at once.
 
     Without --public-key the node's key and bundle are made here, in the folder that 'lumos deploy
     init' wrote: for demos and trials. Nothing is overwritten.
     """
-    written = admission.add_node(folder, name, public_key)
+    if fingerprint and public_key is None:
+        raise ConfigError("--fingerprint is that of --public-key FILE, which is missing")
+    written = admission.add_node(folder, name, public_key, fingerprint)
     console = _console()
     if public_key is None:
         console.print(f"node     {written}  to the machine of {name}, and only there")
     else:
-        fingerprint = PublicKey.read(written).fingerprint
-        console.print(f"node     {name} is admitted by the key {fingerprint}")
-        console.print("         its owner sees the same fingerprint: compare the two")
+        console.print(
+            f"node     {name} is admitted by the key {PublicKey.read(written).fingerprint}"
+        )
+        if not fingerprint:
+            console.print("         its owner sees the same fingerprint: compare the two")
         place = admission.Place.of(folder)
         manifest = folders.Manifest.read(place.manifest_path)
-        _print_for_nodes(console, folders.ServerKit(place.server, manifest))
+        _print_needs(console, folders.ServerKit(place.server, manifest), name, name)
     _print_server(console, folder)
 
 
@@ -132,15 +145,17 @@ def rotate_node_command(
     folder: Folder,
     name: Annotated[str, typer.Argument(help="Name of the node.")],
     public_key: Annotated[Path, PublicKeyFile],
+    fingerprint: Fingerprint = "",
 ) -> None:
     """Admit another key under a node's name; its old key is refused from then on.
 
     The node's owner makes the new key with 'lumos node init FOLDER --new-key'.
     """
-    key = admission.rotate_node(folder, name, public_key)
+    key = admission.rotate_node(folder, name, public_key, fingerprint)
     console = _console()
     console.print(f"node     {name} is admitted by the key {key.fingerprint}, no longer by its old")
-    console.print("         its owner sees the same fingerprint: compare the two")
+    if not fingerprint:
+        console.print("         its owner sees the same fingerprint: compare the two")
     console.print(f"         on its machine: mv node.key.new node.key, and start {name} again")
     _print_server(console, folder)
 
@@ -219,14 +234,14 @@ def _console() -> Console:
     return Console(soft_wrap=True, highlight=False)
 
 
-def _print_for_nodes(console: Console, kit: folders.ServerKit) -> None:
+def _print_needs(console: Console, kit: folders.ServerKit, who: str, name: str) -> None:
     """Print what a node that makes its own key needs from the server; none of it is secret."""
     found = credentials.certificate_fingerprint(credentials.read_certificate(kit.ca))
-    console.print(f"\neach node needs the address {kit.manifest.superlink} and {kit.ca}")
-    console.print(f"(SHA-256 {found}):")
-    console.print(
-        f"  lumos node init NODE --name NAME --superlink {kit.manifest.superlink} --ca ca.crt"
-    )
+    address = kit.manifest.superlink
+    console.print(f"{who} needs the address {address} and {kit.ca}, SHA-256")
+    console.print(f"         {found}")
+    if name == "NAME":
+        console.print(f"         lumos node init {name} --superlink {address} --ca ca.crt")
 
 
 def _print_server(console: Console, folder: Path) -> None:

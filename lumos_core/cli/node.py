@@ -44,7 +44,12 @@ def init_command(
             help="The node's name (default: as in node.toml, or the folder's).", show_default=False
         ),
     ] = None,
-    superlink: SuperLink = None,
+    superlink: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="The server's address, if it is known.", show_default=False
+        ),
+    ] = None,
     ca: Annotated[
         Path | None, typer.Option(help="The server's ca.crt, if it is here.", show_default=False)
     ] = None,
@@ -73,7 +78,8 @@ def init_command(
     console.print("         read this fingerprint to the operator, by phone for example")
     command = "rotate-node" if new else "add-node"
     console.print(
-        f"\noperator:  lumos deploy {command} SERVER {name} --public-key {made.public.name}"
+        f"\noperator:  lumos deploy {command} SERVER {name} --public-key {made.public.name} "
+        "--fingerprint SHA256:…"
     )
     if new:
         console.print(f"then here: mv {made.private} {folder / NODE_KEY}, and start the node again")

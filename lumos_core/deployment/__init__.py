@@ -12,6 +12,9 @@ of `lumos_core.flower.commands`.
 ``supervision``         what both share; ``registry`` is the server's list of nodes
 ``connection_log``      a SuperNode's connection, as its log tells it
 ``folders``             what ``lumos deploy init`` writes; ``credentials`` are its keys
+``node_keys``           a node's key, made on its own machine; ``admission`` by its public half
+``renewal``             new certificates; ``live_admission`` and ``live_certificates`` are how a
+                        running server follows such changes
 ``checks``              what can be wrong with a machine; ``doctor`` reports all of it
 ``round_lines``         a run's events as lines on a terminal
 ``centralised_child``   the centralised baseline, trained during a run

@@ -100,13 +100,16 @@ def _keep_owner(folder: Path) -> None:
             os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
-def add_node(folder: Path, name: str, public_key: Path | None = None) -> Path:
+def add_node(
+    folder: Path, name: str, public_key: Path | None = None, fingerprint: str = ""
+) -> Path:
     """Admit one more node.
 
     Args:
         folder: see :class:`Place`.
         name: the node's name.
         public_key: what its owner has sent; None to make its key and bundle here.
+        fingerprint: what its owner has read out; empty if it is compared in another way.
 
     Returns:
         Its bundle, or the file of its public key if it has made its own.
@@ -132,7 +135,7 @@ def add_node(folder: Path, name: str, public_key: Path | None = None) -> Path:
         if public_key is None:
             written = _write_bundle(place, manifest, name)
         else:
-            key = _new_key(place, manifest, name, public_key)
+            key = _new_key(place, manifest, name, public_key, fingerprint)
             written = place.public_key(name)
             private_folder(written.parent)
             credentials.write_private(written, key.line)
@@ -161,8 +164,9 @@ def remove_node(folder: Path, name: str) -> Path:
         return _moved_away(place, name)
 
 
-def rotate_node(folder: Path, name: str, public_key: Path) -> PublicKey:
+def rotate_node(folder: Path, name: str, public_key: Path, fingerprint: str = "") -> PublicKey:
     """Admit another key under a node's name, instead of the present one; returns the new one.
+    Arguments are those of :func:`add_node`.
 
     The old public key, and the bundle with the old private key if it was made here, are moved to
     the folder ``removed``.
@@ -174,7 +178,7 @@ def rotate_node(folder: Path, name: str, public_key: Path) -> PublicKey:
     place = Place.of(folder)
     with place.edited() as manifest:
         _check_there(place, manifest, name)
-        key = _new_key(place, manifest, name, public_key)
+        key = _new_key(place, manifest, name, public_key, fingerprint)
         path, away = place.public_key(name), _removed_folder(place, name)
         if path.exists():
             credentials.write_private(away / path.name, path.read_bytes())
@@ -195,9 +199,16 @@ def _write_bundle(place: Place, manifest: Manifest, name: str) -> Path:
     return write_node(place.root, manifest, name)
 
 
-def _new_key(place: Place, manifest: Manifest, name: str, path: Path) -> PublicKey:
+def _new_key(
+    place: Place, manifest: Manifest, name: str, path: Path, fingerprint: str
+) -> PublicKey:
     """A public key that no node has."""
     key = PublicKey.read(path)
+    if fingerprint and fingerprint.strip() != key.fingerprint:
+        raise ConfigError(
+            f"{path}: has the fingerprint {key.fingerprint}, expected {fingerprint.strip()}; it is "
+            "not the file that the node's owner has made, so ask for it by another way"
+        )
     key.check_name(name, path)
     for other in manifest.nodes:
         known = place.public_key(other)

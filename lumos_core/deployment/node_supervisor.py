@@ -282,7 +282,7 @@ class _RefusalLog:
             say(self._console, f"[yellow]{escape(sentence)}[/]")
 
 
-def _reason(output: str, connected: bool) -> str:
+def _reason(output: str, connected: bool = False) -> str:
     for pattern, reason in _REASONS.items():
         if found := re.search(pattern, output):
             if connected and pattern == _UNSIGNED:

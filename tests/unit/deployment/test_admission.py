@@ -127,7 +127,7 @@ def test_only_a_node_that_is_there_can_be_changed(
 def test_a_deployment_begins_without_nodes(tmp_path: Path) -> None:
     out = tmp_path / "new"
     said = lumos("deploy", "init", out, "--host", "10.0.0.1")
-    assert "lumos node init NODE" in said
+    assert "lumos node init NAME --superlink 10.0.0.1:9092 --ca ca.crt" in said
     assert nodes(out) == {}
     assert list((out / "nodes").iterdir()) == []
     admission.add_node(out, "north", made(tmp_path))
@@ -196,3 +196,28 @@ def test_what_root_writes_belongs_to_the_owner_of_the_folder(
     kept = {path: owner for path, owner in owners.items() if "removed" not in path.parts}
     assert set(kept.values()) == {(12345, 12346)}, kept
     assert (server / "run").stat().st_uid == 0
+
+
+@pytest.mark.parametrize("command", ["add-node", "rotate-node"])
+def test_a_file_that_was_exchanged_on_the_way_is_refused(
+    command: str, deployment: Path, tmp_path: Path
+) -> None:
+    name = "north" if command == "add-node" else "old"
+    public, other = made(tmp_path, name), made(tmp_path, name)
+    told, before = PublicKey.read(public).fingerprint, nodes(deployment)
+
+    def run(path: Path) -> str:
+        options = ["--public-key", path, "--fingerprint", told]
+        return lumos("deploy", command, deployment, name, *options)
+
+    with pytest.raises(ConfigError, match=r"has the fingerprint SHA256:\S+, expected SHA256:"):
+        run(other)
+    assert nodes(deployment) == before
+    assert "compare" not in run(public)
+    assert nodes(deployment)[name] == PublicKey.read(public).line
+
+
+def test_a_fingerprint_is_that_of_a_file(deployment: Path) -> None:
+    with pytest.raises(ConfigError, match="--fingerprint is that of --public-key FILE"):
+        lumos("deploy", "add-node", deployment, "north", "--fingerprint", "SHA256:x")
+    assert nodes(deployment).keys() == {"old"}
