@@ -15,7 +15,7 @@ from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supernode.nodestate import InMemoryNodeState
 
-from lumos_core.flower import failed_tasks, whole_replies
+from lumos_core.flower import bounded_link, failed_tasks, whole_replies
 
 RUN = 1
 
