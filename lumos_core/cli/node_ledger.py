@@ -47,7 +47,7 @@ def ledger_command(
     if found.empty:
         console.print(f"the ledger is empty: nothing has left this machine ({place})")
         return
-    _print(found, node.name, console)
+    _print(found, node.name if bundle else node.data, console)
     console.print(f"\nevery record that left, without its values: zcat -f {place}/ledger*")
 
 
@@ -118,15 +118,16 @@ def _totals(found: "LedgerReport") -> list[str]:
     replies = sum(run.trainings + run.others + run.errors for run in runs)
     sent = sum(run.bytes for run in runs)
     counted = spent.trainings - spent.uncounted
-    texts = [
-        f"{_count(len(runs), 'run')}, {replies:,} replies, {sent:,} bytes",
-        f"ε = {_shown(found.epsilon)} (δ = {found.delta:g}) in {_count(counted, 'training')}, by "
-        "one accountant over all runs",
-    ]
+    texts = [f"{_count(len(runs), 'run')}, {replies:,} replies, {sent:,} bytes"]
+    if counted:
+        texts.append(
+            f"ε = {_shown(found.epsilon)} (δ = {found.delta:g}) in {_count(counted, 'training')}, "
+            "for a user of this node, by one accountant over all runs"
+        )
     if spent.uncounted:
         texts.append(
-            f"{_count(spent.uncounted, 'more training')} of which a node cannot count ε (dp = none "
-            "or central, or no secret noise): what they gave away has no bound"
+            f"{_count(spent.uncounted, 'training')} of which a node cannot count ε (dp = none or "
+            "central, or no secret noise): what they gave away has no bound"
         )
     return texts
 

@@ -87,10 +87,15 @@ class Removal:
 
     def _compare(self, fresh: Path) -> None:
         """Refuse a new file that would not hold exactly the rows that are to stay."""
-        if not read_interactions(fresh).frame.equals(self.table.frame.filter(~self.gone)):
+        try:
+            same = read_interactions(fresh).frame.equals(self.table.frame.filter(~self.gone))
+        except DataError:
+            same = False
+        if not same:
             raise DataError(
                 f"{self.path}: without these users, it would not be read as the same rows of the "
-                "others, so it was left as it is; write it as Parquet, or remove the rows by hand"
+                "others, so it was left as it is; remove the rows yourself, then use "
+                "'lumos node forget --derived'"
             )
 
     def _renew_facts(self) -> None:

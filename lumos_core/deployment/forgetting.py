@@ -29,7 +29,6 @@ import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -163,7 +162,7 @@ class Forgetting:
             "records": [],
             "users": len(self.unfinished.users),
             "interactions": self.unfinished.interactions,
-            "removed": [step.what for step in self.steps],
+            "removed": list(dict.fromkeys(step.what for step in self.steps)),
         }
 
 
@@ -229,11 +228,12 @@ def _steps(node: NodeConfig, removal: Removal) -> Iterator[Step]:
     cache = state / CACHE
     models = [state / name for name in (KEPT_FINAL, KEPT_LATEST)]
     written = (removal.path, cache, *models)
-    yield from _deleted(
-        "unfinished copies",
-        "left by a process that was killed while it wrote the file",
-        *(copy for path in written for copy in leftovers(path)),
-    )
+    for path in written:
+        yield from _deleted(
+            "unfinished copies",
+            f"left by processes that were killed while they wrote {path.name}",
+            *leftovers(path),
+        )
     yield from _deleted(
         "cached histories", "all users' histories; made again from the data when needed", cache
     )
@@ -247,8 +247,8 @@ def _steps(node: NodeConfig, removal: Removal) -> Iterator[Step]:
     )
     yield from _deleted(
         "kept models",
-        "a received global model; it does not say whose histories it learned from, so it goes "
-        "whether it saw these users or not; the next round brings a new one",
+        "received global models; they do not say whose histories they learned from, so they go "
+        "whether they saw these users or not; the next round brings a new one",
         *models,
     )
     yield from _deleted(
@@ -259,10 +259,16 @@ def _steps(node: NodeConfig, removal: Removal) -> Iterator[Step]:
 
 
 def _deleted(what: str, text: str, *paths: Path) -> Iterator[Step]:
-    """A step for each of these files and folders that is there."""
-    for path in paths:
-        if path.exists():
-            yield Step(what, path, text, _size(path), partial(delete, path))
+    """A step for those of these files and folders that are there, if any is."""
+    there = [path for path in paths if path.exists()]
+
+    def delete_all() -> None:
+        for path in there:
+            delete(path)
+
+    if there:
+        where = there[0] if len(there) == 1 else there[0].parent
+        yield Step(what, where, text, sum(map(_size, there)), delete_all)
 
 
 def _views(path: Path, staying: Sequences) -> Iterator[Step]:
@@ -278,8 +284,8 @@ def _views(path: Path, staying: Sequences) -> Iterator[Step]:
             store.remove(store.others(histories))
 
     text = (
-        f"{others:,} of {count:,} views are not of a user who stays, or of an earlier history of "
-        "one, and are removed"
+        f"{others:,} of {count:,} views are removed: all but those of the present histories of "
+        "users who stay"
     )
     yield Step("views", path, text, _size(path), clean)
 
