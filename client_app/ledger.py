@@ -1,9 +1,10 @@
 """The node's ledger: every record that leaves this machine, for its owner to read.
 
 ``<state>/ledger.jsonl`` has one JSON object per line: the time, the run and round, the run's
-privacy, and for each record its name, bytes and, if it holds arrays, their shape, dtype and L2
-norm. Values are never written. The line is on disk before Flower gets the reply; if it cannot be
-written, the reply does not leave. ``lumos node ledger`` tells all of them in plain words.
+privacy, the bytes of the reply, and for each record its name, bytes and, if it holds arrays, their
+shape, dtype and L2 norm. Values are never written. The line is on disk before Flower gets the
+reply; if it cannot be written, the reply does not leave. ``lumos node ledger`` tells all of them in
+plain words.
 """
 
 from pathlib import Path
@@ -15,7 +16,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from client_app.error_codes import LedgerError
 from lumos_core.config import RunConfig
 from lumos_core.errors import reason_of
-from lumos_core.flower.records import from_record, record_bytes
+from lumos_core.flower.records import from_record, payload_bytes, record_bytes
 from lumos_core.privacy.ledger_file import FILE, write_line
 
 
@@ -36,6 +37,7 @@ def append(folder: Path, reply: Message, round_: int, config: RunConfig | None =
         "round": round_,
         "message": reply.metadata.message_type,
         **({} if config is None else _protection(config)),
+        "bytes": payload_bytes(reply.content),
         "records": describe(reply.content),
     }
     try:

@@ -72,8 +72,7 @@ def _print_run(run: "RunReport", found: "LedgerReport", console: Console) -> Non
     days = _day(run.first) if _day(run.first) == _day(run.last) else (
         f"{_day(run.first)} to {_day(run.last)}"
     )  # fmt: skip
-    rounds = "" if run.rounds is None else f", rounds {run.rounds[0]} to {run.rounds[1]}"
-    console.print(f"\nrun {run.run}: {days}{rounds}")
+    console.print(f"\nrun {run.run}: {days}{_rounds(run)}")
     errors = f", {_count(run.errors, 'error code')}" if run.errors else ""
     other = "1 other reply" if run.others == 1 else f"{run.others} other replies"
     console.print(
@@ -81,6 +80,13 @@ def _print_run(run: "RunReport", found: "LedgerReport", console: Console) -> Non
     )
     console.print(f"  privacy  {_privacy(run)}")
     console.print(f"  ε        {_epsilon(run, found.delta)}")
+
+
+def _rounds(run: "RunReport") -> str:
+    if run.rounds is None:
+        return ""
+    first, last = run.rounds
+    return f", round {first}" if first == last else f", rounds {first} to {last}"
 
 
 def _privacy(run: "RunReport") -> str:
@@ -93,11 +99,9 @@ def _privacy(run: "RunReport") -> str:
     )
     if run.dp == "none":
         return f"no differential privacy (dp = none); {seen}"
-    if run.public_noise or not run.noise:
-        noise = (
-            "its noise is from a public seed and hides" if run.public_noise else "no noise hides"
-        )
-        return f"dp = {run.dp}, but {noise} nothing; {seen}"
+    if not run.protected:
+        noise = "its noise is from a public seed" if run.public_noise else "it has no noise"
+        return f"dp = {run.dp}, but {noise}, so that it hides nothing; {seen}"
     return f"dp = {run.dp}, noise {run.noise:g} times dp-clip ({_HIDES[run.dp]}); {seen}"
 
 
@@ -116,9 +120,10 @@ def _totals(found: "LedgerReport") -> list[str]:
     spent = found.spent
     runs = found.runs
     replies = sum(run.trainings + run.others + run.errors for run in runs)
+    told = "reply" if replies == 1 else "replies"
     sent = sum(run.bytes for run in runs)
     counted = spent.trainings - spent.uncounted
-    texts = [f"{_count(len(runs), 'run')}, {replies:,} replies, {sent:,} bytes"]
+    texts = [f"{_count(len(runs), 'run')}, {replies:,} {told}, {sent:,} bytes"]
     if counted:
         texts.append(
             f"ε = {_shown(found.epsilon)} (δ = {found.delta:g}) in {_count(counted, 'training')}, "

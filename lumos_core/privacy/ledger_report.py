@@ -56,7 +56,8 @@ class RunReport:
         records = line.get("records", [])
         self.first = self.first or str(line.get("time", ""))
         self.last = str(line.get("time", ""))
-        self.bytes += sum(int(record.get("bytes", 0)) for record in records)
+        whole = sum(int(record.get("bytes", 0)) for record in records)
+        self.bytes += int(line.get("bytes", whole))  # an older LUMOS noted those of records only
         if "privacy" in line:
             privacy = line["privacy"]
             self.dp, self.noise = str(privacy["dp"]), float(privacy["noise"])

@@ -1,4 +1,4 @@
-"""ε of all runs of a node, by one accountant: at most the sum of the runs, at least that of each."""
+"""ε of all runs of a node, by one accountant: at most the sum of the runs, at least each one's."""
 
 import pytest
 from hypothesis import example, given, settings

@@ -1,6 +1,7 @@
 """Users are forgotten: in every place of a node's disk, after an interruption too, and for good."""
 
 import json
+import os
 import subprocess
 import sys
 from contextlib import suppress
@@ -356,6 +357,23 @@ def test_a_state_folder_of_the_owner_s_choice(folder: Path, tmp_path: Path) -> N
     forget(node(folder, state=str(state)), USER)
     assert not (state / CACHE).exists()
     assert [line["users"] for line in read_lines(state)] == [1]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_what_root_writes_belongs_to_the_owners_of_the_folders(folder: Path) -> None:
+    """A node whose data are root's, and which runs as a user of its own, as under systemd."""
+    federate(folder)
+    state, data = folder / "node-0" / "state", folder / "node-0" / "interactions.tsv"
+    os.chown(data, 0, 4711)
+    data.chmod(0o640)
+    for path in (state, *state.rglob("*")):
+        os.chown(path, 4712, 4712)
+    (state / "ledger.jsonl").unlink()
+    (state / STORE).with_name(f"{STORE}.lock").unlink()
+    forget(node(folder), USER)
+    assert [path.name for path in state.iterdir() if path.stat().st_uid != 4712] == []
+    found = data.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (0, 4711, 0o640)
 
 
 # ---------------------------------------------------------------- what remains

@@ -50,6 +50,12 @@ def test_replies_are_counted_by_run_and_by_kind(tmp_path: Path) -> None:
     assert a.first < b.first < a.last
 
 
+def test_bytes_are_those_of_the_whole_reply_where_they_were_noted(tmp_path: Path) -> None:
+    reply(tmp_path, "train", 1, "a", bytes=150)
+    reply(tmp_path, "train", 2, "a")
+    assert [run.bytes for run in report(tmp_path).runs] == [250]
+
+
 def test_epsilon_of_runs_and_of_all_by_one_accountant(tmp_path: Path) -> None:
     for run in ("a", "b"):
         reply(tmp_path, "train", 1, run)
