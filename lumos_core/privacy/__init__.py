@@ -24,7 +24,7 @@ up the guarantee.
 
 Begin with `mechanisms`. `noise` holds the sources of randomness, `budget` counts ε of a run,
 `node_budget` that of all runs of a node, `ledger_file` has what left it and `ledger_report` puts
-the two together, `dp_sgd` trains with ``dp = user``, `secure_aggregation/`
-hides single deltas in their sum. May import `wire`, `runs`, `learning`, `config` and what lies
-below them, but not `federation` and not Flower.
+the two together, `dp_sgd` trains with ``dp = user``, `secure_aggregation/` hides single deltas in
+their sum. May import `wire`, `runs`, `learning`, `config` and what lies below them, but not
+`federation` and not Flower.
 """
