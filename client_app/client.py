@@ -25,6 +25,7 @@ from lumos_core.config import SIMULATION_DATA, NodeConfig, RunConfig
 from lumos_core.errors import ConfigError
 from lumos_core.federation.owner_floor import REFUSED, BelowFloorError, Floor, Refusal
 from lumos_core.flower import records
+from lumos_core.runs.folder_version import check_folder
 from lumos_core.safe_files import append_bounded, private_folder
 from lumos_core.wire import versions
 
@@ -46,6 +47,7 @@ def answer(message: Message, context: Context) -> Message:
     try:
         settings = node_config(context)
         logs.configure(settings.log_format, settings.log_level)
+        check_folder(settings.state_folder, "node state")
         state = settings.state_folder
         order = records.decode_order(message.content)
         round_ = order.round

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from lumos_core.errors import DataError
 from lumos_core.runs import history
+from lumos_core.runs.folder_version import check_folder
 from lumos_core.runs.history import HISTORY, VERSIONS, Event, read_history
 from lumos_core.runs.lock import is_held
 from lumos_core.runs.saved_config import CONFIG, SavedConfig
@@ -81,6 +82,7 @@ def status_of(run_dir: Path) -> RunStatus:
     """
     if not run_dir.is_dir():
         raise DataError(f"{run_dir}: no such folder, expected the folder of a run (its --run-dir)")
+    check_folder(run_dir, "run")
     summary = RunSummary.read_if_there(run_dir / SUMMARY, _DAMAGED)
     config = _config(run_dir)
     events = read_history(run_dir / HISTORY)
