@@ -1,5 +1,5 @@
-"""Nodes of other releases under a server of this one, real processes: protocols decide, releases
-are named, and no code that the server sent runs anywhere."""
+"""Nodes of four releases under one server, real processes: protocols decide, releases are named,
+and no code that the server sent runs anywhere."""
 
 import json
 from collections.abc import Iterator
@@ -21,15 +21,26 @@ from lumos_core.wire.versions import PROTOCOL
 
 pytestmark = pytest.mark.integration
 
+SERVER = ("0.2.99", PROTOCOL)
 RELEASES = {
     "node-0": (versions.own().lumos, PROTOCOL),
     "node-1": ("0.1.9", PROTOCOL - 1),
     "node-2": ("9.0", PROTOCOL + 2),
+    "node-3": SERVER,
 }
+MARK = "\n__import__('pathlib').Path(__import__('os').environ['FLWR_HOME'], 'ran').touch()\n"
+"""A line that the server adds to the app that it sends; so node-3 has to refuse that app."""
+WANTED = f"pip install lumos=={SERVER[0]}"
+
+
+def sent() -> dict[str, bytes]:
+    files = imagined_release(*SERVER)
+    path = "client_app/client.py"
+    return {**files, path: files[path] + MARK.encode()}
 
 
 class Federation:
-    """A server of this release and a node of each of three, after a run of two rounds."""
+    """A server and a node of each release, after a run of two rounds."""
 
     def __init__(self, children: Children, place: Path, data: Path) -> None:
         self.place, self.run_dir = place, place / "run"
@@ -49,7 +60,8 @@ class Federation:
             LocalSuperNode(children, place, link.cwd, fleet, flat, installed, 0)
         link.wait_healthy()
         settings = commands.write_toml(place / "settings.toml", config.to_flat())
-        app = commands.stage_app(place / "sent" / "app")
+        app = place / "sent" / "app"
+        app_archive.write_files(sent(), app)
         run = link.start("server", commands.submit(app, settings, None))
         wait_for(lambda: run.exit_code is not None, 300, every=0.5)
 
@@ -64,7 +76,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def federation(logs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
-    data = write_prepared(tmp_path_factory.mktemp("data") / "data", nodes=3)
+    data = write_prepared(tmp_path_factory.mktemp("data") / "data", nodes=len(RELEASES))
     with workplace() as place, ending_on_signals(), Children(logs) as children:
         yield Federation(children, place, data)
 
@@ -77,23 +89,28 @@ def test_the_older_protocol_is_served(federation: Federation) -> None:
 
 def test_who_has_what_is_named_with_what_to_install(federation: Federation, logs: Path) -> None:
     told = {e["node"]: (e["lumos"], e["protocol"]) for e in federation.events("versions")}
-    assert told == {name: RELEASES[name] for name in ("node-1", "node-2")}
-    wanted = f"pip install lumos=={versions.own().lumos}"
+    assert told == {name: RELEASES[name] for name in ("node-0", "node-1", "node-2")}
     notes = {node.name: node.note for node in status_of(federation.run_dir).nodes}
-    assert wanted in notes["node-1"]
-    assert wanted in notes["node-2"]
-    assert notes["node-0"] == ""
+    assert [WANTED in notes[name] for name in told] == [True] * 3
     said = (logs / "server.log").read_text(errors="replace")
     assert "node node-2: refused: it has LUMOS 9.0, which speaks protocol" in said
 
 
-def test_every_node_ran_its_own_release(federation: Federation, logs: Path) -> None:
-    for name, release in RELEASES.items():
-        app = app_archive.digest(imagined_release(*release))
+def test_nodes_of_other_releases_ran_their_own(federation: Federation, logs: Path) -> None:
+    for name in ("node-0", "node-1", "node-2"):
+        app = app_archive.digest(imagined_release(*RELEASES[name]))
         unpacked = [path.name for path in (federation.place / name / "apps").iterdir()]
         assert [folder.split(".")[1] for folder in unpacked] == [app]
-    own = versions.own().lumos
-    for name, (release, _) in list(RELEASES.items())[1:]:
         said = (logs / f"{name}.log").read_text(errors="replace")
-        line = f"is of a server with LUMOS {own}; this node works for it with its own, {release}"
-        assert line in said
+        own = f"this node works for it with its own, {RELEASES[name][0]}"
+        assert f"is of a server with LUMOS {SERVER[0]}; {own}" in said
+    assert list(federation.place.glob("node-*/ran")) == []
+
+
+def test_a_changed_app_of_the_same_release_stays_foreign(
+    federation: Federation, logs: Path
+) -> None:
+    said = (logs / "server.log").read_text(errors="replace")
+    assert "node node-3: refused: it answers with error 'foreign-app'" in said
+    assert "client_app/client.py differs" in (logs / "node-3.log").read_text(errors="replace")
+    assert list((federation.place / "node-3").glob("apps/*")) == []
