@@ -15,7 +15,7 @@ from lumos_core.deployment.folders import ServerKit
 from lumos_core.deployment.hung_processes import Probe, SignOfLife
 from lumos_core.deployment.server_supervisor import _EXECUTOR_STARTS, ServerOptions, serve
 from lumos_core.deployment.supervision import Backoff
-from lumos_core.errors import FederationError
+from lumos_core.errors import FederationError, NewerFileError
 
 
 @pytest.fixture
@@ -145,3 +145,14 @@ def test_a_superexec_without_a_sign_of_life_is_started_again_alone(
     assert said.count("serving on 127.0.0.1:9092") == 1
     assert "the SuperExec runs, but has shown no sign of life for 60 s; it was ended" in said
     assert said.count("starting the SuperExec again in 0 s") == 1
+
+
+def test_the_state_of_a_newer_server_is_refused_before_anything_starts(
+    options: ServerOptions,
+) -> None:
+    options.state.mkdir()
+    newer = {"kind": "server state", "version": 99, "lumos": "0.9.0"}
+    (options.state / "folder.json").write_text(json.dumps(newer))
+    with pytest.raises(NewerFileError, match=r"pip install lumos==0\.9\.0"):
+        served(options)
+    assert not options.run_dir.exists()
