@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run simulate deploy-demo docker-demo test test-faults test-docker chaos coverage lint docs \
-	bench release-check clean
+	lock audit-deps bench release-check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,13 @@ lint: $(STAMP)  ## run ruff, mypy, and import-linter, which checks what each pac
 docs: $(STAMP)  ## write docs/configuration.md and docs/protocol.md, from the code
 	$(BIN)/lumos config --markdown > docs/configuration.md
 	$(BIN)/python scripts/protocol_page.py > docs/protocol.md
+
+lock: $(STAMP)  ## pin all packages with hashes, and list them in docs/sbom.cdx.json (asks PyPI)
+	$(BIN)/python scripts/write_lock.py $(ARGS)
+	$(BIN)/python scripts/write_sbom.py
+
+audit-deps: $(STAMP)  ## ask PyPI for known vulnerabilities of the pinned packages
+	$(BIN)/python scripts/audit_dependencies.py
 
 bench: $(STAMP)  ## measure centralised training: seconds per epoch, peak memory
 	$(BIN)/python benchmarks/training_speed.py $(ARGS)

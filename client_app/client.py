@@ -25,7 +25,9 @@ from lumos_core.config import SIMULATION_DATA, NodeConfig, RunConfig
 from lumos_core.errors import ConfigError
 from lumos_core.federation.owner_floor import REFUSED, BelowFloorError, Floor, Refusal
 from lumos_core.flower import records
+from lumos_core.runs.folder_version import check_folder
 from lumos_core.safe_files import append_bounded, private_folder
+from lumos_core.wire import versions
 
 LOG = logs.NODE_LOG
 LOG_BYTES = 8 * 1024**2  # a larger one is renamed to node.log.1 and replaces the previous
@@ -40,28 +42,33 @@ def answer(message: Message, context: Context) -> Message:
     state: Path | None = None
     config: RunConfig | None = None
     name, round_ = "", 0
+    told: dict[str, str] = {}  # versions: the server's first question is answered in any protocol
     started = time.monotonic()
     logs.configure()  # until the node's own settings are known
     try:
         settings = node_config(context)
         logs.configure(settings.log_format, settings.log_level)
+        check_folder(settings.state_folder, "node state")
         state = settings.state_folder
         order = records.decode_order(message.content)
         round_ = order.round
-        name = settings.name if kind == records.DESCRIBE else ""
+        if kind == records.DESCRIBE:
+            name, told = settings.name, versions.own().to_info()
+        else:
+            versions.check_spoken(order.protocol)
         config = RunConfig.from_flat(context.run_config)
         floor = Floor(_KINDS[kind], config, settings)
         content = _carry_out(kind, Task(context, config, settings, order, floor))
         floor.sends(records.payload_bytes(content))
     except Exception as error:
-        content = records.encode_error(_note(state, error), name)
+        content = records.encode_error(_note(state, error), name, told)
     reply = Message(content, reply_to=message)
     if state is None:  # its settings cannot be read: the reply holds nothing but a code
         return reply
     try:
         ledger.append(state, reply, round_, config)
     except OSError as error:
-        return Message(records.encode_error(_note(state, error), name), reply_to=message)
+        return Message(records.encode_error(_note(state, error), name, told), reply_to=message)
     facts = {
         "kind": kind,
         "round": round_,

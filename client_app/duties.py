@@ -123,7 +123,8 @@ def piece_seconds(job: Task) -> float:
 
 
 def describe(job: Task) -> RecordDict:
-    """Report the node's name, its number of users, and fingerprints of catalog and model."""
+    """Report the node's name, its number of users, fingerprints of catalog and model, and the
+    versions of LUMOS, protocol, Flower and Python."""
     users = job.node.split.sequences
     if users.left_out:  # for the owner; the count does not leave this machine
         log.warning("data: %s", users.users_text)

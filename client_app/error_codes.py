@@ -8,18 +8,21 @@ ask.
 from lumos_core.errors import ConfigError, DataError, ModelError, RefusalError, ReplyError
 from lumos_core.federation.owner_floor import BelowFloorError
 from lumos_core.privacy.node_budget import AccountError
+from lumos_core.wire.versions import OtherProtocolError
 
 BELOW_FLOOR = "below-floor"  # the run asks for more than the owner allows; the key follows
 CATALOG_MISMATCH = "catalog-mismatch"  # server and node hold different catalogs
 FOREIGN_APP = "foreign-app"  # lumos_core.flower.app_gate: its owner has not approved what was sent
 LEDGER_FAILED = "ledger-failed"  # without its line in the ledger a reply must not leave; without
 # being written down first, no training begins
+OTHER_PROTOCOL = "other-protocol"  # the server speaks one that this node does not have
 SECAGG_REFUSED = "secagg-refused"  # secure aggregation would not have protected this node
 
 _CODES: tuple[tuple[type[BaseException], str], ...] = (
     (ConfigError, "bad-configuration"),
     (DataError, "bad-data"),
     (ModelError, "model-failed"),
+    (OtherProtocolError, OTHER_PROTOCOL),
     (RefusalError, SECAGG_REFUSED),
     (ReplyError, "bad-instruction"),
     (MemoryError, "out-of-memory"),

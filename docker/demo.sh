@@ -20,7 +20,7 @@ for plugin in compose buildx; do
 done
 trap 'say "interrupted; to end and remove all of it: docker compose -p lumos-demo down --volumes"; exit 130' INT
 
-say "1 of 4: the image lumos:0.1.0 (2 GB; a few minutes the first time, seconds afterwards)"
+say "1 of 4: the image lumos:0.2.0 (2 GB; a few minutes the first time, seconds afterwards)"
 # Compose writes the project's name into an image: with another one, `up` of lumos would see a new image.
 docker compose -p lumos --progress "${LUMOS_BUILD_PROGRESS:-auto}" build
 compose down --volumes >/dev/null 2>&1
@@ -48,4 +48,4 @@ compose cp server:/state/run "$out" >/dev/null 2>&1
 compose --progress quiet stop
 say "completed; model, history, summary.json, report.md: ${out#../}"
 echo "to remove its containers and volumes:  docker compose -p lumos-demo down --volumes"
-echo "to remove the image:                   docker image rm lumos:0.1.0"
+echo "to remove the image:                   docker image rm lumos:0.2.0"

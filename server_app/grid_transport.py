@@ -31,8 +31,10 @@ from lumos_core.config import NODE_NAME
 from lumos_core.errors import FederationError, ReplyError
 from lumos_core.flower import bounded_pulls, records
 from lumos_core.flower.records import Order
+from lumos_core.wire import versions
 from lumos_core.wire.messages import Instruction, Reply
 from lumos_core.wire.reply_limits import ReplyLimits, ReplyTooLargeError
+from lumos_core.wire.versions import PROTOCOL, Versions
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -98,6 +100,7 @@ class GridTransport:
         self._registered = registered
         self._names: dict[int, str] = {}  # node id → name
         self._ids: dict[str, int] = {}  # name → the id that took it last
+        self._protocols: dict[str, int] = {}  # name → what it and this server speak
         self._introductions: dict[str, Reply] = {}  # by name, for the round loop's first question
         self._asked: dict[str, tuple[int, float]] = {}  # message id → node id, time of the question
         # id without a valid name → time it was left out, and the name it was registered under then
@@ -166,6 +169,12 @@ class GridTransport:
             log.warning("node %s has connected again (or two nodes use this name)", name)
         self._names[node_id], self._ids[name] = name, node_id
         self._introductions[name] = reply
+        self._note_protocol(reply)
+
+    def _note_protocol(self, described: Reply) -> None:
+        if described.error is None:
+            spoken = versions.spoken_with(Versions.of(described.info))
+            self._protocols[described.node] = spoken
 
     def _registered_name(self, node_id: int) -> str | None:
         return None if self._registered is None else self._registered.get(node_id)
@@ -187,6 +196,8 @@ class GridTransport:
             while (left := until - time.monotonic()) > 0 and (len(replies) < len(instructions)):
                 if (reply := talk.receive(left)) is not None:
                     replies.append(reply)
+                    if reply.kind == "describe":
+                        self._note_protocol(reply)
         return replies
 
     @contextmanager
@@ -209,16 +220,18 @@ class GridTransport:
         Returns:
             What was sent, by message id, and error replies for instructions that Flower refused.
         """
-        contents: dict[tuple[int, int, str, int, float, float], RecordDict] = {}  # shared by equals
+        contents: dict[tuple[float | str, ...], RecordDict] = {}  # shared by equals
         batch = []
         for i in instructions:
-            asked = (i.round, i.evaluate or "", id(i.secure), i.seconds, i.title_weight)
+            spoken = self._protocols.get(i.node, PROTOCOL)
+            asked = (i.round, i.evaluate or "", id(i.secure), i.seconds, i.title_weight, spoken)
             key = (id(i.params), *asked)
             if key not in contents:
                 secure: dict[str, object] | None = None if i.secure is None else {**i.secure}
                 order = Order(
-                    i.params, i.round, i.evaluate, self._catalog, secure, i.seconds, i.title_weight
-                )
+                    i.params, i.round, i.evaluate, self._catalog, secure, i.seconds,
+                    i.title_weight, spoken,
+                )  # fmt: skip
                 contents[key] = records.encode_order(order)
             node_id = self._ids.get(i.node, 0)
             batch.append((node_id, records.MESSAGE_TYPES[i.kind], contents[key], i.round))
@@ -408,7 +421,8 @@ def _to_reply(asked: Instruction, message: Answer, bytes_down: int) -> Reply:
         if (failure := records.decode_error(content)) is not None:
             code, name = failure
             node = node or name
-            return Reply(node, kind, error=code, bytes_up=size, bytes_down=bytes_down)
+            info = records.decode_error_versions(content) if kind == "describe" else {}
+            return Reply(node, kind, info=info, error=code, bytes_up=size, bytes_down=bytes_down)
         if kind == "secagg":
             secure = records.decode_secure(content)
             return Reply(node, kind, secure=secure, bytes_up=size, bytes_down=bytes_down)

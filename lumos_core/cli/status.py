@@ -67,6 +67,11 @@ def _print(status: RunStatus) -> None:
         ],
     )
     _table(
+        "other versions than the server's",
+        ("node", "has", "what to do"),
+        [(n.name, n.versions, n.note) for n in status.nodes if n.note],
+    )
+    _table(
         "failures",
         ("round", "node", "reason"),
         [(f["round"], f["node"], f["reason"]) for f in status.failures],

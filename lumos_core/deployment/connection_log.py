@@ -16,7 +16,8 @@ _ACTIVE = re.compile(r"SuperNode ID: (\d+)")
 _AGAIN = re.compile(r"Connection successful after")
 _FAILED = re.compile(r"connection: ([A-Z_]+); next attempt in ([\d.]+) s")
 _FLOWERS_FAILED = re.compile(r"Connection attempt failed, retrying in ([\d.]+) seconds")
-_REFUSED_RUN = re.compile(r"(foreign-app|storage-failed): run \d+ is refused: .*")
+_REFUSED_RUN = re.compile(r"(foreign-app|storage-failed|bad-configuration): run \d+ is refused: .*")
+_OTHER_RELEASE = re.compile(r"run \d+ is of a server with LUMOS .*")
 _SILENT = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 REFUSED = (
     "the server refuses this node's key: it is not registered there, or the node was connected "
@@ -84,6 +85,8 @@ class ConnectionLog:
             return self._failed(_SILENT[0], float(found.group(1)))
         if found := _REFUSED_RUN.search(line):
             return f"[red]{escape(found.group())}[/]"
+        if found := _OTHER_RELEASE.search(line):
+            return f"[yellow]{escape(found.group())}[/]"
         return ""
 
     def _failed(self, status: str, seconds: float) -> str:

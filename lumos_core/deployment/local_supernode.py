@@ -4,13 +4,15 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from lumos_core.config import APPROVED_APPS, Scalar
+from lumos_core.config import APPROVED_APPS, NodeConfig, Scalar
 from lumos_core.deployment.connection_log import ConnectionLog
 from lumos_core.deployment.hung_processes import PROGRAM_SECONDS, SignOfLife, end_hung
 from lumos_core.deployment.supervision import Backoff
 from lumos_core.flower import commands, preload, sign_off
 from lumos_core.processes.children import Child, Children
+from lumos_core.runs.folder_version import open_folder
 from lumos_core.runs.history import OnEvent
+from lumos_core.safe_files import private_folder
 
 RESTARTS = 5  # in a row, without a connection in between
 
@@ -47,6 +49,9 @@ class LocalSuperNode:
         self._flat, self._restarts = dict(flat), restarts
         self.name = str(flat["name"])
         approved = commands.approving(app, str(self._flat.pop(APPROVED_APPS)))
+        state = NodeConfig.from_flat(self._flat).state_folder
+        private_folder(state)
+        open_folder(state, "node state")
         home = place / self.name
         self._environment = preload.start(
             children, f"{self.name}-preloaded", home / "bin", self._own(home, approved), cwd

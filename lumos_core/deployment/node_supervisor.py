@@ -30,6 +30,7 @@ from lumos_core.deployment.supervision import STOP_SECONDS, Backoff, alone, say
 from lumos_core.federation.owner_floor import Refusal
 from lumos_core.flower import commands, preload, preload_server, preload_stub, sign_off
 from lumos_core.processes.children import Child, Children, ending_on_signals
+from lumos_core.runs.folder_version import open_folder
 from lumos_core.views.llm.find import default_cache
 from lumos_core.views.meter import ViewProgress
 from lumos_core.views.titles.shipped import seed_cache
@@ -122,6 +123,7 @@ def keep_running(bundle: NodeBundle, runtime_port: int, console: Console) -> Non
         ending_on_signals(),
         Children(state / "logs") as lasting,
     ):
+        open_folder(state, "node state")
         commands.write_installed(state / INSTALLED)
         backoff, preloaded = Backoff(), _Preloaded(lasting, state / "preloaded")
         expiry = Daily(lambda: authority_warnings(bundle.ca), lambda text: say(console, text))

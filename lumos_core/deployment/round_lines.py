@@ -115,6 +115,9 @@ class RoundLines:
                 self._evaluated(event)
             case "evaluation":
                 self._flush()
+            case "versions" if event["note"]:
+                text = f"{event['node']}: {event['note']}"
+                self._console.print(f"[yellow]{escape(text)}[/]", highlight=False)
             case "node-lost":
                 text = f"{event['node']} has ended; see {event['log']}"
                 if event.get("again_in") is not None:

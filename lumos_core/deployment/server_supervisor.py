@@ -49,6 +49,7 @@ from lumos_core.flower import commands
 from lumos_core.processes.children import Child, Children, ending_on_signals
 from lumos_core.runs.checkpoint import LATEST, load_checkpoint
 from lumos_core.runs.folder import check_same_run, read_summary, write_config
+from lumos_core.runs.folder_version import open_folder
 from lumos_core.runs.history import Event, OnEvent
 from lumos_core.runs.summary import SUMMARY, RunSummary
 from lumos_core.views.llm.find import default_cache
@@ -106,6 +107,7 @@ def serve(options: ServerOptions, console: Console) -> RunSummary:
     with ExitStack() as stack:
         options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         stack.enter_context(alone(options.state, _RUNNING))
+        open_folder(options.state, "server state")
         # From here on no other server uses these folders, so files may be changed.
         (options.run_dir / SUMMARY).unlink(missing_ok=True)  # of the run before it was resumed
         write_config(options.run_dir, config, {n: {} for n in options.kit.manifest.nodes})

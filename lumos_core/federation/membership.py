@@ -1,4 +1,5 @@
-"""The members of a run: connected nodes that have the run's catalog and model shape.
+"""The members of a run: connected nodes that have the run's catalog and model shape, and a LUMOS
+that works with the server's (:mod:`lumos_core.wire.versions`).
 
 A node that is refused or does not answer is asked again later, each time after twice the pause. So
 an operator can repair it while the run continues, and until then it costs the others nothing.
@@ -13,7 +14,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from lumos_core.data.catalog import differing_versions, short_fingerprint
+from lumos_core.wire import versions
 from lumos_core.wire.messages import Instruction, Reply, Transport, exchange
+from lumos_core.wire.versions import UNKNOWN, Versions
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +25,11 @@ ASKING_SECONDS = 60.0  # to wait for an answer; a node starts a process and read
 RETRY_SECONDS = 10.0  # pause before a refused node is asked for the second time
 LEFT_OUT_ROUNDS = 3
 """Rounds without a node that has sent a reply too large to be read; twice as many each time."""
+OTHER_PROTOCOL, FOREIGN_APP = "other-protocol", "foreign-app"
+"""Codes of refusals that another LUMOS may explain; see client_app.error_codes."""
 _MAX_DOUBLINGS = 20  # so that the number of rounds stays one
+OnVersions = Callable[[str, Versions, str], None]
+"""Called with a node's name, its versions, and what to do about them, or an empty text."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +45,17 @@ class Membership:
     Args:
         transport: the way to the nodes.
         expected: the fingerprints of catalog and model shape that a node's answer must contain.
+        on_versions: called whenever a node has told its versions.
     """
 
-    def __init__(self, transport: Transport, expected: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        expected: Mapping[str, str],
+        on_versions: OnVersions = lambda name, found, note: None,
+    ) -> None:
         self._transport, self._expected = transport, dict(expected)
+        self._on_versions = on_versions
         self.users: dict[str, int] = {}  # by member: how many users it claims to have
         self._members: set[str] = set()
         self._refused: dict[str, _Refusal] = {}
@@ -50,9 +64,9 @@ class Membership:
         self._back_after: dict[str, int] = {}  # by node: the last round without it
 
     @property
-    def refused(self) -> list[str]:
-        """Names of the nodes that may not take part, sorted."""
-        return sorted(self._refused)
+    def refused(self) -> dict[str, str]:
+        """Nodes that may not take part, by name, and why; sorted."""
+        return {name: self._refused[name].reason for name in sorted(self._refused)}
 
     @property
     def left_out(self) -> list[str]:
@@ -70,6 +84,10 @@ class Membership:
             rounds = LEFT_OUT_ROUNDS * 2 ** (min(self._too_large[name], _MAX_DOUBLINGS) - 1)
             self._back_after[name] = self._round + rounds
             log.warning("node %s: its reply is too large; %d rounds without it", name, rounds)
+
+    def ask_again(self, names: Iterable[str]) -> None:
+        """Ask members anew who they are: they have another LUMOS than when they were asked."""
+        self._members.difference_update(names)
 
     def present(self, seconds: float = ASKING_SECONDS) -> list[str]:
         """Connected nodes that may take part in this round, sorted; new ones are asked first.
@@ -110,7 +128,12 @@ class Membership:
         questions = [Instruction(name, "describe") for name in names]
         answers = {r.node: r for r in exchange(self._transport, questions, seconds)}
         for name in names:
-            reason = self._mismatch(answers.get(name))
+            answer = answers.get(name)
+            reason = self._mismatch(answer)
+            if answer is not None and (answer.error is None or answer.info):
+                found = Versions.of(answer.info)
+                note = versions.problem_with(found) or versions.skew_of(found)
+                self._on_versions(name, found, note)
             if reason:
                 self._refuse(name, reason)
             else:
@@ -123,7 +146,9 @@ class Membership:
         if answer is None:
             return "it does not answer"
         if answer.error is not None:
-            return f"it answers with error {answer.error[:80]!r}"
+            return f"it answers with error {answer.error[:80]!r}{_advice(answer)}"
+        if problem := versions.problem_with(Versions.of(answer.info)):
+            return problem
         for name, value in self._expected.items():
             found = str(answer.info.get(name))
             if found != value:
@@ -141,6 +166,20 @@ class Membership:
         self._refused[name] = _Refusal(reason, times, time.monotonic() + pause)
         if before is None or before.reason != reason:
             log.warning("node %s: refused: %s", name, reason)
+
+
+def _advice(answer: Reply) -> str:
+    """What to install on a node that answers with an error, if its LUMOS may be the reason."""
+    found = Versions.of(answer.info)
+    if found.lumos != UNKNOWN:
+        skew = versions.problem_with(found) or versions.skew_of(found)
+        return f"; {skew}" if skew else ""
+    if answer.error == FOREIGN_APP:
+        return (
+            "; if it has another LUMOS than this server, install on the node: "
+            f"pip install lumos=={versions.own().lumos}"
+        )
+    return ""
 
 
 def _count(text: str) -> int:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from lumos_core import __version__
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import LeaveOneOut, Sequences
@@ -19,7 +18,7 @@ from lumos_core.learning.training import Trainer, TrainingSet, TrainSums, never_
 from lumos_core.privacy import mechanisms, noise
 from lumos_core.runs.resume import run_key
 from lumos_core.views.view import ViewSource, no_views
-from lumos_core.wire import deltas
+from lumos_core.wire import deltas, versions
 from lumos_core.wire.codecs import codec
 from lumos_core.wire.messages import Metrics
 from lumos_core.wire.reply_checks import evaluation_metrics
@@ -75,7 +74,7 @@ class Node:
             "catalog": self.catalog.fingerprint,
             "shape": self.shape.fingerprint,
             "users": str(len(self.split.sequences)),
-            "version": __version__,
+            **versions.own().to_info(),
         }
 
     def prepare(self) -> bool:

@@ -37,7 +37,7 @@ from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError, FederationError, ReplyError
 from lumos_core.federation import best_round, server_optimizer
 from lumos_core.federation.aggregator import Aggregator
-from lumos_core.federation.membership import Membership
+from lumos_core.federation.membership import OTHER_PROTOCOL, Membership
 from lumos_core.federation.view_phase import ViewPhase
 from lumos_core.learning.metrics import SELECTION_METRIC, means
 from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
@@ -53,10 +53,11 @@ from lumos_core.runs.checkpoint import (
     RunProgress,
     save_checkpoint,
 )
-from lumos_core.runs.history import HISTORY, Event, History, OnEvent, utc_now
+from lumos_core.runs.history import HISTORY, VERSIONS, Event, History, OnEvent, utc_now
 from lumos_core.runs.resume import KnownAs, StartingPoint, never, starting_point
-from lumos_core.wire import reply_checks
+from lumos_core.wire import reply_checks, versions
 from lumos_core.wire.messages import Instruction, Reply, Split, Transport, exchange
+from lumos_core.wire.versions import Versions
 
 log = logging.getLogger(__name__)
 
@@ -156,9 +157,9 @@ class Federation:
             if primitives is None:
                 raise ConfigError("secure-aggregation = true: this kind of run has no cryptography")
             self.secure = SecureExchange(config, transport, primitives)
-        self.members = Membership(
-            transport, {"catalog": self.progress.catalog, "shape": self.progress.shape}
-        )
+        self._early: list[Event] | None = []  # events before the first checkpoint
+        expected = {"catalog": self.progress.catalog, "shape": self.progress.shape}
+        self.members = Membership(transport, expected, self._note_versions)
 
     # --- the run
 
@@ -166,6 +167,7 @@ class Federation:
         self._wait_for_nodes()
         self._save(BEST, self.best, {})
         self._save(LATEST, self.params, self.optimizer)
+        self._add_early()
         if self.config.has_views and self.config.view_timeout and self._ended() is None:
             ViewPhase(self.config, self.transport, self.members, self.history).run()
         return self._finish(self._rounds())
@@ -295,10 +297,13 @@ class Federation:
         if self.secure is None:
             replies = exchange(self.transport, instructions, seconds)
             self.members.leave_out(replies)
+            self.members.ask_again(r.node for r in replies if r.error == OTHER_PROTOCOL)
             return replies
         outcome = self.secure.exchange(instructions, seconds)
         aggregator.failed |= outcome.failed
         self.members.leave_out([*outcome.replies, *outcome.too_large])
+        others = [name for name, why in outcome.failed.items() if repr(OTHER_PROTOCOL) in why]
+        self.members.ask_again(others)
         return outcome.replies
 
     def _finish(self, ended: Ended) -> FederationResult:
@@ -340,13 +345,40 @@ class Federation:
         """Raises FederationError if ``min-nodes`` compatible nodes do not show up in time."""
         names = self.members.wait_for(self.config.min_nodes, self.config.start_timeout)
         if len(names) < self.config.min_nodes:
-            refused = ", ".join(self.members.refused)
+            refused = self.members.refused
+            told = f"refused: {', '.join(refused)}" if refused else ""
+            first = f" ({next(iter(refused.values()))}); " if refused else ""
             raise FederationError(
                 f"{len(names)} usable nodes after start-timeout = {self.config.start_timeout:g} s, "
                 f"min-nodes = {self.config.min_nodes}; "
-                + (f"refused: {refused}; " if refused else "")
-                + "start more nodes or lower min-nodes"
+                f"{told}{first}start more nodes or lower min-nodes"
             )
+
+    def _note_versions(self, name: str, found: Versions, note: str) -> None:
+        """Record a node's versions if they are not those that one would expect of it: the last that
+        are known or, without any, the server's own."""
+        events = [*self.history.events, *(self._early or [])]
+        told = [e for e in events if e["event"] == VERSIONS and e["node"] == name]
+        facts = {
+            "lumos": found.lumos, "protocol": found.protocol, "flower": found.flower,
+            "python": found.python, "server": versions.own().lumos, "note": note,
+        }  # fmt: skip
+        before = {key: told[-1].get(key) for key in facts} if told else None
+        if facts == before or (before is None and not note):
+            return
+        log.info("node %s: %s", name, note or f"it has {found}, as this server")
+        where = {"event": VERSIONS, "round": self.progress.round, "time": utc_now(), "node": name}
+        if self._early is None:
+            self.history.add({**where, **facts})
+        else:
+            self._early.append({**where, **facts})
+
+    def _add_early(self) -> None:
+        """Write down what was learned while the run waited for nodes. Before, a history without a
+        checkpoint would look like a damaged run."""
+        early, self._early = self._early or [], None
+        for event in early:
+            self.history.add(event)
 
     def _sample(self, names: list[str], number: int) -> list[str]:
         """This round's nodes: determined by seed, round, attempt and the names of those present.

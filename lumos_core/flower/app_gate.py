@@ -3,9 +3,10 @@
 Flower installs and imports on a node whatever app the server sends. Here the SuperNode looks at the
 app of every run before it stores the run. An app whose digest (``app_archive.py``) is that of the
 installed LUMOS is taken from this machine, and one whose digest is in the owner's ``approved-apps``
-is taken as sent; every other run is refused: its messages are answered with the code
-``foreign-app``, by this process, and the log says what was sent and what to do. So nothing of a
-refused app is unpacked, and no process starts for it.
+is taken as sent. A run of a server whose LUMOS is of another release is worked for with the
+installed one (``other_release.py``). Every other run is refused: its messages are answered with the
+code ``foreign-app``, by this process, and the log says what was sent and what to do. So nothing of
+what is neither installed nor approved is unpacked, and no process starts for it.
 
 What is approved is unpacked once, to the folder from which ClientApps load it. They install nothing
 (``gated_clientapp.py``), and what this SuperNode hands on could not be installed: it holds only the
@@ -38,11 +39,13 @@ log = logging.getLogger(__name__)
 
 APP = "LUMOS_INSTALLED_APP"  # names a file: the installed LUMOS, as an archive
 APPROVED = "LUMOS_APPROVED_APPS"  # digests, with commas between them
-LINE = "%s: run %d is refused: %s"  # connection_log.py looks for it
+LINE = "%s: run %d is refused: %s"  # connection_log.py looks for it, and for the next one
+OTHER = "run %d is of a server with LUMOS %s; this node works for it with its own, %s"
 FLOWER = "1.39.0"
 DIGEST = "digest"  # the file that says which app to load, in what is handed on
 FOREIGN_APP = "foreign-app"  # the same in client_app/error_codes.py
 LEDGER_FAILED, STORAGE_FAILED = "ledger-failed", "storage-failed"
+BAD_CONFIGURATION = "bad-configuration"
 UNSAFE = 78  # the exit code of a program that is not set up as it must be (EX_CONFIG)
 
 _NODE, _PULL = "flwr.supernode.start_client_internal", "_pull_and_store_message"
@@ -62,12 +65,19 @@ _WHAT_TO_DO = (
 _ASK = "nothing of it was run; ask who runs the server"
 
 _archive: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("app_archive.py")))
+_releases: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("other_release.py")))
 
 
 class RefusedRunError(Exception):
     """A run that this node does not work for; the text is for the owner."""
 
     code = FOREIGN_APP
+
+
+class UntranslatedRunError(RefusedRunError):
+    """Its server's release has keys that this one does not have."""
+
+    code = BAD_CONFIGURATION
 
 
 class NoStorageError(RefusedRunError):
@@ -137,8 +147,11 @@ class Gate:
     def __init__(self, installed: bytes, approved: set[str]) -> None:
         self._files: dict[str, bytes] = _archive["read"](installed)
         self.installed: str = _archive["digest"](self._files)
+        self._project: Any = _releases["Project"].read(self._files[_archive["PROJECT"]])
         self._approved = approved
-        self._refused: OrderedDict[int, str] = OrderedDict()
+        self._refused: OrderedDict[int, tuple[type[RefusedRunError], str]] = OrderedDict()
+        if self._project is None:
+            raise ValueError("its pyproject.toml is not as LUMOS writes it")
 
     def guard(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Flower's function that receives a message and stores its run, which now asks here."""
@@ -182,17 +195,18 @@ class Gate:
             RefusedRunError: none may.
         """
         if run_id in self._refused:
-            raise RefusedRunError(self._refused[run_id])
+            kind, reason = self._refused[run_id]
+            raise kind(reason)
         try:
             return self._admitted(run_id, get_run(run_id), get_fab)
         except RefusedRunError as error:
             log.error(LINE, error.code, run_id, error)
-            if error.code == FOREIGN_APP:
-                self._remember(run_id, str(error))
+            if not isinstance(error, NoStorageError):
+                self._remember(run_id, error)
             raise
 
-    def _remember(self, run_id: int, reason: str) -> None:
-        self._refused[run_id] = reason
+    def _remember(self, run_id: int, error: RefusedRunError) -> None:
+        self._refused[run_id] = type(error), str(error)
         while len(self._refused) > _REMEMBERED:
             self._refused.popitem(last=False)
 
@@ -204,27 +218,37 @@ class Gate:
         if run.primary_task_type != expected:
             found = _shown(run.primary_task_type)
             raise RefusedRunError(f"it is of the type {found}, expected {expected}; {_ASK}")
-        digest, files = self._checked(get_fab(run.fab_hash, run_id).content)
+        digest, files, other = self._checked(get_fab(run.fab_hash, run_id).content)
         app = self._handed_on(digest, files)
+        keys = run.override_config if other is None else self._translated(run, other)
         own = replace(
             run, run_id=run_id, fab_id=f"{_PUBLISHER}/{digest}", fab_version=_VERSION,
-            fab_hash=app.hash_str, primary_task_type=expected,
+            fab_hash=app.hash_str, primary_task_type=expected, override_config=keys,
         )  # fmt: skip
+        if other is not None:
+            log.warning(OTHER, run_id, other.release, self._project.release)
         _check_keys(app, own)
         self._unpack(own, files)
         return own, app
 
-    def _checked(self, content: bytes) -> tuple[str, dict[str, bytes]]:
-        """Digest and files of the app that was sent, or of the installed one if they are equal."""
+    def _checked(self, content: bytes) -> tuple[str, dict[str, bytes], Any]:
+        """Digest and files of the app that may run: the installed one, or one that is approved.
+
+        The third is what the app that was sent says of itself, if it is of another release; then
+        the other two are those of the installed one.
+        """
         try:
             sent = _archive["read"](content)
             digest = _archive["digest"](sent)
         except ValueError as error:
             raise RefusedRunError(f"the server sent no proper app: {error}; {_ASK}") from None
         if digest == self.installed:
-            return digest, self._files
+            return digest, self._files, None
         if digest in self._approved:
-            return digest, sent
+            return digest, sent, None
+        project = _releases["Project"].read(sent[_archive["PROJECT"]])
+        if project is not None and project.is_other_release_of(self._project):
+            return self.installed, self._files, project
         found = _archive["differences"](sent, self._files)
         told = ", ".join(_shown(text) for text in found[:_SHOWN_FILES])
         more = f" and {len(found) - _SHOWN_FILES} more" if len(found) > _SHOWN_FILES else ""
@@ -233,6 +257,15 @@ class Gate:
             f"{more}; its digest is {digest}, that of the installed LUMOS is {self.installed}; "
             f"{_WHAT_TO_DO}"
         )
+
+    def _translated(self, run: Any, sent: Any) -> dict[str, Any]:
+        """A run's configuration in the keys of the installed release."""
+        try:
+            changes = dict(run.override_config)
+            keys: dict[str, Any] = _releases["translated"](sent, changes, self._project)
+        except ValueError as error:
+            raise UntranslatedRunError(f"{error}; nothing of it was run") from None
+        return keys
 
     def _handed_on(self, digest: str, files: Mapping[str, bytes]) -> Any:
         """What ClientApps get with each message: it says which app to load, and holds no code."""
@@ -254,11 +287,26 @@ class Gate:
     def _answer(self, message: Any, code: str, call: Mapping[str, Any]) -> int:
         """Answer a message of a refused run, as a ClientApp answers what it refuses."""
         module = importlib.import_module(_NODE)
-        reply = _error(module, message, code, call["node_config"])
+        reply = self._error(module, message, code, call["node_config"])
         if not self._recorded(reply, call["node_config"]):
-            reply = _error(module, message, LEDGER_FAILED, call["node_config"])
+            reply = self._error(module, message, LEDGER_FAILED, call["node_config"])
         module._insert_message(reply, call["state"], call["object_store"])
         return int(message.metadata.run_id)
+
+    def _error(self, module: Any, message: Any, code: str, node_config: Mapping[str, Any]) -> Any:
+        """A reply with a code; the same as ``records.encode_error`` makes."""
+        records = importlib.import_module("flwr.app")
+        values = {"code": code}
+        if message.metadata.message_type == "query.describe":
+            values |= {
+                "version": self._project.release,
+                "protocol": str(self._project.protocol),
+                "flower": version("flwr"),
+                "python": ".".join(map(str, sys.version_info[:2])),
+                "name": str(node_config.get("name", "")),
+            }
+        content = module.RecordDict({"error": records.ConfigRecord(values)})
+        return module.Message(content, reply_to=message)
 
     def _recorded(self, reply: Any, node_config: Mapping[str, Any]) -> bool:
         """Whether the owner's ledger names the reply; written by the installed LUMOS itself."""
@@ -307,16 +355,6 @@ def _check_keys(app: Any, run: Any) -> None:
         raise RefusedRunError(
             f"the run's configuration does not fit the app: {_shown(error)}; {_ASK}"
         ) from None
-
-
-def _error(module: Any, message: Any, code: str, node_config: Mapping[str, Any]) -> Any:
-    """A reply with a code; the same as ``records.encode_error`` makes."""
-    records = importlib.import_module("flwr.app")
-    values = {"code": code}
-    if message.metadata.message_type == "query.describe":
-        values["name"] = str(node_config.get("name", ""))
-    content = module.RecordDict({"error": records.ConfigRecord(values)})
-    return module.Message(content, reply_to=message)
 
 
 def _shown(text: object) -> str:

@@ -19,6 +19,7 @@ import tomli_w
 
 from lumos_core import __version__
 from lumos_core.config import RunConfig, Scalar
+from lumos_core.config.run_config import ADDED_LATER
 from lumos_core.errors import ConfigError, FederationError, reason_of
 from lumos_core.flower import (
     app_archive,
@@ -30,6 +31,8 @@ from lumos_core.flower import (
     live_supernode,
     steady_connection,
 )
+from lumos_core.flower.other_release import AS_BEFORE
+from lumos_core.wire.versions import PROTOCOL
 
 LOOPBACK = "127.0.0.1"
 CONNECTION = "lumos"  # name of the SuperLink connection in Flower's own configuration
@@ -374,7 +377,8 @@ def app_metadata(config: Mapping[str, Scalar]) -> dict[str, object]:
         "config": dict(config),
     }
     project = {"name": "lumos", "version": __version__, "description": "", "license": "Apache-2.0"}
-    return {"project": project, "tool": {"flwr": {"app": app}}}
+    own = {"protocol": PROTOCOL, AS_BEFORE: dict(ADDED_LATER)}  # for nodes of another release
+    return {"project": project, "tool": {"flwr": {"app": app}, "lumos": own}}
 
 
 def _python_files(root: Path) -> Iterator[Path]:

@@ -5,11 +5,12 @@ to a node         ArrayRecord ``model`` (train and evaluate only), ConfigRecord 
 train reply       ArrayRecord ``delta`` + MetricRecord ``metrics``
 evaluate reply    MetricRecord ``metrics``
 prepare reply     MetricRecord ``metrics``: two flags, and the rough progress of the views
-describe reply    ConfigRecord ``node``: counts and fingerprints
+describe reply    ConfigRecord ``node``: counts, fingerprints, versions
 secure rounds     ConfigRecord ``secagg`` to and from the node: a packet of
                   :mod:`lumos_core.privacy.secure_aggregation.packets`; the train reply is then
                   ArrayRecord ``upload`` alone, one masked array
 any failure       ConfigRecord ``error``: ``code``, and in answer to describe also ``name``
+                  and versions
 ================  ==============================================================================
 
 Both apps use these functions, so server and nodes cannot disagree. Nothing received is trusted:
@@ -29,6 +30,7 @@ from lumos_core.errors import ReplyError
 from lumos_core.privacy.secure_aggregation.packets import MASKED
 from lumos_core.wire.messages import Metrics, Packet, Split
 from lumos_core.wire.reply_limits import MAX_RECORDS, ReplyLimits
+from lumos_core.wire.versions import PROTOCOL
 
 MODEL, INSTRUCTION = "model", "instruction"
 DELTA, METRICS, NODE, ERROR = "delta", "metrics", "node", "error"
@@ -44,6 +46,8 @@ MESSAGE_TYPES = {
 }
 """By :attr:`lumos_core.wire.messages.Instruction.kind`."""
 
+VERSION_KEYS = ("version", "protocol", "flower", "python")
+"""Keys of versions, in a describe reply and in a failed one."""
 Arrays = Mapping[str, np.ndarray]
 _MAX_NAME = 200  # characters in the name of an array, a metric or a node
 _CODE = re.compile("[a-z][a-z0-9-]{0,39}")
@@ -60,6 +64,7 @@ class Order(NamedTuple):
         secure: a packet of secure aggregation, if the instruction is a step of it; unchecked.
         seconds: in a ``prepare``, the longest time to work on views.
         title_weight: of the titles' nearness, for rankings by ``params``.
+        protocol: what the server speaks with this node; 0 if it is LUMOS 0.1.
     """
 
     params: dict[str, np.ndarray] | None
@@ -69,6 +74,7 @@ class Order(NamedTuple):
     secure: dict[str, object] | None = None
     seconds: float = 0.0
     title_weight: float = 0.0
+    protocol: int = PROTOCOL
 
 
 # ---------------------------------------------------------------- server → node
@@ -80,6 +86,7 @@ def encode_order(order: Order) -> RecordDict:
         "catalog": order.catalog,
         "seconds": order.seconds,
         "title-weight": order.title_weight,
+        "protocol": order.protocol,
     }
     content = RecordDict({INSTRUCTION: ConfigRecord(values)})
     if order.params is not None:
@@ -109,7 +116,11 @@ def decode_order(content: RecordDict) -> Order:
     secure = content.config_records.get(SECAGG)
     packet = None if secure is None else dict(secure)
     split = evaluate or None
-    return Order(params, round_, split, catalog, packet, seconds, weight)  # type: ignore[arg-type]
+    protocol = values.get("protocol", 0)
+    if not isinstance(protocol, int) or protocol < 0:
+        raise ReplyError(f"instruction: 'protocol' is {protocol!r}, expected a whole number")
+    order = Order(params, round_, split, catalog, packet, seconds, weight)  # type: ignore[arg-type]
+    return order._replace(protocol=protocol)
 
 
 def _not_negative(values: ConfigRecord, name: str) -> float:
@@ -147,15 +158,18 @@ def encode_describe(facts: Mapping[str, str]) -> RecordDict:
     return RecordDict({NODE: ConfigRecord(values)})
 
 
-def encode_error(code: str, name: str = "") -> RecordDict:
+def encode_error(
+    code: str, name: str = "", versions: Mapping[str, str] | None = None
+) -> RecordDict:
     """The content of a failed reply: a code of :mod:`client_app.error_codes`, never the text of an
     exception.
 
     Args:
         code: what failed.
         name: the node's name, when the server asked for it.
+        versions: of the node's programs, when the server asked for them.
     """
-    values: dict[str, ConfigRecordValues] = {"code": code}
+    values: dict[str, ConfigRecordValues] = {"code": code, **(versions or {})}
     if name:
         values["name"] = name
     return RecordDict({ERROR: ConfigRecord(values)})
@@ -210,6 +224,12 @@ def decode_error(content: RecordDict) -> tuple[str, str] | None:
         code if isinstance(code, str) and _CODE.fullmatch(code) else "unknown",
         name if isinstance(name, str) and len(name) <= _MAX_NAME else "",
     )
+
+
+def decode_error_versions(content: RecordDict) -> dict[str, str]:
+    """The versions in a failed reply to describe, unchecked but short; empty if it has none."""
+    found = {key: content.config_records[ERROR].get(key) for key in VERSION_KEYS}
+    return {k: v for k, v in found.items() if isinstance(v, str) and len(v) <= _MAX_NAME}
 
 
 # ---------------------------------------------------------------- arrays

@@ -12,6 +12,7 @@ from lumos_core.config import RunConfig, first_difference
 from lumos_core.data.catalog import Catalog, differing_versions, short_fingerprint
 from lumos_core.errors import ConfigError, DataError
 from lumos_core.runs.checkpoint import LATEST, load_checkpoint
+from lumos_core.runs.folder_version import check_folder, open_folder
 from lumos_core.runs.saved_config import CONFIG, SavedConfig
 from lumos_core.runs.summary import SUMMARY, RunSummary
 
@@ -23,6 +24,7 @@ def read_config(run_dir: Path) -> RunConfig | None:
         ConfigError: the file cannot be read, is damaged or lacks keys.
         NewerFileError: a newer LUMOS wrote it.
     """
+    check_folder(run_dir, "run")
     path = run_dir / CONFIG
     saved = SavedConfig.read_if_there(path)
     return None if saved is None else saved.checked(path)
@@ -80,6 +82,8 @@ def write_config(run_dir: Path, config: RunConfig, nodes: Mapping[str, Any]) -> 
         config: the run's configuration.
         nodes: facts about its nodes, for people to read.
     """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    open_folder(run_dir, "run")
     SavedConfig(run=dict(config.to_flat()), nodes=dict(nodes)).write(run_dir / CONFIG)
 
 

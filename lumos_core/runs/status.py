@@ -1,14 +1,15 @@
 """The status of a run, read from its folder: history, summary, checkpoint and the server's lock."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from lumos_core.errors import DataError
 from lumos_core.runs import history
 from lumos_core.runs.certificate_dates import CertificateDates
-from lumos_core.runs.history import HISTORY, Event, read_history
+from lumos_core.runs.folder_version import check_folder
+from lumos_core.runs.history import HISTORY, VERSIONS, Event, read_history
 from lumos_core.runs.lock import is_held
 from lumos_core.runs.saved_config import CONFIG, SavedConfig
 from lumos_core.runs.summary import SUMMARY, RunSummary
@@ -29,6 +30,8 @@ class NodeStatus:
         last_seen: time of its last answer, UTC; empty if it never answered.
         rounds: number of rounds in which its delta was used.
         failures: number of its failures.
+        versions: of its programs, if they differ from the server's.
+        note: what to do about that; empty if its versions are the server's.
     """
 
     name: str
@@ -36,6 +39,8 @@ class NodeStatus:
     last_seen: str
     rounds: int
     failures: int
+    versions: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ def status_of(run_dir: Path) -> RunStatus:
     """
     if not run_dir.is_dir():
         raise DataError(f"{run_dir}: no such folder, expected the folder of a run (its --run-dir)")
+    check_folder(run_dir, "run")
     summary = RunSummary.read_if_there(run_dir / SUMMARY, _DAMAGED)
     config = _config(run_dir)
     events = read_history(run_dir / HISTORY)
@@ -180,16 +186,24 @@ def _nodes(events: Iterable[Event]) -> list[NodeStatus]:
         trained = event.get("ok", []) if event["event"] == "round" else []
         for name in {*event.get("ok", []), *event.get("nodes", [])}:
             before = found.get(name) or NodeStatus(name, -1, "", 0, 0)
-            rounds = before.rounds + (name in trained)
-            last = max(before.last_round, number)
-            found[name] = NodeStatus(name, last, time, rounds, before.failures)
+            found[name] = replace(
+                before, last_round=max(before.last_round, number), last_seen=time,
+                rounds=before.rounds + (name in trained),
+            )  # fmt: skip
         for failure in event.get("failed", []):
             name = str(failure["node"])
             before = found.get(name) or NodeStatus(name, -1, "", 0, 0)
-            found[name] = NodeStatus(
-                name, before.last_round, before.last_seen, before.rounds, before.failures + 1
-            )
+            found[name] = replace(before, failures=before.failures + 1)
+        if event["event"] == VERSIONS:
+            name, note = str(event["node"]), str(event["note"])
+            before = found.get(name) or NodeStatus(name, -1, "", 0, 0)
+            found[name] = replace(before, versions=_versions(event) if note else "", note=note)
     return [found[name] for name in sorted(found)]
+
+
+def _versions(event: Event) -> str:
+    names = {"LUMOS": "lumos", "protocol": "protocol", "Flower": "flower", "Python": "python"}
+    return ", ".join(f"{name} {event[key]}" for name, key in names.items())
 
 
 def _failures(events: Iterable[Event]) -> list[dict[str, Any]]:

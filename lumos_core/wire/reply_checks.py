@@ -20,8 +20,9 @@ TRAIN_METRICS = frozenset(
 )
 RANKING = ("users", *(f"{m}@{k}" for k in CUTOFFS for m in ("hr", "ndcg")), "mrr")
 """Sums of an evaluation, see :func:`lumos_core.learning.metrics.ranking_sums`."""
-INFO = frozenset({"name", "catalog", "shape", "users", "version"})
-"""Answers to the ``describe`` query: a name, two fingerprints, a count, LUMOS's version."""
+INFO = frozenset({"name", "catalog", "shape", "users", "version", "protocol", "flower", "python"})
+"""Answers to the ``describe`` query: a name, two fingerprints, a count, and versions
+(:mod:`lumos_core.wire.versions`)."""
 
 PREPARATION_METRICS = frozenset({"complete", "done", "percent", "seconds-left"})
 """Answers to ``prepare``: whether every user has views, whether the node has written all that it

@@ -16,6 +16,7 @@ from lumos_core.deployment.superlink import SuperLink, workplace
 from lumos_core.flower import app_archive, commands
 from lumos_core.processes.children import Child, Children, ending_on_signals
 from lumos_core.runs.history import read_history
+from lumos_core.wire import versions
 
 pytestmark = pytest.mark.integration
 
@@ -186,8 +187,8 @@ def test_the_server_learns_the_code(name: str, federation: Federation, logs: Pat
 def test_a_server_of_any_other_kind_learns_it_as_well(federation: Federation) -> None:
     answers = json.loads(federation.run_dir("torch").read_text())
     assert sorted(answers, key=lambda answer: answer["name"]) == [
-        {"code": "foreign-app", "name": "node-0"},
-        {"code": "foreign-app", "name": "node-1"},
+        {"code": "foreign-app", "name": "node-0", **versions.own().to_info()},
+        {"code": "foreign-app", "name": "node-1", **versions.own().to_info()},
     ]
 
 

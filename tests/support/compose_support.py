@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 DOCKER = Path(__file__).parents[2] / "docker"
-IMAGE = "lumos:0.1.0"
+IMAGE = "lumos:0.2.0"
 RUN = "/state/run"
 # A run in which nobody needs the language model, and rounds are short but many; with a single reply
 # a round has not failed, whoever was killed.

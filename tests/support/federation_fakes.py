@@ -9,6 +9,7 @@ import numpy as np
 
 from lumos_core.config import RunConfig
 from lumos_core.learning.parameters import ModelShape, Params
+from lumos_core.wire import versions
 from lumos_core.wire.codecs import codec
 from lumos_core.wire.messages import Instruction, Metrics, Reply, Talk, in_turn
 from lumos_core.wire.reply_checks import evaluation_names, preparation
@@ -36,12 +37,13 @@ class FakeNode:
         self.name, self.config, self.users = name, config, users
         self.catalog = CATALOG
         self.shape = ModelShape.of(config, ITEMS).fingerprint
+        self.versions = versions.own()
 
     def answer(self, instruction: Instruction) -> Reply:
         reply = Reply(instruction.node, instruction.kind, bytes_up=7, bytes_down=11)
         if instruction.kind == "describe":
             info = {"name": self.name, "catalog": self.catalog, "shape": self.shape}
-            return replace(reply, info=info)
+            return replace(reply, info={**info, **self.versions.to_info()})
         if instruction.kind == "prepare":
             return replace(reply, metrics=preparation(True, True, 100))
         assert instruction.params is not None

@@ -17,7 +17,9 @@ from lumos_core.data.layout import PREPARE_NODE
 from lumos_core.flower import records
 from lumos_core.flower.records import Order
 from lumos_core.learning.model import get_params, new_model
+from lumos_core.wire import versions
 from lumos_core.wire.reply_checks import EVALUATION_METRICS, TRAIN_METRICS
+from lumos_core.wire.versions import OLDEST, PROTOCOL
 
 
 @pytest.fixture
@@ -255,3 +257,61 @@ def test_without_the_simulation_a_node_must_name_its_data(folder, monkeypatch):
         context,
     )
     assert dict(reply.content["error"]) == {"code": "bad-configuration"}
+
+
+# ---------------------------------------------------------------- versions
+def test_every_describe_reply_tells_the_versions_and_nothing_else_of_this_machine(folder):
+    context = node_context(tiny_config(folder), 0)
+    facts = records.decode_describe(
+        ask(records.DESCRIBE, Order(None, 0, None, ""), context).content
+    )
+    assert {key: facts[key] for key in records.VERSION_KEYS} == versions.own().to_info()
+    no_data(folder)
+    content = ask(records.DESCRIBE, Order(None, 0, None, ""), context).content
+    told = {"code": "bad-data", "name": "node-0", **versions.own().to_info()}
+    assert dict(content["error"]) == told
+    assert records.decode_error_versions(content) == versions.own().to_info()
+    content = ask(records.TRAIN, Order(None, 1, None, ""), context).content
+    assert dict(content["error"]) == {"code": "bad-data"}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "kind", "code"),
+    [
+        (PROTOCOL + 1, records.TRAIN, "other-protocol"),
+        (PROTOCOL + 1, records.SECURE, "other-protocol"),
+        (PROTOCOL + 1, records.DESCRIBE, None),
+        (OLDEST, records.TRAIN, None),
+        (PROTOCOL, records.TRAIN, None),
+        (-1, records.TRAIN, "bad-instruction"),
+    ],
+)
+def test_what_a_node_does_not_speak_it_does_not_do(folder, protocol, kind, code):
+    config = tiny_config(folder)
+    params = None if kind == records.DESCRIBE else params_of(config, folder)
+    order = Order(params, 1, None, "", protocol=protocol)
+    content = ask(kind, order, node_context(config, 0)).content
+    found = records.decode_error(content)
+    assert (found and found[0]) == code
+
+
+def test_an_instruction_of_the_release_before_has_no_protocol(folder):
+    config = tiny_config(folder)
+    content = records.encode_order(Order(params_of(config, folder), 1, None, ""))
+    del content["instruction"]["protocol"]
+    assert records.decode_order(content).protocol == 0
+    message = set_message_id(Message(content, 100, records.TRAIN, ttl=60.0), "m1")
+    reply = app(message, node_context(config, 0))
+    assert set(reply.content) == ({"delta", "metrics"} if OLDEST == 0 else {"error"})
+
+
+def test_a_state_folder_of_a_newer_lumos_is_left_alone(folder):
+    state = folder / "node-0" / "state"
+    state.mkdir()
+    newer = {"kind": "node state", "version": 99, "lumos": "0.9.0"}
+    (state / "folder.json").write_text(json.dumps(newer))
+    content = ask(
+        records.DESCRIBE, Order(None, 0, None, ""), node_context(tiny_config(folder), 0)
+    ).content
+    assert dict(content["error"]) == {"code": "bad-data"}
+    assert [path.name for path in state.iterdir()] == ["folder.json"]

@@ -30,6 +30,7 @@ from lumos_core.learning.model import get_params, new_model
 from lumos_core.learning.title_start import initial_params
 from lumos_core.privacy.budget import epsilon, private_steps
 from lumos_core.privacy.node_budget import FILE, Account
+from lumos_core.wire import versions
 from server_app.grid_transport import GridTransport
 
 USER = {"dp": "user", "batch-size": 4, "dp-noise-multiplier": 2.0}
@@ -68,7 +69,8 @@ def test_a_run_below_the_floor_gets_nothing_done(folder, monkeypatch, kind, orde
     config = tiny_config(folder, method="lumos", llm="/etc", **{"local-epochs": 9})
     content = ask(config, kind, order, **{"max-local-epochs": 8})
     assert list(content) == ["error"]
-    named = {"name": "node-0"} if kind == records.DESCRIBE else {}
+    told = {"name": "node-0", **versions.own().to_info()}
+    named = told if kind == records.DESCRIBE else {}
     assert dict(content["error"]) == {"code": "below-floor-allowed-llms", **named}
     log = (state_of(folder) / "node.log").read_text()
     for text in (

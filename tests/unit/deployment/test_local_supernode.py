@@ -1,5 +1,6 @@
 """A SuperNode of lumos run that ends is started again, with pauses, and not for ever."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from flower_programs import FlowerPrograms
 from lumos_core.config import APPROVED_APPS, NodeConfig
 from lumos_core.deployment.local_supernode import LocalSuperNode
 from lumos_core.deployment.supervision import Backoff
+from lumos_core.errors import NewerFileError
 from lumos_core.processes.children import Children
 
 CONNECTED = "INFO :      SuperNode ID: 17"
@@ -94,3 +96,12 @@ def test_each_start_has_a_home_and_a_port_of_its_own(
         assert settings.parent.name == "node-0"
         assert APPROVED_APPS not in settings.read_text(), "it is not the app's business"
         assert start["apps"] == [str(tmp_path / "installed.zip"), "0" * 64]
+
+
+def test_the_state_of_a_newer_node_is_refused(tmp_path: Path) -> None:
+    state = NodeConfig(name="node-0", data=str(tmp_path)).state_folder
+    state.mkdir()
+    newer = {"kind": "node state", "version": 99, "lumos": "0.9.0"}
+    (state / "folder.json").write_text(json.dumps(newer))
+    with pytest.raises(NewerFileError, match=r"pip install lumos==0\.9\.0"):
+        watched(tmp_path, lambda node: True)

@@ -1,6 +1,7 @@
 """What ``lumos node start`` says and does about a SuperNode that ends or loses its server."""
 
 import io
+import json
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from lumos_core.deployment.connection_log import REFUSED
 from lumos_core.deployment.folders import NodeBundle
 from lumos_core.deployment.node_supervisor import keep_running
 from lumos_core.deployment.supervision import Backoff
+from lumos_core.errors import NewerFileError
 from lumos_core.federation.owner_floor import REFUSED as REFUSAL
 from lumos_core.federation.owner_floor import Refusal
 from lumos_core.flower import (
@@ -185,3 +187,14 @@ def test_a_node_that_was_connected_and_is_refused_says_what_may_have_happened(sa
     removed, clock = (line for line in lines if "refuses what this node signs" in line)
     assert "the node was removed there or has another key" in removed
     assert "probably this machine's clock" in clock
+
+
+def test_the_state_of_a_newer_node_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    config = NodeConfig(name="node-0", data=str(tmp_path / "data"))
+    bundle = NodeBundle("127.0.0.1:1", tmp_path / "ca.crt", tmp_path / "node.key", config)
+    config.state_folder.mkdir(parents=True)
+    newer = {"kind": "node state", "version": 99, "lumos": "0.9.0"}
+    (config.state_folder / "folder.json").write_text(json.dumps(newer))
+    with pytest.raises(NewerFileError, match=r"pip install lumos==0\.9\.0"):
+        keep_running(bundle, 0, Console(file=io.StringIO()))
+    assert not (config.state_folder / node_supervisor.INSTALLED).exists()

@@ -108,3 +108,10 @@ def test_table_and_report_say_what_was_missing(tmp_path: Path) -> None:
     text = write_report(tmp_path, lacking, [federated_row(lacking)]).read_text()
     assert "**Views were missing: node-1 in 1 of 2 rounds." in text
     assert "missing" not in write_report(tmp_path, whole, [federated_row(whole)]).read_text()
+
+
+def test_a_node_with_other_versions_is_named_with_what_to_install() -> None:
+    note = "it has LUMOS 0.1.0 (here 0.2.0); install on the node: pip install lumos==0.2.0"
+    event = {"event": "versions", "round": 0, "node": "north", "note": note}
+    lines = said([event, {**event, "node": "south", "note": ""}])
+    assert lines == [f"north: {note}"]

@@ -29,7 +29,7 @@ from lumos_core.deployment.hung_processes import Probe, SignOfLife
 from lumos_core.deployment.registry import Registry
 from lumos_core.deployment.server_supervisor import _EXECUTOR_STARTS, ServerOptions, serve
 from lumos_core.deployment.supervision import Backoff
-from lumos_core.errors import FederationError
+from lumos_core.errors import FederationError, NewerFileError
 from lumos_core.flower.registered_nodes import RegisteredNode, RegisteredNodes
 from lumos_core.runs.certificate_dates import CertificateDates
 
@@ -274,3 +274,14 @@ def test_a_new_database_that_does_not_take_a_key_is_an_error(
     (programs.folder / "flwr").write_text("#!/bin/sh\necho key is no key\nexit 1\n")
     with pytest.raises(FederationError, match="node a could not be registered: key is no key"):
         served(options)
+
+
+def test_the_state_of_a_newer_server_is_refused_before_anything_starts(
+    options: ServerOptions,
+) -> None:
+    options.state.mkdir()
+    newer = {"kind": "server state", "version": 99, "lumos": "0.9.0"}
+    (options.state / "folder.json").write_text(json.dumps(newer))
+    with pytest.raises(NewerFileError, match=r"pip install lumos==0\.9\.0"):
+        served(options)
+    assert not options.run_dir.exists()

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import pytest
 
 from lumos_core.federation.membership import LEFT_OUT_ROUNDS, Membership
+from lumos_core.wire import versions
 from lumos_core.wire.messages import Instruction, Reply, Talk, in_turn
+from lumos_core.wire.versions import PROTOCOL
 
 
 class Two:
@@ -57,3 +60,70 @@ def test_other_failures_leave_nobody_out(members: Membership) -> None:
     members.begin_round()
     members.leave_out([Reply("b", "train", error="malformed: cannot be read"), Reply("a", "train")])
     assert members.present() == ["a", "b"]
+
+
+# ---------------------------------------------------------------- versions
+OWN = versions.own()
+
+
+class Releases(Two):
+    """Nodes that answer with versions of their own, or with an error and these."""
+
+    def __init__(self, **answers: Reply) -> None:
+        self.answers = answers
+        self.asked: list[str] = []
+
+    def nodes(self) -> list[str]:
+        return sorted(self.answers)
+
+    def exchange(self, instructions: Sequence[Instruction], deadline: float) -> list[Reply]:
+        self.asked += [i.node for i in instructions]
+        return [replace(self.answers[i.node], node=i.node) for i in instructions]
+
+
+def described(error: str | None = None, **info: str) -> Reply:
+    return Reply("", "describe", info={"catalog": "c", **info}, error=error)
+
+
+def test_a_node_with_another_protocol_is_excluded_by_name() -> None:
+    told: dict[str, str] = {}
+    far = str(PROTOCOL + 2)
+    transport = Releases(
+        far=described(version="0.9.0", protocol=far),
+        old=described(version="0.1.0"),
+        same=described(**OWN.to_info()),
+    )
+    members = Membership(transport, {"catalog": "c"}, lambda n, found, note: told.update({n: note}))
+    assert members.present() == ["old", "same"]
+    assert list(members.refused) == ["far"]
+    assert f"it has LUMOS 0.9.0, which speaks protocol {far}" in members.refused["far"]
+    assert told["far"] == members.refused["far"]
+    assert told["same"] == ""
+    assert f"LUMOS 0.1.0 (here {OWN.lumos})" in told["old"]
+    assert f"pip install lumos=={OWN.lumos}" in told["old"]
+
+
+def test_another_release_explains_a_refusal() -> None:
+    older = {**OWN.to_info(), "version": "0.0.9"}
+    transport = Releases(
+        a=described("bad-configuration", **older),
+        b=described("bad-configuration", **OWN.to_info()),
+        c=replace(described("foreign-app"), info={}),
+        d=replace(described("bad-data"), info={}),
+    )
+    members = Membership(transport, {"catalog": "c"})
+    assert members.present() == []
+    wanted = f"pip install lumos=={OWN.lumos}"
+    assert {name for name, why in members.refused.items() if wanted in why} == {"a", "c"}
+    assert "LUMOS 0.0.9 (here" in members.refused["a"]
+
+
+def test_a_member_that_no_longer_understands_the_server_is_asked_anew() -> None:
+    transport = Releases(a=described(**OWN.to_info()))
+    members = Membership(transport, {"catalog": "c"})
+    assert members.present() == members.present() == ["a"]
+    assert transport.asked == ["a"]
+    transport.answers["a"] = described(version="9.0", protocol=str(PROTOCOL + 2))
+    members.ask_again(["a"])
+    assert members.present() == []
+    assert "it has LUMOS 9.0" in members.refused["a"]

@@ -1,5 +1,7 @@
 """One node: what it answers, and that it depends on nothing but its data, name, seed and round."""
 
+import importlib.metadata
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from lumos_core.wire.reply_checks import (
     check_train,
     evaluation_names,
 )
+from lumos_core.wire.versions import PROTOCOL
 
 Tiny = Callable[..., RunConfig]
 Users = Callable[..., Sequences]
@@ -59,6 +62,9 @@ def test_describe_holds_counts_and_fingerprints_only(
         "shape": ModelShape.of(tiny(), 24).fingerprint,
         "users": "12",
         "version": __version__,
+        "protocol": str(PROTOCOL),
+        "flower": importlib.metadata.version("flwr"),
+        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
     }
     assert set(node.describe()) == INFO
 

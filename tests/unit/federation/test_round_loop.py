@@ -21,7 +21,10 @@ from lumos_core.federation.round_loop import FederationResult, run_federation
 from lumos_core.learning.parameters import Params
 from lumos_core.runs.checkpoint import BEST, LATEST, load_checkpoint
 from lumos_core.runs.history import HISTORY, Event, read_history
+from lumos_core.runs.status import status_of
+from lumos_core.wire import versions
 from lumos_core.wire.messages import Instruction, Reply
+from lumos_core.wire.versions import PROTOCOL, Versions
 
 Tiny = Callable[..., RunConfig]
 NAMES = ("ann", "bob", "cy", "dee")
@@ -838,7 +841,7 @@ def test_a_silent_node_is_asked_ever_more_rarely(
         if len(transport.asked) > before:
             asked_at.append(second)
     assert asked_at == [0, 10, 30, 70, 150, 310]
-    assert members.refused == ["cy"]
+    assert list(members.refused) == ["cy"]
 
 
 # ---------------------------------------------------------------- patience
@@ -906,3 +909,56 @@ def test_a_failing_transport_is_not_hidden(config: Tiny, tmp_path: Path) -> None
     with pytest.raises(FederationError, match="lost the connection"):
         _run(cfg, _transport(cfg, lost), run_dir=tmp_path)
     assert load_checkpoint(tmp_path / LATEST).progress.round == 1
+
+
+# ---------------------------------------------------------------- versions of nodes
+def _told(result: FederationResult) -> list[tuple[str, str, int, bool]]:
+    events = _of(result, "versions")
+    return [(e["node"], e["lumos"], e["protocol"], bool(e["note"])) for e in events]
+
+
+def test_the_history_names_nodes_with_other_versions(config: Tiny, tmp_path: Path) -> None:
+    cfg = config(rounds=1)
+    transport = _transport(cfg)
+    transport.known["cy"].versions = Versions("0.1.0", 0, "1.39.0", "3.11")
+    result = _run(cfg, transport, run_dir=tmp_path)
+    assert _told(result) == [("cy", "0.1.0", 0, True)]
+    assert "pip install lumos==" in _of(result, "versions")[0]["note"]
+    [cy] = [node for node in status_of(tmp_path).nodes if node.note]
+    assert (cy.name, cy.versions) == ("cy", "LUMOS 0.1.0, protocol 0, Flower 1.39.0, Python 3.11")
+    cfg = config(rounds=2)
+    again = _run(cfg, transport, run_dir=tmp_path, resume=True)
+    assert _told(again) == _told(result), "it is known already"
+    transport.known["cy"].versions = versions.own()
+    last = _run(config(rounds=3), transport, run_dir=tmp_path, resume=True)
+    assert _told(last)[1:] == [("cy", versions.own().lumos, PROTOCOL, False)]
+    assert not [node for node in status_of(tmp_path).nodes if node.note]
+
+
+def test_nothing_is_in_the_history_before_there_is_a_checkpoint(
+    config: Tiny, tmp_path: Path
+) -> None:
+    cfg = config(min_nodes=3)
+    transport = _transport(cfg)
+    for name in ("ann", "dee"):
+        transport.known[name].versions = Versions("0.9.0", PROTOCOL + 2, "1.39.0", "3.12")
+    with pytest.raises(FederationError, match=r"refused: ann, dee \(it has LUMOS 0.9.0, which"):
+        _run(cfg, transport, run_dir=tmp_path)
+    assert not (tmp_path / HISTORY).exists()
+    assert _run(config(rounds=1, min_nodes=2), transport, run_dir=tmp_path).outcome == "completed"
+
+
+def test_a_node_that_gets_another_protocol_meanwhile_is_asked_who_it_is(config: Tiny) -> None:
+    cfg = config(rounds=3)
+
+    def leap(instruction: Instruction, reply: Reply) -> list[Reply]:
+        if (instruction.node, instruction.kind, instruction.round) == ("cy", "train", 2):
+            transport.known["cy"].versions = Versions("9.0", PROTOCOL + 2, "1.39.0", "3.12")
+            return [Reply("cy", "train", error="other-protocol")]
+        return [reply]
+
+    transport = _transport(cfg, leap)
+    result = _run(cfg, transport)
+    assert [e["ok"].count("cy") for e in _of(result, "round")] == [1, 0, 0]
+    assert _told(result) == [("cy", "9.0", PROTOCOL + 2, True)]
+    assert result.outcome == "completed"

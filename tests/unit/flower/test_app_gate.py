@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,12 @@ from flower_in_process import identify, set_message_id
 from flwr.app import Message, RecordDict
 
 from client_app import error_codes
+from lumos_core.config import RunConfig
+from lumos_core.config.run_config import ADDED_LATER
 from lumos_core.deployment import node_supervisor
-from lumos_core.errors import FederationError
+from lumos_core.deployment.connection_log import ConnectionLog
+from lumos_core.errors import ConfigError, FederationError
+from lumos_core.federation import membership
 from lumos_core.flower import (
     app_archive,
     app_gate,
@@ -28,6 +33,7 @@ from lumos_core.flower import (
     records,
 )
 from lumos_core.flower.app_gate import Gate
+from lumos_core.wire import versions
 
 node = importlib.import_module(app_gate._NODE)
 Files = dict[str, bytes]
@@ -206,7 +212,8 @@ def test_everything_else_is_answered_with_a_code(
     assert [a.metadata.reply_to_message_id for a in (describe, train)] == own.received
     assert records.decode_error(describe.content) == (error_codes.FOREIGN_APP, "north")
     assert records.decode_error(train.content) == (error_codes.FOREIGN_APP, "")
-    assert records.encode_error("foreign-app", "north") == describe.content
+    told = versions.own().to_info()
+    assert records.encode_error("foreign-app", "north", told) == describe.content
     assert own.asked == (0 if "type" in name or "AgentApp" in name else 1), (
         "the app is fetched once at most"
     )
@@ -217,6 +224,80 @@ def test_everything_else_is_answered_with_a_code(
     written = [json.loads(text) for text in own.ledger.read_text().splitlines()]
     assert [entry["message"] for entry in written] == ["query.describe", "train"]
     assert [entry["records"][0]["record"] for entry in written] == ["error", "error"]
+
+
+# ---------------------------------------------------------------- another release
+def of_release(files: Files, release: str, **changes: Any) -> Files:
+    """An app of another release: one line differs, and the keys of a run as well."""
+    metadata: Any = tomllib.loads(files[app_archive.PROJECT].decode())
+    metadata["project"]["version"] = release
+    metadata["tool"]["lumos"] = changes.pop("own", {})
+    metadata["tool"]["flwr"]["app"] |= changes
+    return {**with_line(files), app_archive.PROJECT: tomli_w.dumps(metadata).encode()}
+
+
+def test_a_server_of_another_release_is_worked_for_with_the_installed_app(
+    home: Path, tmp_path: Path, installed: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = {k: v for k, v in RunConfig().to_flat().items() if k != "encoder"}
+    sent = of_release(
+        installed, "0.1.0", config={**keys, "later": "off", "rounds": 9},
+        own={"as-before": {"later": "off"}},
+    )  # fmt: skip
+    own = Node(tmp_path, installed)
+    assert own.receives(a_run(override_config={"seed": 5}), fab(sent)) == 7
+    assert own.answers == []
+    [folder] = unpacked(home)
+    assert folder.startswith(f"approved.{app_archive.digest(installed)}.")
+    client = (home / "apps" / folder / "client_app" / "client.py").read_bytes()
+    assert client == installed["client_app/client.py"], "nothing that was sent is unpacked"
+    config = own.state.get_run_series_context(0).run_config
+    assert config.keys() == RunConfig().to_flat().keys()
+    assert (config["seed"], config["rounds"]) == (5, 9), "what the server's run has"
+    assert config["encoder"] == ADDED_LATER["encoder"]
+    [line] = [r.getMessage() for r in caplog.records if r.name == app_gate.__name__]
+    assert "LUMOS 0.1.0; this node works for it with its own, " + versions.own().lumos in line
+    assert ConnectionLog(tmp_path, 0)._change(line) == f"[yellow]{line}[/]"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"publisher": "other"}, {"components": {"clientapp": "evil:app", "serverapp": "evil:app"}}],
+)
+def test_another_app_of_another_release_stays_foreign(
+    changes: dict[str, Any], home: Path, tmp_path: Path, installed: Files
+) -> None:
+    own = Node(tmp_path, installed)
+    own.receives(a_run(), fab(of_release(installed, "9.0", **changes)))
+    [answer] = own.answers
+    assert records.decode_error(answer.content) == (error_codes.FOREIGN_APP, "north")
+    assert unpacked(home) == []
+
+
+def test_what_the_owner_approved_runs_whatever_its_release(
+    home: Path, tmp_path: Path, installed: Files
+) -> None:
+    sent = of_release(installed, "9.0")
+    Node(tmp_path, installed, app_archive.digest(sent)).receives(a_run(), fab(sent))
+    [folder] = unpacked(home)
+    assert folder.startswith(f"approved.{app_archive.digest(sent)}.")
+
+
+def test_a_key_that_this_release_does_not_have_is_refused(
+    home: Path, tmp_path: Path, installed: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = {**RunConfig().to_flat(), "later": "on"}
+    sent = of_release(installed, "9.0", config=keys, own={"as-before": {"later": "off"}})
+    own = Node(tmp_path, installed)
+    own.receives(a_run(), fab(sent))
+    own.receives(a_run(), fab(sent), "train")
+    assert own.asked == 1
+    answer, _ = own.answers
+    assert records.decode_error(answer.content) == (app_gate.BAD_CONFIGURATION, "north")
+    assert records.decode_error_versions(answer.content) == versions.own().to_info()
+    [line] = [r.getMessage() for r in caplog.records if "is refused" in r.getMessage()]
+    assert "sets later = on, which LUMOS" in line
+    assert "install LUMOS 9.0 here" in line
 
 
 def test_the_refusal_says_what_was_sent_and_what_to_do(
@@ -349,6 +430,9 @@ def test_the_codes_are_those_of_the_app() -> None:
     assert app_gate.FOREIGN_APP == error_codes.FOREIGN_APP
     assert app_gate.LEDGER_FAILED == error_codes.LEDGER_FAILED
     assert error_codes.code_of(OSError()) == app_gate.STORAGE_FAILED
+    assert error_codes.code_of(ConfigError()) == app_gate.BAD_CONFIGURATION
+    assert membership.FOREIGN_APP == error_codes.FOREIGN_APP
+    assert membership.OTHER_PROTOCOL == error_codes.OTHER_PROTOCOL
 
 
 def test_the_log_is_quiet_about_what_is_admitted(

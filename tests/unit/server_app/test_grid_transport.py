@@ -15,6 +15,7 @@ from lumos_core.errors import FederationError
 from lumos_core.flower import records, sign_off
 from lumos_core.learning.model import get_params, new_model
 from lumos_core.wire.messages import Instruction
+from lumos_core.wire.versions import PROTOCOL
 from server_app import grid_transport
 from server_app.grid_transport import GridTransport, LinkLostError
 
@@ -437,3 +438,41 @@ def test_looks_for_replies_become_rarer_the_longer_a_round_takes():
 
 def test_a_node_that_signs_off_is_gone_for_longer_than_a_pause():
     assert 2 * grid_transport.pause(600.0, grid_transport.POLL_SECONDS, 4) < sign_off.GONE_SECONDS
+
+
+def spoken(grid):
+    return [m.content["instruction"]["protocol"] for m in grid.sent]
+
+
+def test_a_node_is_spoken_to_in_the_older_protocol(transport, grid, params):
+    def tells(**facts):
+        def answer(message, context):
+            own = grid.app(message, context)
+            own.content["node"].update(facts)
+            return own
+
+        return answer
+
+    def tells_none(message, context):
+        own = grid.app(message, context)
+        for key in ("protocol", "flower", "python"):
+            del own.content["node"][key]
+        return own
+
+    grid.tamper[100] = tells_none
+    grid.tamper[101] = tells(protocol=str(PROTOCOL + 1))
+    known(transport)
+    grid.tamper.clear()
+    before = len(grid.sent)
+    replies = transport.exchange(train(params, "node-0", "node-1", "node-2"), 20)
+    assert [r.error for r in replies] == [None] * 3
+    assert spoken(grid)[before:] == [0, PROTOCOL, PROTOCOL]
+
+
+def test_a_node_that_cannot_describe_itself_tells_its_versions(transport, grid):
+    code = records.encode_error("bad-data", "node-1", {"version": "0.9.0", "protocol": "7"})
+    grid.tamper[101] = garbage(code)
+    known(transport)
+    [reply] = transport.exchange([Instruction("node-1", "describe")], 5)
+    assert reply.error == "bad-data"
+    assert reply.info == {"version": "0.9.0", "protocol": "7"}
