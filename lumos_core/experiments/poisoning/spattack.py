@@ -22,9 +22,9 @@ L-S, ``spattack-l-s``   the same                        as for O-S
 
 Differences. The attacker with full knowledge (O) is given the honest gradients in the paper; here
 no node sees another's delta, so it estimates them by training on the histories that it knows. A
-random row (L) is as long as a typical honest row divided by the attackers' share of the aggregate; in the
-paper it has unit variance whatever the gradients. The paper's model is matrix factorisation, whose
-only shared parameters are the item table; here the encoder's delta is that of the training.
+random row (L) is as long as a typical honest row divided by the attackers' share of the aggregate;
+in the paper it has unit variance whatever the gradients. The paper's model is matrix factorisation,
+whose only shared parameters are the item table; here the encoder's delta is that of the training.
 """
 
 import numpy as np
