@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from lumos_core.config import RunConfig, Scalar
 from lumos_core.data.catalog import Catalog
+from lumos_core.data.prepared_folder import load_prepared
 from lumos_core.data.sequences import LeaveOneOut, Sequences
 from lumos_core.experiments.inference.leakage import area_under_curve
 from lumos_core.learning.parameters import ModelShape, Params
@@ -35,7 +36,7 @@ NODES = 8
 REFERENCES = 2
 FALSE_POSITIVES = 0.05
 """Share of the outsiders that may be taken for members, in ``tpr``."""
-ROUNDS: tuple[int, ...] = (10, 40)
+ROUNDS: tuple[int, ...] = (5, 15)
 MEMBER_SETTINGS: dict[str, Mapping[str, Scalar]] = {
     "none, or secure aggregation": {},
     "user-level noise 0.5": {"dp": "user", "item-rows": "all", "dp-noise-multiplier": 0.5},
@@ -47,8 +48,7 @@ Found = dict[str, Any]
 
 
 def audit_membership(
-    catalog: Catalog,
-    users: Sequences,
+    data: Path,
     base: RunConfig,
     *,
     seeds: Sequence[int],
@@ -58,13 +58,14 @@ def audit_membership(
     """Attack the models of federations with every setting and length, for every seed.
 
     Args:
-        catalog: the public catalog.
-        users: all users; they are split anew for every seed.
+        data: folder made by `lumos prepare`; its users are split anew for every seed.
         base: the configuration that settings change; its method must not need views.
 
     Returns:
         A row for each setting, length, model and attack, with the values of all seeds.
     """
+    catalog, parts = load_prepared(data)
+    users = Sequences.concat(parts)
     rows: dict[tuple[str, int, str, str], Found] = {}
     for name, changes in MEMBER_SETTINGS.items():
         for length in rounds:
