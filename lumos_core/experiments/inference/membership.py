@@ -36,7 +36,7 @@ NODES = 8
 REFERENCES = 2
 FALSE_POSITIVES = 0.05
 """Share of the outsiders that may be taken for members, in ``tpr``."""
-ROUNDS: tuple[int, ...] = (5, 15)
+ROUNDS: tuple[int, ...] = (5, 10)
 MEMBER_SETTINGS: dict[str, Mapping[str, Scalar]] = {
     "none, or secure aggregation": {},
     "user-level noise 0.5": {"dp": "user", "item-rows": "all", "dp-noise-multiplier": 0.5},
@@ -60,6 +60,7 @@ def audit_membership(
     Args:
         data: folder made by `lumos prepare`; its users are split anew for every seed.
         base: the configuration that settings change; its method must not need views.
+        rounds: lengths of the runs; with noise only the last one.
 
     Returns:
         A row for each setting, length, model and attack, with the values of all seeds.
@@ -68,7 +69,7 @@ def audit_membership(
     users = Sequences.concat(parts)
     rows: dict[tuple[str, int, str, str], Found] = {}
     for name, changes in MEMBER_SETTINGS.items():
-        for length in rounds:
+        for length in rounds[-1:] if changes else rounds:
             for seed in seeds:
                 own = {"rounds": length, "seed": seed, "patience": 0}
                 nodes = {"min-nodes": NODES, "min-replies": NODES}
