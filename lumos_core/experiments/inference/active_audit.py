@@ -106,23 +106,25 @@ def draw_target(
     """A target in a cohort, with a mark; and cohorts of other users, whom the server knows.
 
     The mark is the item of the target that the fewest users of the cohort have; the server would
-    choose it so. Of several, the earliest in the history.
+    choose it so. Of several, the earliest in the history. It is not the last one, which nothing
+    follows.
     """
     rng = np.random.default_rng([*seed, users])
     order = rng.permutation(len(world.users))
     groups = order[: users * COHORT * (SHADOWS + 1)].reshape(SHADOWS + 1, COHORT, users)
-    config_nodes = [_cohort(world, config, group) for group in groups]
-    nodes = config_nodes[0]
+    nodes, *shadows = [_cohort(world, config, group) for group in groups]
     train = nodes[0].split.train()
-    able = [u for u in range(len(train)) if len(np.unique(train[u])) >= _LEAST_ITEMS]
-    history = train[int(rng.choice(able))]
+    able = [
+        u for u in range(len(train)) if len(np.unique(train[u][-config.max_len :])) >= _LEAST_ITEMS
+    ]
+    history = train[int(rng.choice(able))][-config.max_len :]  # a node trains on no more
     counts = _owners([node.split.train() for node in nodes], len(world.catalog))
     mark = int(history[:-1][np.argmin(counts[history[:-1]])])
     items = np.zeros(len(world.catalog) + 1, dtype=bool)
     items[history] = True
     items[mark] = False
     on_node = trained_items(nodes[:1], len(world.catalog))
-    return Target(world, config, nodes, config_nodes[1:], mark, items[1:], on_node, sums)
+    return Target(world, config, nodes, shadows, mark, items[1:], on_node, sums)
 
 
 def _cohort(world: World, config: RunConfig, group: np.ndarray) -> list[Node]:
