@@ -14,8 +14,23 @@ def active_tables(
     membership: Sequence[Mapping[str, Any]],
     refusals: Mapping[str, str],
 ) -> str:
-    """The tables of moves, of membership and of refused cohorts."""
-    return "\n".join([moves_table(rows), membership_table(membership), refusals_table(refusals)])
+    """The overview, and the tables of moves, of membership and of refused cohorts."""
+    tables = [
+        overview_table(rows), moves_table(rows), membership_table(membership),
+        refusals_table(refusals),
+    ]  # fmt: skip
+    return "\n".join(tables)
+
+
+def overview_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The share of the user's items that is recovered: protections × moves, means over targets."""
+    moves = list(dict.fromkeys(row["move"] for row in rows))
+    shown = {(row["protection"], row["move"]): _mean(row["recovered"]) for row in rows}
+    cells = [
+        [name, *(shown.get((name, move), NOTHING) for move in moves)]
+        for name in dict.fromkeys(row["protection"] for row in rows)
+    ]
+    return markdown_table(["share recovered", *moves], cells)
 
 
 def moves_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -66,7 +66,7 @@ class Scenario:
 
 
 PUBLISHED = (
-    "spattack-o-d", "spattack-o-s", "spattack-l-d", "spattack-l-s", "cluster", "hidden",
+    "cluster", "hidden", "spattack-o-d", "spattack-l-d", "spattack-o-s", "spattack-l-s",
 )  # fmt: skip
 """Attacks of others' papers on federated recommenders, beside PIECK's."""
 _OWN = [attack for attack in ATTACKS if attack not in PUBLISHED]
@@ -108,7 +108,7 @@ SUITES: dict[str, list[Scenario]] = {
     "grid": _GRID,
     "published": [
         Scenario(),
-        *(Scenario(a, 0.2, 0.9) for a in (*PUBLISHED, "align-items", "align-users")),
+        *(Scenario(a, 0.2, 0.9) for a in ("align-users", *PUBLISHED, "align-items")),
     ],
     "uneven": [replace(s, partition="skewed") for s in _DEFENCES],
 }
