@@ -202,7 +202,7 @@ def test_the_table_of_published_attacks_is_that_of_its_results() -> None:
         hits = f"{mean(r['hr@20'] for r in runs):.4f}"
         if attack == "none":
             return hits
-        change = -mean(lost(results, runs, "hr@20"))
+        change = round(-mean(lost(results, runs, "hr@20")), 4) + 0.0  # no negative zero
         exposed = mean(r["er@10"] for r in runs)
         return f"{hits} ({change:+.4f}), ER {exposed:.3f}".replace("-", "−")
 
