@@ -1,6 +1,8 @@
-"""An attack like HidAttack (Ali et al., IEEE TKDE 2025): a bandit chooses among attacks.
+"""An attack like HidAttack: a bandit chooses among attacks, and what is sent stays within the range
+of honest deltas.
 
-What is sent stays within the range of honest deltas.
+Ali et al., "HidAttack: An Effective and Undetectable Model Poisoning Attack to Federated
+Recommenders"; the description follows the authors' code (waqar-uestc/HidAttack).
 
 The paper promotes a target item with four attacks of different kinds (fake users, item and user
 embeddings that are approximated), so that updates of malicious nodes are not alike, and an
