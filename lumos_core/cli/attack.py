@@ -27,7 +27,9 @@ def attack_command(
     out: Annotated[Path, typer.Option(help="Folder for results, table and heat map.")],
     suite: Annotated[
         str,
-        typer.Option(help="One or more of smoke, paper, defences, uneven, grid; comma-separated."),
+        typer.Option(
+            help="One or more of smoke, paper, published, defences, uneven, grid; comma-separated."
+        ),
     ] = "paper",
     methods: Annotated[
         str,

@@ -144,11 +144,17 @@ class Node:
             protected = {**params, **protected_arrays(data)}
             entropy = noise.node_entropy(self.config, self._key, self.name, round, protected)
             return PrivateTrainer(model, data, self.config, seed, entropy, self._timer()).train()
-        trainer = Trainer(model, data, self.config, seed, self._timer())
+        trainer = self._trainer(model, data, params, seed)
         sums = TrainSums()
         for _ in range(self.config.local_epochs):
             sums.add(trainer.epoch())
         return sums
+
+    def _trainer(
+        self, model: SASRec, data: TrainingSet, params: Params, seed: tuple[int, ...]
+    ) -> Trainer:
+        """The trainer of one training without ``dp = user``; subclasses may use another one."""
+        return Trainer(model, data, self.config, seed, self._timer())
 
     def _sendable(self, delta: Params, round: int, rng: np.random.Generator) -> Params:
         """The delta in the run's codec, with what earlier rounds did not send added to it."""

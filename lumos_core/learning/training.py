@@ -206,6 +206,9 @@ class Trainer:
         if auxiliary is not None:
             anchor = last_position(hidden, lengths)  # [B, D]
             loss = loss + auxiliary(self, anchor, users, rng, sums)
+        further = self.regulariser(items, lengths, hidden)
+        if further is not None:
+            loss = loss + further
 
         if not loss.requires_grad:  # a lone user with a single item and no views
             return
@@ -218,6 +221,15 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         for optimizer in self._optimizers:
             optimizer.step()
+
+    def regulariser(self, items: Tensor, lengths: Tensor, hidden: Tensor) -> Tensor | None:
+        """A further loss of a batch, for subclasses; it is not in the reported sums.
+
+        Args:
+            items, lengths: int64 [B, T], int64 [B], the histories.
+            hidden: float [B, T, D], the state after each item.
+        """
+        return None
 
     def next_item(self, hidden: Tensor, targets: Tensor, rng: np.random.Generator) -> Tensor:
         """Mean loss of float [M, D] states against int64 [M] targets."""

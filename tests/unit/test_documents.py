@@ -13,6 +13,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import click
@@ -164,3 +165,56 @@ def test_the_table_of_the_chaos_run_is_that_of_its_results() -> None:
     shown = re.findall(rf"^\| (?:{'|'.join(names)})[a-z-]* \|.*$", text, re.MULTILINE)
     assert len(shown) > 20
     assert [line for line in shown if line not in measured] == []
+
+
+def _section(path: Path, heading: str) -> str:
+    """The text below a heading, up to the next one of any level."""
+    text = path.read_text(encoding="utf-8")
+    found = re.search(rf"^#+ {re.escape(heading)}$(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, heading
+    return found[1]
+
+
+def test_the_tables_of_the_active_audit_are_those_of_its_results() -> None:
+    """Every line of the tables in docs/privacy.md is one of the committed table."""
+    measured = RESULTS / "privacy" / "active.md"
+    if not measured.is_file():
+        pytest.skip("a source distribution is without results")
+    lines = measured.read_text(encoding="utf-8").splitlines()
+    shown = _section(ROOT / "docs" / "privacy.md", "The active server, measured").splitlines()
+    shown = [line for line in shown if line.startswith("| ")]
+    assert len(shown) > 15
+    assert [line for line in shown if line not in lines] == []
+
+
+def test_the_table_of_published_attacks_is_that_of_its_results() -> None:
+    from lumos_core.experiments.poisoning.attack_table import lost
+    from lumos_core.experiments.results_file import ResultsFile
+
+    folder = RESULTS / "attacks-published"
+    if not folder.is_dir():
+        pytest.skip("a source distribution is without results")
+    results = list(ResultsFile(folder, RunConfig()).read().values())
+
+    def cell(method: str, attack: str) -> str:
+        runs = [r for r in results if (r["method"], r["scenario"]["attack"]) == (method, attack)]
+        assert len(runs) == 3
+        hits = f"{mean(r['hr@20'] for r in runs):.4f}"
+        if attack == "none":
+            return hits
+        change = round(-mean(lost(results, runs, "hr@20")), 4) + 0.0  # no negative zero
+        exposed = mean(r["er@10"] for r in runs)
+        return f"{hits} ({change:+.4f}), ER {exposed:.3f}".replace("-", "−")
+
+    heading = "The bundled sample: attacks and defences of other papers"
+    rows = [
+        [part.strip().strip("`") for part in line.strip("|").split("|")]
+        for line in _section(ROOT / "docs" / "attacks.md", heading).splitlines()
+        if line.startswith("| ")
+    ]
+    methods, attacks = rows[0][1:], [row[0] for row in rows[1:]]
+    assert len(methods) == 4
+    assert len(attacks) == 9
+    for attack, *cells in rows[1:]:
+        name = "none" if attack == "no attack" else attack
+        assert cells == [cell(method, name) for method in methods], attack

@@ -197,16 +197,16 @@ def measure_leakage(scores: Floats, target: Observation, popularity: Floats) -> 
     """
     neither = ~(target.real | target.synthetic)
     top = np.argsort(-scores, kind="stable")[:TOP]
-    per_user = [_auc(items, scores) for items in target.per_user]
-    popular = [_auc(items, popularity) for items in target.per_user]
+    per_user = [area_under_curve(items, scores) for items in target.per_user]
+    popular = [area_under_curve(items, popularity) for items in target.per_user]
     return {
-        "auc": _auc(target.real, scores),
+        "auc": area_under_curve(target.real, scores),
         f"precision@{TOP}": float(target.real[top].mean()),
         "chance": float(target.real.mean()),
         "user_auc": _mean(per_user),
         "popularity_auc": _mean(popular),
-        "view_auc": _auc(target.synthetic, scores, among=target.synthetic | neither),
-        "real_auc": _auc(target.real, scores, among=target.real | target.synthetic),
+        "view_auc": area_under_curve(target.synthetic, scores, among=target.synthetic | neither),
+        "real_auc": area_under_curve(target.real, scores, among=target.real | target.synthetic),
     }
 
 
@@ -265,7 +265,7 @@ def _summary(rows: Sequence[Leakage]) -> Leakage:
     return out
 
 
-def _auc(
+def area_under_curve(
     positive: NDArray[np.bool_], scores: Floats, among: NDArray[np.bool_] | None = None
 ) -> float | None:
     """Area under the ROC curve, from the rank sum. scikit-learn's function takes ten times as long,

@@ -17,12 +17,12 @@ from lumos_core.data import Catalog, Sequences
 from lumos_core.data.partition import partition_users
 from lumos_core.data.prepared_folder import load_prepared, node_folders
 from lumos_core.errors import ModelError
+from lumos_core.experiments.poisoning.guards import NO_GUARD, Guard
 from lumos_core.experiments.poisoning.knowledge import Knowledge, cold_target, interaction_counts
 from lumos_core.experiments.poisoning.malicious_node import ATTACKS, MaliciousNode
 from lumos_core.experiments.poisoning.poisoned_users import replace_interactions
 from lumos_core.experiments.poisoning.scenarios import Scenario
 from lumos_core.experiments.results_file import Result
-from lumos_core.federation.in_process import InProcessTransport
 from lumos_core.federation.node import Node
 from lumos_core.federation.round_loop import Federation
 from lumos_core.learning.model import build_model, set_params
@@ -63,7 +63,12 @@ class Ground:
 
 
 def run_scenario(
-    scenario: Scenario, config: RunConfig, data: Path, clean: Path, rounds: tuple[int, int]
+    scenario: Scenario,
+    config: RunConfig,
+    data: Path,
+    clean: Path,
+    rounds: tuple[int, int],
+    guard: Guard = NO_GUARD,
 ) -> Result:
     """Train, attack, measure.
 
@@ -74,6 +79,7 @@ def run_scenario(
         clean: file of the model that attacks start from; made if missing. Training on noisy
             histories does not use it and starts from the beginning.
         rounds: clean rounds, rounds under attack.
+        guard: what honest nodes and the server do differently.
     """
     calm, attacked = rounds
     if scenario.noise and config.has_views and config.views == "llm":
@@ -84,13 +90,13 @@ def run_scenario(
         rng = np.random.default_rng([config.seed, 2])
         noisy = replace_interactions(ground.users, scenario.noise, knowledge, rng)
         views = _views_of(data, noisy, ground.catalog, config)
-        honest = _nodes(replace(ground, users=noisy, views=views), config, scenario)
-        federation = _federate(config, honest, ground, None, calm + attacked)
+        honest = _nodes(replace(ground, users=noisy, views=views), config, scenario, guard)
+        federation = _federate(config, honest, ground, None, calm + attacked, guard)
     else:
-        honest = _nodes(ground, config, scenario)
-        start = _clean_start(clean, config, honest, ground, calm)
+        honest = _nodes(ground, config, scenario, guard)
+        start = _clean_start(clean, config, honest, ground, calm, guard)
         everybody = [*honest, *_attackers(scenario, config, ground, honest)]
-        federation = _federate(config, everybody, ground, start, calm + attacked)
+        federation = _federate(config, everybody, ground, start, calm + attacked, guard)
     rejected = [f for e in federation.history.events for f in e.get("failed", ())]
     return {
         "users": len(ground.users),
@@ -143,6 +149,7 @@ def _federate(
     ground: Ground,
     start: Checkpoint | None,
     rounds: int,
+    guard: Guard,
 ) -> Federation:
     """Run a federation's rounds in this process, without evaluation."""
     config = config.replace(
@@ -152,7 +159,7 @@ def _federate(
         initial = initial_params(config, ground.catalog)
         start = Checkpoint(initial, {}, _progress(0, config, ground))
     # a MaliciousNode has the methods of a Node
-    transport = InProcessTransport(nodes)  # type: ignore[arg-type]
+    transport = guard.transport(nodes, config)  # type: ignore[arg-type]
     federation = Federation(
         config, transport, StartingPoint(start, start.params), None, History(None)
     )
@@ -161,7 +168,12 @@ def _federate(
 
 
 def _clean_start(
-    path: Path, config: RunConfig, honest: list[Node | MaliciousNode], ground: Ground, rounds: int
+    path: Path,
+    config: RunConfig,
+    honest: list[Node | MaliciousNode],
+    ground: Ground,
+    rounds: int,
+    guard: Guard,
 ) -> Checkpoint:
     """The model before the attack: read from the file, or trained and stored there."""
     config = config.replace(rounds=rounds)
@@ -174,7 +186,7 @@ def _clean_start(
                 return found
         except (FileNotFoundError, ModelError):
             pass
-        trained = _federate(config, honest, ground, None, rounds)
+        trained = _federate(config, honest, ground, None, rounds, guard)
         progress = _progress(rounds, config, ground)
         checkpoint = Checkpoint(trained.params, trained.optimizer, progress)
         save_checkpoint(path, checkpoint)
@@ -187,7 +199,9 @@ def _progress(round: int, config: RunConfig, ground: Ground) -> RunProgress:
 
 
 # ---------------------------------------------------------------- nodes
-def _nodes(ground: Ground, config: RunConfig, scenario: Scenario) -> list[Node | MaliciousNode]:
+def _nodes(
+    ground: Ground, config: RunConfig, scenario: Scenario, guard: Guard
+) -> list[Node | MaliciousNode]:
     """Nodes with the honest users, distributed over them."""
     count = scenario.nodes
     owners = partition_users(len(ground.users), count, config.seed, scenario.partition)
@@ -196,7 +210,7 @@ def _nodes(ground: Ground, config: RunConfig, scenario: Scenario) -> list[Node |
         own = np.flatnonzero(owners == n)
         views = {i: ground.views[u] for i, u in enumerate(own.tolist()) if u in ground.views}
         users = ground.users.subset(own)
-        nodes.append(Node(f"node-{n:02}", ground.catalog, users, config, _given(views)))
+        nodes.append(guard.node(f"node-{n:02}", ground.catalog, users, config, _given(views)))
     return nodes
 
 

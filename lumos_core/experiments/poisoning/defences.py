@@ -1,4 +1,5 @@
-"""Defences by name: what each sets in the configuration of a run."""
+"""Defences by name: what each sets in the configuration of a run. What a defence changes besides is
+in :mod:`lumos_core.experiments.poisoning.guards`."""
 
 from lumos_core.config import METHODS, RunConfig, Scalar
 from lumos_core.errors import ConfigError
@@ -32,6 +33,8 @@ DEFENCES: dict[str, dict[str, Scalar]] = {
     "bounds-sparse-trimmed": {
         **_OFF, "aggregation": "sparse-trimmed-mean", "clip": "norm+rows"
     },
+    "pieck": _OFF,  # and a part that is no configuration, see guards.py
+    "union": _OFF,
     "default": {},  # the base configuration as it is
 }  # fmt: skip
 """What each name after the colon of ``--methods lumos:NAME`` sets in the configuration."""

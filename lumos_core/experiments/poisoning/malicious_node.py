@@ -1,12 +1,20 @@
 """A malicious node: it speaks the protocol, and trains with an honest Node inside it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
-from lumos_core.experiments.poisoning import adapted_updates, poisoned_users, updates
+from lumos_core.experiments.poisoning import (
+    adapted_updates,
+    cluster_attack,
+    hid_attack,
+    poisoned_users,
+    spattack,
+    updates,
+)
 from lumos_core.experiments.poisoning.knowledge import Knowledge
 from lumos_core.federation.node import Node
 from lumos_core.learning.parameters import ITEM_TABLE, Params
@@ -42,6 +50,13 @@ ATTACKS: dict[str, PoisoningAttack] = {
     "align-items": PoisoningAttack(poisoned_users.known_users, updates.align_items),
     "align-users": PoisoningAttack(poisoned_users.known_users, updates.align_users),
     "raise-bias": PoisoningAttack(poisoned_users.known_users, updates.raise_bias),
+    # published attacks on federated recommenders
+    "spattack-o-d": PoisoningAttack(poisoned_users.known_users, spattack.opposite_dense),
+    "spattack-o-s": PoisoningAttack(poisoned_users.known_users, spattack.opposite_sparse),
+    "spattack-l-d": PoisoningAttack(poisoned_users.known_users, spattack.same_dense),
+    "spattack-l-s": PoisoningAttack(poisoned_users.known_users, spattack.same_sparse),
+    "cluster": PoisoningAttack(poisoned_users.known_users, cluster_attack.cluster_items),
+    "hidden": PoisoningAttack(poisoned_users.popular_fakes, hid_attack.hidden, lies=False),
     # adapted to the server's bounds
     "align-all": PoisoningAttack(poisoned_users.known_users, adapted_updates.align_all),
     "align-encoder": PoisoningAttack(poisoned_users.known_users, adapted_updates.align_encoder),
@@ -75,7 +90,8 @@ class MaliciousNode:
     ) -> None:
         self.name = name
         self._attack, self._config, self._knowledge = attack, config, knowledge
-        self._target, self._weight = target, weight
+        self._target, self._weight, self._users = target, weight, users
+        self._memory: dict[str, Any] = {}
         self._seed = [config.seed, int.from_bytes(name.encode()[-4:], "little")]
         made = attack.users(knowledge, target, users, np.random.default_rng(self._seed))
         # The inner node does not encode its delta: the attack changes the delta first. No views.
@@ -122,6 +138,9 @@ class MaliciousNode:
             norm_factor=self._config.clip_norm_factor,
             shape=self._node.shape,
             rng=rng,
+            users=self._users,
+            seed=self._config.seed,
+            memory=self._memory,
         )
         delta = self._attack.update(situation)
         train()

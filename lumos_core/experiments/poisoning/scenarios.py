@@ -65,6 +65,11 @@ class Scenario:
         return {**asdict(self), "malicious": self.malicious}
 
 
+PUBLISHED = (
+    "cluster", "hidden", "spattack-o-d", "spattack-l-d", "spattack-o-s", "spattack-l-s",
+)  # fmt: skip
+"""Attacks of others' papers on federated recommenders, beside PIECK's."""
+_OWN = [attack for attack in ATTACKS if attack not in PUBLISHED]
 _PAPER = [
     Scenario(),
     Scenario("align-users", 0.05, 0.9),
@@ -74,10 +79,10 @@ _PAPER = [
 ]
 _GRID = [
     Scenario(),
-    *(Scenario(a, rho, 0.9) for rho in (0.05, 0.1, 0.2) for a in ATTACKS),
+    *(Scenario(a, rho, 0.9) for rho in (0.05, 0.1, 0.2) for a in _OWN),
     *(Scenario(a, 0.05, 0.0) for a in ("align-items", "align-users")),
     Scenario(nodes=MANY_HONEST_NODES),
-    *(Scenario(a, 0.01, 0.9, nodes=MANY_HONEST_NODES) for a in ATTACKS),
+    *(Scenario(a, 0.01, 0.9, nodes=MANY_HONEST_NODES) for a in _OWN),
 ]
 _DEFENCES = [
     Scenario(),
@@ -101,5 +106,9 @@ SUITES: dict[str, list[Scenario]] = {
     "defences": _DEFENCES,
     "paper": _PAPER,
     "grid": _GRID,
+    "published": [
+        Scenario(),
+        *(Scenario(a, 0.2, 0.9) for a in ("align-users", *PUBLISHED, "align-items")),
+    ],
     "uneven": [replace(s, partition="skewed") for s in _DEFENCES],
 }

@@ -35,8 +35,10 @@ class AttackRun(Job):
 
     def work(self) -> Result:
         from lumos_core.experiments.poisoning.bench import run_scenario
+        from lumos_core.experiments.poisoning.guards import guard_of
 
-        return run_scenario(self.scenario, self.config, self.data, self.clean, self.rounds)
+        guard = guard_of(self.method)
+        return run_scenario(self.scenario, self.config, self.data, self.clean, self.rounds, guard)
 
     @property
     def clean(self) -> Path:

@@ -1,8 +1,8 @@
 """Updates that malicious nodes send instead of an honest delta."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,6 +41,9 @@ class Situation:
         norm_factor: the server's ``clip-norm-factor``: the norm allowed to a delta, as a multiple
             of the median one.
         rng: random numbers of this node and round.
+        users: number of users that the node makes up.
+        seed: of the run; from it, all colluding nodes can draw the same.
+        memory: whatever an update keeps between the rounds of a node.
     """
 
     params: Params
@@ -54,6 +57,9 @@ class Situation:
     norm_factor: float
     shape: ModelShape
     rng: np.random.Generator
+    users: int = 1
+    seed: int = 0
+    memory: dict[str, Any] = field(default_factory=dict)
 
 
 Update = Callable[[Situation], Params]
@@ -116,11 +122,19 @@ def align_users(s: Situation) -> Params:
     """
     import torch
 
-    model = global_model(s)
     with torch.inference_mode():
-        hidden = model.encode_last(*surrogates(s))
-        bar = model.scores(hidden).topk(min(EXPOSED_AT, s.shape.num_items), dim=1).values[:, -1]
-    hidden, bar = hidden.clone(), bar.clone()  # out of inference mode
+        hidden = global_model(s).encode_last(*surrogates(s))
+    return align_towards(s, hidden.numpy())
+
+
+def align_towards(s: Situation, users: np.ndarray) -> Params:
+    """As :func:`align_users`, for users of whom the encodings are given: float32 [U, D]."""
+    import torch
+
+    hidden = torch.from_numpy(users.copy())
+    with torch.no_grad():
+        scores = global_model(s).scores(hidden)
+        bar = scores.topk(min(EXPOSED_AT, s.shape.num_items), dim=1).values[:, -1]
     wanted = torch.from_numpy(s.params[ITEM_TABLE][s.target].copy()).requires_grad_()
     longest = float(np.linalg.norm(s.params[ITEM_TABLE], axis=1).max())
     optimizer = torch.optim.Adam([wanted], lr=STEP)

@@ -87,7 +87,9 @@ def test_auc_is_that_of_scikit_learn() -> None:
     for _ in range(20):
         positive = rng.random(50) < 0.3
         scores = rng.integers(0, 12, 50).astype(np.float64)  # with ties
-        assert leakage._auc(positive, scores) == pytest.approx(roc_auc_score(positive, scores))
+        assert leakage.area_under_curve(positive, scores) == pytest.approx(
+            roc_auc_score(positive, scores)
+        )
 
 
 def test_one_users_items_hide_behind_other_users(world: World, tiny: Tiny) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -15,6 +16,7 @@ from lumos_core.experiments.poisoning import attack_table, suite
 from lumos_core.experiments.poisoning.defences import DEFENCES, method_config
 from lumos_core.experiments.poisoning.scenarios import SUITES, Scenario
 from lumos_core.experiments.results_file import ResultsFile
+from lumos_core.runs.checkpoint import load_checkpoint
 
 SMALL = RunConfig(
     local_epochs=1, dim=8, layers=1, semantic_start="tfidf", views="tfidf", max_len=10
@@ -216,3 +218,16 @@ def test_a_defence_spells_out_what_the_defaults_are() -> None:
     assert spelled_out.clipping == default.clipping == "norm+rows"
     assert spelled_out.rule == default.rule == "median-encoder"
     assert spelled_out.replace(clip="auto", aggregation="auto") == default
+
+
+@pytest.mark.parametrize("defence", ["pieck", "union"])
+def test_a_guard_changes_the_run_and_has_a_clean_model_of_its_own(
+    data: Path, tmp_path: Path, defence: str
+) -> None:
+    scenario = Scenario("cluster", 0.3, 0.9, nodes=4)
+    methods = ["fedavg", f"fedavg:{defence}"]
+    jobs = suite.plan_attacks(data, tmp_path, methods, [scenario], [0], SMALL, (3, 1))
+    results = [run_job(job) for job in jobs]
+    assert [result["method"] for result in results] == methods
+    plain, guarded = (load_checkpoint(job.clean).params for job in jobs)
+    assert not np.array_equal(plain["items.weight"], guarded["items.weight"])
