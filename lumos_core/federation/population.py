@@ -14,15 +14,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from lumos_core.config import METHODS, RunConfig
+from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import LeaveOneOut, Sequences
-from lumos_core.errors import ConfigError
 from lumos_core.federation.error_feedback import Residuals
 from lumos_core.federation.node import Outgoing, description, training_metrics, training_seed
+from lumos_core.federation.one_user_clients import check_one_user_clients, client_names
 from lumos_core.learning.evaluation import evaluate
 from lumos_core.learning.metrics import ranking_sums
-from lumos_core.learning.model import ENCODERS, build_model, set_params
+from lumos_core.learning.model import build_model, set_params
 from lumos_core.learning.parameters import ModelShape
 from lumos_core.learning.stacked_training import CHUNK_BYTES, StackedTrainer
 from lumos_core.learning.title_nearness import TitleNearness
@@ -36,45 +36,6 @@ KINDS = ("describe", "prepare", "evaluate", "train")
 """The instructions that one-user clients know."""
 
 
-def check_one_user_clients(config: RunConfig) -> None:
-    """Check that clients with one user each can train in this way together.
-
-    Raises:
-        ConfigError: names the key, and what to choose instead.
-    """
-    per_user = ", ".join(name for name, method in METHODS.items() if method.per_user)
-    if not METHODS[config.method].per_user:
-        raise ConfigError(
-            f"method = {config.method} contrasts a user with the other users of its client; with "
-            f"one user a client there are none, and its loss is 0; choose one of {per_user}"
-        )
-    if config.dp == "user":
-        raise ConfigError(
-            "dp = user hides one user of a client among its others; with one user a client choose "
-            "dp = distributed or central, which hide the client"
-        )
-    if config.secure_aggregation:
-        raise ConfigError(
-            "secure-aggregation = true is not simulated for clients with one user each: its result "
-            "is the plain sum; set it to false, or put the users on fewer nodes"
-        )
-    if config.encoder not in ENCODERS:
-        raise ConfigError(
-            f"encoder = {config.encoder}: clients with one user each train together only with "
-            f"{', '.join(ENCODERS)}"
-        )
-
-
-def client_names(users: int) -> list[str]:
-    """Names of clients in the order of their users; sorted, and without the users' ids.
-
-    >>> client_names(11)[9:]
-    ['client-09', 'client-10']
-    """
-    digits = len(str(max(users - 1, 0)))
-    return [f"client-{user:0{digits}d}" for user in range(users)]
-
-
 class Population:
     """A :class:`~lumos_core.wire.messages.Transport` to clients with one user each.
 
@@ -86,7 +47,7 @@ class Population:
         chunk_bytes: memory of the clients that are trained at a time, roughly.
 
     Raises:
-        ConfigError: as :func:`check_one_user_clients`.
+        ConfigError: as :func:`~lumos_core.federation.one_user_clients.check_one_user_clients`.
         DataError: a user has fewer than three interactions.
     """
 

@@ -21,7 +21,8 @@ from lumos_core.data.sequences import Sequences
 from lumos_core.errors import ConfigError, DataError
 from lumos_core.federation.in_process import InProcessTransport
 from lumos_core.federation.node import Node
-from lumos_core.federation.population import Population, check_one_user_clients
+from lumos_core.federation.one_user_clients import check_one_user_clients
+from lumos_core.federation.population import Population
 from lumos_core.federation.round_loop import FederationResult, run_federation
 from lumos_core.learning.title_start import initial_params
 from lumos_core.privacy.secure_aggregation.primitives import Primitives

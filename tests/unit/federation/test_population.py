@@ -12,7 +12,8 @@ from lumos_core.data import Catalog, Sequences
 from lumos_core.errors import ConfigError, DataError
 from lumos_core.federation.in_process import InProcessTransport
 from lumos_core.federation.node import Node
-from lumos_core.federation.population import Population, client_names
+from lumos_core.federation.one_user_clients import client_names
+from lumos_core.federation.population import Population
 from lumos_core.federation.round_loop import FederationResult, run_federation
 from lumos_core.learning.title_start import initial_params
 from lumos_core.views.view import UserViews, Views, ViewSource, no_views
