@@ -11,7 +11,7 @@ Methods whose arguments have no C are for *one* client, and run under ``torch.fu
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -60,8 +60,9 @@ class ClientRows(Protocol):
     ) -> Tensor:  # fmt: skip
         """:func:`~lumos_core.learning.objectives.sampled_softmax` of one client, the same way."""
 
-    def moved(self, client: int) -> np.ndarray:
-        """How far a client has moved the whole table: float32 [N + 1, D]."""
+    def moved(self) -> Iterator[np.ndarray]:
+        """How far each client has moved the whole table: C times float32 [N + 1, D]. The rows are
+        not used after this."""
 
 
 class WholeTables:
@@ -106,9 +107,9 @@ class WholeTables:
         (drawn,) = negatives
         return objectives.sampled_softmax(hidden, targets.clamp_min(1), own, drawn, weights, bias)
 
-    def moved(self, client: int) -> np.ndarray:
-        moved: np.ndarray = (self.own[client].detach() - self._base).cpu().numpy()
-        return moved.astype(np.float32, copy=False)
+    def moved(self) -> Iterator[np.ndarray]:
+        moved: np.ndarray = self.own.detach().sub_(self._base).cpu().numpy()
+        return iter(moved.astype(np.float32, copy=False))
 
 
 class OwnRows:
@@ -178,12 +179,13 @@ class OwnRows:
         joined = torch.cat([positive[:, None], torch.where(same, _HIDDEN, logits)], dim=1)
         return ((torch.logsumexp(joined, 1) - positive) * weights).sum()
 
-    def moved(self, client: int) -> np.ndarray:
-        moved = np.zeros(tuple(self._base.shape), dtype=np.float32)
-        items = self._items[client]
-        own = self.own[client].detach() - self._base[torch.from_numpy(items)]
-        moved[items[items > 0]] = own.cpu().numpy()[items > 0]
-        return moved
+    def moved(self) -> Iterator[np.ndarray]:
+        rows = torch.from_numpy(self._items).to(self._base.device)
+        own = (self.own.detach() - self._base[rows]).cpu().numpy()
+        for items, by in zip(self._items, own, strict=True):
+            moved = np.zeros(tuple(self._base.shape), dtype=np.float32)
+            moved[items] = by  # padding is of row 0, by 0
+            yield moved
 
     def _positive(
         self, own: Tensor, context: Context, hidden: Tensor, targets: Tensor, bias: Tensor | None

@@ -192,9 +192,11 @@ class StackedTrainer:
         for seed in seeds:
             rng = np.random.default_rng([*seed, epoch])
             of_dropout.append(int(rng.integers(2**31)))
+            if self._full:
+                continue
             for _ in shuffled_batches(np.ones(1, dtype=np.int64), config.batch_size, rng):
                 for wanted, drawn in ((kind.examples, negatives), (kind.view_targets, of_views)):
-                    if wanted and not self._full:
+                    if wanted:
                         drawn.append(self._negatives(rng))
         masks: tuple[Tensor, ...] = ()
         if config.dropout:
@@ -317,9 +319,12 @@ class _Chunk:
                 item_loss += of_items
                 contrast += of_views
         seconds = (time.perf_counter() - started) / clients
-        for client, examples in enumerate(self._examples.tolist()):
+        deltas = self._deltas() if any(kind) else self._unmoved()
+        for client, (examples, delta) in enumerate(
+            zip(self._examples.tolist(), deltas, strict=True)
+        ):
             yield (
-                self._delta(client, trained=any(kind)),
+                delta,
                 TrainSums(
                     users=1,
                     examples=examples * epochs,
@@ -362,17 +367,23 @@ class _Chunk:
             ),
         ]
 
-    def _delta(self, client: int, trained: bool) -> Params:
-        def moved(name: str, start: Tensor) -> np.ndarray:
-            if not trained:
-                return np.zeros(tuple(start.shape), dtype=np.float32)
-            if name == ITEM_TABLE:
-                return self._tables.moved(client)
-            local = _stored(self._leaves[name][client].detach(), name in self._trainer.matrices)
-            found: np.ndarray = (local - start).contiguous().cpu().numpy()
-            return found.astype(np.float32, copy=False)
+    def _deltas(self) -> Iterator[Params]:
+        """The delta of each client; the stacked parameters are not used after this."""
+        matrices = self._trainer.matrices
+        moved: dict[str, np.ndarray] = {}
+        for name, leaf in self._leaves.items():
+            by = leaf.detach().sub_(_stored(self._start[name], name in matrices))
+            found = _stored(by, name in matrices).contiguous().cpu().numpy()
+            moved[name] = found.astype(np.float32, copy=False)
+        for client, table in enumerate(self._tables.moved()):
+            yield {
+                name: table if name == ITEM_TABLE else moved[name][client] for name in self._start
+            }
 
-        return {name: moved(name, start) for name, start in self._start.items()}
+    def _unmoved(self) -> Iterator[Params]:
+        """The delta of clients that have nothing to learn from."""
+        for _ in self._examples:
+            yield {n: np.zeros(tuple(a.shape), dtype=np.float32) for n, a in self._start.items()}
 
 
 def _clip(gradients: Sequence[Tensor | None], limit: float) -> None:

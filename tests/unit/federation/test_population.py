@@ -174,29 +174,14 @@ def test_a_client_says_whether_it_has_views(
     assert asked == [USERS], "the views of all users are asked for once"
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"method": "confedsrs"}, "method = confedsrs .* choose one of lumos, fedavg-plus, fedavg"),
-        ({"dp": "user"}, "dp = user .* choose dp = distributed or central"),
-        ({"secure_aggregation": True, "min_replies": 3}, "secure-aggregation = true"),
-    ],
-)
 def test_what_cannot_train_together_is_refused_by_name(
-    tiny: Tiny, toy_catalog: Catalog, users: Sequences, changes: dict[str, Any], words: str
+    tiny: Tiny, toy_catalog: Catalog, users: Sequences
 ) -> None:
-    with pytest.raises(ConfigError, match=words):
-        Population(toy_catalog, users, _config(tiny, **changes))
+    with pytest.raises(ConfigError, match="method = confedsrs"):
+        Population(toy_catalog, users, _config(tiny, method="confedsrs"))
 
 
 def test_a_user_needs_three_interactions(tiny: Tiny, toy_catalog: Catalog) -> None:
     short = Sequences.from_lists([[1, 2, 3], [1, 2]])
     with pytest.raises(DataError, match=r"user '1' has 2 items, expected at least 3"):
         Population(toy_catalog, short, _config(tiny))
-
-
-def test_names_are_sorted_and_hold_no_ids() -> None:
-    assert client_names(3) == ["client-0", "client-1", "client-2"]
-    many = client_names(1001)
-    assert many == sorted(many)
-    assert client_names(0) == []
