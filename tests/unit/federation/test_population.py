@@ -1,6 +1,7 @@
 """A population of one-user clients is what a node for each user would be."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,30 @@ def _plain(event: dict[str, Any]) -> dict[str, float]:
 def _named(event: dict[str, Any]) -> dict[str, Any]:
     lists = {k: v for k, v in event.items() if isinstance(v, list)}
     return {k: sorted(map(str, v)) for k, v in lists.items()} | {"event": event["event"]}
+
+
+@pytest.mark.parametrize("stop_at", [1, 2])
+def test_a_stopped_run_is_resumed_to_the_bit(
+    tiny: Tiny, toy_catalog: Catalog, users: Sequences, tmp_path: Path, stop_at: int
+) -> None:
+    config = _config(tiny, method="lumos", delta_codec="int8", server_optimizer="momentum")
+    start = initial_params(config, toy_catalog)
+
+    def run(**options: Any) -> FederationResult:
+        population = Population(toy_catalog, users, config, _walking_on)
+        return run_federation(config, population, toy_catalog.fingerprint, start, **options)
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["event"] == "round" and event["round"] == stop_at:
+            raise KeyboardInterrupt
+
+    straight = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(run_dir=tmp_path, on_event=stop)
+    resumed = run(run_dir=tmp_path, resume=True)
+    assert resumed.test == straight.test
+    for name, array in straight.params.items():
+        np.testing.assert_array_equal(resumed.params[name], array)
 
 
 def test_rounds_learn(tiny: Tiny, toy_catalog: Catalog, toy_users: Users) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lumos_core.config import RunConfig
 from lumos_core.data.sequences import Sequences
@@ -191,6 +193,28 @@ def test_a_chunk_holds_as_many_clients_as_fit(tiny: Tiny, monkeypatch: pytest.Mo
         counts.append(len(sizes))
     assert counts[0] == len(train), "a client that needs more than the bound trains alone"
     assert counts[0] > counts[1] > counts[2] == 2, "without and with examples"
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=25),
+    chunk_bytes=st.integers(1, 20_000_000),
+    having=st.integers(1, 4),
+)
+def test_every_client_is_in_one_chunk_of_its_kind(
+    lengths: list[int], chunk_bytes: int, having: int
+) -> None:
+    config = RunConfig(method="lumos", dim=16, max_len=10)
+    train = Sequences.from_lists([[1] * length for length in lengths])
+    view = UserViews((1,), (2,), (3,))
+    views = {u: view for u in range(len(lengths)) if u % having == 0}
+    chunks = list(StackedTrainer(config, ITEMS, chunk_bytes)._chunks(train, views))
+    together = [client for _, clients in chunks for client in clients.tolist()]
+    assert sorted(together) == list(range(len(lengths)))
+    for kind, clients in chunks:
+        assert {lengths[c] > 1 for c in clients} == {kind.examples}
+        assert {c in views for c in clients} == {kind.views}
+        assert sorted(lengths[c] for c in clients) == [lengths[c] for c in clients]
 
 
 def test_the_received_parameters_are_left_as_they_are(tiny: Tiny) -> None:
