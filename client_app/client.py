@@ -27,7 +27,7 @@ from lumos_core.federation.owner_floor import REFUSED, BelowFloorError, Floor, R
 from lumos_core.flower import records
 from lumos_core.safe_files import append_bounded, private_folder
 
-LOG = "node.log"
+LOG = logs.NODE_LOG
 LOG_BYTES = 8 * 1024**2  # a larger one is renamed to node.log.1 and replaces the previous
 _KINDS = {message_type: kind for kind, message_type in records.MESSAGE_TYPES.items()}
 
@@ -38,6 +38,7 @@ def answer(message: Message, context: Context) -> Message:
     """The reply to any message, recorded in the ledger; an error code if the work fails."""
     kind = message.metadata.message_type
     state: Path | None = None
+    config: RunConfig | None = None
     name, round_ = "", 0
     started = time.monotonic()
     logs.configure()  # until the node's own settings are known
@@ -58,7 +59,7 @@ def answer(message: Message, context: Context) -> Message:
     if state is None:  # its settings cannot be read: the reply holds nothing but a code
         return reply
     try:
-        ledger.append(state, reply, round_)
+        ledger.append(state, reply, round_, config)
     except OSError as error:
         return Message(records.encode_error(_note(state, error), name), reply_to=message)
     facts = {

@@ -14,6 +14,8 @@ from typing import IO, Any
 
 from lumos_core.config import LogFormat, LogLevel
 
+NODE_LOG = "node.log"
+"""In a node's state folder: texts and tracebacks of its errors, for its owner alone."""
 PACKAGES = ("lumos_core", "server_app", "client_app")
 """Loggers that :func:`configure` sets up; Flower's keep their own format."""
 

@@ -1,7 +1,6 @@
 """``lumos node``: a node of a federation across machines."""
 
 import json
-import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,29 +8,25 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from lumos_core.cli.options import assignments, with_options
+from lumos_core.cli.node_forget import forget_command
+from lumos_core.cli.node_ledger import ledger_command
+from lumos_core.cli.node_options import (
+    Bundle,
+    Data,
+    Json,
+    Llm,
+    Settings,
+    State,
+    SuperLink,
+    read_bundle,
+)
 from lumos_core.deployment.folders import NodeBundle
 from lumos_core.deployment.node_supervisor import check, keep_running, state_folder
 from lumos_core.errors import DataError
 from lumos_core.federation.owner_floor import Refusal, policy
-from lumos_core.privacy.node_budget import FILE, Account, AccountError, Spent
-from lumos_core.views.llm.find import BUNDLED
+from lumos_core.privacy.node_budget import FILE, Account, AccountError, Spent, bounded
 
 node_app = typer.Typer(name="node", help="A node on this machine.", no_args_is_help=True)
-
-Bundle = Annotated[Path, typer.Argument(help="This node's folder from 'lumos deploy init'.")]
-Data = Annotated[Path | None, typer.Option(help="Folder with catalog.tsv and interactions.tsv.")]
-State = Annotated[
-    Path | None, typer.Option(help="Folder for views, ledger and logs (default: DATA/state).")
-]
-SuperLink = Annotated[
-    str | None, typer.Option(metavar="HOST:PORT", help="The server, if not the one in node.toml.")
-]
-Llm = Annotated[str | None, typer.Option(help="Local LLM, if not the one of the run.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--config", "-c", metavar="KEY=VALUE", help="Any key of node.toml; repeatable."),
-]
 
 
 @node_app.command("start")
@@ -100,13 +95,13 @@ def policy_command(
     state: State = None,
     llm: Llm = None,
     settings: Settings = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show what a server may ask of this node, what it may not, and what runs have spent so far.
 
     The limits are the owner's, in node.toml; no run's configuration can go below them.
     """
-    ready = _bundle(bundle, data, state, None, llm, settings)
+    ready = read_bundle(bundle, data, state, None, llm, settings)
     place = state_folder(ready)
     try:
         spent = Account(place).read()
@@ -124,12 +119,12 @@ def policy_command(
         _print_policy(found, place)
 
 
+node_app.command("forget")(forget_command)
+node_app.command("ledger")(ledger_command)
+
+
 def _spent(spent: Spent, delta: float) -> dict[str, Any]:
     """What runs have spent; ε is None where it has no bound."""
-
-    def bounded(epsilon: float) -> float | None:
-        return epsilon if math.isfinite(epsilon) else None
-
     return {
         "epsilon": bounded(spent.epsilon(delta)),
         "delta": delta,
@@ -189,13 +184,6 @@ def _shown(epsilon: float | None) -> str:
     return "no bound" if epsilon is None else f"{epsilon:.3g}"
 
 
-def _absolute(llm: str) -> str:
-    """The absolute path of a model that is a file or folder, as the node's processes run in another
-    folder; the name of any other model is unchanged."""
-    path = Path(llm).expanduser()
-    return str(path.resolve()) if llm != BUNDLED and path.exists() else llm
-
-
 def _checked(
     bundle: Path,
     data: Path | None,
@@ -205,26 +193,7 @@ def _checked(
     settings: list[str] | None,
     console: Console,
 ) -> NodeBundle:
-    ready = _bundle(bundle, data, state, superlink, llm, settings)
+    ready = read_bundle(bundle, data, state, superlink, llm, settings)
     for line in check(ready):
         console.print(line)
     return ready
-
-
-def _bundle(
-    bundle: Path,
-    data: Path | None,
-    state: Path | None,
-    superlink: str | None,
-    llm: str | None,
-    settings: list[str] | None,
-) -> NodeBundle:
-    """The node's folder, with the options of the command line on top of its settings."""
-    options = {
-        "data": str(data.resolve()) if data else None,
-        "state": str(state.resolve()) if state else None,
-        "superlink": superlink,
-        "llm": _absolute(llm) if llm else None,
-    }
-    changes = with_options(assignments(settings or []), options)
-    return NodeBundle.read(bundle, changes)

@@ -83,6 +83,13 @@ def check(bundle: NodeBundle) -> Iterator[str]:
             yield escape(f"{config.name}: {finding.found}")
         elif finding.level != "ok":
             yield f"[yellow]{escape(finding.found)}[/]"
+    from lumos_core.deployment.forgetting import Unfinished  # imports polars
+
+    if Unfinished.of_node(state_folder(bundle)) is not None:
+        yield (
+            "[yellow]'lumos node forget' was interrupted on this node, and something of the users "
+            "may be left: end the node and give the same command again[/]"
+        )
 
 
 def state_folder(bundle: NodeBundle) -> Path:

@@ -18,6 +18,8 @@ from lumos_core.errors import DataError
 from lumos_core.learning.parameters import Params
 from lumos_core.safe_files import private_folder, write_atomically
 
+FOLDER = "residuals"
+"""Its name in a node's state folder; below it there is a folder for each run."""
 KEPT = 2
 """Residuals to keep: the one that a round began with and the one that it left. With both the round
 can be repeated."""

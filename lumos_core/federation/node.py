@@ -11,7 +11,7 @@ from lumos_core import __version__
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import LeaveOneOut, Sequences
-from lumos_core.federation.error_feedback import Residuals
+from lumos_core.federation.error_feedback import FOLDER, Residuals
 from lumos_core.learning.evaluation import evaluate
 from lumos_core.learning.model import SASRec, build_model, get_params, set_params
 from lumos_core.learning.parameters import ModelShape, Params
@@ -58,7 +58,7 @@ class Node:
         self.name, self.catalog, self.config, self.device = name, catalog, config, device
         self.split = LeaveOneOut(sequences)
         self._views = views
-        debts = state / "residuals" / run_key(config, catalog.fingerprint) if state else None
+        debts = state / FOLDER / run_key(config, catalog.fingerprint) if state else None
         key = noise.node_key(state if config.dp in ("distributed", "user") else None)
         self._residuals = Residuals(debts)
         self._outgoing = Outgoing(name, config, self._residuals, key)

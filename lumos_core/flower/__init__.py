@@ -11,6 +11,10 @@
 ``live_supernode``     the program of every SuperNode, which ends when it cannot work any more
 ``fast_polling``       shorter waits inside Flower
 ``steady_connection``  a SuperNode's connection that survives faults which pass
+``whole_replies``      replies that travel as a whole or not at all
+``failed_tasks``       what becomes of a task whose process has died
+``failing_database``   nothing is lost when a SuperLink's database fails
+``live_superexec``     the program of every SuperExec
 ``bounded_link``       limits of what a node can store in a SuperLink
 ``bounded_pulls``      limits of what the ServerApp fetches of a reply
 

@@ -14,15 +14,11 @@ node can store such a content itself: the SuperLink checks that a content is an 
 A request of more than ``REQUEST_BYTES`` is refused by gRPC, and others wait for the database's lock
 for ``BUSY_MILLISECONDS`` instead of Flower's 5 seconds.
 
-Flower also counts a run's bytes and seconds in its database, after it has stored or handed out what
-the request was about. If only counting fails, as on a full disk, the request fails and is repeated,
-but a message is not handed out twice, and a piece not accepted twice: both would be lost. Here such
-a failure is logged, and the request succeeds.
-
 The names are changed only in the version of Flower that this module was written for, and only if
 they are as expected; otherwise a warning is logged, and the SuperLink runs without these limits.
 
-The file is also a program, which runs ``flower-superlink`` with the limits. It is started by its
+The file is also a program, which runs ``flower-superlink`` with the limits, and with what
+``failed_tasks.py`` and ``failing_database.py`` change. It is started by its
 path, not as a part of ``lumos_core``, so it imports nothing but Flower:
 
     python -P bounded_link.py flower-superlink ARGUMENT…
@@ -54,8 +50,6 @@ REFUSED = b"refused by the SuperLink: "
 _LINK = "flwr.superlink.cli.flower_superlink"
 _HANDLERS = "flwr.server.superlink.fleet.message_handler.message_handler"
 _SQL = "flwr.supercore.sql_mixin"
-_LINK_STATE, _SQL_STATE = "flwr.server.superlink.linkstate.sql_linkstate", "SqlLinkState"
-_COUNTING = ("store_traffic", "add_clientapp_runtime")
 _STATES = {
     "flwr.supercore.corestate.sql_corestate": "SqlCoreState",
     "flwr.supercore.corestate.in_memory_corestate": "InMemoryCoreState",
@@ -161,14 +155,12 @@ def install(ledger: Ledger | None = None) -> bool:
         return _left(f"they are for Flower {FLOWER}*, found {version('flwr')}")
     link, handlers, sql = (importlib.import_module(n) for n in (_LINK, _HANDLERS, _SQL))
     states = [getattr(importlib.import_module(m), n, None) for m, n in _STATES.items()]
-    counter = getattr(importlib.import_module(_LINK_STATE), _SQL_STATE, None)
     functions = ("pull_messages", "pull_object", "push_messages", "push_object")
     pragmas = dict(getattr(sql, "SQLITE_PRAGMAS", ()))
     if (
         not all(callable(getattr(handlers, name, None)) for name in functions)
         or not all("get_object" in vars(state) for state in states if state is not None)
         or None in states
-        or not all(callable(getattr(counter, name, None)) for name in _COUNTING)
         or not hasattr(link, "GRPC_MAX_MESSAGE_LENGTH")
         or "busy_timeout" not in pragmas
     ):
@@ -183,8 +175,6 @@ def install(ledger: Ledger | None = None) -> bool:
     _set(handlers, "push_object", _push_object(handlers.push_object, ledger, response))
     for state in states:
         _set(state, "get_object", _get_object(vars(state)["get_object"], ledger))
-    for name in _COUNTING:
-        _set(counter, name, _leniently(getattr(counter, name)))
     return True
 
 
@@ -269,18 +259,6 @@ def _get_object(original: Function, ledger: Ledger) -> Function:
     return get_object
 
 
-def _leniently(count: Function) -> Function:
-    """The same, where an error of the database is logged."""
-
-    def counted(*args: Any, **kwargs: Any) -> None:
-        try:
-            count(*args, **kwargs)
-        except importlib.import_module("sqlalchemy").exc.SQLAlchemyError as error:
-            log.warning("bytes and seconds of a request are not counted (%s)", type(error).__name__)
-
-    return counted
-
-
 def _nodes(tree: Any) -> Iterator[Any]:
     """All nodes of an object tree, without recursion."""
     waiting = [tree]
@@ -294,11 +272,17 @@ def main() -> None:
     (entry,) = entry_points(group="console_scripts", name=sys.argv[1])
     run = entry.load()
     install()
-    tasks = runpy.run_path(str(Path(__file__).with_name("failed_tasks.py")))
+    tasks, database = _beside("failed_tasks.py"), _beside("failing_database.py")
     tasks["expect_signs_of_life"]()
     tasks["end_earlier_runs"]()
+    database["lose_nothing"]()
     sys.argv = sys.argv[1:]
     sys.exit(run())
+
+
+def _beside(name: str) -> dict[str, Any]:
+    """The names of a module that is loaded by its path."""
+    return runpy.run_path(str(Path(__file__).with_name(name)))
 
 
 if __name__ == "__main__":

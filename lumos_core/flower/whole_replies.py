@@ -5,6 +5,9 @@ the SuperNode to the SuperLink. In both cases
 
 * who receives takes no piece twice. If only the answer to a piece is lost, the piece is sent again,
   is not taken, and Flower gives the reply up. Here the sender asks what is missing, and sends that.
+* a piece larger than a request may be is sent again and again, and the server waits. Here a
+  SuperNode sends only the beginning of a piece that is too large, for which the SuperLink refuses
+  the reply by name.
 
 And a SuperNode works for one message at a time. It waits for ever, connected but without doing any
 work, if the ClientApp dies after it has announced its reply, or before it has fetched the message,
@@ -28,6 +31,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 FLOWER = "1.39."
+PIECE_BYTES = 16 * 2**20  # that of bounded_link.py
 _NODE, _PUSH = "flwr.supernode.start_client_internal", "_push_messages"
 _CLIENT, _MAKE = "flwr.supernode.runtime.run_clientapp", "make_push_object_fn_protobuf"
 _OBJECTS, _NOT_TAKEN = "flwr.supercore.inflatable.inflatable_utils", "ObjectPushError"
@@ -110,6 +114,7 @@ class Sending:
         return self._send(*announced)
 
     def push_object(self, run: int, session: str, piece: str, content: bytes) -> None:
+        content = content[: PIECE_BYTES + 1]
         try:
             self._push_object(run, session, piece, content)
         except self._not_taken:

@@ -23,7 +23,8 @@ and reveals nothing new, while any change of model, data or round gives independ
 up the guarantee.
 
 Begin with `mechanisms`. `noise` holds the sources of randomness, `budget` counts ε of a run,
-`node_budget` that of all runs of a node, `dp_sgd` trains with ``dp = user``, `secure_aggregation/`
-hides single deltas in their sum. May import `wire`, `runs`, `learning`, `config` and what lies
-below them, but not `federation` and not Flower.
+`node_budget` that of all runs of a node, `ledger_file` has what left it and `ledger_report` puts
+the two together, `dp_sgd` trains with ``dp = user``, `secure_aggregation/` hides single deltas in
+their sum. May import `wire`, `runs`, `learning`, `config` and what lies below them, but not
+`federation` and not Flower.
 """

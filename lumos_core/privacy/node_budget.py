@@ -238,6 +238,11 @@ class Account:
             raise AccountError(f"{self.path}: cannot be written: {reason_of(error)}") from error
 
 
+def bounded(epsilon: float) -> float | None:
+    """ε, or None if it has no bound."""
+    return epsilon if math.isfinite(epsilon) else None
+
+
 def today() -> str:
     """The day in UTC."""
     return datetime.now(UTC).date().isoformat()

@@ -147,6 +147,32 @@ class ViewStore:
         except sqlite3.Error as error:
             raise self._unusable(error) from error
 
+    def others(self, histories: Iterable[Sequence[int]]) -> set[bytes]:
+        """Keys of views that are of none of these histories, whoever wrote them. Views whose writer
+        is unknown are among them: nobody can say of which history they are.
+
+        Args:
+            histories: catalog indices, chronological.
+        """
+        try:
+            writers = [row[0] for row in self._db.execute("SELECT fingerprint FROM writers")]
+            stored = {row[0] for row in self._db.execute("SELECT key FROM views")}
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+        known = {tuple(history) for history in histories}
+        return stored - {view_key(writer, history) for writer in writers for history in known}
+
+    def remove(self, keys: Iterable[bytes]) -> None:
+        """Delete views, all or none, and overwrite what the file still holds of them."""
+        try:
+            self._db.execute("PRAGMA secure_delete=ON")
+            with self._transaction():
+                self._db.executemany("DELETE FROM views WHERE key = ?", [(key,) for key in keys])
+            self._db.execute("VACUUM")  # also pages that an older version freed
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+
     def writers(self) -> list[WriterCount]:
         """How many views each writer has, in the order of first use; unknown writers first."""
         columns = ", ".join(f"writers.{name}" for name in Writer._fields)

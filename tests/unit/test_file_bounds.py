@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from client_app import client, ledger
+from client_app import client
 from lumos_core.deployment import folders
 from lumos_core.deployment.registry import Registry
 from lumos_core.federation import error_feedback
-from lumos_core.privacy import node_budget
+from lumos_core.privacy import ledger_file, node_budget
 from lumos_core.privacy.secure_aggregation import session_store
 from lumos_core.processes import bounded_logs
 from lumos_core.views.source import STORE
@@ -34,7 +34,7 @@ def row(name: str) -> str:
         ("logs of processes", f"{bounded_logs.LIMIT_BYTES / MIB:g} MiB"),
         ("logs of processes", f"every {bounded_logs.LOOK_SECONDS:g} seconds"),
         (client.LOG, f"{client.LOG_BYTES / MIB:g} MiB"),
-        (ledger.FILE, f"{ledger.LIMIT_BYTES / MIB:g} MiB"),
+        (ledger_file.FILE, f"{ledger_file.LIMIT_BYTES / MIB:g} MiB"),
         ("residuals", f"{error_feedback.FORGET_SECONDS / DAY:g} days"),
         (session_store.FOLDER, f"{session_store.FORGET_SECONDS / 3600:g} hours"),
         (node_budget.FILE, f"the last {node_budget.RUNS} runs"),

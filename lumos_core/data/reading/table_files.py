@@ -72,8 +72,7 @@ class Table:
         record = row if self.origin is None else int(self.origin[row])
         if self.format == "parquet":
             return f"{self.path}: row {record + 1}"
-        lines = _json_lines(self.path) if self.format == "jsonl" else _record_lines(self)
-        line = next(itertools.islice(lines, record, None), None)
+        line = next(itertools.islice(record_lines(self), record, None), None)
         if line is None:
             raise _changed(self.path)
         return f"{self.path}: line {line}"
@@ -151,6 +150,36 @@ def read_table(
     if frame.is_empty():
         raise DataError(f"{path}: no data rows, expected at least one")
     return Table(path, kind, frame, dialect, dict(columns))
+
+
+def record_lines(table: Table) -> Iterator[int]:
+    """The number of the last line of every record of a text file; slow, but exact."""
+    if table.format == "jsonl":
+        return (number for number, _ in _json_records(table.path))
+    return itertools.islice(_all_records(table), int(_has_header(table)), None)
+
+
+def without_records(table: Table, gone: pl.Series) -> bytes:
+    """The text of a file without some of its records; every other line stays as it is.
+
+    Args:
+        table: rows of a text file as it was read, none left out.
+        gone: a flag per row.
+
+    Raises:
+        DataError: the file is not the same any more.
+    """
+    lines = read_text(table.path).splitlines(keepends=True)
+    start = next(_all_records(table), 0) if _has_header(table) else 0
+    kept = lines[:start]
+    ends = list(record_lines(table))
+    if len(ends) != len(gone):
+        raise _changed(table.path)
+    for end, is_gone in zip(ends, gone, strict=True):
+        if not is_gone:
+            kept += lines[start:end]
+        start = end
+    return b"".join(kept)
 
 
 def first_true(mask: pl.Series) -> int:
@@ -300,11 +329,12 @@ def _parse_lines(path: Path, first: int, block: bytes) -> Iterator[tuple[int, di
         yield number, record
 
 
-def _json_lines(path: Path) -> Iterator[int]:
-    return (number for number, _ in _json_records(path))
+def _has_header(table: Table) -> bool:
+    return table.dialect is not None and table.dialect.header
 
 
-def _record_lines(table: Table) -> Iterator[int]:
+def _all_records(table: Table) -> Iterator[int]:
+    """The last lines of all records of delimited text, the header included."""
     assert table.dialect is not None
     found = delimited.records(read_text(table.path).decode(errors="ignore"), table.dialect)
-    return itertools.islice((line for line, _ in found), int(table.dialect.header), None)
+    return (line for line, _ in found)

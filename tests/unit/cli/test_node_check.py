@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from lumos_core.cli.app import app
 from lumos_core.deployment import folders
+from lumos_core.deployment.forgetting import UNFINISHED, Unfinished
 from lumos_core.errors import ConfigError, DataError
 from lumos_core.learning.devices import check_device
 
@@ -217,3 +218,11 @@ def test_a_run_finds_mistakes_before_it_writes_anything(tmp_path, options, messa
     result = CliRunner().invoke(app, ["run", *options, "--run-dir", str(tmp_path / "run")])
     assert message in str(result.exception)
     assert not list(tmp_path.iterdir())
+
+
+def test_users_who_are_half_forgotten_are_told(bundle: Path, data: Path) -> None:
+    assert "node forget" not in checked(bundle, data)
+    Unfinished(salt="00").write(data / "state" / UNFINISHED)
+    output = checked(bundle, data)
+    assert "'lumos node forget' was interrupted on this node" in output
+    assert "ready" in output

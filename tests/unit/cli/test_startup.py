@@ -20,7 +20,8 @@ COMMANDS = [
     "export", "status", "config", "doctor",
     "deploy", "deploy init", "deploy add-node", "deploy remove-node", "deploy server",
     "deploy demo",
-    "node", "node start", "node check", "node app-digest", "node policy",
+    "node", "node start", "node check", "node app-digest", "node policy", "node forget",
+    "node ledger",
     "llm", "llm check",
     "views", "views build", "views show", "views list",
 ]  # fmt: skip

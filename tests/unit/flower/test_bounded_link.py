@@ -4,12 +4,10 @@ import importlib
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 from flwr.proto.fleet_pb2 import PushMessagesRequest, PushMessagesResponse
 from flwr.proto.message_pb2 import Message, ObjectTree, PushObjectRequest, PushObjectResponse
-from sqlalchemy.exc import OperationalError
 
 from lumos_core.flower import bounded_link
 from lumos_core.flower.bounded_link import BYTES, MIB, OBJECTS, PIECE_BYTES, Ledger
@@ -35,15 +33,7 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> list[ModuleType]:
     for module, state in bounded_link._STATES.items():
         owner = getattr(importlib.import_module(module), state)
         monkeypatch.setattr(owner, "get_object", owner.get_object)
-    counter = link_state()
-    for name in bounded_link._COUNTING:
-        monkeypatch.setattr(counter, name, getattr(counter, name))
     return found
-
-
-def link_state() -> Any:
-    """Flower's class of a SuperLink's state in a database."""
-    return getattr(importlib.import_module(bounded_link._LINK_STATE), bounded_link._SQL_STATE)
 
 
 def tree(objects: int) -> ObjectTree:
@@ -114,24 +104,6 @@ def test_what_is_stored_is_never_replaced_by_a_refusal(ledger: Ledger) -> None:
     assert get(None, 1, "there") == b"content"
     assert get(None, 1, "awaited") == bounded_link.REFUSED + b"too large"
     assert get(None, 1, "unknown") is None
-
-
-def test_a_request_does_not_fail_by_what_is_only_counted(
-    modules: list[ModuleType], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    class FullDisk:
-        def session(self) -> None:
-            raise OperationalError("UPDATE run", {}, Exception("database or disk is full"))
-
-    state = link_state()
-    with pytest.raises(OperationalError):
-        state.store_traffic(FullDisk(), 1, bytes_sent=1, bytes_recv=1)
-    assert bounded_link.install()
-    state.store_traffic(FullDisk(), 1, bytes_sent=1, bytes_recv=1)
-    state.add_clientapp_runtime(FullDisk(), 1, 2.0)
-    assert caplog.text.count("are not counted (OperationalError)") == 2
-    with pytest.raises(ValueError, match="Negative"):  # what is wrong stays an error
-        state.store_traffic(FullDisk(), 1, bytes_sent=-1, bytes_recv=1)
 
 
 def test_a_refused_piece_does_not_reach_flower(ledger: Ledger) -> None:

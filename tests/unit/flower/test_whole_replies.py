@@ -15,7 +15,7 @@ from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supernode.nodestate import InMemoryNodeState
 
-from lumos_core.flower import failed_tasks, whole_replies
+from lumos_core.flower import bounded_link, failed_tasks, whole_replies
 
 RUN = 1
 
@@ -200,6 +200,17 @@ def test_a_piece_that_is_never_taken_is_an_error() -> None:
     _, session = reply.send("reply", "tree", 1.0)
     with pytest.raises(ObjectPushError):
         reply.push_object(1, session, "a", b"A")
+
+
+def test_of_a_piece_that_is_too_large_only_enough_is_sent_to_be_refused() -> None:
+    assert whole_replies.PIECE_BYTES == bounded_link.PIECE_BYTES < bounded_link.REQUEST_BYTES
+    link = Uploads("a", "b")
+    reply = whole_replies.Sending(link.send, link.push, ObjectPushError)
+    _, session = reply.send("reply", "tree", 1.0)
+    reply.push_object(1, session, "a", bytes(whole_replies.PIECE_BYTES))
+    reply.push_object(1, session, "b", bytes(5 * whole_replies.PIECE_BYTES))
+    sizes = [len(link.contents[piece]) for piece in ("a", "b")]
+    assert sizes == [bounded_link.PIECE_BYTES, bounded_link.PIECE_BYTES + 1]
 
 
 def test_the_installed_flower_sends_replies_that_way(monkeypatch: pytest.MonkeyPatch) -> None:

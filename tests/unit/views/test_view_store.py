@@ -19,6 +19,8 @@ from lumos_core.views.view import UserViews
 from lumos_core.views.view_store import ViewStore, WriterCount, view_key
 
 VIEWS = UserViews((4, 5), (7, 8, 9), (1, 1, 2))
+TFIDF, LLM = Writer("f1", "tfidf"), Writer("f2", "llm", "smollm2", "score", "films")
+HISTORIES = ((1, 2, 3), (1, 2))
 
 
 def test_round_trip_and_absent_keys(tmp_path: Path) -> None:
@@ -225,3 +227,47 @@ def test_two_processes_migrate_one_store(tmp_path: Path) -> None:
     assert [other.exitcode for other in others] == [0, 0]
     with ViewStore(path) as store:
         assert {count.writer for count in store.writers()} == {None, SCORE, TFIDF}
+
+
+# ---------------------------------------------------------------- removing
+def test_only_views_of_given_histories_are_not_others(tmp_path: Path) -> None:
+    path = tmp_path / "views.sqlite"
+    keys = {h: {w.fingerprint: view_key(w.fingerprint, h) for w in (TFIDF, LLM)} for h in HISTORIES}
+    for writer in (TFIDF, LLM):
+        with ViewStore(path, writer) as store:
+            store.put_many({keys[h][writer.fingerprint]: VIEWS for h in HISTORIES})
+    unknown = view_key("nobody", HISTORIES[0])
+    with ViewStore(path) as store:
+        store.put_many({unknown: VIEWS})
+        assert store.others(HISTORIES) == {unknown}
+        staying, gone = HISTORIES[:1], HISTORIES[1]
+        assert store.others(staying) == {unknown, *keys[gone].values()}
+
+
+def test_removed_views_are_in_no_file_of_the_store_any_more(tmp_path: Path) -> None:
+    path = tmp_path / "views.sqlite"
+    secret = UserViews(tuple(range(70_000, 70_040)), (1,), (2,))
+    blob = np.asarray(secret.future, dtype="<i4").tobytes()
+    key, other = view_key("w", [1, 2]), view_key("w", [3])
+
+    def on_disk(what: bytes) -> bool:
+        return any(what in file.read_bytes() for file in tmp_path.iterdir())
+
+    with ViewStore(path, TFIDF) as store:
+        store.put_many({key: secret, other: VIEWS})
+    assert on_disk(blob)
+    with ViewStore(path) as store:
+        store.remove([key])
+        assert not on_disk(blob)
+        assert not on_disk(key)
+        assert store.get_many([key, other]) == {other: VIEWS}
+        store.remove([key])  # again: nothing happens
+        assert len(store) == 1
+
+
+def test_what_cannot_be_removed_is_named(tmp_path: Path) -> None:
+    store = ViewStore(tmp_path / "views.sqlite")
+    store.close()
+    for use in (lambda: store.others([]), lambda: store.remove([b"a"])):
+        with pytest.raises(DataError, match="cannot be used"):
+            use()
