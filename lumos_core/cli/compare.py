@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lumos_core.cli.options import ConfigOption
-from lumos_core.errors import require_extra
-from lumos_core.experiments.comparison.variants import VARIANTS
+from lumos_core.errors import ConfigError, require_extra
+from lumos_core.experiments.comparison.variants import NEED_OTHER_USERS, VARIANTS
 
 if TYPE_CHECKING:
     from lumos_core.cli.screens import ResultsTable
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from lumos_core.experiments.results_file import Result
 
 DEFAULT_VARIANTS = "popularity,markov-3,markov-titles,fedavg,confedsrs,centralised,lumos"
+ONE_USER_VARIANTS = "fedavg,popularity,markov-3,markov-titles,fedavg-plus,centralised,lumos"
+"""The default with ``--clients users``, where `confedsrs` has nobody to contrast a user with."""
 REFERENCE = "confedsrs"
 
 
@@ -25,8 +27,12 @@ def compare_command(
     data: Annotated[Path, typer.Argument(help="Folder made by `lumos prepare`.")],
     out: Annotated[Path, typer.Option(help="Folder for results, table and picture.")],
     variants: Annotated[
-        str, typer.Option(help=f"Comma-separated, or 'all'. Known are: {', '.join(VARIANTS)}.")
-    ] = DEFAULT_VARIANTS,
+        str | None,
+        typer.Option(
+            help=f"Comma-separated, or 'all'. Known are: {', '.join(VARIANTS)} (default: "
+            f"{DEFAULT_VARIANTS}; with --clients users: {ONE_USER_VARIANTS})."
+        ),
+    ] = None,
     seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "0,1,2",
     reference: Annotated[
         str | None,
@@ -41,6 +47,13 @@ def compare_command(
             help="The users of a node: those of its folder, or those that each seed draws for it."
         ),
     ] = "stored",
+    clients: Annotated[
+        Literal["nodes", "users"],
+        typer.Option(
+            help="What a client of a federation is: a node with its users, or a single user. The "
+            "clients of a round then train together."
+        ),
+    ] = "nodes",
     tune: Annotated[
         bool,
         typer.Option(
@@ -64,9 +77,17 @@ def compare_command(
     from lumos_core.experiments.comparison.variant_runs import MERGED
 
     require_extra("matplotlib", "plots", "the picture of the comparison")
-    chosen = list(VARIANTS) if variants == "all" else names(variants, "--variants")
+    if clients == "users" and partition == "drawn":
+        raise ConfigError(
+            "--partition drawn deals users out to nodes; with --clients users each is a client: "
+            "leave one of them out"
+        )
+    default = DEFAULT_VARIANTS if clients == "nodes" else ONE_USER_VARIANTS
+    everything = [v for v in VARIANTS if clients == "nodes" or v not in NEED_OTHER_USERS]
+    chosen = everything if variants == "all" else names(variants or default, "--variants")
     base = with_overrides(defaults_for(data), config, {"seed": "--seeds", "method": "--variants"})
-    suite = _Comparison(chosen, integers(seeds, "--seeds"), reference, partition, tune)
+    of_nodes: Partition = "users" if clients == "users" else partition
+    suite = _Comparison(chosen, integers(seeds, "--seeds"), reference, of_nodes, tune)
     results = run_suite(suite, data, out, base, jobs)
     if merged := max((result.get(MERGED, 0) for result in results), default=0):
         Console().print(

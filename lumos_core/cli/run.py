@@ -1,6 +1,6 @@
 """``lumos run`` and ``lumos simulate``: a whole federation on this computer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,11 +17,13 @@ from lumos_core.cli.options import (
 )
 from lumos_core.cli.screens import results_table
 from lumos_core.config import NodeConfig
+from lumos_core.data.layout import shared_state
 from lumos_core.data.sequences import users_text
 from lumos_core.deployment.centralised_child import start_baselines, wait_for_baselines
 from lumos_core.deployment.local import LocalNode, deploy, simulate_here, simulate_with_flower
 from lumos_core.deployment.round_lines import RoundLines
 from lumos_core.errors import ConfigError, FederationError
+from lumos_core.federation.one_user_clients import check_one_user_clients
 from lumos_core.processes.children import Children, ending_on_signals
 from lumos_core.runs.history import OnEvent
 from lumos_core.runs.report import Row, cells, federated_row, write_report
@@ -56,6 +58,14 @@ Engine = Annotated[
     typer.Option(
         help="flower: the apps, with virtual nodes under Flower's simulation engine; in-process: "
         "the nodes one after the other in this process."
+    ),
+]
+
+Clients = Annotated[
+    Literal["nodes", "users"],
+    typer.Option(
+        help="With --engine in-process: users makes a client of each user, and trains the clients "
+        "of a round together."
     ),
 ]
 
@@ -100,6 +110,7 @@ def simulate_command(
     resume: Resume = False,
     baselines: Baselines = True,
     engine: Engine = "flower",
+    clients: Clients = "nodes",
 ) -> None:
     """Run the same federation without a network: virtual nodes of Flower, or one process."""
     from lumos_core.deployment.plan import plan_local  # imports polars
@@ -110,7 +121,14 @@ def simulate_command(
             f"-c node.{next(iter(node_settings))}: virtual nodes have no configuration of their "
             "own; leave it out or use 'lumos run'"
         )
+    if clients == "users" and engine != "in-process":
+        raise ConfigError(
+            f"--clients users --engine {engine}: a virtual node for each user would take a process "
+            "a message; use --engine in-process"
+        )
     plan = plan_local(flat, {}, data, nodes, run_dir, resume)
+    if clients == "users":
+        check_one_user_clients(plan.config)
     names = [folder.name for folder in plan.folders]
 
     def federate(on_event: OnEvent) -> RunSummary:
@@ -120,10 +138,10 @@ def simulate_command(
             )
         users = dict(zip(names, plan.sequences, strict=True))
         return simulate_here(
-            plan.config, plan.catalog, users, plan.data, plan.run_dir, on_event, resume
+            plan.config, plan.catalog, users, plan.data, plan.run_dir, on_event, resume, clients
         )
 
-    _execute("simulate", plan, baselines, federate)
+    _execute("simulate", plan, baselines, federate, clients)
 
 
 # ---------------------------------------------------------------- execution
@@ -132,15 +150,18 @@ def _execute(
     plan: "LocalPlan",
     baselines: bool,
     federate: Callable[[OnEvent], RunSummary],
+    clients: Literal["nodes", "users"] = "nodes",
 ) -> None:
     console = Console(soft_wrap=True)
     users = users_text(sum(len(s) for s in plan.sequences), sum(s.left_out for s in plan.sequences))
+    nodes = f"{len(plan.folders)} nodes" if clients == "nodes" else "one user a client"
     console.print(
-        f"{plan.config.method}: {len(plan.folders)} nodes, {users}, "
+        f"{plan.config.method}: {nodes}, {users}, "
         f"{len(plan.catalog)} items, {plan.config.rounds} rounds; logs in {plan.run_dir / 'logs'}",
         highlight=False,
     )
-    found = _count_views(plan)
+    stores = _stores(plan, clients)
+    found = _count_views(plan, stores)
     try:
         with ending_on_signals(), Children(plan.run_dir / "logs") as children:
             centralised = None
@@ -167,24 +188,32 @@ def _execute(
         raise typer.Exit(130) from None
     _print_results(console, plan.run_dir, report, rows)
     if plan.config.has_views:
-        console.print(f"{'views':>8}  {view_line(found, _count_views(plan))}", highlight=False)
-        print_examples(console, plan)
+        console.print(
+            f"{'views':>8}  {view_line(found, _count_views(plan, stores))}", highlight=False
+        )
+        if clients == "nodes":
+            print_examples(console, plan)
     if (views := summary.views) is not None and not views.complete:
         console.print(views.sentence(), style="yellow", markup=False, highlight=False)
 
 
-def _count_views(plan: "LocalPlan") -> ViewCount:
+def _stores(plan: "LocalPlan", clients: str) -> list[NodeConfig]:
+    """Where the views of each node's users are kept."""
+    settings = dict(plan.node_settings)
+    if clients == "users":
+        settings["state"] = str(shared_state(plan.data))
+    return [
+        NodeConfig.from_flat({"data": str(folder.resolve()), **settings}) for folder in plan.folders
+    ]
+
+
+def _count_views(plan: "LocalPlan", stores: Sequence[NodeConfig]) -> ViewCount:
     """Count the views in all nodes' stores. These are on this computer, so no message is needed."""
     if not plan.config.has_views:
         return ViewCount(0, 0)
     counts = [
-        count_views(
-            plan.config,
-            NodeConfig.from_flat({"data": str(folder.resolve()), **plan.node_settings}),
-            plan.catalog,
-            users,
-        )
-        for folder, users in zip(plan.folders, plan.sequences, strict=True)
+        count_views(plan.config, store, plan.catalog, users)
+        for store, users in zip(stores, plan.sequences, strict=True)
     ]
     return ViewCount(*(sum(column) for column in zip(*counts, strict=True)))
 

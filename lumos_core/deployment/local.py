@@ -15,10 +15,10 @@ from lumos_core.deployment.follow import Watch, ended
 from lumos_core.deployment.hung_processes import LINK_SECONDS, Probe, end_hung
 from lumos_core.deployment.local_supernode import RESTARTS, LocalSuperNode
 from lumos_core.deployment.superlink import SuperLink, workplace
-from lumos_core.errors import FederationError, require_extra
+from lumos_core.errors import ConfigError, FederationError, require_extra
 from lumos_core.flower import commands
 from lumos_core.processes.children import Children, ending_on_signals
-from lumos_core.runs.folder import check_same_run, write_config
+from lumos_core.runs.folder import check_same_run, read_nodes, write_config
 from lumos_core.runs.history import HISTORY, Event, OnEvent
 from lumos_core.runs.summary import SUMMARY, RunSummary
 from lumos_core.views.build import BuildProgress
@@ -28,6 +28,10 @@ from lumos_core.views.titles.shipped import seed_cache
 
 if TYPE_CHECKING:  # imports torch
     from lumos_core.federation.round_loop import FederationResult
+    from lumos_core.federation.simulate import Clients
+
+CLIENTS = "clients"
+"""Key of a run's facts about its nodes: what a client is, a node or a user."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +164,7 @@ def simulate_here(
     run_dir: Path,
     on_event: OnEvent,
     resume: bool = False,
+    clients: "Clients" = "nodes",
 ) -> RunSummary:
     """Run a federation in this process: no server, no messages, the same nodes and round loop.
 
@@ -170,6 +175,7 @@ def simulate_here(
         run_dir: a folder without a run in it.
         on_event: see :func:`deploy`.
         resume: resume the run in ``run_dir``.
+        clients: "users" makes a client of each user; their views are in one store.
 
     Returns:
         The run's summary; look at its ``outcome``.
@@ -179,11 +185,21 @@ def simulate_here(
         LumosError: the run could not start.
     """
     from lumos_core.federation.recorded import recorded  # imports torch
-    from lumos_core.federation.simulate import prepared_views, simulate
+    from lumos_core.federation.simulate import POPULATION, prepared_views, simulate
     from lumos_core.flower.cryptography import FLOWER
 
-    config = _prepare(config, run_dir, {"nodes": len(users), "data": str(data)}, resume)
-    views_of = prepared_views(config, catalog, data, _ViewProgressHere(users, on_event))
+    facts = {"nodes": len(users), "data": str(data), CLIENTS: clients}
+    if resume and (before := read_nodes(run_dir).get(CLIENTS, "nodes")) != clients:
+        raise ConfigError(
+            f"{run_dir}: the run there has --clients {before}, found --clients {clients}; resume "
+            "it as it was begun, or begin another run with --run-dir"
+        )
+    config = _prepare(config, run_dir, facts, resume)
+    one_user = clients == "users"
+    parts = {POPULATION: Sequences.concat(list(users.values()))} if one_user else users
+    views_of = prepared_views(
+        config, catalog, data, _ViewProgressHere(parts, on_event), shared=one_user
+    )
 
     def federate(observe: OnEvent) -> "FederationResult":
         def both(event: Event) -> None:
@@ -191,8 +207,8 @@ def simulate_here(
             on_event(event)
 
         return simulate(
-            config, catalog, users, views_of=views_of, run_dir=run_dir, resume=True, on_event=both,
-            primitives=FLOWER if config.secure_aggregation else None,
+            config, catalog, users, clients=clients, views_of=views_of, run_dir=run_dir,
+            resume=True, on_event=both, primitives=FLOWER if config.secure_aggregation else None,
         )  # fmt: skip
 
     return recorded(config, run_dir, federate)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from lumos_core.learning.training import Trainer, TrainingSet, TrainSums, never_
 from lumos_core.privacy import mechanisms, noise
 from lumos_core.runs.resume import run_key
 from lumos_core.views.view import ViewSource, no_views
-from lumos_core.wire import deltas, versions
+from lumos_core.wire import deltas
 from lumos_core.wire.codecs import codec
 from lumos_core.wire.messages import Metrics
 from lumos_core.wire.reply_checks import evaluation_metrics
@@ -57,8 +58,9 @@ class Node:
         self.split = LeaveOneOut(sequences)
         self._views = views
         debts = state / FOLDER / run_key(config, catalog.fingerprint) if state else None
+        key = noise.node_key(state if config.dp in ("distributed", "user") else None)
         self._residuals = Residuals(debts)
-        self._key = noise.node_key(state if config.dp in ("distributed", "user") else None)
+        self._outgoing = Outgoing(name, config, self._residuals, key)
         self._training_set: TrainingSet | None = None
         self._titles: TitleNearness | None = None
 
@@ -69,13 +71,7 @@ class Node:
     def describe(self) -> dict[str, str]:
         """Answer to the server's first question. The server compares the fingerprints of catalog
         and shape with the run's before the node may train."""
-        return {
-            "name": self.name,
-            "catalog": self.catalog.fingerprint,
-            "shape": self.shape.fingerprint,
-            "users": str(len(self.split.sequences)),
-            **versions.own().to_info(),
-        }
+        return description(self.name, self.catalog, self.shape, len(self.split.sequences))
 
     def prepare(self) -> bool:
         """Write missing views, until the budget of the view source is used up.
@@ -103,25 +99,11 @@ class Node:
         if evaluate_on:
             metrics |= self._evaluate(model, evaluate_on)
         data = self._data()
-        seed = (self.config.seed, round, _number(self.name))
+        seed = training_seed(self.config, round, self.name)
         sums = self._fit(model, data, params, round, seed)
         delta = deltas.subtract(get_params(model), params)
-        # A node that adds the noise itself reports no sums of its training but the number of users:
-        # exact sums would reveal what the noise hides. Secure aggregation alone needs no such rule:
-        # it hides the counts of a single node.
-        adds_noise = self.config.dp in ("distributed", "user")
-        told = TrainSums() if adds_noise else sums
-        metrics |= {
-            "users": sums.users,
-            "examples": told.examples,
-            "loss": told.loss,
-            "contrastive": told.contrastive,
-            "contrastive-users": told.contrastive_users,
-            "views-complete": int(self._complete(data)),
-            "seconds": told.seconds,
-        }
-        rounding = np.random.default_rng([*seed, 0, 1])  # the trainer uses [*seed, epoch]
-        return self._sendable(delta, round, rounding), metrics
+        metrics |= training_metrics(self.config, sums, self._complete(data))
+        return self._outgoing.encoded(delta, round), metrics
 
     def evaluate(self, params: Params, split: str, title_weight: float = 0.0) -> Metrics:
         """Sums over this node's users of the metrics of the received model.
@@ -142,7 +124,9 @@ class Node:
             from lumos_core.privacy.dp_sgd import PrivateTrainer, protected_arrays
 
             protected = {**params, **protected_arrays(data)}
-            entropy = noise.node_entropy(self.config, self._key, self.name, round, protected)
+            entropy = noise.node_entropy(
+                self.config, self._outgoing.key, self.name, round, protected
+            )
             return PrivateTrainer(model, data, self.config, seed, entropy, self._timer()).train()
         trainer = self._trainer(model, data, params, seed)
         sums = TrainSums()
@@ -155,20 +139,6 @@ class Node:
     ) -> Trainer:
         """The trainer of one training without ``dp = user``; subclasses may use another one."""
         return Trainer(model, data, self.config, seed, self._timer())
-
-    def _sendable(self, delta: Params, round: int, rng: np.random.Generator) -> Params:
-        """The delta in the run's codec, with what earlier rounds did not send added to it."""
-        agreed, share = codec(self.config.delta_codec), self.config.top_rows_share
-        feedback = self.config.error_feedback and not agreed.lossless
-        owed = self._residuals.before(round) if feedback else None
-        if owed is not None:
-            delta = deltas.add(delta, owed)
-        delta = mechanisms.protect(delta, self.config, self._key, self.name, round)
-        arrays = agreed.encode(delta, rng, share)
-        if feedback:
-            sent = agreed.decode(arrays, delta, share)
-            self._residuals.keep(round, deltas.subtract(delta, sent))
-        return arrays
 
     def _model(self, params: Params) -> SASRec:
         model = build_model(self.shape, self.config.dropout)
@@ -198,6 +168,69 @@ class Node:
         return self._views is no_views or bool(data.has_views.all())
 
 
-def _number(name: str) -> int:
-    """A number for the seed, made of a name; the same on every machine."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
+@dataclass(frozen=True)
+class Outgoing:
+    """The way of a node's deltas to the wire.
+
+    Attributes:
+        name: of the node.
+        config: the run's configuration.
+        residuals: what the codec did not send in earlier rounds.
+        key: of the node's noise.
+    """
+
+    name: str
+    config: RunConfig
+    residuals: Residuals
+    key: bytes = field(repr=False)
+
+    def encoded(self, delta: Params, round: int) -> Params:
+        """The delta in the run's codec, with what earlier rounds did not send added to it, and
+        protected as ``dp`` says."""
+        agreed, share = codec(self.config.delta_codec), self.config.top_rows_share
+        # the trainer uses the same seed, followed by the number of the epoch alone
+        rng = np.random.default_rng([*training_seed(self.config, round, self.name), 0, 1])
+        feedback = self.config.error_feedback and not agreed.lossless
+        owed = self.residuals.before(round) if feedback else None
+        if owed is not None:
+            delta = deltas.add(delta, owed)
+        delta = mechanisms.protect(delta, self.config, self.key, self.name, round)
+        arrays = agreed.encode(delta, rng, share)
+        if feedback:
+            sent = agreed.decode(arrays, delta, share)
+            self.residuals.keep(round, deltas.subtract(delta, sent))
+        return arrays
+
+
+def description(name: str, catalog: Catalog, shape: ModelShape, users: int) -> dict[str, str]:
+    """A node's answer to ``describe``."""
+    return {
+        "name": name,
+        "catalog": catalog.fingerprint,
+        "shape": shape.fingerprint,
+        "users": str(users),
+        "version": __version__,
+    }
+
+
+def training_metrics(config: RunConfig, sums: TrainSums, views_complete: bool) -> Metrics:
+    """The sums and counts that go with a delta."""
+    # A node that adds the noise itself reports no sums of its training but the number of users:
+    # exact sums would reveal what the noise hides. Secure aggregation alone needs no such rule:
+    # it hides the counts of a single node.
+    told = TrainSums() if config.dp in ("distributed", "user") else sums
+    return {
+        "users": sums.users,
+        "examples": told.examples,
+        "loss": told.loss,
+        "contrastive": told.contrastive,
+        "contrastive-users": told.contrastive_users,
+        "views-complete": int(views_complete),
+        "seconds": told.seconds,
+    }
+
+
+def training_seed(config: RunConfig, round: int, name: str) -> tuple[int, int, int]:
+    """The seed of a node's training in a round; the same on every machine."""
+    number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
+    return config.seed, round, number

@@ -1,7 +1,8 @@
 """A whole federation in this process: the round loop and its nodes, without a network.
 
-Nodes, aggregation and checks are the same as in a deployment; nodes work one after the other. It is
-for experiments, for notebooks, and for trying something out.
+Nodes, aggregation and checks are the same as in a deployment; nodes work one after the other, or,
+where each user is a client, all clients of a round together. It is for experiments, for notebooks,
+and for trying something out.
 """
 
 import tempfile
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -19,6 +21,8 @@ from lumos_core.data.sequences import Sequences
 from lumos_core.errors import ConfigError, DataError
 from lumos_core.federation.in_process import InProcessTransport
 from lumos_core.federation.node import Node
+from lumos_core.federation.one_user_clients import check_one_user_clients
+from lumos_core.federation.population import Population
 from lumos_core.federation.round_loop import FederationResult, run_federation
 from lumos_core.learning.title_start import initial_params
 from lumos_core.privacy.secure_aggregation.primitives import Primitives
@@ -26,10 +30,15 @@ from lumos_core.runs.history import OnEvent
 from lumos_core.views.build import BuildProgress
 from lumos_core.views.source import view_source
 from lumos_core.views.view import ViewSource, no_views
+from lumos_core.wire.messages import Transport
 
 ViewsOf = Callable[[str], ViewSource]
 """Name of a node → where its views come from."""
 OnNode = Callable[[str, BuildProgress], None]
+Clients = Literal["nodes", "users"]
+"""What a client of the federation is: a node with its users, or a single user."""
+POPULATION = "users"
+"""The name under which the views of all one-user clients are asked for."""
 
 
 def simulate(
@@ -37,6 +46,7 @@ def simulate(
     catalog: Catalog,
     users: Mapping[str, Sequences] | Sequence[Sequences],
     *,
+    clients: Clients = "nodes",
     state: Path | None = None,
     views_of: ViewsOf | None = None,
     run_dir: Path | None = None,
@@ -50,9 +60,13 @@ def simulate(
         config: of the run; ``min-nodes`` and ``min-replies`` are lowered to the number of nodes.
         catalog: the public catalog.
         users: each node's users, by its name or in order; a user needs three interactions.
+        clients: "users" makes a client of each user, wherever they are, in the order given, and
+            trains the clients of a round together, with torch's current number of threads; see
+            :mod:`~lumos_core.federation.population`.
         state: folder in which nodes keep their views, one folder each, so that a second run does
-            not write them again; a temporary folder by default.
-        views_of: where views come from, if not from the configured writer.
+            not write them again; a temporary folder by default. One-user clients share a folder.
+        views_of: where views come from, if not from the configured writer. One-user clients have
+            one source, that of the name "users".
         run_dir: where to keep checkpoints and history; nothing is kept if not given.
         resume: continue the run in ``run_dir`` if there is one.
         on_event: called with every event of the history.
@@ -62,7 +76,8 @@ def simulate(
         The result: parameters of the best round, its metrics on validation and test targets.
 
     Raises:
-        ConfigError: no node is given, or ``run_dir`` holds another run.
+        ConfigError: no node is given, or ``run_dir`` holds another run, or one-user clients cannot
+            train as the configuration says.
         DataError: a node has no users.
         ModelError: the language model cannot be found.
 
@@ -88,21 +103,31 @@ def simulate(
     for name, sequences in shops.items():
         if not len(sequences):
             raise DataError(f"node {name!r}: has no users; leave it out")
+    everyone = Sequences.concat(list(shops.values())) if clients == "users" else None
+    count = len(shops) if everyone is None else len(everyone)
     config = config.replace(
-        min_nodes=min(config.min_nodes, len(shops)), min_replies=min(config.min_replies, len(shops))
+        min_nodes=min(config.min_nodes, count), min_replies=min(config.min_replies, count)
     )
+    if everyone is not None:
+        check_one_user_clients(config)
+        # their views are written at once, when the first of them needs one
+        config = config.replace(view_timeout=0.0)
     with ExitStack() as stack:
-        stack.enter_context(_one_thread())
         if views_of is None:
             folder = state or Path(stack.enter_context(tempfile.TemporaryDirectory()))
             views_of = _state_views(config, catalog, folder)
-        nodes = [
-            Node(name, catalog, sequences, config, views_of(name))
-            for name, sequences in shops.items()
-        ]
+        if everyone is None:
+            stack.enter_context(_one_thread())
+            nodes = [
+                Node(name, catalog, sequences, config, views_of(name))
+                for name, sequences in shops.items()
+            ]
+            transport: Transport = InProcessTransport(nodes, primitives)
+        else:
+            transport = Population(catalog, everyone, config, views_of(POPULATION))
         return run_federation(
             config,
-            InProcessTransport(nodes, primitives),
+            transport,
             catalog.fingerprint,
             initial_params(config, catalog),
             run_dir=run_dir,

@@ -13,7 +13,7 @@ from lumos_core.data.sequences import Sequences
 from lumos_core.learning.batching import pad, sorted_batches
 from lumos_core.learning.metrics import SELECTION_METRIC, ranking_sums
 from lumos_core.learning.model import SASRec
-from lumos_core.learning.title_nearness import TitleNearness, fused
+from lumos_core.learning.title_nearness import TitleNearness, fused_by_weight
 
 EVALUATION_BATCH = 256
 Scorer = Callable[[np.ndarray], torch.Tensor]
@@ -83,7 +83,7 @@ def ranks_by_weight(
         chosen = [histories[u] for u in users]
         encoded = encoder_scores(model, chosen)
         near = titles.near(chosen) if titles is not None and any(weights) else encoded
-        return (fused(encoded, near, weight) for weight in weights)
+        return fused_by_weight(encoded, near, weights)
 
     was_training = model.training
     model.eval()

@@ -11,7 +11,7 @@ where z subtracts the mean over the catalog and divides by the standard deviatio
 the history count more. The weight is a setting, or is chosen on the validation targets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +75,14 @@ def fused(scores: Tensor, nearness: Tensor, weight: float) -> Tensor:
     1
     """
     return scores if weight == 0 else _standardised(scores) + weight * _standardised(nearness)
+
+
+def fused_by_weight(scores: Tensor, nearness: Tensor, weights: Sequence[float]) -> Iterator[Tensor]:
+    """:func:`fused` for each weight in turn; both are standardised once for all of them."""
+    if any(weights):
+        standard, near = _standardised(scores), _standardised(nearness)
+    for weight in weights:
+        yield scores if weight == 0 else standard + weight * near
 
 
 def _standardised(values: Tensor) -> Tensor:

@@ -87,6 +87,17 @@ def write_config(run_dir: Path, config: RunConfig, nodes: Mapping[str, Any]) -> 
     SavedConfig(run=dict(config.to_flat()), nodes=dict(nodes)).write(run_dir / CONFIG)
 
 
+def read_nodes(run_dir: Path) -> dict[str, Any]:
+    """The facts about its nodes that the run in a folder began with; none if there is no run.
+
+    Raises:
+        ConfigError: the file is damaged.
+        NewerFileError: a newer LUMOS wrote it.
+    """
+    saved = SavedConfig.read_if_there(run_dir / CONFIG)
+    return {} if saved is None else saved.nodes
+
+
 def read_summary(run_dir: Path) -> RunSummary | None:
     """``summary.json`` of a run that has ended; None if there is none.
 

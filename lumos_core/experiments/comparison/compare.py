@@ -13,6 +13,7 @@ from lumos_core.experiments.comparison import tuning, variants
 from lumos_core.experiments.comparison.variant_runs import MERGED, Partition, VariantRun
 from lumos_core.experiments.jobs import data_facts
 from lumos_core.experiments.results_file import Result
+from lumos_core.federation.one_user_clients import check_one_user_clients
 
 __all__ = ["MERGED", "VariantRun", "check_kept", "is_variant", "plan_comparison", "plan_tuning"]
 
@@ -75,6 +76,24 @@ def check_names(names: Sequence[str]) -> None:
             raise ConfigError(f"unknown variant '{name}'; known are: {known}")
 
 
+def check_one_user(name: str, config: RunConfig) -> None:
+    """Check that a variant can be run with one user a client.
+
+    Raises:
+        ConfigError: says why it cannot be.
+    """
+    if name == variants.LOCAL:
+        raise ConfigError(
+            "variant 'local' with --clients users would train a model for every user, and rank "
+            "with each; leave it out"
+        )
+    if name not in variants.UNFEDERATED:
+        try:
+            check_one_user_clients(config)
+        except ConfigError as error:
+            raise ConfigError(f"variant '{name}' with --clients users: {error}") from None
+
+
 def _run_of(
     data: Path,
     name: str,
@@ -85,6 +104,8 @@ def _run_of(
     trying: str | None = None,
 ) -> VariantRun:
     config = tuning.at_point(variants.variant_config(name, base), tuned or trying)
+    if partition == "users":
+        check_one_user(name, config)
     return VariantRun(data, config, name, partition, tuned, trying)
 
 
@@ -135,10 +156,14 @@ def _check_partition(out: Path, where: str, found: Result, partition: Partition)
     theirs = found.get("partition", "stored")
     if theirs != partition:
         raise ConfigError(
-            f"--out {out}: {where} was run with --partition {theirs}, this comparison has "
-            f"--partition {partition}; both cannot be in one table. Choose another --out, or give "
-            f"--partition {theirs}"
+            f"--out {out}: {where} was run with {_option(theirs)}, this comparison has "
+            f"{_option(partition)}; both cannot be in one table. Choose another --out, or give "
+            f"{_option(theirs)}"
         )
+
+
+def _option(partition: str) -> str:
+    return "--clients users" if partition == "users" else f"--partition {partition}"
 
 
 def _check_tuning(out: Path, where: str, found: Result, seed: int | None) -> None:

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from lumos_core.learning.baselines import OnEpoch
     from lumos_core.learning.parameters import Params
 
-Partition = Literal["stored", "drawn"]
-"""Which users a node has: those of its folder, or those that the run's seed draws for it."""
+Partition = Literal["stored", "drawn", "users"]
+"""Which users a node has: those of its folder, those that the run's seed draws for it, or one user
+alone, who is then a client (``--clients users``)."""
 Ranks = dict[str, np.ndarray]
 """By split ("validation", "test"): float64 [U], in the order of the pooled users."""
 
@@ -70,7 +71,8 @@ class VariantRun(Job):
     def work(self) -> Result:
         ground = Ground.of(self.data, self.partition, self.config.seed)
         found, ranks = _run(self, ground)
-        facts: Result = {"nodes": len(ground.nodes), "users": sum(map(len, ground.nodes.values()))}
+        users = sum(map(len, ground.nodes.values()))
+        facts: Result = {"nodes": users if ground.one_user else len(ground.nodes), "users": users}
         if ranks is not None:
             found |= {split: means(ranking_sums(row)) for split, row in ranks.items()}
             found[RANKS] = {split: pack_ranks(row) for split, row in ranks.items()}
@@ -87,6 +89,7 @@ class Ground:
         nodes: the users of each node, by its name.
         pooled: all users, each with one history.
         drawn: whether the users were dealt out by the run's seed.
+        one_user: whether each user is a client; ``nodes`` then has one entry with all of them.
     """
 
     folder: Path
@@ -94,6 +97,7 @@ class Ground:
     nodes: Mapping[str, Sequences]
     pooled: Pooled
     drawn: bool
+    one_user: bool = False
 
     @classmethod
     def of(cls, folder: Path, partition: Partition, seed: int) -> "Ground":
@@ -110,8 +114,11 @@ class Ground:
                 len(pooled.users), len(nodes), seed, "skewed" if scheme == "skewed" else "uniform"
             )
             nodes = [pooled.users.subset(np.flatnonzero(owners == n)) for n in range(len(nodes))]
+        one_user = partition == "users"
+        if one_user:
+            nodes = [pooled.users]
         named = {f"node-{n}": users for n, users in enumerate(nodes)}
-        return cls(folder, catalog, named, pooled, drawn)
+        return cls(folder, catalog, named, pooled, drawn, one_user)
 
 
 def _run(job: VariantRun, ground: Ground) -> tuple[Result, Ranks | None]:
@@ -135,9 +142,14 @@ def _counted(name: str, ground: Ground) -> tuple[Result, Ranks]:
 def _federated(config: RunConfig, ground: Ground) -> tuple[Result, Ranks]:
     from lumos_core.federation.simulate import prepared_views, simulate
 
-    config = config.replace(min_nodes=len(ground.nodes), min_replies=1)
-    views_of = prepared_views(config, ground.catalog, ground.folder, shared=ground.drawn)
-    result = simulate(config, ground.catalog, ground.nodes, views_of=views_of)
+    count = len(ground.pooled.users) if ground.one_user else len(ground.nodes)
+    config = config.replace(min_nodes=count, min_replies=1)
+    shared = ground.drawn or ground.one_user
+    views_of = prepared_views(config, ground.catalog, ground.folder, shared=shared)
+    result = simulate(
+        config, ground.catalog, ground.nodes, views_of=views_of,
+        clients="users" if ground.one_user else "nodes",
+    )  # fmt: skip
     curve = [e for e in result.events if e["event"] == "evaluation" and e["split"] == "validation"]
     trained = [e["bytes_up"] for e in result.events if e["event"] == "round"]
     since_best = sum(e["round"] > result.best_round for e in curve)

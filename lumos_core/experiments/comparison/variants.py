@@ -20,6 +20,9 @@ UNFEDERATED = frozenset(
 )  # fmt: skip
 """Variants without rounds."""
 
+NEED_OTHER_USERS = frozenset({LOCAL, "confedsrs", "confedsrs-start"})
+"""Variants that cannot be run with one user a client."""
+
 _RANDOM_START: Overrides = {"semantic-start": "none"}
 
 VARIANTS: dict[str, Overrides] = {

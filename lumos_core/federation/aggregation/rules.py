@@ -28,13 +28,17 @@ class Rule:
 
 
 def mean(deltas: Sequence[Params], weights: np.ndarray) -> Params:
-    """Weighted mean (FedAvg; McMahan et al., AISTATS 2017)."""
+    """Weighted mean (FedAvg; McMahan et al., AISTATS 2017).
 
-    def weighted(stacked: np.ndarray) -> np.ndarray:
-        out: np.ndarray = np.tensordot(weights, stacked, axes=1)
-        return out
-
-    return _per_array(deltas, weighted)
+    Deltas are added up one by one: thousands of them need no more memory than one.
+    """
+    found = {}
+    for name, first in deltas[0].items():
+        total = np.zeros(first.shape, dtype=np.float64)
+        for delta, weight in zip(deltas, weights, strict=True):
+            total += np.multiply(delta[name], weight, dtype=np.float64)
+        found[name] = total.astype(np.float32)
+    return found
 
 
 def median(deltas: Sequence[Params], weights: np.ndarray) -> Params:

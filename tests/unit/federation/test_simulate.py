@@ -61,6 +61,24 @@ def test_views_are_written_once_for_all_runs_of_a_state_folder(
     assert (tmp_path / "node-0" / "views.sqlite").stat().st_mtime_ns == before
 
 
+def test_each_user_can_be_a_client(
+    tiny: Tiny, toy_catalog: Catalog, toy_users: Users, tmp_path: Path
+) -> None:
+    config = tiny(method="lumos", views="tfidf", rounds=2, fraction=0.5, min_nodes=2)
+    shops = {"b": toy_users(5, 1), "a": toy_users(6, 0)}
+    found = simulate(config, toy_catalog, shops, clients="users", state=tmp_path)
+    assert found.outcome == "completed"
+    trained = [event for event in found.events if event["event"] == "round"]
+    assert [len(event["ok"]) for event in trained] == [6, 6], "half of eleven clients, rounded up"
+    assert [path.name for path in tmp_path.rglob("views.sqlite")] == ["views.sqlite"]
+    assert not any(event["event"] == "views" for event in found.events)
+    again = simulate(config, toy_catalog, [*shops.values()], clients="users", state=tmp_path)
+    for name, array in again.params.items():
+        np.testing.assert_array_equal(found.params[name], array)
+    with pytest.raises(ConfigError, match="method = confedsrs"):
+        simulate(tiny(method="confedsrs"), toy_catalog, shops, clients="users")
+
+
 def test_threads_are_as_they_were(tiny: Tiny, toy_catalog: Catalog, toy_users: Users) -> None:
     torch.set_num_threads(2)
     try:
@@ -92,3 +110,33 @@ def test_the_command_leaves_a_run_folder_that_can_be_resumed(tmp_path: Path) -> 
     assert (summary["outcome"], summary["rounds"]) == ("completed", 2)
     shown = CliRunner().invoke(app, ["status", str(run)])
     assert "completed" in shown.output
+
+
+def test_the_command_takes_each_user_for_a_client(tmp_path: Path) -> None:
+    data = write_nodes(tmp_path / "data")
+    (data / "dataset.json").write_text(
+        json.dumps({"name": "d", "nodes": 2, "seed": 0, "partition": "uniform"})
+    )
+    run = tmp_path / "run"
+    here = ["--engine", "in-process", "--run-dir", str(run), "--no-baselines"]
+    users = ["simulate", "--clients", "users"]
+    settings = [
+        "--data", str(data), "--method", "lumos", "-c", "views=tfidf", "-c", "semantic-start=none",
+        "-c", "dim=8", "-c", "fraction=0.3", "--rounds", "1",
+    ]  # fmt: skip
+    virtual = CliRunner().invoke(app, [*users, *settings, "--run-dir", str(run)])
+    assert "--engine in-process" in str(virtual.exception)
+    unable = CliRunner().invoke(app, [*users, *here, *settings, "-c", "dp=user"])
+    assert "dp = user" in str(unable.exception)
+    assert not run.exists()
+    first = CliRunner().invoke(app, [*users, *here, *settings])
+    assert first.exit_code == 0, first.output
+    assert "one user a client" in first.output
+    assert "0 reused" in first.output
+    assert "missing" not in first.output
+    other = CliRunner().invoke(app, ["simulate", *here, "--resume", "--rounds", "2"])
+    assert "--clients users, found --clients nodes" in str(other.exception)
+    more = CliRunner().invoke(app, [*users, *here, "--resume", "--rounds", "2"])
+    assert more.exit_code == 0, more.output
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["outcome"], summary["rounds"]) == ("completed", 2)

@@ -13,7 +13,12 @@ from lumos_core.data import Catalog, Sequences
 from lumos_core.data.sequences import LeaveOneOut
 from lumos_core.learning.evaluation import best_weight, encoder_scores, evaluate, ranks_by_weight
 from lumos_core.learning.model import new_model
-from lumos_core.learning.title_nearness import HALF_LIFE, TitleNearness, fused
+from lumos_core.learning.title_nearness import (
+    HALF_LIFE,
+    TitleNearness,
+    fused,
+    fused_by_weight,
+)
 
 KITCHEN = Catalog(
     ("a", "b", "c", "d", "e"),
@@ -72,6 +77,17 @@ def test_fusion_does_not_depend_on_the_scale_of_either_part(seed: int, weight: f
     scores, near = torch.randn(3, 20, generator=rng), torch.randn(3, 20, generator=rng)
     found = fused(scores, near, weight)
     assert torch.allclose(found, fused(scores * 7 + 3, near * 0.01 - 1, weight), atol=1e-3)
+
+
+def test_many_weights_give_what_each_gives_alone() -> None:
+    scores = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
+    near = torch.randn(3, 7, generator=torch.Generator().manual_seed(1))
+    weights = (0.4, 0.0, 2.0)
+    found = list(fused_by_weight(scores, near, weights))
+    for weight, one in zip(weights, found, strict=True):
+        assert torch.equal(one, fused(scores, near, weight))
+    (plain,) = fused_by_weight(scores, near, (0.0,))
+    assert plain is scores
 
 
 def test_parts_that_say_nothing_count_nothing() -> None:

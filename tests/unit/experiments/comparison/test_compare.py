@@ -314,6 +314,33 @@ def test_a_seed_draws_a_partition_from_the_command_line(data: Path, tmp_path: Pa
     assert result["partition"] == "drawn"
 
 
+# ---------------------------------------------------------------- one user a client
+def test_one_user_a_client_from_the_command_line(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    compared(data, out, "fedavg-plus,popularity,centralised", "--clients", "users")
+    results = list(ResultsFile(out, SMALL).read().values())
+    assert [(r["partition"], r["nodes"], r["users"]) for r in results] == [("users", 12, 12)] * 3
+    with pytest.raises(ConfigError, match=r"with --clients users, this .* --partition stored"):
+        check(out, data)
+
+
+def test_a_user_who_is_a_client_is_not_dealt_out(data: Path, tmp_path: Path) -> None:
+    words = ["compare", str(data), "--out", str(tmp_path / "out"), "--clients", "users"]
+    with pytest.raises(ConfigError, match=r"--partition drawn .* leave one of them out"):
+        CliRunner().invoke(app, [*words, "--partition", "drawn"], catch_exceptions=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_variants_that_need_other_users_are_refused_before_anything_runs(data: Path) -> None:
+    for name in variants.VARIANTS.keys() - variants.NEED_OTHER_USERS:
+        assert compare.plan_comparison(data, [name], [0], RunConfig(), "users")
+    for name in variants.NEED_OTHER_USERS:
+        with pytest.raises(ConfigError, match=rf"variant '{name}' with --clients users"):
+            compare.plan_comparison(data, [name], [0], RunConfig(), "users")
+    with pytest.raises(ConfigError, match=r"variant 'lumos' .* dp = user"):
+        compare.plan_comparison(data, ["lumos"], [0], RunConfig(dp="user"), "users")
+
+
 @pytest.fixture(scope="module")
 def tuned(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The --out of a tuned comparison."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lumos_core.config import RunConfig
+from lumos_core.data.layout import shared_state
 from lumos_core.data.pooled import pool
 from lumos_core.data.prepare import prepare
 from lumos_core.data.prepared_folder import load_prepared
@@ -91,6 +92,21 @@ def test_a_nodes_own_model_ranks_its_users(data: Path) -> None:
 def test_counts_of_targets_are_of_the_data_and_not_of_the_run(data: Path) -> None:
     found = {run(data, n, s)["target_counts"] for n, s in (("popularity", 0), ("fedavg", 1))}
     assert len(found) == 1
+
+
+# ---------------------------------------------------------------- one user a client
+@pytest.mark.parametrize("name", ["fedavg", "lumos-tfidf-views"])
+def test_with_one_user_a_client_all_users_are_ranked_and_share_a_store(
+    data: Path, name: str
+) -> None:
+    base = SMALL.replace(fraction=0.5, patience=0)
+    result = run(data, name, base=base, partition="users")
+    assert (result["partition"], result["nodes"], result["users"]) == ("users", 36, 36)
+    for split in ("validation", "test"):
+        ranks = unpack_ranks(result["ranks"][split])
+        assert means(ranking_sums(ranks)) == pytest.approx(result[split], abs=1e-12)
+    if name != "fedavg":
+        assert (shared_state(data) / "views.sqlite").exists()
 
 
 # ---------------------------------------------------------------- partition

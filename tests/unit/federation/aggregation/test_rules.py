@@ -1,5 +1,6 @@
 """Aggregation rules by hand, against naive formulas, and against liars."""
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,19 @@ def test_mean_is_weighted() -> None:
     found = mean([_delta(1, 0), _delta(0, 4)], np.array([0.75, 0.25]))
     assert found["a"].tolist() == [0.75, 1.0]
     assert found["items.weight"].tolist() == [[0.75, 1.0], [-0.75, -1.0]]
+
+
+def test_a_mean_of_many_takes_no_more_memory_than_that_of_few() -> None:
+    delta = {"a": np.ones((200, 100), dtype=np.float32)}
+
+    def peak(count: int) -> int:
+        tracemalloc.start()
+        mean([delta] * count, _equal(count))
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return used
+
+    assert peak(100) < 1.1 * peak(3)
 
 
 def test_median_is_taken_coordinate_by_coordinate() -> None:

@@ -1,0 +1,266 @@
+"""Speed of a round with one user a client: trained together, and as a loop over nodes.
+
+    python benchmarks/one_user_clients.py [DATA] [--users N] [--threads 2] [--out FILE.json]
+
+DATA: prepared data, or anything ``lumos prepare`` reads (default: the bundled sample). Both sides
+do the same round, of the paper's setting: a tenth of the clients train five epochs, and every
+client evaluates the model that it receives. The loop has one thread, as ``simulate`` gives it;
+what trains together has ``--threads``. They take turns, and the median of ``--repeats`` counts.
+Views are written beforehand by the TF-IDF writer.
+
+*training* is the exchange without evaluation, in clients that train a second; *round* is the
+exchange with evaluation, in clients of the population a second; *server* is the seconds that the
+checks and the aggregation of a round take afterwards, the same for both; *CPU* is that of both
+exchanges in milliseconds a client that trains (of the population, with evaluation). On a machine
+with other work, look at the CPU, with ``--threads 1``. *difference* is the
+largest one between the aggregated deltas of both, without the bias of the attention's keys: the
+gradient of that is 0 but for rounding errors, of which Adam makes steps.
+"""
+
+import argparse
+import platform
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from lumos_core.cli.options import names, with_overrides
+from lumos_core.config import NodeConfig, RunConfig
+from lumos_core.data import Catalog, LeaveOneOut, Sequences
+from lumos_core.data.prepare import prepare
+from lumos_core.data.prepared_folder import load_prepared
+from lumos_core.data.sample import bundled_sample
+from lumos_core.federation.aggregator import Aggregator
+from lumos_core.federation.in_process import InProcessTransport
+from lumos_core.federation.node import Node
+from lumos_core.federation.one_user_clients import client_names
+from lumos_core.federation.population import Population
+from lumos_core.learning.parameters import Params
+from lumos_core.learning.title_start import initial_params
+from lumos_core.safe_files import write_atomically, write_json
+from lumos_core.terminal.tables import markdown_table
+from lumos_core.views.source import view_source
+from lumos_core.views.view import Views, ViewSource, no_views
+from lumos_core.wire.messages import Instruction, Transport
+
+METHODS = "fedavg,fedavg-plus,lumos"
+PAPER = RunConfig(
+    semantic_start="tfidf", views="tfidf", local_epochs=5, fraction=0.1, weighting="uniform",
+    aggregation="mean", clip="none",
+)  # fmt: skip
+LOOP, TOGETHER = "loop over nodes", "together"
+KEY_BIAS = "attention.qkv.bias"
+T = TypeVar("T")
+
+
+@dataclass
+class Side:
+    """One way to do a round, and what its rounds cost."""
+
+    transport: Transport
+    threads: int
+    training: list[float]
+    rounds: list[float]
+    server: list[float]
+    training_cpu: list[float]
+    rounds_cpu: list[float]
+    delta: Params | None = None
+
+
+def load(source: Path, limit: int) -> tuple[Catalog, Sequences]:
+    """Catalog and users of prepared data, or of a data set to prepare."""
+    if (source / "dataset.json").is_file():
+        catalog, parts = load_prepared(source)
+    else:
+        with TemporaryDirectory() as folder:
+            prepare(source, Path(folder) / "data", nodes=1, seed=0)
+            catalog, parts = load_prepared(Path(folder) / "data")
+    users = Sequences.concat(parts)
+    return catalog, users.subset(range(min(limit, len(users)))) if limit else users
+
+
+def written(config: RunConfig, catalog: Catalog, users: Sequences) -> Views:
+    """The views of all users."""
+    if not config.has_views:
+        return {}
+    with TemporaryDirectory() as folder:
+        node = NodeConfig(data=folder, state=folder)
+        return view_source(config, node, catalog)(LeaveOneOut(users).train())
+
+
+def sides(config: RunConfig, catalog: Catalog, users: Sequences, threads: int) -> dict[str, Side]:
+    views = written(config, catalog, users)
+
+    def of_one(user: int) -> ViewSource:
+        own = {0: views[user]} if user in views else {}
+        return (lambda histories: own) if config.has_views else no_views
+
+    nodes = [
+        Node(name, catalog, users.subset([user]), config, of_one(user))
+        for user, name in enumerate(client_names(len(users)))
+    ]
+    source: ViewSource = (lambda histories: views) if config.has_views else no_views
+    return {
+        LOOP: Side(InProcessTransport(nodes), 1, [], [], [], [], []),
+        TOGETHER: Side(Population(catalog, users, config, source), threads, [], [], [], [], []),
+    }
+
+
+def measure(side: Side, config: RunConfig, params: Params, round: int) -> None:
+    """One training and one whole round of the same clients."""
+    torch.set_num_threads(side.threads)
+    everyone = side.transport.nodes()
+    rng = np.random.default_rng([config.seed, round])
+    count = max(int(config.fraction * len(everyone)), 1)
+    sampled = sorted(rng.choice(everyone, count, replace=False).tolist())
+    train = [Instruction(n, "train", round, params) for n in sampled]
+    seconds, cpu, _ = timed(lambda: side.transport.exchange(train, 600.0))
+    side.training.append(seconds)
+    side.training_cpu.append(cpu)
+    others = sorted(set(everyone) - set(sampled))
+    whole = [Instruction(n, "train", round, params, "validation") for n in sampled]
+    whole += [Instruction(n, "evaluate", round - 1, params, "validation") for n in others]
+    seconds, cpu, replies = timed(lambda: side.transport.exchange(whole, 600.0))
+    side.rounds.append(seconds)
+    side.rounds_cpu.append(cpu)
+
+    def aggregate() -> Params:
+        aggregator = Aggregator(config, params, round)
+        for reply in replies:
+            if reply.kind == "train":
+                aggregator.offer(reply, evaluated=True)
+        if aggregator.failed:
+            raise SystemExit(f"refused: {aggregator.failed}")
+        return aggregator.delta()
+
+    seconds, _, side.delta = timed(aggregate)
+    side.server.append(seconds)
+
+
+def timed(work: Callable[[], T]) -> tuple[float, float, T]:
+    """Seconds, CPU-seconds of all threads, and what the work returns."""
+    started, cpu = time.perf_counter(), time.process_time()
+    found = work()
+    return time.perf_counter() - started, time.process_time() - cpu, found
+
+
+def difference(one: Params, other: Params) -> float:
+    return max(
+        float(np.abs(array - other[name]).max())
+        for name, array in one.items()
+        if not name.endswith(KEY_BIAS)
+    )
+
+
+def compared(
+    config: RunConfig, catalog: Catalog, users: Sequences, threads: int, repeats: int
+) -> dict[str, Any]:
+    """Both sides of one method."""
+    params = initial_params(config, catalog)
+    both = sides(config, catalog, users, threads)
+    for side in both.values():  # to warm up: lazy imports, views, titles
+        measure(side, config.replace(fraction=1 / len(users)), params, 1)
+        for costs in (side.training, side.rounds, side.server, side.training_cpu, side.rounds_cpu):
+            costs.clear()
+    for round in range(1, repeats + 1):
+        for side in both.values():
+            measure(side, config, params, round)
+    loop, together = both[LOOP].delta, both[TOGETHER].delta
+    assert loop is not None
+    assert together is not None
+    trained = max(int(config.fraction * len(users)), 1)
+    return {
+        "method": config.method,
+        "users": len(users),
+        "trained": trained,
+        "sides": {
+            name: {
+                "threads": side.threads,
+                "training_seconds": side.training,
+                "round_seconds": side.rounds,
+                "server_seconds": side.server,
+                "training_cpu_seconds": side.training_cpu,
+                "round_cpu_seconds": side.rounds_cpu,
+            }
+            for name, side in both.items()
+        },
+        "difference": difference(loop, together),
+    }
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    header = [
+        "method", "clients", "", "threads", "training, clients/s", "round, clients/s",
+        "server, s", "training, CPU", "round, CPU", "difference",
+    ]  # fmt: skip
+    rows = []
+    for run in runs:
+        speeds = {
+            name: (
+                run["trained"] / median(side["training_seconds"]),
+                run["users"] / median(side["round_seconds"]),
+            )
+            for name, side in run["sides"].items()
+        }
+        for name, side in run["sides"].items():
+            times = [new / old for new, old in zip(speeds[name], speeds[LOOP], strict=True)]
+            shown = [
+                f"{speed:,.0f}" + (f" (× {ratio:.1f})" if name != LOOP else "")
+                for speed, ratio in zip(speeds[name], times, strict=True)
+            ]
+            rows.append(
+                [
+                    run["method"], f"{run['users']:,}", name, str(side["threads"]), *shown,
+                    f"{median(side['server_seconds']):.2f}",
+                    f"{1000 * median(side['training_cpu_seconds']) / run['trained']:.1f}",
+                    f"{1000 * median(side['round_cpu_seconds']) / run['users']:.1f}",
+                    f"{run['difference']:.1e}" if name != LOOP else "",
+                ]
+            )  # fmt: skip
+    return markdown_table(header, rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("data", type=Path, nargs="?", default=bundled_sample())
+    parser.add_argument("--users", type=int, default=0, help="only the first N users")
+    parser.add_argument("--methods", default=METHODS)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="JSON; a table goes beside it")
+    parser.add_argument("-c", dest="settings", action="append", metavar="KEY=VALUE")
+    options = parser.parse_args()
+
+    catalog, users = load(options.data, options.users)
+    runs = []
+    for method in names(options.methods, "--methods"):
+        config = with_overrides(PAPER.replace(method=method), options.settings)
+        runs.append(compared(config, catalog, users, options.threads, options.repeats))
+        print(table(runs[-1:]), flush=True)
+    result = {
+        "data": options.data.resolve().name,
+        "items": len(catalog),
+        "runs": runs,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
+        "settings": options.settings or [],
+        "versions": {
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            **{p: version(p) for p in ("torch", "numpy")},
+        },
+    }
+    if options.out:
+        write_json(options.out, result)
+        write_atomically(options.out.with_suffix(".md"), table(runs).encode())
+
+
+if __name__ == "__main__":
+    main()
