@@ -209,7 +209,7 @@ def description(name: str, catalog: Catalog, shape: ModelShape, users: int) -> d
         "catalog": catalog.fingerprint,
         "shape": shape.fingerprint,
         "users": str(users),
-        "version": __version__,
+        **versions.own().to_info(),
     }
 
 
