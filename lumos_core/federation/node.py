@@ -19,7 +19,7 @@ from lumos_core.learning.training import Trainer, TrainingSet, TrainSums, never_
 from lumos_core.privacy import mechanisms, noise
 from lumos_core.runs.resume import run_key
 from lumos_core.views.view import ViewSource, no_views
-from lumos_core.wire import deltas
+from lumos_core.wire import deltas, versions
 from lumos_core.wire.codecs import codec
 from lumos_core.wire.messages import Metrics
 from lumos_core.wire.reply_checks import evaluation_metrics
