@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -419,6 +420,23 @@ def test_a_supernode_without_an_installed_app_does_not_start(tmp_path: Path) -> 
         assert done.returncode == app_gate.UNSAFE, done.stderr
         assert reason in done.stderr
         assert "Starting Flower SuperNode" not in done.stdout + done.stderr
+
+
+def test_a_supernode_of_another_flower_does_not_start(tmp_path: Path) -> None:
+    """A real process, for which Python finds another version of Flower installed."""
+    found = distribution("flwr")
+    other = tmp_path / "other" / "flwr-1.40.0.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: flwr\nVersion: 1.40.0\n")
+    (other / "entry_points.txt").write_text(found.read_text("entry_points.txt") or "")
+    path = commands.write_installed(tmp_path / "installed.zip")
+    done = ended(
+        {app_gate.APP: str(path), "PYTHONPATH": str(other.parent)},
+        "--insecure", "--superlink", "127.0.0.1:1",
+    )  # fmt: skip
+    assert done.returncode == app_gate.UNSAFE, done.stderr
+    assert "Flower 1.39.0, found 1.40.0" in done.stderr
+    assert "Starting Flower SuperNode" not in done.stdout + done.stderr
 
 
 def test_the_terminal_of_a_node_says_why() -> None:
