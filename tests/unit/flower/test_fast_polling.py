@@ -15,7 +15,10 @@ def objects(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = importlib.import_module(fast_polling._OBJECTS)
     for name in fast_polling._PULLS:
         function = getattr(module, name)
-        monkeypatch.setattr(function, "__kwdefaults__", dict(function.__kwdefaults__))
+        values = dict(function.__kwdefaults__)
+        if fast_polling._BETTER.items() <= values.items():  # another test has loaded a program
+            values |= fast_polling._FOUND
+        monkeypatch.setattr(function, "__kwdefaults__", values)
     return module
 
 
