@@ -15,7 +15,7 @@ from hosts_support import settings
 from lumos_core.flower import commands
 from lumos_core.runs.history import read_history
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.faults]
 
 SECONDS = 180.0  # for anything that takes a few rounds, on a busy machine
 
