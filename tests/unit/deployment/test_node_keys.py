@@ -162,6 +162,7 @@ def openssh(key: object) -> bytes:
             "has several lines",
         ),
     ],
+    ids=["no file", "nothing", "words", "another kind", "two lines"],  # not the keys, made anew
 )
 def test_what_is_no_public_key_is_named(
     content: bytes | None, message: str, tmp_path: Path
