@@ -8,7 +8,7 @@ from deployment_support import LUMOS, command, write_prepared
 
 from lumos_core.privacy.ledger_file import FORGOTTEN, read_lines
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.faults]
 USER = "u0x3"
 SETTINGS = {"method": "lumos", "views": "tfidf", "delta_codec": "int8", "error_feedback": "true"}
 

@@ -19,7 +19,7 @@ from lumos_core.runs.status import status_of
 from lumos_core.wire import versions
 from lumos_core.wire.versions import PROTOCOL
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.faults]
 
 SERVER = ("0.2.99", PROTOCOL)
 RELEASES = {
