@@ -19,6 +19,7 @@ from lumos_core.cli.node_options import (
     State,
     SuperLink,
     read_bundle,
+    shown_epsilon,
 )
 from lumos_core.deployment import node_keys
 from lumos_core.deployment.folders import NODE_KEY, NODE_SETTINGS, NodeBundle
@@ -214,7 +215,7 @@ def _print_policy(found: dict[str, Any], state: Path) -> None:
         console.print(f"  {key:<27} {limit['means']}")
     spent = found["spent"]
     console.print(f"\nspent so far, as {state / FILE} has it", style="bold")
-    epsilon, unknown = _shown(spent["epsilon"]), spent["without_epsilon"]
+    epsilon, unknown = shown_epsilon(spent["epsilon"]), spent["without_epsilon"]
     counted = spent["trainings"] - unknown
     console.print(f"  all runs: ε = {epsilon} (δ = {spent['delta']:g}) in {counted} trainings")
     if unknown:
@@ -227,16 +228,12 @@ def _print_policy(found: dict[str, Any], state: Path) -> None:
         f"{spent['bytes_today']:,} bytes sent"
     )
     for run in spent["runs"]:
-        epsilon = _shown(run["epsilon"])
+        epsilon = shown_epsilon(run["epsilon"])
         console.print(f"  run {run['run']}: {run['trainings']} trainings, ε = {epsilon}")
     if (last := found["last_refusal"]) is not None:
         console.print(f"\nlast refusal, {last['time']}", style="bold")
         for reason in last["reasons"]:
             console.print(f"  {reason}")
-
-
-def _shown(epsilon: float | None) -> str:
-    return "no bound" if epsilon is None else f"{epsilon:.3g}"
 
 
 def _checked(

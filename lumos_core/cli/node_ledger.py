@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
-from lumos_core.cli.node_options import Data, Json, Settings, SomeBundle, State, node_settings
+from lumos_core.cli.node_options import (
+    Data,
+    Json,
+    Settings,
+    SomeBundle,
+    State,
+    node_settings,
+    shown_epsilon,
+)
 from lumos_core.errors import DataError
 from lumos_core.privacy.node_budget import RUNS, AccountError
 
@@ -126,8 +134,9 @@ def _totals(found: "LedgerReport") -> list[str]:
     texts = [f"{_count(len(runs), 'run')}, {replies:,} {told}, {sent:,} bytes"]
     if counted:
         texts.append(
-            f"ε = {_shown(found.epsilon)} (δ = {found.delta:g}) in {_count(counted, 'training')}, "
-            "for a user of this node, by one accountant over all runs"
+            f"ε = {shown_epsilon(found.epsilon)} (δ = {found.delta:g}) in "
+            f"{_count(counted, 'training')}, for a user of this node, by one accountant over all "
+            "runs"
         )
     if spent.uncounted:
         texts.append(
@@ -185,10 +194,6 @@ def _facts(name: str, found: "LedgerReport") -> dict[str, Any]:
             for line in found.forgotten
         ],
     }
-
-
-def _shown(epsilon: float | None) -> str:
-    return "no bound" if epsilon is None else f"{epsilon:.3g}"
 
 
 def _count(number: int, what: str) -> str:

@@ -9,7 +9,8 @@ of `lumos_core.flower.commands`.
 ``local_supernode``     one of these SuperNodes, started again when it has ended
 ``server_supervisor``   the server of a deployment; a process that dies is started again
 ``node_supervisor``     a node of a deployment; a process that dies is started again
-``forgetting``          what is removed from a node's disk when a user is forgotten
+``forgetting``          what is removed from a node's disk when a user is forgotten;
+                        ``unfinished`` is the note of it while it goes on
 ``supervision``         what both share; ``registry`` is the server's list of nodes
 ``connection_log``      a SuperNode's connection, as its log tells it
 ``folders``             what ``lumos deploy init`` writes; ``credentials`` are its keys

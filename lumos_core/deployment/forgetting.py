@@ -23,14 +23,12 @@ the users again when they are gone from the data. The data come first: a node th
 an interruption trains without the users. At the end the ledger gets a line with counts and no ids.
 """
 
-import hashlib
 import os
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from lumos_core.config import NodeConfig
 from lumos_core.data.layout import CATALOG_FILE, shared_state
@@ -40,60 +38,21 @@ from lumos_core.data.prepared_folder import DATASET_FILE, NODE_FILE, node_folder
 from lumos_core.data.removed_users import Removal, delete, leftovers, removal_of
 from lumos_core.data.sequences import LeaveOneOut, Sequences
 from lumos_core.deployment.supervision import alone
+from lumos_core.deployment.unfinished import UNFINISHED, Unfinished
 from lumos_core.errors import DataError, reason_of
 from lumos_core.federation import error_feedback
 from lumos_core.logs import NODE_LOG
 from lumos_core.privacy.ledger_file import FORGOTTEN, write_line
 from lumos_core.privacy.node_budget import Account, AccountError, bounded
 from lumos_core.recommend.model_files import KEPT_FINAL, KEPT_LATEST
-from lumos_core.safe_files import JsonFile, older, private_folder
+from lumos_core.safe_files import older, private_folder
 from lumos_core.views.source import STORE
 from lumos_core.views.view_store import ViewStore
 
-UNFINISHED = "forgetting.json"
 _RUNNING = (
     "this node is running, and what it is working on would bring the users back; end 'lumos node "
     "start' (a unit: systemctl stop lumos-node@NAME), call this again, and start it after that"
 )
-
-
-class Unfinished(JsonFile):
-    """``forgetting.json``: users who are being forgotten. It is there from just before the first
-    thing is removed until everything is.
-
-    Attributes:
-        salt: hex digits, random.
-        users: SHA-256 of salt and id.
-        interactions: how many they had.
-    """
-
-    salt: str
-    users: tuple[str, ...] = ()
-    interactions: int = 0
-
-    @classmethod
-    def of_node(cls, state: Path) -> Self | None:
-        """What a node's state folder says; None if nothing is unfinished.
-
-        Raises:
-            NewerFileError: a newer LUMOS wrote it.
-        """
-        return cls.read_if_sound(state / UNFINISHED)
-
-    def has(self, user: str) -> bool:
-        """Whether this user is among them."""
-        return self._digest(user) in self.users
-
-    def adding(self, removal: Removal) -> Self:
-        """The same with those of a removal whom it does not have yet."""
-        new = [user for user in sorted(removal.found) if not self.has(user)]
-        rows = int(removal.table.frame["user_id"].is_in(new).sum())
-        users = (*self.users, *map(self._digest, new))
-        changes = {"users": users, "interactions": self.interactions + rows}
-        return self.model_copy(update=changes)
-
-    def _digest(self, user: str) -> str:
-        return hashlib.sha256(f"{self.salt} {user}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)

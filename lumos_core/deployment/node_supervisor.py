@@ -27,6 +27,7 @@ from lumos_core.deployment.folders import NodeBundle
 from lumos_core.deployment.hung_processes import PROGRAM_SECONDS, SignOfLife, end_hung
 from lumos_core.deployment.live_certificates import Daily, authority_warnings
 from lumos_core.deployment.supervision import STOP_SECONDS, Backoff, alone, say
+from lumos_core.deployment.unfinished import Unfinished
 from lumos_core.federation.owner_floor import Refusal
 from lumos_core.flower import commands, preload, preload_server, preload_stub, sign_off
 from lumos_core.processes.children import Child, Children, ending_on_signals
@@ -91,8 +92,6 @@ def check(bundle: NodeBundle) -> Iterator[str]:
             yield escape(f"{config.name}: {finding.found}")
         elif finding.level != "ok":
             yield f"[yellow]{escape(finding.found)}[/]"
-    from lumos_core.deployment.forgetting import Unfinished  # imports polars
-
     if Unfinished.of_node(state_folder(bundle)) is not None:
         yield (
             "[yellow]'lumos node forget' was interrupted on this node, and something of the users "

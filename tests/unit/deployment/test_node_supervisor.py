@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -198,3 +200,21 @@ def test_the_state_of_a_newer_node_is_refused_before_anything_starts(tmp_path: P
     with pytest.raises(NewerFileError, match=r"pip install lumos==0\.9\.0"):
         keep_running(bundle, 0, Console(file=io.StringIO()))
     assert not (config.state_folder / node_supervisor.INSTALLED).exists()
+
+
+def test_looking_at_a_node_before_it_starts_loads_no_torch(tmp_path: Path) -> None:
+    """A supervisor runs as long as its node, and torch takes 190 MiB."""
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from lumos_core.config import NodeConfig\n"
+        "from lumos_core.deployment import node_supervisor\n"
+        "from lumos_core.deployment.folders import NodeBundle\n"
+        f"place = Path({str(tmp_path)!r})\n"
+        "config = NodeConfig(name='node-0', data=str(place))\n"
+        "bundle = NodeBundle('127.0.0.1:1', place / 'ca.crt', place / 'node.key', config)\n"
+        "Unfinished = node_supervisor.Unfinished\n"
+        "assert Unfinished.of_node(node_supervisor.state_folder(bundle)) is None\n"
+        "print('torch' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "False"
