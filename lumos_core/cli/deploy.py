@@ -9,6 +9,7 @@ from rich.console import Console
 
 from lumos_core.cli.options import (
     ConfigOption,
+    FromOption,
     MethodOption,
     RoundsOption,
     SeedOption,
@@ -269,6 +270,7 @@ def server_command(
     rounds: RoundsOption = None,
     method: MethodOption = None,
     seed: SeedOption = None,
+    start: FromOption = None,
     domain: Annotated[
         Literal["products", "films", "games", "news", "books", "music", "places"] | None,
         typer.Option(
@@ -295,7 +297,7 @@ def server_command(
     """
     # these import polars and numpy, which the other commands do without
     from lumos_core.data.domains import NOUNS
-    from lumos_core.deployment.plan import server_config
+    from lumos_core.deployment.plan import server_config, server_start
     from lumos_core.deployment.server_supervisor import ServerOptions, serve
 
     flat, for_node = parse_settings(settings, rounds=rounds, method=method, seed=seed)
@@ -307,15 +309,20 @@ def server_command(
         flat["llm-noun"] = NOUNS[domain]
     kit = folders.ServerKit.read(folder)
     run_dir = run_dir or folder / "run"
+    config = server_config(flat, len(kit.manifest.nodes), catalog, run_dir)
+    config, begun = server_start(config, run_dir, start)
     options = ServerOptions(
         kit=kit,
-        config=server_config(flat, len(kit.manifest.nodes), catalog, run_dir),
+        config=config,
         run_dir=run_dir,
         state=state or folder / "state",
         bind=bind,
         control_port=control_port,
+        start=begun,
     )
     console = Console(soft_wrap=True)
+    if begun is not None:
+        console.print(f"starts from {begun.facts.text}", markup=False, highlight=False)
     try:
         summary = serve(options, console)
     except KeyboardInterrupt:

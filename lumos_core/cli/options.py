@@ -35,6 +35,17 @@ SeedOption = Annotated[
     typer.Option("--seed", min=0, help="Decides everything that is random.", show_default=False),
 ]
 
+FromOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="RUN|MODEL",
+        help="Start from this model of the same catalog instead of a new one: a run folder, an "
+        "exported folder, a node's state folder or a model file.",
+        show_default=False,
+    ),
+]
+
 
 # ---------------------------------------------------------------- KEY=VALUE
 def assignments(texts: Iterable[str]) -> dict[str, str]:

@@ -343,6 +343,9 @@ class RunConfig(
     run_dir: str = key(
         "", "folder on the server's machine for checkpoints, history and summary", free=True
     )
+    start_model: Annotated[str, Field(pattern="^([0-9a-f]{16})?$")] = key(
+        "", "digest of the model that the run starts from, which `--from` sets; empty: a new model"
+    )
 
     @classmethod
     def from_saved(cls, flat: Mapping[str, Any]) -> Self:
@@ -561,6 +564,7 @@ ADDED_LATER: dict[str, Scalar] = {
     "title-weight": 0.0,
     "item-rows": "all",
     "item-bias": "none",
+    "start-model": "",
 }
 """Keys that runs of version 0.1 do not have, with the values that correspond to those runs."""
 
