@@ -1,12 +1,24 @@
 """``lumos deploy``: credentials of a deployment, and its server."""
 
+from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
+from lumos_core.cli.deploy_series import (
+    AtOption,
+    EveryOption,
+    KeepOption,
+    NightsOption,
+    SeriesEpsilonOption,
+    SeriesOption,
+    series_options,
+    serve_series,
+)
 from lumos_core.cli.options import (
     ConfigOption,
     FromOption,
@@ -287,6 +299,12 @@ def server_command(
     control_port: Annotated[
         int, typer.Option(min=0, help="Control port on loopback; 0: any free one.")
     ] = 0,
+    every: EveryOption = "",
+    at: AtOption = "",
+    nights: NightsOption = 0,
+    keep: KeepOption = 7,
+    series: SeriesOption = None,
+    series_epsilon: SeriesEpsilonOption = 0.0,
 ) -> None:
     """Run a federation for nodes on other machines until it has finished.
 
@@ -294,6 +312,9 @@ def server_command(
     after its last finished round. The same command resumes a run that was stopped; with a larger
     --rounds it continues a run that has completed. Nodes are added, removed and given other keys
     while it runs, and a renewed certificate is taken up.
+
+    With --every or --at it does a run after another, each beginning with the model in use, which is
+    replaced if the new one is not worse on the validation targets.
     """
     # these import polars and numpy, which the other commands do without
     from lumos_core.data.domains import NOUNS
@@ -307,23 +328,36 @@ def server_command(
         if "llm-noun" in flat:
             raise ConfigError("key 'llm-noun' is given twice, as --domain and with -c")
         flat["llm-noun"] = NOUNS[domain]
-    kit = folders.ServerKit.read(folder)
-    run_dir = run_dir or folder / "run"
-    config = server_config(flat, len(kit.manifest.nodes), catalog, run_dir)
-    config, begun = server_start(config, run_dir, start)
-    options = ServerOptions(
-        kit=kit,
-        config=config,
-        run_dir=run_dir,
-        state=state or folder / "state",
-        bind=bind,
-        control_port=control_port,
-        start=begun,
-    )
+
+    def options_of(
+        folder_of_run: Path, model: Path | None, changes: Mapping[str, Any]
+    ) -> ServerOptions:
+        kit = folders.ServerKit.read(folder)  # as it is now: nodes may have been added
+        keys = {**flat, **changes}
+        config = server_config(keys, len(kit.manifest.nodes), catalog, folder_of_run)
+        config, begun = server_start(config, folder_of_run, model)
+        if begun is not None:
+            console.print(f"starts from {begun.facts.text}", markup=False, highlight=False)
+        return ServerOptions(
+            kit=kit,
+            config=config,
+            run_dir=folder_of_run,
+            state=state or folder / "state",
+            bind=bind,
+            control_port=control_port,
+            start=begun,
+        )
+
     console = Console(soft_wrap=True)
-    if begun is not None:
-        console.print(f"starts from {begun.facts.text}", markup=False, highlight=False)
     try:
+        if every or at:
+            if run_dir is not None:
+                raise ConfigError("--run-dir: every run of a series has a folder of its own")
+            plan = series_options(series or folder / "series", every, at, nights, keep,
+                                  series_epsilon)  # fmt: skip
+            serve_series(plan, options_of, flat, start, partial(_print_results, console), console)
+            return
+        options = options_of(run_dir or folder / "run", start, {})
         summary = serve(options, console)
     except KeyboardInterrupt:
         console.print("[yellow]interrupted; every process was ended[/]")

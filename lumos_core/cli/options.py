@@ -40,8 +40,8 @@ FromOption = Annotated[
     typer.Option(
         "--from",
         metavar="RUN|MODEL",
-        help="Start from this model of the same catalog instead of a new one: a run folder, an "
-        "exported folder, a node's state folder or a model file.",
+        help="Start from this model instead of a new one: a run folder, an exported folder, a "
+        "node's state folder or a model file. The catalog may have grown by items at its end.",
         show_default=False,
     ),
 ]

@@ -8,6 +8,9 @@ another run, and a run with the same settings as last night's is a different one
     RUN_DIR/start.safetensors    the model, with its card
     RUN_DIR/start.json           where it is from
 
+The catalog may have grown since the model was trained, by items at its end
+(:mod:`lumos_core.federation.grown_catalog`); the copy has rows for them.
+
 Only parameters are taken over. The server's optimiser begins at rest, and whatever decides how the
 run trains is its own configuration.
 """
@@ -23,10 +26,11 @@ import numpy as np
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.errors import ConfigError, LumosError, ModelError
-from lumos_core.learning.model import get_params
+from lumos_core.federation.grown_catalog import model_for
+from lumos_core.learning.model import build_model, get_params, set_params
 from lumos_core.learning.parameters import ModelShape, Params
 from lumos_core.learning.title_start import initial_params
-from lumos_core.recommend.model_files import ModelCard, load_with_card, save_model
+from lumos_core.recommend.model_files import ModelCard, read_whole, save_model
 from lumos_core.runs.history import WARM_START, Event, utc_now
 from lumos_core.safe_files import JsonFile
 
@@ -89,11 +93,14 @@ class Start:
             catalog: of the run.
 
         Raises:
-            ModelError: there is no usable model, or it is of another catalog.
+            ModelError: there is no usable model, or the catalog has not grown from the model's.
             ConfigError: it has another shape than the run's.
         """
-        model, card = load_with_card(place, catalog)
+        arrays, card = read_whole(place)
         _check_shape(place, card.model_shape, ModelShape.of(config, len(catalog)))
+        arrays, card = model_for(place, arrays, card, catalog)
+        model = build_model(card.model_shape)
+        set_params(model, arrays)
         params = get_params(model)
         found = StartFacts(
             source=str(place.resolve()), digest=digest(params), round=card.round, final=card.final
