@@ -54,6 +54,7 @@ from lumos_core.runs.checkpoint import (
     save_checkpoint,
 )
 from lumos_core.runs.history import HISTORY, VERSIONS, Event, History, OnEvent, utc_now
+from lumos_core.runs.node_metrics import by_node
 from lumos_core.runs.resume import KnownAs, StartingPoint, never, starting_point
 from lumos_core.wire import reply_checks, versions
 from lumos_core.wire.messages import Instruction, Reply, Split, Transport, exchange
@@ -449,6 +450,8 @@ class Federation:
         }  # fmt: skip
         if split == "validation":
             event |= self._selection(valid, selected[weight])
+        else:
+            event |= by_node((e.names, e.sums[weight]) for e in valid)
         self.history.add(event)
         if split == "validation":
             self._note_best(of_round, history.value_of(event), weight)

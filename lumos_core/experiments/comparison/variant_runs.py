@@ -16,7 +16,8 @@ from lumos_core.data import Catalog, LeaveOneOut, Sequences, partition_users
 from lumos_core.data.pooled import Pooled, pool
 from lumos_core.data.prepared_folder import load_prepared, read_dataset_facts
 from lumos_core.experiments.comparison import tuning, variants
-from lumos_core.experiments.comparison.packed_ranks import pack_ranks
+from lumos_core.experiments.comparison.fairness import training_lengths
+from lumos_core.experiments.comparison.packed_ranks import pack_counts, pack_ranks
 from lumos_core.experiments.comparison.rarity import target_counts
 from lumos_core.experiments.jobs import Job
 from lumos_core.experiments.results_file import Result
@@ -38,6 +39,11 @@ RANKS = "ranks"
 """Key of results: packed ranks of all users by split; see :mod:`.packed_ranks`."""
 TARGET_COUNTS = "target_counts"
 """Key of results: packed counts of the test targets in the training histories."""
+HISTORY_LENGTHS = "history_lengths"
+"""Key of results: packed lengths of the users' training histories."""
+OWNERS = "owners"
+"""Key of results: for each user, the packed number of the node that has them. A user of several
+nodes is counted on the first. Runs with one node, or one user a client, do not have it."""
 CENTRALISED_MAX_EPOCHS = 150
 CENTRALISED_PATIENCE = 10
 
@@ -77,6 +83,9 @@ class VariantRun(Job):
             found |= {split: means(ranking_sums(row)) for split, row in ranks.items()}
             found[RANKS] = {split: pack_ranks(row) for split, row in ranks.items()}
             facts[TARGET_COUNTS] = pack_ranks(target_counts(ground.pooled.users))
+            facts[HISTORY_LENGTHS] = pack_counts(training_lengths(ground.pooled.users))
+            if len(ground.nodes) > 1:
+                facts[OWNERS] = pack_counts(ground.owners())
         return {**facts, **found}
 
 
@@ -119,6 +128,14 @@ class Ground:
             nodes = [pooled.users]
         named = {f"node-{n}": users for n, users in enumerate(nodes)}
         return cls(folder, catalog, named, pooled, drawn, one_user)
+
+    def owners(self) -> np.ndarray:
+        """int64 [U]: the number of the first node that has each of the pooled users."""
+        owner: dict[str, int] = {}
+        for number, users in enumerate(self.nodes.values()):
+            for user in users.user_ids:
+                owner.setdefault(user, number)
+        return np.array([owner[user] for user in self.pooled.users.user_ids], dtype=np.int64)
 
 
 def _run(job: VariantRun, ground: Ground) -> tuple[Result, Ranks | None]:
