@@ -37,9 +37,10 @@ def by_node(evaluated: Iterable[tuple[Sequence[str], Mapping[str, float]]]) -> E
 
 def section(events: Iterable[Event]) -> tuple[list[str], list[list[str]]]:
     """The sentences and the table of a report; both are empty if the history says nothing of it."""
-    nodes = next((e[BY_NODE] for e in reversed(list(events)) if BY_NODE in e), {})
-    if not nodes:
+    told: list[dict[str, dict[str, float]]] = [e[BY_NODE] for e in events if BY_NODE in e]
+    if not told:
         return [], []
+    nodes = told[-1]
     rates = np.array([node["hr@20"] for node in nodes.values()])
     lowest = sorted(nodes, key=lambda name: (nodes[name]["hr@20"], name))[:SHOWN]
     sentences = [
