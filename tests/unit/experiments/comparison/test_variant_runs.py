@@ -14,9 +14,13 @@ from lumos_core.data.prepare import prepare
 from lumos_core.data.prepared_folder import load_prepared
 from lumos_core.experiments.comparison import compare, variant_runs
 from lumos_core.experiments.comparison.packed_ranks import unpack_counts, unpack_ranks
-from lumos_core.experiments.comparison.variant_runs import Ground, epochs_and_patience
+from lumos_core.experiments.comparison.variant_runs import (
+    Ground,
+    add_user_facts,
+    epochs_and_patience,
+)
 from lumos_core.experiments.jobs import find_results, run_job
-from lumos_core.experiments.results_file import Result
+from lumos_core.experiments.results_file import Result, ResultsFile
 from lumos_core.federation import simulate
 from lumos_core.learning.metrics import means, ranking_sums
 
@@ -106,6 +110,25 @@ def test_results_say_how_long_histories_are_and_who_has_them(
     assert unpack_counts(one["history_lengths"]).tolist() == (users.lengths - 2).tolist()
     for user, owner in zip(users.user_ids, unpack_counts(other["owners"]), strict=True):
         assert user in ground.nodes[f"node-{owner}"].user_ids
+
+
+@pytest.mark.parametrize("partition", ["stored", "drawn", "users"])
+def test_earlier_results_get_what_the_data_say_of_their_users(
+    data: Path, tmp_path: Path, partition: str
+) -> None:
+    file = ResultsFile(tmp_path, SMALL)
+    new = [run(data, "popularity", seed, partition=partition) for seed in (0, 1)]
+    facts = ("history_lengths", "owners")
+    old = [{key: value for key, value in result.items() if key not in facts} for result in new]
+    unranked = {key: value for key, value in old[0].items() if key != "ranks"}
+    foreign = {**old[0], "interactions": "other"}
+    for result in (*old, unranked, foreign):
+        file.append(result)
+    add_user_facts(file, data)
+    assert list(file.read().values()) == [*new, unranked, foreign]
+    content = file.path.read_bytes()
+    add_user_facts(file, data)
+    assert file.path.read_bytes() == content
 
 
 # ---------------------------------------------------------------- one user a client
