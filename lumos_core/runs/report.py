@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lumos_core.runs.history import HISTORY, Event, read_history
+from lumos_core.runs.history import HISTORY, WARM_START, Event, read_history
 from lumos_core.runs.node_metrics import section
 from lumos_core.runs.summary import RunSummary
 from lumos_core.runs.view_coverage import NOT_COMPLETE
@@ -49,6 +49,7 @@ def write_report(run_dir: Path, summary: RunSummary, rows: list[Row]) -> Path:
         f"{summary.rounds} rounds in {summary.seconds:.0f} s; the model of round "
         f"{summary.best_round} was best on validation. "
         f"{summary.bytes_up:,} bytes went up, {summary.bytes_down:,} down.",
+        *_start(events),
         *_privacy(summary),
         *_views(summary),
         "",
@@ -61,6 +62,15 @@ def write_report(run_dir: Path, summary: RunSummary, rows: list[Row]) -> Path:
     path = run_dir / "report.md"
     write_atomically(path, "\n".join(lines).encode())
     return path
+
+
+def _start(events: Sequence[Event]) -> list[str]:
+    """Where the run's first model is from, if it was trained before."""
+    found = (e for e in events if e["event"] == WARM_START)
+    return [
+        f"It began with the model of round {e['of_round']} of {e['from']} (digest {e['model']})."
+        for e in found
+    ]
 
 
 def _privacy(summary: RunSummary) -> list[str]:
