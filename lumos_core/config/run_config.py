@@ -191,6 +191,15 @@ class RoundKeys(FlatConfig):
         600.0, "seconds until a round ends with the replies that have come", free=True
     )
     max_failed_rounds: Count = key(2, "failed rounds in a row before the run gives up", free=True)
+    close_at: PositiveFloat = key(
+        1.0,
+        "valid replies with which a round closes: up to 1 a share of the nodes that `fraction` "
+        "chooses, above 1 a number; never fewer than min-replies; 1: all",
+        free=True,
+    )
+    over_select: Annotated[float, Field(ge=0.0, le=10.0)] = key(
+        0.0, "nodes asked beyond those that `fraction` chooses, as a share of them"
+    )
     evaluate_every: Positive = key(1, "rounds from one evaluation to the next")
     patience: Count = key(
         0, "evaluations without a better NDCG@20 until the run ends; 0: no limit", free=True
@@ -202,6 +211,25 @@ class RoundKeys(FlatConfig):
             raise ValueError(
                 f"min-replies = {self.min_replies} can never be met with "
                 f"min-nodes = {self.min_nodes}; lower min-replies or raise min-nodes"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _closes_at_enough(self) -> Self:
+        if self.close_at > 1 and self.close_at != int(self.close_at):
+            raise ValueError(
+                f"close-at = {self.close_at:g}: expected a share up to 1, or a whole number of "
+                "replies"
+            )
+        if 1 < self.close_at < self.min_replies:
+            raise ValueError(
+                f"close-at = {self.close_at:g} is below min-replies = {self.min_replies}, without "
+                "which a round fails; raise close-at or lower min-replies"
+            )
+        if self.over_select and self.fraction == 1:
+            raise ValueError(
+                f"over-select = {self.over_select:g} with fraction = 1: all nodes are asked "
+                "already; lower fraction, or choose close-at and over-select = 0"
             )
         return self
 
@@ -492,6 +520,12 @@ class RunConfig(
                 raise ValueError(
                     f"secure-aggregation = true needs {name} = {needed}, found {found}: {why}"
                 )
+        if self.close_at != 1 or self.over_select:
+            raise ValueError(
+                f"secure-aggregation = true needs close-at = 1 and over-select = 0, found "
+                f"{self.close_at:g} and {self.over_select:g}: for each node that a sum leaves "
+                "behind, the others have to give up shares of its key; lower round-timeout instead"
+            )
         if self.min_replies < 3:
             raise ValueError(
                 f"secure-aggregation = true needs min-replies ≥ 3, found {self.min_replies}: in a "
@@ -561,6 +595,8 @@ ADDED_LATER: dict[str, Scalar] = {
     "title-weight": 0.0,
     "item-rows": "all",
     "item-bias": "none",
+    "close-at": 1.0,
+    "over-select": 0.0,
 }
 """Keys that runs of version 0.1 do not have, with the values that correspond to those runs."""
 

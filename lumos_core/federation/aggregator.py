@@ -29,6 +29,7 @@ class Aggregator:
         names: names of the nodes whose training is part of the accepted replies; with secure
             aggregation one reply is the sum over several nodes.
         failed: by node, why there is no accepted reply.
+        late: nodes that had not answered when the round closed.
     """
 
     config: RunConfig
@@ -37,6 +38,7 @@ class Aggregator:
     accepted: dict[str, tuple[Params, Metrics]] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    late: list[str] = field(default_factory=list)
 
     def offer(self, reply: Reply, evaluated: bool) -> None:
         """Accept a train reply if it is what was asked for; otherwise remember why not."""
@@ -75,7 +77,7 @@ class Aggregator:
     @property
     def asked(self) -> list[str]:
         """Names of the nodes that were asked to train."""
-        return sorted({*self.names, *self.failed})
+        return sorted({*self.names, *self.failed, *self.late})
 
     def users(self) -> dict[str, int]:
         """How many users each node has trained on; empty with secure aggregation, which shows only

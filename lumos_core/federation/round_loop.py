@@ -6,7 +6,8 @@ state machine: the order of these phases is fixed, and only the outcome of a rou
 there is another one. The loop has two tables: `Outcome` lists how a round can end, and `Ending` why
 no further round is begun.
 
-A round asks a sample of the nodes to train and adds up their checked deltas. Only a round that got
+A round asks a sample of the nodes to train and adds up their checked deltas. It closes when all
+have answered, with enough valid replies (`close-at`), or at its deadline. Only a round that got
 `min-replies` valid replies changes the model; a round that failed leaves it as it was and is tried
 again under the same number, with another sample. So the number of a round is also the number of
 steps that the model has taken, and a resumed run continues with the next number.
@@ -23,9 +24,8 @@ for which too few nodes show up at the start ends with an error.
 """
 
 import logging
-import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -37,7 +37,9 @@ from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError, FederationError, ReplyError
 from lumos_core.federation import best_round, server_optimizer
 from lumos_core.federation.aggregator import Aggregator
+from lumos_core.federation.closing import Close, to_ask
 from lumos_core.federation.membership import OTHER_PROTOCOL, Membership
+from lumos_core.federation.open_questions import OpenQuestions
 from lumos_core.federation.view_phase import ViewPhase
 from lumos_core.learning.metrics import SELECTION_METRIC, means
 from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
@@ -160,6 +162,7 @@ class Federation:
         self._early: list[Event] | None = []  # events before the first checkpoint
         expected = {"catalog": self.progress.catalog, "shape": self.progress.shape}
         self.members = Membership(transport, expected, self._note_versions)
+        self.questions: OpenQuestions  # while there are rounds
 
     # --- the run
 
@@ -174,6 +177,11 @@ class Federation:
 
     def _rounds(self) -> Ended:
         """Round after round, until there is a reason to stop."""
+        with self.transport.talk() as talk:
+            self.questions = OpenQuestions(talk)
+            return self._until_ended()
+
+    def _until_ended(self) -> Ended:
         failed_in_a_row = 0
         while (ended := self._ended() or self._budget_used_up()) is None:
             outcome, problem = self._round(self.progress.round + 1)
@@ -203,13 +211,18 @@ class Federation:
         self.members.begin_round()
         left_out = self.members.left_out
         names = self.members.wait_for(
-            self.config.min_replies, self.config.round_timeout, self.budget.allows
+            self.config.min_replies, self.config.round_timeout, self._is_free
         )
+        busy = sorted(self.questions.busy() & set(names))
         able = [name for name in names if self.budget.allows(name)]
+        free = [name for name in able if name not in busy]
         aggregator = Aggregator(self.config, self.params, number)
         answered: list[Reply] = []
-        if len(able) >= self.config.min_replies:
-            answered = self._ask(number, names, able, aggregator, until)
+        if len(free) >= self.config.min_replies:
+            sampled = self._sample(free, to_ask(self.config, len(able)), number)
+            evaluating = sorted(set(names) - set(sampled) - set(busy))
+            close = Close.of(self.config, len(able), len(sampled), len(evaluating))
+            answered = self._ask(number, sampled, evaluating, close, aggregator, until)
             if self._out_of_patience():
                 spent = self._spend(aggregator, ())
                 if spent:
@@ -224,11 +237,13 @@ class Federation:
             "nodes_ok": len(aggregator.names),
             "ok": aggregator.names,
             "failed": [{"node": n, "reason": r} for n, r in sorted(aggregator.failed.items())],
+            **({"late": aggregator.late} if aggregator.late else {}),
+            **({"busy": busy} if busy else {}),
             **({"left_out": left_out} if left_out else {}),
         }
         if len(aggregator.names) < self.config.min_replies:
             problem = (
-                f"{len(aggregator.names)} valid replies of {len(able)} usable nodes, "
+                f"{len(aggregator.names)} valid replies of {len(free)} usable nodes, "
                 f"min-replies = {self.config.min_replies}"
             )
             spent = self._spend(aggregator, ())
@@ -256,12 +271,21 @@ class Federation:
         self.budget.users |= self.members.users
         return self.budget.spend(used, [n for n in aggregator.asked if n not in used])
 
+    def _is_free(self, name: str) -> bool:
+        """Whether a node may train now: it has budget left, and is not at work for an earlier
+        round."""
+        return self.budget.allows(name) and name not in self.questions.busy()
+
     def _ask(
-        self, number: int, names: list[str], able: list[str], aggregator: Aggregator, until: float
-    ) -> list[Reply]:
-        """Ask a sample of the able nodes to train. When an evaluation is due, all nodes evaluate
-        the model that they receive."""
-        sampled = self._sample(able, number)
+        self, number: int, sampled: list[str], others: list[str], close: Close,
+        aggregator: Aggregator, until: float,
+    ) -> list[Reply]:  # fmt: skip
+        """Ask the sampled nodes to train. When an evaluation is due, they and all others evaluate
+        the model that they receive.
+
+        Returns:
+            The replies that were used, and those that came too late for an earlier round.
+        """
         due = (number - 1) % self.config.evaluate_every == 0
         # When a failed round is tried again, the model may have been evaluated already.
         evaluate: Split | None = "validation" if due and not self._evaluated(number - 1) else None
@@ -271,40 +295,73 @@ class Federation:
             for n in sampled
         ]
         if evaluate:
-            others = sorted(set(names) - set(sampled))
             instructions += [
                 Instruction(n, "evaluate", number - 1, self.params, evaluate, title_weight=weight)
                 for n in others
             ]
+        else:
+            close = close._replace(evaluations=0)
         if note := self.budget.ask(sampled):
             self.history.add({"event": "asked", "round": number, "time": utc_now(), **note})
-        answered = self._exchange(instructions, max(until - time.monotonic(), 0.0), aggregator)
-        for reply in answered:
-            if reply.kind == "train":
-                aggregator.offer(reply, evaluated=evaluate is not None)
+        answered, late = self._exchange(instructions, close, aggregator, until)
         for name in set(sampled) - set(aggregator.asked):
             aggregator.failed[name] = "no reply before the deadline"
             log.warning("node %s: no reply before the deadline", name)
         if evaluate:  # rejected train replies do not count
             counted = [r for r in answered if r.kind == "evaluate" or r.node in aggregator.accepted]
             self._record_evaluation(number - 1, evaluate, counted)
-        return answered
+        return [*answered, *late]
 
     def _exchange(
-        self, instructions: list[Instruction], seconds: float, aggregator: Aggregator
-    ) -> list[Reply]:
-        """The replies of a round; with secure aggregation all train replies are summed into one."""
+        self, instructions: list[Instruction], close: Close, aggregator: Aggregator, until: float
+    ) -> tuple[list[Reply], list[Reply]]:
+        """The replies of a round, in the order of names, and those to earlier rounds that came
+        meanwhile; with secure aggregation all train replies are summed into one."""
         if self.secure is None:
-            replies = exchange(self.transport, instructions, seconds)
-            self.members.leave_out(replies)
-            self.members.ask_again(r.node for r in replies if r.error == OTHER_PROTOCOL)
-            return replies
-        outcome = self.secure.exchange(instructions, seconds)
+            return self._gather(instructions, close, aggregator, until)
+        outcome = self.secure.exchange(instructions, max(until - time.monotonic(), 0.0))
         aggregator.failed |= outcome.failed
         self.members.leave_out([*outcome.replies, *outcome.too_large])
         others = [name for name, why in outcome.failed.items() if repr(OTHER_PROTOCOL) in why]
         self.members.ask_again(others)
-        return outcome.replies
+        self._offer(outcome.replies, aggregator, instructions)
+        return outcome.replies, []
+
+    def _gather(
+        self, instructions: list[Instruction], close: Close, aggregator: Aggregator, until: float
+    ) -> tuple[list[Reply], list[Reply]]:
+        """Wait until all have answered, until enough have, or until the deadline."""
+        asked = {i.node: i for i in instructions}
+        self.questions.ask(instructions, max(until - time.monotonic(), 0.0))
+        answered: list[Reply] = []
+        late: list[Reply] = []
+        while (waiting := self.questions.open_of(asked)) and not close.reached(
+            len(aggregator.names), sum(r.kind == "evaluate" for r in answered)
+        ):
+            answer = self.questions.next(max(until - time.monotonic(), 0.0))
+            if answer is None:
+                self.questions.give_up()
+                waiting = []
+                break
+            reply = answer.reply
+            self.members.leave_out([reply])
+            self.members.ask_again([reply.node] if reply.error == OTHER_PROTOCOL else [])
+            if asked.get(reply.node) is answer.asked:
+                answered.append(reply)
+                self._offer([reply], aggregator, instructions)
+            else:
+                late.append(reply)
+        aggregator.late = [name for name in waiting if asked[name].kind == "train"]
+        return sorted(answered, key=lambda reply: reply.node), late
+
+    @staticmethod
+    def _offer(
+        replies: Iterable[Reply], aggregator: Aggregator, instructions: Sequence[Instruction]
+    ) -> None:
+        evaluated = instructions[0].evaluate is not None
+        for reply in replies:
+            if reply.kind == "train":
+                aggregator.offer(reply, evaluated)
 
     def _finish(self, ended: Ended) -> FederationResult:
         """Evaluate the last model, then the best one on the test targets."""
@@ -380,14 +437,12 @@ class Federation:
         for event in early:
             self.history.add(event)
 
-    def _sample(self, names: list[str], number: int) -> list[str]:
+    def _sample(self, names: list[str], wanted: int, number: int) -> list[str]:
         """This round's nodes: determined by seed, round, attempt and the names of those present.
 
         The attempt counts because a failed round is tried again with other nodes: the same dead
         node need not make it fail twice.
         """
-        share = math.ceil(self.config.fraction * len(names) - 1e-9)  # in floats .07 · 100 > 7
-        wanted = max(share, self.config.min_replies)
         if wanted >= len(names):
             return names
         attempt = sum(

@@ -12,7 +12,9 @@ Evaluations on the validation targets hold the value by which rounds are compare
 and the nodes that are out of line with the others (``doubted``). Rounds say which nodes trained
 without views of all their users (``views_lacking``: how many, ``views_lacking_nodes``: by name).
 Events hold the time (``time``, UTC) and names of nodes: ``ok`` and ``failed`` in rounds, ``nodes``
-in evaluations. Operators choose the names of nodes; about users there are only counts in here.
+in evaluations. A round that closed early names whom it did not wait for (``late``), and whom it did
+not ask because they were late before and still at work (``busy``). Operators choose the names of
+nodes; about users there are only counts in here.
 """
 
 import json

@@ -43,6 +43,7 @@ class Reply:
     sum_of: tuple[str, ...] = ()  # the nodes whose sum this is; empty: the reply of `node` alone
     error: str | None = None  # a code, see client_app.error_codes; never an exception's text
     too_large: bool = False  # it was refused unread (lumos_core.wire.reply_limits)
+    round: int | None = None  # that of the instruction it answers; None if the transport keeps none
     bytes_up: int = 0
     bytes_down: int = 0
 
