@@ -28,6 +28,7 @@ from lumos_core.config.flat import (
 )
 from lumos_core.config.methods import METHODS
 from lumos_core.config.names import OneOf
+from lumos_core.config.node_choice import NodeChoice
 
 VIEW_WRITERS = ("llm", "tfidf", "random", "shuffled")
 SASREC, LIGR, BAG = "sasrec", "ligr", "bag"
@@ -181,6 +182,12 @@ class RoundKeys(FlatConfig):
     """Rounds"""
 
     rounds: Positive = key(20, "rounds of training", free=True)
+    nodes: str = key(
+        "",
+        "nodes that take part: names, patterns (shop-*) and tags (tag:eu) with commas between "
+        "them; empty: all",
+        free=True,
+    )
     fraction: Fraction = key(1.0, "share of the nodes that train in a round")
     min_nodes: Positive = key(2, "nodes to wait for before the first round", free=True)
     min_replies: Positive = key(
@@ -212,6 +219,11 @@ class RoundKeys(FlatConfig):
                 f"min-replies = {self.min_replies} can never be met with "
                 f"min-nodes = {self.min_nodes}; lower min-replies or raise min-nodes"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _nodes_can_be_chosen(self) -> Self:
+        NodeChoice.of(self.nodes)
         return self
 
     @model_validator(mode="after")
@@ -595,6 +607,7 @@ ADDED_LATER: dict[str, Scalar] = {
     "title-weight": 0.0,
     "item-rows": "all",
     "item-bias": "none",
+    "nodes": "",
     "close-at": 1.0,
     "over-select": 0.0,
 }

@@ -161,7 +161,7 @@ class Federation:
             self.secure = SecureExchange(config, transport, primitives)
         self._early: list[Event] | None = []  # events before the first checkpoint
         expected = {"catalog": self.progress.catalog, "shape": self.progress.shape}
-        self.members = Membership(transport, expected, self._note_versions)
+        self.members = Membership(transport, expected, self._note_versions, config.nodes)
         self.questions: OpenQuestions  # while there are rounds
 
     # --- the run
@@ -408,8 +408,11 @@ class Federation:
             raise FederationError(
                 f"{len(names)} usable nodes after start-timeout = {self.config.start_timeout:g} s, "
                 f"min-nodes = {self.config.min_nodes}; "
-                f"{told}{first}start more nodes or lower min-nodes"
+                f"{told}{first}start more nodes or lower min-nodes{self._other_choice()}"
             )
+
+    def _other_choice(self) -> str:
+        return f", or change nodes = {self.config.nodes!r}" if self.config.nodes else ""
 
     def _note_versions(self, name: str, found: Versions, note: str) -> None:
         """Record a node's versions if they are not those that one would expect of it: the last that
