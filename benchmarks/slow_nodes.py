@@ -53,6 +53,7 @@ class Way(NamedTuple):
 WAYS = {
     "all (default)": Way({}),
     "close-at = 0.8": Way({"close_at": 0.8}),
+    "mode = async, buffer-size = 5": Way({"mode": "async", "buffer_size": 5}),
     "others alone": Way({}, slow=False),
 }
 

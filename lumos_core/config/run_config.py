@@ -207,7 +207,18 @@ class RoundKeys(FlatConfig):
     over_select: Annotated[float, Field(ge=0.0, le=10.0)] = key(
         0.0, "nodes asked beyond those that `fraction` chooses, as a share of them"
     )
-    evaluate_every: Positive = key(1, "rounds from one evaluation to the next")
+    mode: Literal["sync", "async"] = key(
+        "sync",
+        "sync: a round uses replies to its own model; async: also late ones to earlier models, "
+        "with less weight",
+    )
+    buffer_size: Positive = key(3, "with mode = async: valid replies with which a round closes")
+    max_staleness: Count = key(
+        20, "with mode = async: a reply to a model older by more rounds is refused"
+    )
+    evaluate_every: Positive = key(
+        1, "rounds from one evaluation to the next; with mode = async there is one at the end"
+    )
     patience: Count = key(
         0, "evaluations without a better NDCG@20 until the run ends; 0: no limit", free=True
     )
@@ -456,6 +467,35 @@ class RunConfig(
     # --- combinations of keys of several groups
 
     @model_validator(mode="after")
+    def _late_replies_can_count(self) -> Self:
+        """Refuse what does not hold for replies to different models in one round."""
+        if self.mode != "async":
+            return self
+        for wrong, found, why, repair in (
+            (self.secure_aggregation, "secure-aggregation = true",
+             "masks cancel only among nodes that were asked together", "mode = sync"),
+            (self.dp == "distributed", "dp = distributed",
+             "a late reply counts less, and so would the noise in it, which all need",
+             "dp = central or user, or mode = sync"),
+            (self.close_at != 1, f"close-at = {self.close_at:g}",
+             "a round closes with buffer-size replies", "close-at = 1"),
+            (self.over_select > 0, f"over-select = {self.over_select:g}",
+             "no reply is ignored for being late", "over-select = 0"),
+            (self.patience > 0, f"patience = {self.patience}",
+             "nobody stops to evaluate between the rounds", "patience = 0"),
+            (self.buffer_size < self.min_replies, f"buffer-size = {self.buffer_size}",
+             f"a round with fewer than min-replies = {self.min_replies} fails",
+             f"buffer-size = {self.min_replies} or more"),
+            (self.buffer_size < 3 and needs_single_deltas(self.rule),
+             f"buffer-size = {self.buffer_size} and aggregation = {self.rule}",
+             "two or fewer deltas have no typical one among them",
+             "buffer-size = 3 or more, or aggregation = mean"),
+        ):  # fmt: skip
+            if wrong:
+                raise ValueError(f"mode = async with {found}: {why}; choose {repair}")
+        return self
+
+    @model_validator(mode="after")
     def _some_view_is_positive(self) -> Self:
         if self.objective == "tri-view" and not (
             self.use_future or self.use_paraphrase or self.contrastive_weight == 0
@@ -610,6 +650,9 @@ ADDED_LATER: dict[str, Scalar] = {
     "nodes": "",
     "close-at": 1.0,
     "over-select": 0.0,
+    "mode": "sync",
+    "buffer-size": 3,
+    "max-staleness": 20,
 }
 """Keys that runs of version 0.1 do not have, with the values that correspond to those runs."""
 

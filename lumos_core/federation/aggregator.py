@@ -1,6 +1,7 @@
 """The checks and arithmetic of one round: from the train replies of the nodes to one delta."""
 
 import logging
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,7 +30,9 @@ class Aggregator:
         names: names of the nodes whose training is part of the accepted replies; with secure
             aggregation one reply is the sum over several nodes.
         failed: by node, why there is no accepted reply.
-        late: nodes that had not answered when the round closed.
+        asked: the nodes that were asked to train in this round.
+        late: those of them that had not answered when it closed.
+        staleness: by node, how many rounds older the model is that it trained, if it is older.
     """
 
     config: RunConfig
@@ -38,13 +41,26 @@ class Aggregator:
     accepted: dict[str, tuple[Params, Metrics]] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
+    staleness: dict[str, int] = field(default_factory=dict)
 
-    def offer(self, reply: Reply, evaluated: bool) -> None:
-        """Accept a train reply if it is what was asked for; otherwise remember why not."""
+    def offer(self, reply: Reply, evaluated: bool, staleness: int = 0) -> None:
+        """Accept a train reply if it is what was asked for; otherwise remember why not.
+
+        Args:
+            reply: the reply.
+            evaluated: whether the node was asked to evaluate, too.
+            staleness: how many rounds older the model is that the node was given.
+        """
         try:
             if reply.error is not None:
                 raise ReplyError(f"error {reply.error[:80]!r}")
+            if staleness > self.config.max_staleness:
+                raise ReplyError(
+                    f"it trained a model that is {staleness} rounds old, "
+                    f"max-staleness = {self.config.max_staleness}"
+                )
             delta = reply_checks.check_train(
                 reply.arrays or {}, reply.metrics, self.params, self.config, evaluated,
                 max(len(reply.sum_of), 1),
@@ -54,6 +70,8 @@ class Aggregator:
             log.warning("node %s: train reply rejected: %s", reply.node, error)
             return
         self.accepted[reply.node] = (delta, reply.metrics)
+        if staleness:
+            self.staleness[reply.node] = staleness
         self.names = sorted({*self.names, *(reply.sum_of or (reply.node,))})
 
     def delta(self) -> Params:
@@ -62,7 +80,7 @@ class Aggregator:
         weights = np.array([self._weight(self.accepted[n][1]) for n in names], dtype=np.float64)
         weights = np.maximum(weights, 1.0)  # weighted by examples, a node may have 0
         weights = capped(weights, self.config.max_weight_ratio)
-        deltas = [self.accepted[n][0] for n in names]
+        deltas = [faded(self.accepted[n][0], self.staleness.get(n, 0)) for n in names]
         if self.config.dp == "central" and self.config.secure_aggregation:
             found = mechanisms.noisy_mean(deltas[0], len(self.names), self.config, self.round)
         elif self.config.dp == "central":
@@ -73,11 +91,6 @@ class Aggregator:
         # later training would undo that.
         found[ITEM_TABLE][0] = 0.0
         return found
-
-    @property
-    def asked(self) -> list[str]:
-        """Names of the nodes that were asked to train."""
-        return sorted({*self.names, *self.failed, *self.late})
 
     def users(self) -> dict[str, int]:
         """How many users each node has trained on; empty with secure aggregation, which shows only
@@ -118,3 +131,17 @@ class Aggregator:
 
     def _weight(self, metrics: Metrics) -> float:
         return 1.0 if self.config.weighting == "uniform" else float(metrics[self.config.weighting])
+
+
+def faded(delta: Params, staleness: int) -> Params:
+    """What counts of a delta: the longer ago its node got the model, the less (Nguyen et al.,
+    AISTATS 2022). It only becomes smaller, so every bound on its size still holds.
+
+    Args:
+        delta: of a node.
+        staleness: rounds since the model that it trained was current.
+    """
+    if not staleness:
+        return delta
+    share = np.float32(1 / math.sqrt(1 + staleness))
+    return {name: array * share for name, array in delta.items()}

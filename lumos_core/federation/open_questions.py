@@ -42,14 +42,19 @@ class OpenQuestions:
         self._talk = talk
         self._open: dict[str, Question] = {}
         self._arrived: deque[Answer] = deque()
+        self._overdue: list[Instruction] = []
 
     def busy(self) -> set[str]:
         """Names of the nodes that have not answered yet, and of which an answer may still come."""
         while (answer := self._receive(0.0)) is not None:
             self._arrived.append(answer)
         now = time.monotonic()
-        self._open = {name: q for name, q in self._open.items() if q.until > now}
+        self._give_up([name for name, question in self._open.items() if question.until <= now])
         return set(self._open)
+
+    def waiting(self) -> set[str]:
+        """Names of the nodes whose answers have come and were not taken yet."""
+        return {answer.asked.node for answer in self._arrived}
 
     def ask(self, instructions: Iterable[Instruction], seconds: float) -> None:
         """Send instructions to nodes that are not busy; answers count for ``seconds``."""
@@ -71,7 +76,15 @@ class OpenQuestions:
     def give_up(self) -> None:
         """The deadline of a round is over, and with it those of all earlier ones: nobody is waited
         for."""
-        self._open = {}
+        self._give_up(list(self._open))
+
+    def take_overdue(self) -> list[Instruction]:
+        """What was not answered before its deadline, since this was called last."""
+        overdue, self._overdue = self._overdue, []
+        return overdue
+
+    def _give_up(self, names: Iterable[str]) -> None:
+        self._overdue += [self._open.pop(name).instruction for name in names]
 
     def _receive(self, seconds: float) -> Answer | None:
         until = time.monotonic() + seconds
@@ -87,4 +100,4 @@ class OpenQuestions:
 
 
 def _answers(reply: Reply, asked: Instruction) -> bool:
-    return reply.kind == asked.kind and reply.round in (None, asked.round)
+    return (reply.kind, reply.round) == (asked.kind, asked.round)

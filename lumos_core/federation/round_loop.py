@@ -7,7 +7,8 @@ there is another one. The loop has two tables: `Outcome` lists how a round can e
 no further round is begun.
 
 A round asks a sample of the nodes to train and adds up their checked deltas. It closes when all
-have answered, with enough valid replies (`close-at`), or at its deadline. Only a round that got
+have answered, with enough valid replies (`close-at`), or at its deadline; with `mode = async`,
+with enough replies to whichever round. Only a round that got
 `min-replies` valid replies changes the model; a round that failed leaves it as it was and is tried
 again under the same number, with another sample. So the number of a round is also the number of
 steps that the model has taken, and a resumed run continues with the next number.
@@ -163,6 +164,7 @@ class Federation:
         expected = {"catalog": self.progress.catalog, "shape": self.progress.shape}
         self.members = Membership(transport, expected, self._note_versions, config.nodes)
         self.questions: OpenQuestions  # while there are rounds
+        self.late_count = config.mode == "async"
 
     # --- the run
 
@@ -211,17 +213,24 @@ class Federation:
         self.members.begin_round()
         left_out = self.members.left_out
         names = self.members.wait_for(
-            self.config.min_replies, self.config.round_timeout, self._is_free
+            self.config.min_replies, self.config.round_timeout, self._is_at_hand
         )
-        busy = sorted(self.questions.busy() & set(names))
+        at_work = self._at_work()
+        busy = sorted(at_work & set(names))
         able = [name for name in names if self.budget.allows(name)]
-        free = [name for name in able if name not in busy]
+        free = [name for name in able if name not in at_work]
         aggregator = Aggregator(self.config, self.params, number)
         answered: list[Reply] = []
-        if len(free) >= self.config.min_replies:
-            sampled = self._sample(free, to_ask(self.config, len(able)), number)
-            evaluating = sorted(set(names) - set(sampled) - set(busy))
-            close = Close.of(self.config, len(able), len(sampled), len(evaluating))
+        usable = len(free) + (len(at_work) if self.late_count else 0)
+        if usable >= self.config.min_replies:
+            wanted = to_ask(self.config, len(able)) - (len(at_work) if self.late_count else 0)
+            sampled = self._sample(free, max(wanted, 0), number)
+            evaluating = sorted(set(names) - set(sampled) - at_work)
+            close = (
+                Close.of_buffer(self.config, len(sampled) + len(at_work))
+                if self.late_count
+                else Close.of(self.config, len(able), len(sampled), len(evaluating))
+            )
             answered = self._ask(number, sampled, evaluating, close, aggregator, until)
             if self._out_of_patience():
                 spent = self._spend(aggregator, ())
@@ -237,13 +246,11 @@ class Federation:
             "nodes_ok": len(aggregator.names),
             "ok": aggregator.names,
             "failed": [{"node": n, "reason": r} for n, r in sorted(aggregator.failed.items())],
-            **({"late": aggregator.late} if aggregator.late else {}),
-            **({"busy": busy} if busy else {}),
-            **({"left_out": left_out} if left_out else {}),
+            **self._standings(aggregator, busy, left_out),
         }
         if len(aggregator.names) < self.config.min_replies:
             problem = (
-                f"{len(aggregator.names)} valid replies of {len(free)} usable nodes, "
+                f"{len(aggregator.names)} valid replies of {usable} usable nodes, "
                 f"min-replies = {self.config.min_replies}"
             )
             spent = self._spend(aggregator, ())
@@ -267,14 +274,33 @@ class Federation:
         Args:
             used: nodes whose replies are part of the new model.
         """
+        if self.config.dp != "central":  # a late reply was paid for when it was asked for
+            used = [name for name in used if name in aggregator.asked]
         self.members.users |= aggregator.users()
         self.budget.users |= self.members.users
         return self.budget.spend(used, [n for n in aggregator.asked if n not in used])
 
-    def _is_free(self, name: str) -> bool:
-        """Whether a node may train now: it has budget left, and is not at work for an earlier
-        round."""
-        return self.budget.allows(name) and name not in self.questions.busy()
+    def _standings(self, aggregator: Aggregator, busy: list[str], left_out: list[str]) -> Event:
+        """Whom a round did not wait for, and whose reply is to an earlier model, if anyone's."""
+        if self.late_count:
+            named: Event = {
+                "staleness": aggregator.staleness, "working": sorted(self.questions.busy())
+            }  # fmt: skip
+        else:
+            named = {"late": aggregator.late, "busy": busy}
+        return {key: names for key, names in {**named, "left_out": left_out}.items() if names}
+
+    def _at_work(self) -> set[str]:
+        """Nodes that are not asked, because they have not answered an earlier round; where late
+        replies count, also those whose reply is yet to be counted."""
+        busy = self.questions.busy()
+        return busy | self.questions.waiting() if self.late_count else busy
+
+    def _is_at_hand(self, name: str) -> bool:
+        """Whether a reply of a node can be part of the round that begins."""
+        if name in self._at_work():
+            return self.late_count
+        return self.budget.allows(name)
 
     def _ask(
         self, number: int, sampled: list[str], others: list[str], close: Close,
@@ -286,7 +312,7 @@ class Federation:
         Returns:
             The replies that were used, and those that came too late for an earlier round.
         """
-        due = (number - 1) % self.config.evaluate_every == 0
+        due = (number - 1) % self.config.evaluate_every == 0 and not self.late_count
         # When a failed round is tried again, the model may have been evaluated already.
         evaluate: Split | None = "validation" if due and not self._evaluated(number - 1) else None
         weight = self._title_weight
@@ -301,12 +327,10 @@ class Federation:
             ]
         else:
             close = close._replace(evaluations=0)
+        aggregator.asked = sampled
         if note := self.budget.ask(sampled):
             self.history.add({"event": "asked", "round": number, "time": utc_now(), **note})
         answered, late = self._exchange(instructions, close, aggregator, until)
-        for name in set(sampled) - set(aggregator.asked):
-            aggregator.failed[name] = "no reply before the deadline"
-            log.warning("node %s: no reply before the deadline", name)
         if evaluate:  # rejected train replies do not count
             counted = [r for r in answered if r.kind == "evaluate" or r.node in aggregator.accepted]
             self._record_evaluation(number - 1, evaluate, counted)
@@ -325,6 +349,7 @@ class Federation:
         others = [name for name, why in outcome.failed.items() if repr(OTHER_PROTOCOL) in why]
         self.members.ask_again(others)
         self._offer(outcome.replies, aggregator, instructions)
+        self._note_silent(aggregator.asked, aggregator)
         return outcome.replies, []
 
     def _gather(
@@ -335,13 +360,12 @@ class Federation:
         self.questions.ask(instructions, max(until - time.monotonic(), 0.0))
         answered: list[Reply] = []
         late: list[Reply] = []
-        while (waiting := self.questions.open_of(asked)) and not close.reached(
+        while self._is_anyone_open(asked) and not close.reached(
             len(aggregator.names), sum(r.kind == "evaluate" for r in answered)
         ):
             answer = self.questions.next(max(until - time.monotonic(), 0.0))
             if answer is None:
                 self.questions.give_up()
-                waiting = []
                 break
             reply = answer.reply
             self.members.leave_out([reply])
@@ -351,8 +375,24 @@ class Federation:
                 self._offer([reply], aggregator, instructions)
             else:
                 late.append(reply)
-        aggregator.late = [name for name in waiting if asked[name].kind == "train"]
+                if self.late_count:
+                    aggregator.offer(reply, False, aggregator.round - answer.asked.round)
+        aggregator.late = self.questions.open_of(aggregator.asked)
+        silent = {i.node for i in self.questions.take_overdue() if i.kind == "train"}
+        self._note_silent(silent, aggregator)
         return sorted(answered, key=lambda reply: reply.node), late
+
+    def _is_anyone_open(self, asked: Iterable[str]) -> bool:
+        """Whether there are answers to wait for."""
+        if self.late_count:
+            return bool(self.questions.busy() or self.questions.waiting())
+        return bool(self.questions.open_of(asked))
+
+    @staticmethod
+    def _note_silent(names: Iterable[str], aggregator: Aggregator) -> None:
+        for name in sorted(set(names) - {*aggregator.names, *aggregator.failed}):
+            aggregator.failed[name] = "no reply before the deadline"
+            log.warning("node %s: no reply before the deadline", name)
 
     @staticmethod
     def _offer(

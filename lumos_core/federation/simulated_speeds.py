@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-from lumos_core.wire.messages import Instruction, Reply, Talk, Transport
+from lumos_core.wire.messages import Instruction, Reply, Talk, Transport, answering
 
 USUAL_SECONDS = 1.0
 """Simulated seconds of a training where a node has no speed of its own."""
@@ -69,7 +69,8 @@ class _Paced:
         while not self._arrived and self._due and self._due[0][0] <= until:
             due, _, instruction = heapq.heappop(self._due)
             self._speeds.clock = max(self._speeds.clock, due)
-            self._arrived = list(self._speeds.exchange([instruction], 0.0))
+            replies = self._speeds.exchange([instruction], 0.0)
+            self._arrived = answering([instruction], replies)
         if self._arrived:
             return self._arrived.pop(0)
         self._speeds.clock = until

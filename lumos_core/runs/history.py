@@ -13,8 +13,10 @@ and the nodes that are out of line with the others (``doubted``). Rounds say whi
 without views of all their users (``views_lacking``: how many, ``views_lacking_nodes``: by name).
 Events hold the time (``time``, UTC) and names of nodes: ``ok`` and ``failed`` in rounds, ``nodes``
 in evaluations. A round that closed early names whom it did not wait for (``late``), and whom it did
-not ask because they were late before and still at work (``busy``). Operators choose the names of
-nodes; about users there are only counts in here.
+not ask because they were late before and still at work (``busy``). With ``mode = async`` it says
+which replies are to older models, and by how many rounds (``staleness``), and who had not answered
+when it closed (``working``). Operators choose the names of nodes; about users there are only counts
+in here.
 """
 
 import json

@@ -49,3 +49,15 @@ def test_rounds_close_without_the_slow_node(tmp_path: Path) -> None:
         assert event["ok"] == ["node-0", "node-1", "node-2"]
         assert event["failed"] == []
         assert event["seconds"] < SECONDS
+
+
+@pytest.mark.timeout(500)
+def test_a_late_reply_counts_in_a_later_round(tmp_path: Path) -> None:
+    """With ``mode = async`` and as many rounds as the others need until the slow node answers."""
+    rounds = _run(tmp_path, rounds=22, mode="async", buffer_size=3)
+    assert [e["round"] for e in rounds] == list(range(1, 23))
+    assert rounds[0]["working"] == [SLOW]
+    with_slow = [e for e in rounds if SLOW in e["ok"]]
+    assert with_slow
+    assert all(e["staleness"][SLOW] >= 1 for e in with_slow)
+    assert all(len(e["ok"]) == 3 and e["failed"] == [] for e in rounds)

@@ -14,7 +14,7 @@ from lumos_core.config import RunConfig
 from lumos_core.federation.round_loop import FederationResult, run_federation
 from lumos_core.federation.simulated_speeds import SimulatedSpeeds
 from lumos_core.runs.history import Event
-from lumos_core.wire.messages import Instruction, Reply, Talk
+from lumos_core.wire.messages import Instruction, Reply, Talk, answering
 
 NAMES = ("ann", "bob", "cy", "dee", "eve")
 CONFIG: dict[str, Any] = {
@@ -35,7 +35,8 @@ class Unruly:
         self.delivered: list[Reply] = []
 
     def send(self, instructions: Sequence[Instruction], seconds: float) -> None:
-        self._arriving += self._transport.exchange(instructions, seconds)
+        replies = self._transport.exchange(instructions, seconds)
+        self._arriving += answering(instructions, replies)
 
     def receive(self, seconds: float) -> Reply | None:
         if not self._arriving or seconds <= 0:
@@ -118,3 +119,50 @@ def test_a_node_of_any_speed_is_asked_again(rounds: int) -> None:
     run_federation(config, SimulatedSpeeds(transport, {"eve": 2.5}), CATALOG, start())
     asked = [i.round for i in transport.asked if (i.node, i.kind) == ("eve", "train")]
     assert asked == [1, 4]
+
+
+@QUICK
+@given(
+    order=st.lists(st.integers(0, 19), max_size=120),
+    buffer_size=st.integers(2, 5),
+    fraction=st.sampled_from([0.6, 1.0]),
+    dp=st.sampled_from(["none", "user"]),
+)
+def test_no_late_reply_is_counted_twice(
+    order: list[int], buffer_size: int, fraction: float, dp: str
+) -> None:
+    """With ``mode = async`` each training is in one round at most, and paid for once."""
+    config = RunConfig(
+        **CONFIG, mode="async", buffer_size=buffer_size, fraction=fraction, dp=dp,
+        item_rows="all", aggregation="mean",
+    )  # fmt: skip
+    transport = UnrulyTransport(_nodes(config))
+    transport.order = order
+    result = run_federation(config, transport, CATALOG, start())
+    asked = [(i.node, i.round) for i in transport.asked if i.kind == "train"]
+    used = [
+        (name, e["round"] - e.get("staleness", {}).get(name, 0))
+        for e in _rounds(result)
+        for name in e["ok"]
+    ]
+    assert len(set(used)) == len(used)
+    assert set(used) <= set(asked)
+    assert len(set(asked)) == len(asked)
+    for event in _rounds(result):
+        assert 2 <= len(event["ok"]) <= buffer_size
+        assert not {*event["ok"]} & {*event.get("working", [])}
+    if dp == "user":
+        paid = [(n, e["round"]) for e in _rounds(result) for n in e["privacy"]["nodes"]]
+        assert sorted(paid) == sorted(asked)
+
+
+@QUICK
+@given(order=st.lists(st.integers(0, 19), max_size=120))
+def test_replies_of_a_buffer_count_in_any_order(order: list[int]) -> None:
+    config = RunConfig(**CONFIG, mode="async", buffer_size=5)
+    straight, mixed = UnrulyTransport(_nodes(config)), UnrulyTransport(_nodes(config))
+    mixed.order = order
+    for transport in (straight, mixed):
+        run_federation(config, transport, CATALOG, start())
+    last, same = straight.last_model(), mixed.last_model()
+    assert all(last[name].tobytes() == same[name].tobytes() for name in last)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from lumos_core.config import RunConfig
-from lumos_core.federation.closing import Close, Standing, to_ask
+from lumos_core.federation.closing import Close, to_ask
 
 Tiny = Callable[..., RunConfig]
 
@@ -49,5 +49,6 @@ def test_the_same_share_of_evaluations_is_waited_for(tiny: Tiny) -> None:
     assert close.reached(4, 4)
 
 
-def test_every_standing_tells_where_it_is_listed() -> None:
-    assert {s.listed for s in Standing} == {"ok", "failed", "late", "busy"}
+def test_a_buffer_is_not_waited_for_beyond_who_is_at_work(tiny: Tiny) -> None:
+    config = tiny(mode="async", buffer_size=4)
+    assert [Close.of_buffer(config, outstanding).replies for outstanding in (9, 4, 3)] == [4, 4, 3]

@@ -223,7 +223,7 @@ def test_combinations_that_make_no_sense(
 
 
 def test_simulated_shops_have_speeds(tiny: Tiny, toy_catalog: Any, toy_users: Any) -> None:
-    cfg = tiny(rounds=3, close_at=2)
+    cfg = tiny(rounds=3, close_at=2, round_timeout=60.0)
     shops = {name: toy_users(5, seed) for seed, name in enumerate(("a", "b", "c"))}
     result = simulate(cfg, toy_catalog, shops, seconds={"b": 10.0})
     assert [e["ok"] for e in _rounds(result)] == [["a", "c"]] * 3

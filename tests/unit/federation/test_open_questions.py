@@ -53,9 +53,10 @@ def test_an_answer_closes_its_question(asked: OpenQuestions, line: Line) -> None
 @pytest.mark.parametrize(
     "stray",
     [
-        Reply("bob", "evaluate"),  # another kind
-        Reply("eve", "train"),  # was not asked
-        Reply("", "train"),
+        Reply("bob", "evaluate", round=3),  # another kind
+        Reply("eve", "train", round=3),  # was not asked
+        Reply("", "train", round=3),
+        Reply("bob", "train"),  # to an unknown question
         Reply("bob", "train", round=2),  # to an earlier question
     ],
 )
@@ -66,20 +67,23 @@ def test_what_is_no_answer_is_dropped(asked: OpenQuestions, line: Line, stray: R
 
 
 def test_a_second_answer_is_dropped(asked: OpenQuestions, line: Line) -> None:
-    line.arriving = [Reply("ann", "train", bytes_up=n) for n in (1, 2)] + [Reply("bob", "train")]
+    line.arriving = [Reply("ann", "train", bytes_up=n, round=3) for n in (1, 2)] + [
+        Reply("bob", "train", round=3)
+    ]
     found = [asked.next(0.0) for _ in range(3)]
     assert [a and (a.reply.node, a.reply.bytes_up) for a in found] == [("ann", 1), ("bob", 0), None]
 
 
 def test_a_sum_answers_for_all_its_nodes(asked: OpenQuestions, line: Line) -> None:
-    line.arriving = [Reply("ann", "train", sum_of=("ann", "bob"))]
+    line.arriving = [Reply("ann", "train", sum_of=("ann", "bob"), round=3)]
     assert asked.next(0.0) is not None
     assert asked.busy() == set()
 
 
 def test_what_arrives_between_rounds_is_not_lost(asked: OpenQuestions, line: Line) -> None:
-    line.arriving = [Reply("ann", "train")]
+    line.arriving = [Reply("ann", "train", round=3)]
     assert asked.busy() == {"bob"}, "ann is free at once"
+    assert asked.waiting() == {"ann"}
     asked.ask([Instruction("ann", "train", 4)], 60.0)
     first = asked.next(0.0)
     assert first is not None
@@ -93,6 +97,8 @@ def test_nobody_is_busy_after_the_deadline(
     later = time.monotonic() + 61.0
     monkeypatch.setattr(open_questions.time, "monotonic", lambda: later)
     assert asked.busy() == set()
+    assert asked.take_overdue() == [ANN, BOB]
+    assert asked.take_overdue() == []
     line.arriving = [Reply("ann", "train", round=3)]
     assert asked.next(0.0) is None, "and what comes then is dropped"
 
@@ -100,6 +106,7 @@ def test_nobody_is_busy_after_the_deadline(
 def test_giving_up_frees_everybody(asked: OpenQuestions) -> None:
     asked.give_up()
     assert asked.busy() == set()
+    assert asked.take_overdue() == [ANN, BOB]
 
 
 def test_nothing_is_sent_for_no_instructions(line: Line, monkeypatch: Any) -> None:

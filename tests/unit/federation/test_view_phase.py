@@ -14,7 +14,7 @@ from lumos_core.federation import view_phase
 from lumos_core.federation.round_loop import FederationResult, run_federation
 from lumos_core.runs.history import Event
 from lumos_core.runs.view_coverage import RunViews
-from lumos_core.wire.messages import Instruction, Reply, in_turn
+from lumos_core.wire.messages import Instruction, Reply, answering, in_turn
 from lumos_core.wire.reply_checks import preparation
 
 Tiny = Callable[..., RunConfig]
@@ -38,7 +38,8 @@ class Scripted(FakeTransport):
     def send(self, instructions: Sequence[Instruction], seconds: float) -> None:
         for i in instructions:
             if i.kind != "prepare":
-                self.coming += [(self.now, len(self.coming), r) for r in self.exchange([i], 0.0)]
+                found = answering([i], self.exchange([i], 0.0))
+                self.coming += [(self.now, len(self.coming), reply) for reply in found]
                 continue
             assert 0 < i.seconds <= view_phase.PIECE_SECONDS
             self.prepares.append((self.now, i.node))
