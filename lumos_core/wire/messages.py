@@ -103,7 +103,7 @@ class InTurn:
 def answering(instructions: Iterable[Instruction], replies: Iterable[Reply]) -> list[Reply]:
     """Replies with the rounds of the instructions that they answer; of what answers none of them,
     the round stays unknown."""
-    rounds = {(i.node, i.kind): i.round for i in instructions}
+    rounds: dict[tuple[str, str], int] = {(i.node, i.kind): i.round for i in instructions}
     return [replace(r, round=rounds.get((r.node, r.kind))) for r in replies]
 
 
