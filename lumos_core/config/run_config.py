@@ -216,8 +216,15 @@ class RoundKeys(FlatConfig):
     max_staleness: Count = key(
         20, "with mode = async: a reply to a model older by more rounds is refused"
     )
+    evaluation: Literal["leave-one-out", "none"] = key(
+        "leave-one-out",
+        "what is held out to measure models: each user's last two items; or nothing: all is "
+        "trained on, users with fewer than three items take part, and the last model is the result",
+    )
     evaluate_every: Positive = key(
-        1, "rounds from one evaluation to the next; with mode = async there is one at the end"
+        1,
+        "rounds from one evaluation to the next; with mode = async the first and the last model "
+        "are evaluated",
     )
     patience: Count = key(
         0, "evaluations without a better NDCG@20 until the run ends; 0: no limit", free=True
@@ -236,6 +243,20 @@ class RoundKeys(FlatConfig):
     def _nodes_can_be_chosen(self) -> Self:
         NodeChoice.of(self.nodes)
         return self
+
+    @model_validator(mode="after")
+    def _patience_can_be_lost(self) -> Self:
+        if self.patience and not self.holds_out:
+            raise ValueError(
+                f"evaluation = none with patience = {self.patience}: without evaluations no round "
+                "is known to be better; choose patience = 0"
+            )
+        return self
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether items are kept from training, to measure models with them."""
+        return self.evaluation != "none"
 
     @model_validator(mode="after")
     def _closes_at_enough(self) -> Self:
@@ -473,6 +494,16 @@ class RunConfig(
     # --- combinations of keys of several groups
 
     @model_validator(mode="after")
+    def _weight_can_be_chosen(self) -> Self:
+        if not self.holds_out and len(self.title_weights) > 1:
+            raise ValueError(
+                f"evaluation = none with title-weight = {self.title_weight:g}: it is chosen on the "
+                f"validation targets, and there are none; choose one of {TITLE_WEIGHTS}, such as "
+                "the title_weight in the summary.json of an earlier run"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _late_replies_can_count(self) -> Self:
         """Refuse what does not hold for replies to different models in one round."""
         if self.mode != "async":
@@ -661,6 +692,7 @@ ADDED_LATER: dict[str, Scalar] = {
     "mode": "sync",
     "buffer-size": 3,
     "max-staleness": 20,
+    "evaluation": "leave-one-out",
 }
 """Keys that runs of version 0.1 do not have, with the values that correspond to those runs."""
 

@@ -20,8 +20,9 @@ end the run (`patience`), nodes have already trained for round r + 1: its replie
 
 After the last round, its model is evaluated on the validation targets, unless that is done already,
 and the best model of the run on the test targets. The run is "completed" if no round failed and a
-node answered this last question, and "failed" otherwise; its models are kept in both cases. A run
-for which too few nodes show up at the start ends with an error.
+node answered this last question, and "failed" otherwise; its models are kept in both cases. With
+`evaluation = none` nobody evaluates, and the last model is the result. A run for which too few
+nodes show up at the start ends with an error.
 """
 
 import logging
@@ -185,6 +186,9 @@ class Federation:
 
     def _until_ended(self) -> Ended:
         failed_in_a_row = 0
+        begins = self.progress.round == 0 and not self._evaluated(0)
+        if begins and self.late_count and self.config.holds_out:
+            self._evaluate_everywhere(0, "validation", self.params)
         while (ended := self._ended() or self._budget_used_up()) is None:
             outcome, problem = self._round(self.progress.round + 1)
             failed_in_a_row = failed_in_a_row + 1 if outcome is Outcome.FAILED else 0
@@ -266,6 +270,9 @@ class Federation:
         spent = self._spend(aggregator, aggregator.names)
         self.history.add({"event": Outcome.TRAINED.event, **event, **aggregator.facts(), **spent})
         self._save(LATEST, self.params, self.optimizer)
+        if not self.config.holds_out:  # what is newest is in use, also if the server dies
+            self.best = self.params
+            self._save(BEST, self.best, {})
         return Round(Outcome.TRAINED)
 
     def _spend(self, aggregator: Aggregator, used: Sequence[str]) -> Event:
@@ -279,6 +286,10 @@ class Federation:
         self.members.users |= aggregator.users()
         self.budget.users |= self.members.users
         return self.budget.spend(used, [n for n in aggregator.asked if n not in used])
+
+    @property
+    def _evaluates_in_rounds(self) -> bool:
+        return self.config.holds_out and not self.late_count
 
     def _standings(self, aggregator: Aggregator, busy: list[str], left_out: list[str]) -> Event:
         """Whom a round did not wait for, and whose reply is to an earlier model, if anyone's."""
@@ -312,7 +323,7 @@ class Federation:
         Returns:
             The replies that were used, and those that came too late for an earlier round.
         """
-        due = (number - 1) % self.config.evaluate_every == 0 and not self.late_count
+        due = (number - 1) % self.config.evaluate_every == 0 and self._evaluates_in_rounds
         # When a failed round is tried again, the model may have been evaluated already.
         evaluate: Split | None = "validation" if due and not self._evaluated(number - 1) else None
         weight = self._title_weight
@@ -406,12 +417,15 @@ class Federation:
     def _finish(self, ended: Ended) -> FederationResult:
         """Evaluate the last model, then the best one on the test targets."""
         last = self.progress.round
-        if not self._evaluated(last):
+        if self.config.holds_out and not self._evaluated(last):
             self._evaluate_everywhere(last, "validation", self.params)
         self._save(LATEST, self.params, self.optimizer)  # once more, with the last evaluation
         if self.progress.best_round < 0:  # no evaluation ever succeeded: take the last model
             self.best, self.progress = self.params, replace(self.progress, best_round=last)
-        test = self._evaluate_everywhere(self.progress.best_round, "test", self.best)
+            self._save(BEST, self.best, {})
+        test: dict[str, float] = {}
+        if self.config.holds_out:
+            test = self._evaluate_everywhere(self.progress.best_round, "test", self.best)
         failure = self._failure(ended, test)
         validation = self._evaluated(self.progress.best_round) or {}
         return FederationResult(
@@ -434,7 +448,7 @@ class Federation:
         failed = sum(event["event"] == Outcome.FAILED.event for event in self.history.events)
         if failed:
             return f"{failed} rounds failed (see history.jsonl)"
-        return "" if test else "no node answered the final evaluation"
+        return "" if test or not self.config.holds_out else "no node answered the final evaluation"
 
     # --- nodes
 
