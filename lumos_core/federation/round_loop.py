@@ -189,6 +189,11 @@ class Federation:
         begins = self.progress.round == 0 and not self._evaluated(0)
         if begins and self.late_count and self.config.holds_out:
             self._evaluate_everywhere(0, "validation", self.params)
+        if self.late_count and len(self.members.users) <= self.config.buffer_size:
+            log.warning(
+                "buffer-size = %d of %d nodes: rounds wait for the slowest; lower it",
+                self.config.buffer_size, len(self.members.users),
+            )  # fmt: skip
         while (ended := self._ended() or self._budget_used_up()) is None:
             outcome, problem = self._round(self.progress.round + 1)
             failed_in_a_row = failed_in_a_row + 1 if outcome is Outcome.FAILED else 0

@@ -254,3 +254,11 @@ def test_simulated_shops(tiny: Tiny, toy_catalog: Any, toy_users: Any) -> None:
     assert [e["ok"] for e in _rounds(once)] == [e["ok"] for e in _rounds(again)]
     assert _same(once.params, again.params)
     assert any("b" in e.get("staleness", {}) for e in _rounds(once))
+
+
+@pytest.mark.parametrize(("buffer_size", "warned"), [(5, False), (6, True), (7, True)])
+def test_a_buffer_of_all_nodes_is_warned_of(
+    config: Tiny, caplog: pytest.LogCaptureFixture, buffer_size: int, warned: bool
+) -> None:
+    _run(config(rounds=1, buffer_size=buffer_size))
+    assert ("rounds wait for the slowest" in caplog.text) is warned

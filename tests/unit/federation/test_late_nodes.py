@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from federation_fakes import CATALOG, FakeNode, FakeTransport, start
+from typer.testing import CliRunner
 
+from lumos_core.cli.app import app
 from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError
 from lumos_core.federation import membership, server_optimizer
@@ -20,6 +22,7 @@ from lumos_core.federation.simulated_speeds import SimulatedSpeeds
 from lumos_core.learning.parameters import Params
 from lumos_core.runs.checkpoint import LATEST, OptimizerState, load_checkpoint
 from lumos_core.runs.history import Event
+from lumos_core.runs.status import status_of
 from lumos_core.wire.messages import Instruction, Reply
 
 Tiny = Callable[..., RunConfig]
@@ -233,3 +236,16 @@ def test_simulated_shops_have_speeds(tiny: Tiny, toy_catalog: Any, toy_users: An
             simulate(tiny(**wrong), toy_catalog, shops, clients="users")
     with pytest.raises(ConfigError, match="none has its own speed"):
         simulate(tiny(), toy_catalog, shops, clients="users", seconds={"b": 2.0})
+
+
+def test_the_status_counts_the_rounds_without_a_node(config: Tiny, tmp_path: Path) -> None:
+    _run(config(rounds=13, close_at=0.8), run_dir=tmp_path)
+    found = {node.name: node for node in status_of(tmp_path).nodes}
+    assert {name: node.late for name, node in found.items()} == {
+        **dict.fromkeys(NAMES, 0), "fay": 13,
+    }  # fmt: skip
+    assert all(node.failures == 0 for node in found.values())
+    shown = CliRunner().invoke(app, ["status", str(tmp_path)])
+    assert " late " in shown.output
+    _run(config(rounds=1), run_dir=tmp_path / "usual")
+    assert " late " not in CliRunner().invoke(app, ["status", str(tmp_path / "usual")]).output
