@@ -25,7 +25,8 @@ from lumos_core.federation.one_user_clients import check_one_user_clients
 from lumos_core.federation.population import Population
 from lumos_core.federation.round_loop import FederationResult, run_federation
 from lumos_core.federation.simulated_speeds import SimulatedSpeeds
-from lumos_core.federation.warm_start import start_params
+from lumos_core.federation.warm_start import Start
+from lumos_core.learning.title_start import initial_params
 from lumos_core.privacy.secure_aggregation.primitives import Primitives
 from lumos_core.runs.history import OnEvent
 from lumos_core.views.build import BuildProgress
@@ -55,6 +56,7 @@ def simulate(
     on_event: OnEvent | None = None,
     primitives: Primitives | None = None,
     seconds: Mapping[str, float] | None = None,
+    start: Path | str | None = None,
 ) -> FederationResult:
     """Run a federation whose nodes all live in this process.
 
@@ -76,15 +78,17 @@ def simulate(
         seconds: by node, how many simulated seconds a training takes, 1 for all others; so replies
             arrive in the order of a simulated clock, see
             :mod:`~lumos_core.federation.simulated_speeds`. Not with one-user clients.
+        start: run folder, exported folder or model file with the model to start from, in the place
+            of a new one.
 
     Returns:
         The result: parameters of the best round, its metrics on validation and test targets.
 
     Raises:
         ConfigError: no node is given, or ``run_dir`` holds another run, or one-user clients cannot
-            train as the configuration says.
+            train as the configuration says, or the model to start from has another shape.
         DataError: a node has no users.
-        ModelError: the language model cannot be found.
+        ModelError: the language model cannot be found, or there is no usable model to start from.
 
     Three shops, 24 items, two rounds without views:
 
@@ -108,6 +112,8 @@ def simulate(
     for name, sequences in shops.items():
         if not len(sequences):
             raise DataError(f"node {name!r}: has no users; leave it out")
+    begun = None if start is None else Start.read(Path(start), config, catalog)
+    config = begun.applied(config) if begun else config
     everyone = Sequences.concat(list(shops.values())) if clients == "users" else None
     count = len(shops) if everyone is None else len(everyone)
     config = config.replace(
@@ -138,12 +144,13 @@ def simulate(
             config,
             transport,
             catalog.fingerprint,
-            start_params(config, catalog, run_dir if resume else None),
+            begun.params if begun else initial_params(config, catalog),
             run_dir=run_dir,
             on_event=on_event,
             resume=resume,
             primitives=primitives,
             known_as=catalog.is_known_as,
+            started=begun.facts.event() if begun else None,
         )
 
 
