@@ -58,12 +58,16 @@ from lumos_core.runs.checkpoint import (
     save_checkpoint,
 )
 from lumos_core.runs.history import HISTORY, VERSIONS, Event, History, OnEvent, utc_now
+from lumos_core.runs.node_metrics import by_node
 from lumos_core.runs.resume import KnownAs, StartingPoint, never, starting_point
 from lumos_core.wire import reply_checks, versions
 from lumos_core.wire.messages import Instruction, Reply, Split, Transport, exchange
 from lumos_core.wire.versions import Versions
 
 log = logging.getLogger(__name__)
+
+MOST_NAMED = 1_000
+"""Of how many nodes a sum may be, for the history to name them in every evaluation."""
 
 
 class Outcome(Enum):
@@ -379,10 +383,12 @@ class Federation:
         """Wait until all have answered, until enough have, or until the deadline."""
         asked = {i.node: i for i in instructions}
         self.questions.ask(instructions, max(until - time.monotonic(), 0.0))
+        waiting = set(asked)
         answered: list[Reply] = []
         late: list[Reply] = []
-        while self._is_anyone_open(asked) and not close.reached(
-            len(aggregator.names), sum(r.kind == "evaluate" for r in answered)
+        evaluations = 0
+        while (waiting or self._may_late_ones_come()) and not close.reached(
+            aggregator.count, evaluations
         ):
             answer = self.questions.next(max(until - time.monotonic(), 0.0))
             if answer is None:
@@ -392,7 +398,9 @@ class Federation:
             self.members.leave_out([reply])
             self.members.ask_again([reply.node] if reply.error == OTHER_PROTOCOL else [])
             if asked.get(reply.node) is answer.asked:
+                waiting.difference_update((reply.node, *reply.sum_of))
                 answered.append(reply)
+                evaluations += reply.kind == "evaluate"
                 self._offer([reply], aggregator, instructions)
             else:
                 late.append(reply)
@@ -403,11 +411,9 @@ class Federation:
         self._note_silent(silent, aggregator)
         return sorted(answered, key=lambda reply: reply.node), late
 
-    def _is_anyone_open(self, asked: Iterable[str]) -> bool:
-        """Whether there are answers to wait for."""
-        if self.late_count:
-            return bool(self.questions.busy() or self.questions.waiting())
-        return bool(self.questions.open_of(asked))
+    def _may_late_ones_come(self) -> bool:
+        """Whether there are replies to earlier rounds that would count."""
+        return self.late_count and bool(self.questions.busy() or self.questions.waiting())
 
     @staticmethod
     def _note_silent(names: Iterable[str], aggregator: Aggregator) -> None:
@@ -565,12 +571,14 @@ class Federation:
             return {}
         event: Event = {
             "event": "evaluation", "round": of_round, "split": split, "time": utc_now(),
-            "nodes": [name for e in valid for name in e.names], "users": int(sums["users"]),
+            **_who(valid), "users": int(sums["users"]),
             **metrics, **({"title_weight": weight} if any(self.config.title_weights) else {}),
             **(traffic or {}), **({"failed": failed} if failed else {}),
         }  # fmt: skip
         if split == "validation":
             event |= self._selection(valid, selected[weight])
+        else:
+            event |= by_node((e.names, e.sums[weight]) for e in valid)
         self.history.add(event)
         if split == "validation":
             self._note_best(of_round, history.value_of(event), weight)
@@ -627,6 +635,14 @@ class Federation:
     def _save(self, name: str, params: Params, optimizer: OptimizerState) -> None:
         if self.run_dir is not None:
             save_checkpoint(self.run_dir / name, Checkpoint(params, optimizer, self.progress))
+
+
+def _who(valid: Sequence[Evaluated]) -> Event:
+    """The nodes that an evaluation is about: their names and, of a population of clients that is
+    evaluated at once, only their number."""
+    unnamed = sum(len(e.names) for e in valid if len(e.names) > MOST_NAMED)
+    names = [name for e in valid if len(e.names) <= MOST_NAMED for name in e.names]
+    return {"nodes": names, **({"nodes_unnamed": unnamed} if unnamed else {})}
 
 
 def run_federation(
