@@ -123,12 +123,13 @@ def piece_seconds(job: Task) -> float:
 
 
 def describe(job: Task) -> RecordDict:
-    """Report the node's name, its number of users, fingerprints of catalog and model, and the
-    versions of LUMOS, protocol, Flower and Python."""
+    """Report the node's name, its number of users, its tags if it has any, fingerprints of catalog
+    and model, and the versions of LUMOS, protocol, Flower and Python."""
     users = job.node.split.sequences
     if users.left_out:  # for the owner; the count does not leave this machine
         log.warning("data: %s", users.users_text)
-    return records.encode_describe(job.node.describe())
+    tags = {"tags": job.settings.tags} if job.settings.tags else {}
+    return records.encode_describe({**job.node.describe(), **tags})
 
 
 def prepare(job: Task) -> RecordDict:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.node_cache import read_kept_node
+from lumos_core.data.sequences import least_history
 from lumos_core.federation.node import Node
 from lumos_core.federation.owner_floor import time_limit
 from lumos_core.views.meter import Meter
@@ -28,7 +29,8 @@ def open_node(
     Raises:
         DataError: the folder or one of its files is missing, malformed or inconsistent.
     """
-    catalog, sequences = read_kept_node(Path(node.data), node.state_folder)
+    least = least_history(config.evaluation)
+    catalog, sequences = read_kept_node(Path(node.data), node.state_folder, least)
     if meter is not None:
         meter.expect(len(catalog), config.llm_judges)
     views: ViewSource = no_views

@@ -10,23 +10,23 @@ from collections.abc import Iterable
 from types import ModuleType
 
 from client_app import duties
-from lumos_core.federation import round_loop
+from lumos_core.federation import closing, round_loop
 from lumos_core.privacy.secure_aggregation import participant
 from lumos_core.terminal.tables import markdown_table
 
 HEAD = """\
 # The protocol
 
-What server and nodes do when, in three tables: the round loop on the server, the messages that a
-node answers, and the steps of secure aggregation. The code works by these tables. Made by
-`make docs` from them and from the docstrings above them.
+What server and nodes do when, in tables: the round loop on the server, the close of a round, the
+messages that a node answers, and the steps of secure aggregation. The code works by these tables.
+Made by `make docs` from them and from the docstrings above them.
 The protocol of experiments is in [evaluation.md](evaluation.md).
 """
 
 
 def page() -> str:
     """The content of docs/protocol.md."""
-    return "\n".join([HEAD, *_round_loop(), *_node(), *_secure_aggregation()])
+    return "\n".join([HEAD, *_round_loop(), *_close(), *_node(), *_secure_aggregation()])
 
 
 def _round_loop() -> list[str]:
@@ -51,6 +51,14 @@ def _round_loop() -> list[str]:
             ["a round comes to", "event in history.jsonl", "what follows"], came_to, "l"
         ),
         markdown_table(["the rounds end with", "when", "the run counts as"], ends, "l"),
+    ]
+
+
+def _close() -> list[str]:
+    rows = [(f"`{s.name}`", f"`{s.listed}`", s.meaning) for s in closing.Standing]
+    return [
+        _section("The close of a round", closing),
+        markdown_table(["a node is", "named in history.jsonl as", "what follows"], rows, "l"),
     ]
 
 

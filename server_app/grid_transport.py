@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import httpx
@@ -342,6 +342,8 @@ class _Talk:
                     self._arrived.put((message_id, answer))
             waited = time.monotonic() - begin
             self._stop.wait(pause(waited, self._transport.poll, len(self._sent)))
+        for message_id in waiting:  # a talk may last as long as a run
+            self._sent.pop(message_id, None)
 
 
 def pause(waited: float, poll: float, messages: int) -> float:
@@ -395,11 +397,12 @@ def to_reply(asked: Instruction, message: Answer, bytes_down: int) -> Reply:
     server's id as their source, and a node must not be able to answer for another.
     """
     try:
-        return _to_reply(asked, message, bytes_down)
+        reply = _to_reply(asked, message, bytes_down)
     except Exception as error:  # a node may send anything; only its own reply is lost
         log.warning("a reply of node %s could not be read (%s)", asked.node, type(error).__name__)
         problem = "malformed: cannot be read"
-        return Reply(asked.node, asked.kind, error=problem, bytes_down=bytes_down)
+        reply = Reply(asked.node, asked.kind, error=problem, bytes_down=bytes_down)
+    return replace(reply, round=asked.round)
 
 
 def _to_reply(asked: Instruction, message: Answer, bytes_down: int) -> Reply:

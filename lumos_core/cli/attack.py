@@ -55,12 +55,13 @@ def attack_command(
 
     If it is interrupted, it resumes when the same command is started again.
     """
-    from lumos_core.cli.options import defaults_for, integers, names, with_overrides
+    from lumos_core.cli.options import defaults_for, integers, measured, names, with_overrides
     from lumos_core.cli.suites import run_suite
 
     require_extra("matplotlib", "plots", "the heat map")
     own = {"seed": "--seeds", "method": "--methods", "rounds": "--clean-rounds, --attack-rounds"}
-    base = with_overrides(defaults_for(data, rounds=clean_rounds + attack_rounds), config, own)
+    rounds = clean_rounds + attack_rounds
+    base = measured(with_overrides(defaults_for(data, rounds=rounds), config, own))
     attacks = _Attacks(
         names(methods, "--methods"), _scenarios(suite), integers(seeds, "--seeds"),
         (clean_rounds, attack_rounds),

@@ -13,6 +13,7 @@ from lumos_core.cli.options import (
     check_out,
     defaults_for,
     integers,
+    measured,
     with_overrides,
 )
 from lumos_core.cli.screens import number, results_table
@@ -78,7 +79,7 @@ def audit_command(
         numbers = integers(users or ACTIVE_USERS, "--users")
         if len(numbers) != 1 or numbers[0] < 1:
             raise ConfigError(f"--users {users!r}: expected one positive number with --active")
-        base = with_overrides(defaults_for(data), config, {"seed": "--seeds"})
+        base = measured(with_overrides(defaults_for(data), config, {"seed": "--seeds"}))
         _audit_actively(data, out, base, numbers[0], trials, integers(seeds, "--seeds"), moves)
         return
     # these import torch and polars
@@ -90,7 +91,7 @@ def audit_command(
     sizes = integers(users or USERS, "--users")
     if min(sizes) < 1:
         raise ConfigError(f"--users {users!r}: expected positive whole numbers, as in 1,10,50")
-    base = with_overrides(defaults_for(data), config)
+    base = measured(with_overrides(defaults_for(data), config))
     check_out(out)
     console = Console()
     rows = audits(

@@ -72,7 +72,7 @@ def compare_command(
     """
     from rich.console import Console
 
-    from lumos_core.cli.options import defaults_for, integers, names, with_overrides
+    from lumos_core.cli.options import defaults_for, integers, measured, names, with_overrides
     from lumos_core.cli.suites import run_suite
     from lumos_core.experiments.comparison.variant_runs import MERGED
 
@@ -85,7 +85,8 @@ def compare_command(
     default = DEFAULT_VARIANTS if clients == "nodes" else ONE_USER_VARIANTS
     everything = [v for v in VARIANTS if clients == "nodes" or v not in NEED_OTHER_USERS]
     chosen = everything if variants == "all" else names(variants or default, "--variants")
-    base = with_overrides(defaults_for(data), config, {"seed": "--seeds", "method": "--variants"})
+    own = {"seed": "--seeds", "method": "--variants"}
+    base = measured(with_overrides(defaults_for(data), config, own))
     of_nodes: Partition = "users" if clients == "users" else partition
     suite = _Comparison(chosen, integers(seeds, "--seeds"), reference, of_nodes, tune)
     results = run_suite(suite, data, out, base, jobs)

@@ -351,6 +351,12 @@ def server_command(
     console = Console(soft_wrap=True)
     try:
         if every or at:
+            if flat.get("evaluation") == "none":
+                raise ConfigError(
+                    "evaluation = none with --every or --at: a night's model is taken into use "
+                    "only if it is not worse on the validation targets, and there are none; leave "
+                    "evaluation as it is"
+                )
             if run_dir is not None:
                 raise ConfigError("--run-dir: every run of a series has a folder of its own")
             plan = series_options(series or folder / "series", every, at, nights, keep,
@@ -372,14 +378,18 @@ def _print_results(console: Console, run_dir: Path, summary: RunSummary) -> None
     """Print how the run ended, as a table and in one line, and write its report."""
     if summary.reason:
         console.print(f"ended early: {summary.reason}", highlight=False)
-    if summary.test.keys() >= set(REPORTED_METRICS):  # not in summaries of older versions
+    if not summary.test:  # evaluation = none
+        write_report(run_dir, summary, [])
+    elif summary.test.keys() >= set(REPORTED_METRICS):  # not in summaries of older versions
         rows = [federated_row(summary)]
         write_report(run_dir, summary, rows)
         # without the last column: data of other machines cannot be pooled for a comparison
         head, *body = (row[:-1] for row in cells(rows))
         console.print(results_table(head, body, boxed=True))
     best = run_dir / "checkpoint" / "best.safetensors"
-    quality = f"round {summary.best_round} is best, test HR@20 {summary.test['hr@20']:.4f}"
+    quality = f"round {summary.best_round} is the last; nothing was held out to measure it"
+    if summary.test:
+        quality = f"round {summary.best_round} is best, test HR@20 {summary.test['hr@20']:.4f}"
     console.print(f"completed; {quality}; model: {best}")
 
 

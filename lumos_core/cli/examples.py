@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from lumos_core.config import NodeConfig
-from lumos_core.data import Catalog, LeaveOneOut
+from lumos_core.data import Catalog
 from lumos_core.data.sample import is_bundled
+from lumos_core.data.sequences import split_of
 from lumos_core.views.source import stored_views
 from lumos_core.views.view import UserViews
 
@@ -51,7 +52,7 @@ def _examples(plan: "LocalPlan") -> Iterator[tuple[str, list[int], UserViews]]:
     """Users whose views are in their node's store, taken from each node in turn."""
     found = []
     for folder, sequences in zip(plan.folders, plan.sequences, strict=True):
-        train = LeaveOneOut(sequences).train()
+        train = split_of(plan.config.evaluation, sequences).train()
         some = [u for u in range(len(train)) if len(train[u]) in _LENGTHS]
         node = NodeConfig.from_flat({"data": str(folder.resolve()), **plan.node_settings})
         views = stored_views(plan.config, node, plan.catalog, train.subset(some))

@@ -114,6 +114,20 @@ def with_overrides(
     return RunConfig.from_flat({**base.to_flat(), **changes})
 
 
+def measured(config: RunConfig) -> RunConfig:
+    """The configuration of a command that measures models.
+
+    Raises:
+        ConfigError: nothing is held out to measure them.
+    """
+    if not config.holds_out:
+        raise ConfigError(
+            "evaluation = none: this command measures models on items that are held out; leave "
+            "evaluation as it is"
+        )
+    return config
+
+
 def defaults_for(data: Path, **fields: Any) -> RunConfig:
     """The default configuration for prepared data: ``llm-noun`` follows from their domain.
 

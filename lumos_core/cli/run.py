@@ -173,7 +173,7 @@ def _execute(
     try:
         with ending_on_signals(), Children(plan.run_dir / "logs") as children:
             centralised = None
-            if baselines:
+            if baselines and plan.config.holds_out:
                 centralised = start_baselines(children, plan.config, plan.data, plan.run_dir)
             with RoundLines(console, plan.config.rounds, local=True).live() as lines:
                 summary = federate(lines)
@@ -183,7 +183,7 @@ def _execute(
                 )
             if summary.reason:
                 console.print(f"ended early: {summary.reason}", highlight=False)
-            rows = [federated_row(summary)]
+            rows = [federated_row(summary)] if summary.test else []
             if centralised is not None:
                 with console.status("training on the pooled data"):
                     rows += wait_for_baselines(centralised, plan.run_dir)
@@ -234,8 +234,11 @@ def view_line(before: ViewCount, after: ViewCount) -> str:
 
 
 def _print_results(console: Console, run_dir: Path, report: Path, rows: list[Row]) -> None:
-    head, *body = cells(rows)
-    console.print(results_table(head, body, boxed=True))
+    if rows:
+        head, *body = cells(rows)
+        console.print(results_table(head, body, boxed=True))
+    else:
+        console.print("the last model is the result: evaluation = none holds nothing out")
     places = {
         "model": run_dir / "checkpoint" / "best.safetensors",
         "history": run_dir / "history.jsonl",

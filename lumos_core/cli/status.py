@@ -65,14 +65,16 @@ def _print(status: RunStatus) -> None:
             for e in status.evaluations
         ],
     )  # fmt: skip
+    late = any(n.late for n in status.nodes)
     _table(
         "nodes",
-        ("node", "last round", "last seen (UTC)", "rounds", "failures"),
+        ("node", "last round", "last seen (UTC)", "rounds", "failures", *["late"] * late),
         [
-            (n.name, n.last_round, n.last_seen[:19].replace("T", " "), n.rounds, n.failures)
+            (n.name, n.last_round, n.last_seen[:19].replace("T", " "), n.rounds, n.failures,
+             *[n.late] * late)
             for n in status.nodes
         ],
-    )
+    )  # fmt: skip
     _table(
         "other versions than the server's",
         ("node", "has", "what to do"),

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from lumos_core.cli.options import ConfigOption, check_out, defaults_for, with_overrides
+from lumos_core.cli.options import ConfigOption, check_out, defaults_for, measured, with_overrides
 from lumos_core.config import RunConfig
 from lumos_core.deployment.centralised_child import (
     METRICS_FILE,
@@ -96,7 +96,7 @@ def _configured(data: Path, texts: list[str] | None, semantic_start: bool | None
     """
     start = RunConfig().semantic_start if semantic_start else "none"
     base = defaults_for(data, method="fedavg", semantic_start=start)
-    run = with_overrides(base, texts)
+    run = measured(with_overrides(base, texts))
     if semantic_start is not None and semantic_start == (run.semantic_start == "none"):
         option = "--semantic-start" if semantic_start else "--no-semantic-start"
         raise ConfigError(

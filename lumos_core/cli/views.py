@@ -15,7 +15,7 @@ from lumos_core.cli.screens import results_table
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data import Catalog, LeaveOneOut, Sequences
 from lumos_core.data.layout import shared_state
-from lumos_core.data.sequences import MIN_HISTORY
+from lumos_core.data.sequences import MIN_HISTORY, least_history, split_of
 from lumos_core.errors import ConfigError, DataError
 from lumos_core.terminal.progress import Progress, Task
 from lumos_core.views.build import BuildProgress
@@ -249,7 +249,13 @@ def _build_node(run: RunConfig, folder: Path, console: Console) -> BuildProgress
     """Build one node's views and show the progress; returns the final counts."""
     from lumos_core.data.node_folder import read_node  # imports polars
 
-    return _build(run, _node(folder), folder.name, lambda: read_node(folder), console)
+    return _build(
+        run,
+        _node(folder),
+        folder.name,
+        lambda: read_node(folder, least_history(run.evaluation)),
+        console,
+    )
 
 
 def _build_shared(run: RunConfig, data: Path, console: Console) -> BuildProgress:
@@ -264,7 +270,7 @@ def _build_shared(run: RunConfig, data: Path, console: Console) -> BuildProgress
         catalog, nodes = load_prepared(data)
         users = pool(data, catalog, nodes).users
         for folder in folders:
-            take_over(run, node, _node(folder), catalog, LeaveOneOut(users).train())
+            take_over(run, node, _node(folder), catalog, split_of(run.evaluation, users).train())
         return catalog, users
 
     return _build(run, node, data.name, read, console)
@@ -291,7 +297,7 @@ def _build(
             task.update(done, total=built.total, note=note_on(built))
 
         source = view_source(run, node, catalog, on_progress=show, on_stage=_stages(progress))
-        source(LeaveOneOut(sequences).train())
+        source(split_of(run.evaluation, sequences).train())
     return last
 
 

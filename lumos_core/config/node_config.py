@@ -16,6 +16,7 @@ from lumos_core.config.flat import (
     key,
 )
 from lumos_core.config.floor_keys import FloorKeys
+from lumos_core.config.node_choice import joined_tags
 
 NODE_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 """Regular expression of valid node names; a name becomes part of file names and logs."""
@@ -56,6 +57,11 @@ class NodeConfig(FloorKeys):
     state: str = key("", "folder for views, ledger, models and logs; empty: state/ below data")
     name: Annotated[str, Field(pattern=f"^{NODE_NAME}$")] = key(
         "node", "the node's name, the same in every run; it becomes part of file names and logs"
+    )
+    tags: Annotated[str, BeforeValidator(joined_tags)] = key(
+        "",
+        "public words by which a run may choose this node (the run's key nodes); the server and "
+        "its operators see them; a list in node.toml",
     )
     device: str = key("cpu", "torch device that SASRec is trained on")
     threads: Positive = key(1, "CPU threads")

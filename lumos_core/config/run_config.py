@@ -28,6 +28,7 @@ from lumos_core.config.flat import (
 )
 from lumos_core.config.methods import METHODS
 from lumos_core.config.names import OneOf
+from lumos_core.config.node_choice import NodeChoice
 
 VIEW_WRITERS = ("llm", "tfidf", "random", "shuffled")
 SASREC, LIGR, BAG = "sasrec", "ligr", "bag"
@@ -181,6 +182,12 @@ class RoundKeys(FlatConfig):
     """Rounds"""
 
     rounds: Positive = key(20, "rounds of training", free=True)
+    nodes: str = key(
+        "",
+        "nodes that take part: names, patterns (shop-*) and tags (tag:eu) with commas between "
+        "them; empty: all",
+        free=True,
+    )
     fraction: Fraction = key(1.0, "share of the nodes that train in a round")
     min_nodes: Positive = key(2, "nodes to wait for before the first round", free=True)
     min_replies: Positive = key(
@@ -191,7 +198,34 @@ class RoundKeys(FlatConfig):
         600.0, "seconds until a round ends with the replies that have come", free=True
     )
     max_failed_rounds: Count = key(2, "failed rounds in a row before the run gives up", free=True)
-    evaluate_every: Positive = key(1, "rounds from one evaluation to the next")
+    close_at: PositiveFloat = key(
+        1.0,
+        "valid replies with which a round closes: up to 1 a share of the nodes that `fraction` "
+        "chooses, above 1 a number; never fewer than min-replies; 1: all",
+        free=True,
+    )
+    over_select: Annotated[float, Field(ge=0.0, le=10.0)] = key(
+        0.0, "nodes asked beyond those that `fraction` chooses, as a share of them"
+    )
+    mode: Literal["sync", "async"] = key(
+        "sync",
+        "sync: a round uses replies to its own model; async: also late ones to earlier models, "
+        "with less weight",
+    )
+    buffer_size: Positive = key(3, "with mode = async: valid replies with which a round closes")
+    max_staleness: Count = key(
+        20, "with mode = async: a reply to a model older by more rounds is refused"
+    )
+    evaluation: Literal["leave-one-out", "none"] = key(
+        "leave-one-out",
+        "what is held out to measure models: each user's last two items; or nothing: all is "
+        "trained on, users with fewer than three items take part, and the last model is the result",
+    )
+    evaluate_every: Positive = key(
+        1,
+        "rounds from one evaluation to the next; with mode = async the first and the last model "
+        "are evaluated",
+    )
     patience: Count = key(
         0, "evaluations without a better NDCG@20 until the run ends; 0: no limit", free=True
     )
@@ -202,6 +236,44 @@ class RoundKeys(FlatConfig):
             raise ValueError(
                 f"min-replies = {self.min_replies} can never be met with "
                 f"min-nodes = {self.min_nodes}; lower min-replies or raise min-nodes"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _nodes_can_be_chosen(self) -> Self:
+        NodeChoice.of(self.nodes)
+        return self
+
+    @model_validator(mode="after")
+    def _patience_can_be_lost(self) -> Self:
+        if self.patience and not self.holds_out:
+            raise ValueError(
+                f"evaluation = none with patience = {self.patience}: without evaluations no round "
+                "is known to be better; choose patience = 0"
+            )
+        return self
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether items are kept from training, to measure models with them."""
+        return self.evaluation != "none"
+
+    @model_validator(mode="after")
+    def _closes_at_enough(self) -> Self:
+        if self.close_at > 1 and self.close_at != int(self.close_at):
+            raise ValueError(
+                f"close-at = {self.close_at:g}: expected a share up to 1, or a whole number of "
+                "replies"
+            )
+        if 1 < self.close_at < self.min_replies:
+            raise ValueError(
+                f"close-at = {self.close_at:g} is below min-replies = {self.min_replies}, without "
+                "which a round fails; raise close-at or lower min-replies"
+            )
+        if self.over_select and self.fraction == 1:
+            raise ValueError(
+                f"over-select = {self.over_select:g} with fraction = 1: all nodes are asked "
+                "already; lower fraction, or choose close-at and over-select = 0"
             )
         return self
 
@@ -419,6 +491,45 @@ class RunConfig(
     # --- combinations of keys of several groups
 
     @model_validator(mode="after")
+    def _weight_can_be_chosen(self) -> Self:
+        if not self.holds_out and len(self.title_weights) > 1:
+            raise ValueError(
+                f"evaluation = none with title-weight = {self.title_weight:g}: it is chosen on the "
+                f"validation targets, and there are none; choose one of {TITLE_WEIGHTS}, such as "
+                "the title_weight in the summary.json of an earlier run"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _late_replies_can_count(self) -> Self:
+        """Refuse what does not hold for replies to different models in one round."""
+        if self.mode != "async":
+            return self
+        for wrong, found, why, repair in (
+            (self.secure_aggregation, "secure-aggregation = true",
+             "masks cancel only among nodes that were asked together", "mode = sync"),
+            (self.dp == "distributed", "dp = distributed",
+             "a late reply counts less, and so would the noise in it, which all need",
+             "dp = central or user, or mode = sync"),
+            (self.close_at != 1, f"close-at = {self.close_at:g}",
+             "a round closes with buffer-size replies", "close-at = 1"),
+            (self.over_select > 0, f"over-select = {self.over_select:g}",
+             "no reply is ignored for being late", "over-select = 0"),
+            (self.patience > 0, f"patience = {self.patience}",
+             "nobody stops to evaluate between the rounds", "patience = 0"),
+            (self.buffer_size < self.min_replies, f"buffer-size = {self.buffer_size}",
+             f"a round with fewer than min-replies = {self.min_replies} fails",
+             f"buffer-size = {self.min_replies} or more"),
+            (self.buffer_size < 3 and needs_single_deltas(self.rule),
+             f"buffer-size = {self.buffer_size} and aggregation = {self.rule}",
+             "two or fewer deltas have no typical one among them",
+             "buffer-size = 3 or more, or aggregation = mean"),
+        ):  # fmt: skip
+            if wrong:
+                raise ValueError(f"mode = async with {found}: {why}; choose {repair}")
+        return self
+
+    @model_validator(mode="after")
     def _some_view_is_positive(self) -> Self:
         if self.objective == "tri-view" and not (
             self.use_future or self.use_paraphrase or self.contrastive_weight == 0
@@ -495,6 +606,12 @@ class RunConfig(
                 raise ValueError(
                     f"secure-aggregation = true needs {name} = {needed}, found {found}: {why}"
                 )
+        if self.close_at != 1 or self.over_select:
+            raise ValueError(
+                f"secure-aggregation = true needs close-at = 1 and over-select = 0, found "
+                f"{self.close_at:g} and {self.over_select:g}: for each node that a sum leaves "
+                "behind, the others have to give up shares of its key; lower round-timeout instead"
+            )
         if self.min_replies < 3:
             raise ValueError(
                 f"secure-aggregation = true needs min-replies ≥ 3, found {self.min_replies}: in a "
@@ -564,6 +681,13 @@ ADDED_LATER: dict[str, Scalar] = {
     "title-weight": 0.0,
     "item-rows": "all",
     "item-bias": "none",
+    "nodes": "",
+    "close-at": 1.0,
+    "over-select": 0.0,
+    "mode": "sync",
+    "buffer-size": 3,
+    "max-staleness": 20,
+    "evaluation": "leave-one-out",
     "start-model": "",
 }
 """Keys that runs of version 0.1 do not have, with the values that correspond to those runs."""

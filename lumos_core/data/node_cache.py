@@ -25,24 +25,27 @@ KEPT = "histories.npz"
 log = logging.getLogger(__name__)
 
 
-def read_kept_node(folder: Path, state: Path) -> tuple[Catalog, Sequences]:
+def read_kept_node(
+    folder: Path, state: Path, min_history: int = MIN_HISTORY
+) -> tuple[Catalog, Sequences]:
     """As :func:`~lumos_core.data.node_folder.read_node`, from the state folder if nothing changed.
 
     Args:
         folder: the node's data folder.
         state: its state folder.
+        min_history: as for ``read_node``.
 
     Raises:
         DataError: as ``read_node``.
     """
     files = node_files(folder)
-    key = _digest(files)
+    key = _digest(files, min_history)
     sequences = _load(state / KEPT, key)
     if sequences is not None:
         return Catalog.read(files.catalog), sequences
     from lumos_core.data.node_folder import read_node
 
-    catalog, sequences = read_node(folder)
+    catalog, sequences = read_node(folder, min_history)
     try:
         _save(state / KEPT, key, sequences)
     except OSError as error:  # e.g. a full disk: the next process is slower, but not wrong
@@ -50,9 +53,9 @@ def read_kept_node(folder: Path, state: Path) -> tuple[Catalog, Sequences]:
     return catalog, sequences
 
 
-def _digest(files: NodeFiles) -> str:
+def _digest(files: NodeFiles, min_history: int) -> str:
     """Digest of both files, and of all else that decides which histories are read from them."""
-    digest = hashlib.sha256(f"{__version__} {MIN_HISTORY}".encode())
+    digest = hashlib.sha256(f"{__version__} {min_history}".encode())
     for path in files:
         with check_file(path).open("rb") as file:
             digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())

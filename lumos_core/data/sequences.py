@@ -140,6 +140,42 @@ class LeaveOneOut:
         return self.sequences.items[self.sequences.offsets[1:] - back].astype(np.int64)
 
 
+@dataclass(frozen=True, eq=False)
+class AllTrain:
+    """No split: every item of every user is trained on, and nothing is held out."""
+
+    sequences: Sequences
+
+    def train(self) -> Sequences:
+        """The histories as they are."""
+        return self.sequences
+
+    def validation(self) -> tuple[Sequences, Targets]:
+        """Raises DataError: there are no targets."""
+        raise DataError("evaluation = none: no item was held out")
+
+    def test(self) -> tuple[Sequences, Targets]:
+        """Raises DataError: there are no targets."""
+        return self.validation()
+
+
+Split = LeaveOneOut | AllTrain
+
+
+def split_of(evaluation: str, sequences: Sequences) -> Split:
+    """The split that a run's key ``evaluation`` asks for.
+
+    Raises:
+        DataError: a user has too few items for it.
+    """
+    return AllTrain(sequences) if evaluation == "none" else LeaveOneOut(sequences)
+
+
+def least_history(evaluation: str) -> int:
+    """Interactions that a user must have to take part."""
+    return 1 if evaluation == "none" else MIN_HISTORY
+
+
 def users_text(users: int, left_out: int) -> str:
     """``12 users``, or ``12 users (2 more left out: fewer than 3 interactions each)``."""
     if not left_out:

@@ -38,6 +38,7 @@ name = "{name}"  # bound to node.key; the server knows no other node by it
 
 data = "data"  # folder with catalog.tsv and interactions.tsv; never leaves this machine
 # state = "state"  # views, ledger, logs; default: the folder state in data
+# tags = []  # public words by which a run may choose this node, e.g. ["eu", "large"]
 # llm = "smollm2"  # local LLM, if not the one of the run: a folder, a .gguf file or a name
 # llm-quantization = "none"  # none, 8bit or 4bit
 # threads = 1  # CPU threads of training and of the LLM

@@ -235,12 +235,17 @@ def _keys_of(folder: Path | None) -> dict[str, Any]:
 
 
 def for_nodes(flat: Mapping[str, Any], count: int) -> RunConfig:
-    """The configuration for a known number of nodes; by default the run waits for all of them.
+    """The configuration for a known number of nodes; by default the run waits for all of them, or,
+    if it chooses among them (`nodes`), for as many as any run does.
 
     Raises:
         ConfigError: more nodes or replies are required than there are nodes.
     """
-    known = {"min-nodes": count, "min-replies": min(RunConfig().min_replies, count)}
+    usual = RunConfig()
+    known = {
+        "min-nodes": min(usual.min_nodes, count) if flat.get("nodes") else count,
+        "min-replies": min(usual.min_replies, count),
+    }
     config = RunConfig.from_flat({**known, **flat})
     if config.min_nodes > count:
         raise ConfigError(f"min-nodes = {config.min_nodes}, but there are only {count} nodes")

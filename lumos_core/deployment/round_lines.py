@@ -212,6 +212,10 @@ def _cells(round_: Event, metrics: Event) -> dict[str, str]:
     nodes = f"{round_['nodes_ok']} ok"
     if round_["failed"]:
         nodes += f", {len(round_['failed'])} failed"
+    if late := len(round_.get("late", [])) + len(round_.get("busy", [])):
+        nodes += f", {late} late"
+    if stale := round_.get("staleness"):
+        nodes += f", {len(stale)} stale"
     if round_.get("epsilon") is not None:
         nodes += f"  ε {round_['epsilon']:.3g}"
     return cells | {

@@ -1,6 +1,7 @@
 """The checks and arithmetic of one round: from the train replies of the nodes to one delta."""
 
 import logging
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,6 +30,9 @@ class Aggregator:
         rows: by node, the rows of the item table that its accepted delta has, where a transport
             leaves out those that did not move.
         failed: by node, why there is no accepted reply.
+        asked: the nodes that were asked to train in this round.
+        late: those of them that had not answered when it closed.
+        staleness: by node, how many rounds older the model is that it trained, if it is older.
     """
 
     config: RunConfig
@@ -37,6 +41,9 @@ class Aggregator:
     accepted: dict[str, tuple[Params, Metrics]] = field(default_factory=dict)
     rows: dict[str, Rows] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
+    staleness: dict[str, int] = field(default_factory=dict)
     _names: set[str] = field(default_factory=set, repr=False)
 
     @property
@@ -45,11 +52,27 @@ class Aggregator:
         aggregation one reply is the sum over several nodes."""
         return sorted(self._names)
 
-    def offer(self, reply: Reply, evaluated: bool) -> None:
-        """Accept a train reply if it is what was asked for; otherwise remember why not."""
+    @property
+    def count(self) -> int:
+        """How many names these are."""
+        return len(self._names)
+
+    def offer(self, reply: Reply, evaluated: bool, staleness: int = 0) -> None:
+        """Accept a train reply if it is what was asked for; otherwise remember why not.
+
+        Args:
+            reply: the reply.
+            evaluated: whether the node was asked to evaluate, too.
+            staleness: how many rounds older the model is that the node was given.
+        """
         try:
             if reply.error is not None:
                 raise ReplyError(f"error {reply.error[:80]!r}")
+            if staleness > self.config.max_staleness:
+                raise ReplyError(
+                    f"it trained a model that is {staleness} rounds old, "
+                    f"max-staleness = {self.config.max_staleness}"
+                )
             delta = reply_checks.check_train(
                 reply.arrays or {}, reply.metrics, self.params, self.config, evaluated,
                 max(len(reply.sum_of), 1), reply.rows,
@@ -59,6 +82,8 @@ class Aggregator:
             log.warning("node %s: train reply rejected: %s", reply.node, error)
             return
         self.accepted[reply.node] = (delta, reply.metrics)
+        if staleness:
+            self.staleness[reply.node] = staleness
         self._names.update(reply.sum_of or (reply.node,))
         if reply.rows is not None:
             self.rows[reply.node] = reply.rows
@@ -69,7 +94,7 @@ class Aggregator:
         weights = np.array([self._weight(self.accepted[n][1]) for n in names], dtype=np.float64)
         weights = np.maximum(weights, 1.0)  # weighted by examples, a node may have 0
         weights = capped(weights, self.config.max_weight_ratio)
-        deltas = [self.accepted[n][0] for n in names]
+        deltas = [faded(self.accepted[n][0], self.staleness.get(n, 0)) for n in names]
         if self.config.dp == "central" and self.config.secure_aggregation:
             found = mechanisms.noisy_mean(deltas[0], len(self.names), self.config, self.round)
         elif self.config.dp == "central":
@@ -85,11 +110,6 @@ class Aggregator:
         # later training would undo that.
         found[ITEM_TABLE][0] = 0.0
         return found
-
-    @property
-    def asked(self) -> list[str]:
-        """Names of the nodes that were asked to train."""
-        return sorted({*self.names, *self.failed})
 
     def users(self) -> dict[str, int]:
         """How many users each node has trained on; empty with secure aggregation, which shows only
@@ -130,3 +150,17 @@ class Aggregator:
 
     def _weight(self, metrics: Metrics) -> float:
         return 1.0 if self.config.weighting == "uniform" else float(metrics[self.config.weighting])
+
+
+def faded(delta: Params, staleness: int) -> Params:
+    """What counts of a delta: the longer ago its node got the model, the less (Nguyen et al.,
+    AISTATS 2022). It only becomes smaller, so every bound on its size still holds.
+
+    Args:
+        delta: of a node.
+        staleness: rounds since the model that it trained was current.
+    """
+    if not staleness:
+        return delta
+    share = np.float32(1 / math.sqrt(1 + staleness))
+    return {name: array * share for name, array in delta.items()}

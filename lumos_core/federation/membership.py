@@ -2,7 +2,8 @@
 that works with the server's (:mod:`lumos_core.wire.versions`).
 
 A node that is refused or does not answer is asked again later, each time after twice the pause. So
-an operator can repair it while the run continues, and until then it costs the others nothing.
+an operator can repair it while the run continues, and until then it costs the others nothing. The
+same holds for a node that the run has not chosen (`nodes`): it may come back with another tag.
 
 A member that sends a reply too large to be read is left out of the next rounds, each time of twice
 as many. Rounds that fail count as well. A server that starts anew begins with nobody left out.
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from lumos_core.config.node_choice import NodeChoice, claimed_tags
 from lumos_core.data.catalog import differing_versions, short_fingerprint
 from lumos_core.wire import versions
 from lumos_core.wire.messages import Instruction, Reply, Transport, exchange
@@ -46,6 +48,7 @@ class Membership:
         transport: the way to the nodes.
         expected: the fingerprints of catalog and model shape that a node's answer must contain.
         on_versions: called whenever a node has told its versions.
+        chosen: which nodes the run has, as its key ``nodes``.
     """
 
     def __init__(
@@ -53,7 +56,9 @@ class Membership:
         transport: Transport,
         expected: Mapping[str, str],
         on_versions: OnVersions = lambda name, found, note: None,
+        chosen: str = "",
     ) -> None:
+        self._chosen, self._choice = chosen, NodeChoice.of(chosen)
         self._transport, self._expected = transport, dict(expected)
         self._on_versions = on_versions
         self.users: dict[str, int] = {}  # by member: how many users it claims to have
@@ -157,6 +162,10 @@ class Membership:
                     f"{short_fingerprint(value)!r}…; give it the run's catalog.tsv and "
                     f"configuration{differing_versions(found, value)}"
                 )
+        tags = claimed_tags(answer.info.get("tags", ""))
+        if not self._choice.takes(answer.node, tags):
+            has = f"its tags are {', '.join(tags)}" if tags else "it has no tags"
+            return f"nodes = {self._chosen!r} does not choose it; {has}"
         return ""
 
     def _refuse(self, name: str, reason: str) -> None:

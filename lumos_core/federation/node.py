@@ -9,7 +9,7 @@ import numpy as np
 
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
-from lumos_core.data.sequences import LeaveOneOut, Sequences
+from lumos_core.data.sequences import Sequences, split_of
 from lumos_core.federation.error_feedback import FOLDER, Residuals
 from lumos_core.learning.evaluation import evaluate
 from lumos_core.learning.model import SASRec, build_model, get_params, set_params
@@ -32,7 +32,8 @@ class Node:
     Args:
         name: stable name; with the run's seed it determines every random draw of the node.
         catalog: the public catalog.
-        sequences: the node's users, each with at least three interactions.
+        sequences: the node's users, each with at least three interactions; with ``evaluation =
+            none``, one.
         config: the run's configuration.
         views: where views come from; asked at every training while views are missing.
         device: torch device of training and evaluation.
@@ -55,7 +56,7 @@ class Node:
     ) -> None:
         self._timer = timer
         self.name, self.catalog, self.config, self.device = name, catalog, config, device
-        self.split = LeaveOneOut(sequences)
+        self.split = split_of(config.evaluation, sequences)
         self._views = views
         debts = state / FOLDER / run_key(config, catalog.fingerprint) if state else None
         key = noise.node_key(state if config.dp in ("distributed", "user") else None)

@@ -28,6 +28,21 @@ def check_one_user_clients(config: RunConfig) -> None:
             "secure-aggregation = true is not simulated for clients with one user each: its result "
             "is the plain sum; set it to false, or put the users on fewer nodes"
         )
+    if config.close_at != 1 or config.over_select:
+        raise ConfigError(
+            f"close-at = {config.close_at:g}, over-select = {config.over_select:g}: clients with "
+            "one user each train together, so none is late; set the two to 1 and 0"
+        )
+    if not config.holds_out:
+        raise ConfigError(
+            "evaluation = none is for nodes that serve their users; clients with one user each are "
+            "simulated to be measured: choose evaluation = leave-one-out"
+        )
+    if config.mode == "async":
+        raise ConfigError(
+            "mode = async: clients with one user each train together, so none is late; choose "
+            "mode = sync"
+        )
     if config.encoder not in ENCODERS:
         raise ConfigError(
             f"encoder = {config.encoder}: clients with one user each train together only with "

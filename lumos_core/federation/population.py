@@ -19,10 +19,10 @@ from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import LeaveOneOut, Sequences
 from lumos_core.federation import aggregation
+from lumos_core.federation.closing import wanted
 from lumos_core.federation.error_feedback import Residuals
 from lumos_core.federation.node import Outgoing, description, training_metrics, training_seed
 from lumos_core.federation.one_user_clients import check_one_user_clients, client_names
-from lumos_core.federation.round_loop import sample_size
 from lumos_core.federation.round_memory import RoundMemory, check_memory
 from lumos_core.learning.evaluation import evaluate
 from lumos_core.learning.metrics import ranking_sums
@@ -191,7 +191,7 @@ class Population:
         met = np.minimum(self._train.lengths, self.config.max_len).mean()
         rows = math.ceil(met) if self._by_rows else None
         population = len(self._names)
-        clients = min(sample_size(self.config, population), population)
+        clients = min(wanted(self.config, population), population)
         return RoundMemory.of(shapes, rows, clients, population)
 
     def _outgoing_of(self, name: str) -> Outgoing:

@@ -6,7 +6,9 @@ state machine: the order of these phases is fixed, and only the outcome of a rou
 there is another one. The loop has two tables: `Outcome` lists how a round can end, and `Ending` why
 no further round is begun.
 
-A round asks a sample of the nodes to train and adds up their checked deltas. Only a round that got
+A round asks a sample of the nodes to train and adds up their checked deltas. It closes when all
+have answered, with enough valid replies (`close-at`), or at its deadline; with `mode = async`,
+with enough replies to whichever round. Only a round that got
 `min-replies` valid replies changes the model; a round that failed leaves it as it was and is tried
 again under the same number, with another sample. So the number of a round is also the number of
 steps that the model has taken, and a resumed run continues with the next number.
@@ -18,14 +20,14 @@ end the run (`patience`), nodes have already trained for round r + 1: its replie
 
 After the last round, its model is evaluated on the validation targets, unless that is done already,
 and the best model of the run on the test targets. The run is "completed" if no round failed and a
-node answered this last question, and "failed" otherwise; its models are kept in both cases. A run
-for which too few nodes show up at the start ends with an error.
+node answered this last question, and "failed" otherwise; its models are kept in both cases. With
+`evaluation = none` nobody evaluates, and the last model is the result. A run for which too few
+nodes show up at the start ends with an error.
 """
 
 import logging
-import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -37,7 +39,9 @@ from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError, FederationError, ReplyError
 from lumos_core.federation import best_round, server_optimizer
 from lumos_core.federation.aggregator import Aggregator
+from lumos_core.federation.closing import Close, to_ask
 from lumos_core.federation.membership import OTHER_PROTOCOL, Membership
+from lumos_core.federation.open_questions import OpenQuestions
 from lumos_core.federation.view_phase import ViewPhase
 from lumos_core.learning.metrics import SELECTION_METRIC, means
 from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
@@ -168,7 +172,9 @@ class Federation:
             [started] if started and started["event"] not in known else []
         )
         expected = {"catalog": self.progress.catalog, "shape": self.progress.shape}
-        self.members = Membership(transport, expected, self._note_versions)
+        self.members = Membership(transport, expected, self._note_versions, config.nodes)
+        self.questions: OpenQuestions  # while there are rounds
+        self.late_count = config.mode == "async"
 
     # --- the run
 
@@ -183,7 +189,20 @@ class Federation:
 
     def _rounds(self) -> Ended:
         """Round after round, until there is a reason to stop."""
+        with self.transport.talk() as talk:
+            self.questions = OpenQuestions(talk)
+            return self._until_ended()
+
+    def _until_ended(self) -> Ended:
         failed_in_a_row = 0
+        begins = self.progress.round == 0 and not self._evaluated(0)
+        if begins and self.late_count and self.config.holds_out:
+            self._evaluate_everywhere(0, "validation", self.params)
+        if self.late_count and len(self.members.users) <= self.config.buffer_size:
+            log.warning(
+                "buffer-size = %d of %d nodes: rounds wait for the slowest; lower it",
+                self.config.buffer_size, len(self.members.users),
+            )  # fmt: skip
         while (ended := self._ended() or self._budget_used_up()) is None:
             outcome, problem = self._round(self.progress.round + 1)
             failed_in_a_row = failed_in_a_row + 1 if outcome is Outcome.FAILED else 0
@@ -212,13 +231,25 @@ class Federation:
         self.members.begin_round()
         left_out = self.members.left_out
         names = self.members.wait_for(
-            self.config.min_replies, self.config.round_timeout, self.budget.allows
+            self.config.min_replies, self.config.round_timeout, self._is_at_hand
         )
+        at_work = self._at_work()
+        busy = sorted(at_work & set(names))
         able = [name for name in names if self.budget.allows(name)]
+        free = [name for name in able if name not in at_work]
         aggregator = Aggregator(self.config, self.params, number)
         answered: list[Reply] = []
-        if len(able) >= self.config.min_replies:
-            answered = self._ask(number, names, able, aggregator, until)
+        usable = len(free) + (len(at_work) if self.late_count else 0)
+        if usable >= self.config.min_replies:
+            wanted = to_ask(self.config, len(able)) - (len(at_work) if self.late_count else 0)
+            sampled = self._sample(free, max(wanted, 0), number)
+            evaluating = sorted(set(names) - set(sampled) - at_work)
+            close = (
+                Close.of_buffer(self.config, len(sampled) + len(at_work))
+                if self.late_count
+                else Close.of(self.config, len(able), len(sampled), len(evaluating))
+            )
+            answered = self._ask(number, sampled, evaluating, close, aggregator, until)
             if self._out_of_patience():
                 spent = self._spend(aggregator, ())
                 if spent:
@@ -233,11 +264,11 @@ class Federation:
             "nodes_ok": len(aggregator.names),
             "ok": aggregator.names,
             "failed": [{"node": n, "reason": r} for n, r in sorted(aggregator.failed.items())],
-            **({"left_out": left_out} if left_out else {}),
+            **self._standings(aggregator, busy, left_out),
         }
         if len(aggregator.names) < self.config.min_replies:
             problem = (
-                f"{len(aggregator.names)} valid replies of {len(able)} usable nodes, "
+                f"{len(aggregator.names)} valid replies of {usable} usable nodes, "
                 f"min-replies = {self.config.min_replies}"
             )
             spent = self._spend(aggregator, ())
@@ -253,6 +284,9 @@ class Federation:
         spent = self._spend(aggregator, aggregator.names)
         self.history.add({"event": Outcome.TRAINED.event, **event, **aggregator.facts(), **spent})
         self._save(LATEST, self.params, self.optimizer)
+        if not self.config.holds_out:  # what is newest is in use, also if the server dies
+            self.best = self.params
+            self._save(BEST, self.best, {})
         return Round(Outcome.TRAINED)
 
     def _spend(self, aggregator: Aggregator, used: Sequence[str]) -> Event:
@@ -261,17 +295,49 @@ class Federation:
         Args:
             used: nodes whose replies are part of the new model.
         """
+        if self.config.dp != "central":  # a late reply was paid for when it was asked for
+            used = [name for name in used if name in aggregator.asked]
         self.members.users |= aggregator.users()
         self.budget.users |= self.members.users
         return self.budget.spend(used, [n for n in aggregator.asked if n not in used])
 
+    @property
+    def _evaluates_in_rounds(self) -> bool:
+        return self.config.holds_out and not self.late_count
+
+    def _standings(self, aggregator: Aggregator, busy: list[str], left_out: list[str]) -> Event:
+        """Whom a round did not wait for, and whose reply is to an earlier model, if anyone's."""
+        if self.late_count:
+            named: Event = {
+                "staleness": aggregator.staleness, "working": sorted(self.questions.busy())
+            }  # fmt: skip
+        else:
+            named = {"late": aggregator.late, "busy": busy}
+        return {key: names for key, names in {**named, "left_out": left_out}.items() if names}
+
+    def _at_work(self) -> set[str]:
+        """Nodes that are not asked, because they have not answered an earlier round; where late
+        replies count, also those whose reply is yet to be counted."""
+        busy = self.questions.busy()
+        return busy | self.questions.waiting() if self.late_count else busy
+
+    def _is_at_hand(self, name: str) -> bool:
+        """Whether a reply of a node can be part of the round that begins."""
+        if name in self._at_work():
+            return self.late_count
+        return self.budget.allows(name)
+
     def _ask(
-        self, number: int, names: list[str], able: list[str], aggregator: Aggregator, until: float
-    ) -> list[Reply]:
-        """Ask a sample of the able nodes to train. When an evaluation is due, all nodes evaluate
-        the model that they receive."""
-        sampled = self._sample(able, number)
-        due = (number - 1) % self.config.evaluate_every == 0
+        self, number: int, sampled: list[str], others: list[str], close: Close,
+        aggregator: Aggregator, until: float,
+    ) -> list[Reply]:  # fmt: skip
+        """Ask the sampled nodes to train. When an evaluation is due, they and all others evaluate
+        the model that they receive.
+
+        Returns:
+            The replies that were used, and those that came too late for an earlier round.
+        """
+        due = (number - 1) % self.config.evaluate_every == 0 and self._evaluates_in_rounds
         # When a failed round is tried again, the model may have been evaluated already.
         evaluate: Split | None = "validation" if due and not self._evaluated(number - 1) else None
         weight = self._title_weight
@@ -280,50 +346,102 @@ class Federation:
             for n in sampled
         ]
         if evaluate:
-            others = sorted(set(names) - set(sampled))
             instructions += [
                 Instruction(n, "evaluate", number - 1, self.params, evaluate, title_weight=weight)
                 for n in others
             ]
+        else:
+            close = close._replace(evaluations=0)
+        aggregator.asked = sampled
         if note := self.budget.ask(sampled):
             self.history.add({"event": "asked", "round": number, "time": utc_now(), **note})
-        answered = self._exchange(instructions, max(until - time.monotonic(), 0.0), aggregator)
-        for reply in answered:
-            if reply.kind == "train":
-                aggregator.offer(reply, evaluated=evaluate is not None)
-        for name in set(sampled) - set(aggregator.asked):
-            aggregator.failed[name] = "no reply before the deadline"
-            log.warning("node %s: no reply before the deadline", name)
+        answered, late = self._exchange(instructions, close, aggregator, until)
         if evaluate:  # rejected train replies do not count
             counted = [r for r in answered if r.kind == "evaluate" or r.node in aggregator.accepted]
             self._record_evaluation(number - 1, evaluate, counted)
-        return answered
+        return [*answered, *late]
 
     def _exchange(
-        self, instructions: list[Instruction], seconds: float, aggregator: Aggregator
-    ) -> list[Reply]:
-        """The replies of a round; with secure aggregation all train replies are summed into one."""
+        self, instructions: list[Instruction], close: Close, aggregator: Aggregator, until: float
+    ) -> tuple[list[Reply], list[Reply]]:
+        """The replies of a round, in the order of names, and those to earlier rounds that came
+        meanwhile; with secure aggregation all train replies are summed into one."""
         if self.secure is None:
-            replies = exchange(self.transport, instructions, seconds)
-            self.members.leave_out(replies)
-            self.members.ask_again(r.node for r in replies if r.error == OTHER_PROTOCOL)
-            return replies
-        outcome = self.secure.exchange(instructions, seconds)
+            return self._gather(instructions, close, aggregator, until)
+        outcome = self.secure.exchange(instructions, max(until - time.monotonic(), 0.0))
         aggregator.failed |= outcome.failed
         self.members.leave_out([*outcome.replies, *outcome.too_large])
         others = [name for name, why in outcome.failed.items() if repr(OTHER_PROTOCOL) in why]
         self.members.ask_again(others)
-        return outcome.replies
+        self._offer(outcome.replies, aggregator, instructions)
+        self._note_silent(aggregator.asked, aggregator)
+        return outcome.replies, []
+
+    def _gather(
+        self, instructions: list[Instruction], close: Close, aggregator: Aggregator, until: float
+    ) -> tuple[list[Reply], list[Reply]]:
+        """Wait until all have answered, until enough have, or until the deadline."""
+        asked = {i.node: i for i in instructions}
+        self.questions.ask(instructions, max(until - time.monotonic(), 0.0))
+        waiting = set(asked)
+        answered: list[Reply] = []
+        late: list[Reply] = []
+        evaluations = 0
+        while (waiting or self._may_late_ones_come()) and not close.reached(
+            aggregator.count, evaluations
+        ):
+            answer = self.questions.next(max(until - time.monotonic(), 0.0))
+            if answer is None:
+                self.questions.give_up()
+                break
+            reply = answer.reply
+            self.members.leave_out([reply])
+            self.members.ask_again([reply.node] if reply.error == OTHER_PROTOCOL else [])
+            if asked.get(reply.node) is answer.asked:
+                waiting.difference_update((reply.node, *reply.sum_of))
+                answered.append(reply)
+                evaluations += reply.kind == "evaluate"
+                self._offer([reply], aggregator, instructions)
+            else:
+                late.append(reply)
+                if self.late_count:
+                    aggregator.offer(reply, False, aggregator.round - answer.asked.round)
+        aggregator.late = self.questions.open_of(aggregator.asked)
+        silent = {i.node for i in self.questions.take_overdue() if i.kind == "train"}
+        self._note_silent(silent, aggregator)
+        return sorted(answered, key=lambda reply: reply.node), late
+
+    def _may_late_ones_come(self) -> bool:
+        """Whether there are replies to earlier rounds that would count."""
+        return self.late_count and bool(self.questions.busy() or self.questions.waiting())
+
+    @staticmethod
+    def _note_silent(names: Iterable[str], aggregator: Aggregator) -> None:
+        for name in sorted(set(names) - {*aggregator.names, *aggregator.failed}):
+            aggregator.failed[name] = "no reply before the deadline"
+            log.warning("node %s: no reply before the deadline", name)
+
+    @staticmethod
+    def _offer(
+        replies: Iterable[Reply], aggregator: Aggregator, instructions: Sequence[Instruction]
+    ) -> None:
+        evaluated = instructions[0].evaluate is not None
+        for reply in replies:
+            if reply.kind == "train":
+                aggregator.offer(reply, evaluated)
 
     def _finish(self, ended: Ended) -> FederationResult:
         """Evaluate the last model, then the best one on the test targets."""
         last = self.progress.round
-        if not self._evaluated(last):
+        if self.config.holds_out and not self._evaluated(last):
             self._evaluate_everywhere(last, "validation", self.params)
         self._save(LATEST, self.params, self.optimizer)  # once more, with the last evaluation
         if self.progress.best_round < 0:  # no evaluation ever succeeded: take the last model
             self.best, self.progress = self.params, replace(self.progress, best_round=last)
-        test = self._evaluate_everywhere(self.progress.best_round, "test", self.best)
+            self._save(BEST, self.best, {})
+        test: dict[str, float] = {}
+        if self.config.holds_out:
+            test = self._evaluate_everywhere(self.progress.best_round, "test", self.best)
         failure = self._failure(ended, test)
         validation = self._evaluated(self.progress.best_round) or {}
         return FederationResult(
@@ -346,7 +464,7 @@ class Federation:
         failed = sum(event["event"] == Outcome.FAILED.event for event in self.history.events)
         if failed:
             return f"{failed} rounds failed (see history.jsonl)"
-        return "" if test else "no node answered the final evaluation"
+        return "" if test or not self.config.holds_out else "no node answered the final evaluation"
 
     # --- nodes
 
@@ -360,8 +478,11 @@ class Federation:
             raise FederationError(
                 f"{len(names)} usable nodes after start-timeout = {self.config.start_timeout:g} s, "
                 f"min-nodes = {self.config.min_nodes}; "
-                f"{told}{first}start more nodes or lower min-nodes"
+                f"{told}{first}start more nodes or lower min-nodes{self._other_choice()}"
             )
+
+    def _other_choice(self) -> str:
+        return f", or change nodes = {self.config.nodes!r}" if self.config.nodes else ""
 
     def _note_versions(self, name: str, found: Versions, note: str) -> None:
         """Record a node's versions if they are not those that one would expect of it: the last that
@@ -389,13 +510,12 @@ class Federation:
         for event in early:
             self.history.add(event)
 
-    def _sample(self, names: list[str], number: int) -> list[str]:
+    def _sample(self, names: list[str], wanted: int, number: int) -> list[str]:
         """This round's nodes: determined by seed, round, attempt and the names of those present.
 
         The attempt counts because a failed round is tried again with other nodes: the same dead
         node need not make it fail twice.
         """
-        wanted = sample_size(self.config, len(names))
         if wanted >= len(names):
             return names
         attempt = sum(
@@ -523,12 +643,6 @@ def _who(valid: Sequence[Evaluated]) -> Event:
     unnamed = sum(len(e.names) for e in valid if len(e.names) > MOST_NAMED)
     names = [name for e in valid if len(e.names) <= MOST_NAMED for name in e.names]
     return {"nodes": names, **({"nodes_unnamed": unnamed} if unnamed else {})}
-
-
-def sample_size(config: RunConfig, able: int) -> int:
-    """How many of the nodes that are able to train are asked to, or more than there are."""
-    share = math.ceil(config.fraction * able - 1e-9)  # in floats .07 · 100 > 7
-    return max(share, config.min_replies)
 
 
 def run_federation(

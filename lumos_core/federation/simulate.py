@@ -24,6 +24,7 @@ from lumos_core.federation.node import Node
 from lumos_core.federation.one_user_clients import check_one_user_clients
 from lumos_core.federation.population import Population
 from lumos_core.federation.round_loop import FederationResult, run_federation
+from lumos_core.federation.simulated_speeds import SimulatedSpeeds
 from lumos_core.federation.warm_start import Start
 from lumos_core.learning.title_start import initial_params
 from lumos_core.privacy.secure_aggregation.primitives import Primitives
@@ -54,6 +55,7 @@ def simulate(
     resume: bool = False,
     on_event: OnEvent | None = None,
     primitives: Primitives | None = None,
+    seconds: Mapping[str, float] | None = None,
     start: Path | str | None = None,
 ) -> FederationResult:
     """Run a federation whose nodes all live in this process.
@@ -73,6 +75,9 @@ def simulate(
         resume: continue the run in ``run_dir`` if there is one.
         on_event: called with every event of the history.
         primitives: the cryptography of ``secure-aggregation``.
+        seconds: by node, how many simulated seconds a training takes, 1 for all others; so replies
+            arrive in the order of a simulated clock, see
+            :mod:`~lumos_core.federation.simulated_speeds`. Not with one-user clients.
         start: run folder, exported folder or model file with the model to start from, in the place
             of a new one.
 
@@ -116,6 +121,8 @@ def simulate(
     )
     if everyone is not None:
         check_one_user_clients(config)
+        if seconds:
+            raise ConfigError("clients with one user each train together: none has its own speed")
         # their views are written at once, when the first of them needs one
         config = config.replace(view_timeout=0.0)
     with ExitStack() as stack:
@@ -129,6 +136,8 @@ def simulate(
                 for name, sequences in shops.items()
             ]
             transport: Transport = InProcessTransport(nodes, primitives)
+            if seconds is not None:
+                transport = SimulatedSpeeds(transport, seconds)
         else:
             transport = Population(catalog, everyone, config, views_of(POPULATION))
         return run_federation(

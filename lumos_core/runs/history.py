@@ -14,8 +14,11 @@ and the nodes that are out of line with the others (``doubted``). Rounds say whi
 without views of all their users (``views_lacking``: how many, ``views_lacking_nodes``: by name).
 Events hold the time (``time``, UTC) and names of nodes: ``ok`` and ``failed`` in rounds, ``nodes``
 in evaluations (``nodes_unnamed``: how many of a large population that is evaluated at once are not
-named). Operators choose the names of nodes; about users there are only counts in here. The
-evaluation on the test targets holds metrics of each node with enough users
+named). A round that closed early names whom it did not wait for (``late``), and whom it did not ask
+because they were late before and still at work (``busy``). With ``mode = async`` it says which
+replies are to older models, and by how many rounds (``staleness``), and who had not answered when
+it closed (``working``). Operators choose the names of nodes; about users there are only counts in
+here. The evaluation on the test targets holds metrics of each node with enough users
 (:mod:`lumos_core.runs.node_metrics`).
 """
 

@@ -124,7 +124,7 @@ class _Metrics:
         self._lacking = gauge("nodes_lacking_views", "Nodes of the last round without all views.")
         self._replies = counter("train_replies", "Train replies.", ("result",))
         self._failed = counter("failed_rounds", "Rounds with too few valid replies.")
-        for result in ("valid", "invalid"):
+        for result in ("valid", "invalid", "late"):
             self._replies.labels(result)
         expiry = gauge(
             "certificate_expiry_seconds",
@@ -148,6 +148,7 @@ class _Metrics:
         self._seconds.set(event["seconds"])
         self._replies.labels("valid").inc(event["nodes_ok"])
         self._replies.labels("invalid").inc(len(event["failed"]))
+        self._replies.labels("late").inc(len(event.get("late", [])))
         if event["event"] == "failed-round":
             self._failed.inc()
             return

@@ -46,14 +46,13 @@ def write_report(run_dir: Path, summary: RunSummary, rows: list[Row]) -> Path:
     lines = [
         f"# {summary.method}, seed {summary.seed}: {summary.outcome}",
         "",
-        f"{summary.rounds} rounds in {summary.seconds:.0f} s; the model of round "
-        f"{summary.best_round} was best on validation. "
+        f"{summary.rounds} rounds in {summary.seconds:.0f} s; {_result(summary)}. "
         f"{summary.bytes_up:,} bytes went up, {summary.bytes_down:,} down.",
         *_start(events),
         *_privacy(summary),
         *_views(summary),
         "",
-        _markdown(cells(rows)),
+        *([_markdown(cells(rows))] if rows else []),
         *_nodes(events),
         "## Rounds",
         "",
@@ -62,6 +61,12 @@ def write_report(run_dir: Path, summary: RunSummary, rows: list[Row]) -> Path:
     path = run_dir / "report.md"
     write_atomically(path, "\n".join(lines).encode())
     return path
+
+
+def _result(summary: RunSummary) -> str:
+    if summary.test:
+        return f"the model of round {summary.best_round} was best on validation"
+    return "the last model is the result, as nothing was held out to measure it"
 
 
 def _start(events: Sequence[Event]) -> list[str]:

@@ -32,6 +32,7 @@ class NodeStatus:
         failures: number of its failures.
         versions: of its programs, if they differ from the server's.
         note: what to do about that; empty if its versions are the server's.
+        late: number of rounds that closed without it, because it was still at work.
     """
 
     name: str
@@ -41,6 +42,7 @@ class NodeStatus:
     failures: int
     versions: str = ""
     note: str = ""
+    late: int = 0
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,9 @@ def _nodes(events: Iterable[Event]) -> list[NodeStatus]:
                 before, last_round=max(before.last_round, number), last_seen=time,
                 rounds=before.rounds + (name in trained),
             )  # fmt: skip
+        for name in (*event.get("late", []), *event.get("busy", [])):
+            before = found.get(name) or NodeStatus(name, -1, "", 0, 0)
+            found[name] = replace(before, late=before.late + 1)
         for failure in event.get("failed", []):
             name = str(failure["node"])
             before = found.get(name) or NodeStatus(name, -1, "", 0, 0)

@@ -7,7 +7,7 @@ import numpy as np
 
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
-from lumos_core.data.sequences import LeaveOneOut, Sequences
+from lumos_core.data.sequences import Sequences, split_of
 from lumos_core.views.build import OnProgress, build_views
 from lumos_core.views.provenance import writer_of
 from lumos_core.views.titles.resumable import OnStage
@@ -39,7 +39,7 @@ def count_views(
     Raises:
         ModelError: the model cannot be found.
     """
-    train = LeaveOneOut(sequences).train()
+    train = split_of(config.evaluation, sequences).train()
     keys = _keys(config, node, catalog, train)
     return ViewCount(len(_stored(node, set(keys.values()))), len(set(keys.values())))
 

@@ -1,9 +1,9 @@
 """The instructions of a server and the replies of its nodes, independent of the network."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -49,12 +49,16 @@ class Reply:
     error: str | None = None  # a code, see client_app.error_codes; never an exception's text
     rows: Rows | None = None  # the item table's rows in `arrays`, if a transport leaves out others
     too_large: bool = False  # it was refused unread (lumos_core.wire.reply_limits)
+    round: int | None = None  # that of the instruction it answers, as a talk knows it
     bytes_up: int = 0
     bytes_down: int = 0
 
 
 class Talk(Protocol):
-    """Instructions and replies, each sent or received on its own: no node waits for another one."""
+    """Instructions and replies, each sent or received on its own: no node waits for another one.
+
+    A talk may last for many rounds, so each reply tells the ``round`` of its instruction.
+    """
 
     def send(self, instructions: Sequence[Instruction], seconds: float) -> None:
         """Send; after ``seconds`` nodes that have not answered are no longer waited for."""
@@ -96,10 +100,17 @@ class InTurn:
         self._replies: deque[Reply] = deque()
 
     def send(self, instructions: Sequence[Instruction], seconds: float) -> None:
-        self._replies += self._exchange(instructions, seconds)
+        self._replies += answering(instructions, self._exchange(instructions, seconds))
 
     def receive(self, seconds: float) -> Reply | None:
         return self._replies.popleft() if self._replies else None
+
+
+def answering(instructions: Iterable[Instruction], replies: Iterable[Reply]) -> list[Reply]:
+    """Replies with the rounds of the instructions that they answer; of what answers none of them,
+    the round stays unknown."""
+    rounds: dict[tuple[str, str], int] = {(i.node, i.kind): i.round for i in instructions}
+    return [replace(r, round=rounds.get((r.node, r.kind))) for r in replies]
 
 
 def in_turn(transport: "Transport") -> AbstractContextManager[Talk]:

@@ -31,10 +31,12 @@ def test_every_row_is_explained(protocol_page: ModuleType) -> None:
     assert ":class:" not in page, "essays are read as Markdown, too"
     tables = [line for line in page.splitlines() if line.startswith("|")]
     from client_app.duties import DUTIES
+    from lumos_core.federation.closing import Standing
     from lumos_core.federation.round_loop import Ending, Outcome
     from lumos_core.privacy.secure_aggregation.participant import STEPS
 
-    assert len(tables) == 2 * 4 + len(DUTIES) + len(Outcome) + len(Ending) + len(STEPS)
+    rows = [*DUTIES, *Outcome, *Ending, *STEPS, *Standing]
+    assert len(tables) == 2 * 5 + len(rows)
     for duty in DUTIES.values():
         assert duty.work.__doc__
     for step in STEPS.values():

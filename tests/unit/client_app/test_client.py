@@ -95,6 +95,14 @@ def test_evaluate_and_describe(folder):
     assert facts["catalog"] == Catalog.read(folder / "catalog.tsv").fingerprint
 
 
+def test_tags_are_told_if_there_are_any(folder):
+    order = Order(None, 0, None, "")
+    for tags, told in (("", None), ("large,eu", "eu,large")):
+        context = node_context(tiny_config(folder), 0, tags=tags)
+        facts = records.decode_describe(ask(records.DESCRIBE, order, context).content)
+        assert facts.get("tags") == told
+
+
 def test_users_left_out_are_told_to_the_owner_alone(folder, capfd):
     with (folder / "node-0" / "interactions.tsv").open("a") as file:
         file.write("new\ti1\t1\n")

@@ -28,7 +28,7 @@ def test_what_may_change_on_resuming_is_said_by_the_keys() -> None:
     assert {
         "rounds", "patience", "min-nodes", "start-timeout", "round-timeout", "view-timeout",
         "max-failed-rounds", "max-epsilon", "catalog", "run-dir", "log-format",
-        "log-level", "metrics-port", "metrics-host", "tracking",
+        "log-level", "metrics-port", "metrics-host", "tracking", "close-at", "nodes",
     } == FREE_KEYS  # fmt: skip
     flat = RunConfig().to_flat()
     assert free_keys(flat) == FREE_KEYS | {"min-replies"}

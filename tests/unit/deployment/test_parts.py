@@ -47,6 +47,9 @@ def test_by_default_all_nodes_are_waited_for():
     assert for_nodes({"min-nodes": "3"}, 5).min_nodes == 3
     with pytest.raises(ConfigError, match="only 2 nodes"):
         for_nodes({"min-nodes": "3"}, 2)
+    chosen = {"nodes": "tag:eu"}  # how many of them these are is known when they have come
+    assert [for_nodes(chosen, count).min_nodes for count in (1, 5)] == [1, 2]
+    assert for_nodes({**chosen, "min-nodes": "4"}, 5).min_nodes == 4
 
 
 @pytest.mark.parametrize("command", ["run", "simulate"])

@@ -115,3 +115,20 @@ def test_a_node_with_other_versions_is_named_with_what_to_install() -> None:
     event = {"event": "versions", "round": 0, "node": "north", "note": note}
     lines = said([event, {**event, "node": "south", "note": ""}])
     assert lines == [f"north: {note}"]
+
+
+def test_a_round_says_who_was_late_and_whose_work_is_old() -> None:
+    usual = {
+        "event": "round", "seconds": 1.0, "bytes_up": 9, "bytes_down": 9, "nodes_ok": 3,
+        "loss": 1.0, "failed": [],
+    }  # fmt: skip
+    lines = said(
+        [
+            {**usual, "round": 1},
+            {**usual, "round": 2, "late": ["a"], "busy": ["b"]},
+            {**usual, "round": 3, "staleness": {"a": 4}, "working": ["b"]},
+        ]
+    )
+    assert [line.rpartition(" bytes ")[2].strip() for line in lines[1:]] == [
+        "3 ok", "3 ok, 2 late", "3 ok, 1 stale",
+    ]  # fmt: skip

@@ -1,12 +1,14 @@
 """A node whose reply is too large to be read is left out of the next rounds."""
 
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import pytest
 
-from lumos_core.federation.membership import LEFT_OUT_ROUNDS, Membership
+from lumos_core.federation import membership
+from lumos_core.federation.membership import LEFT_OUT_ROUNDS, RETRY_SECONDS, Membership
 from lumos_core.wire import versions
 from lumos_core.wire.messages import Instruction, Reply, Talk, in_turn
 from lumos_core.wire.versions import PROTOCOL
@@ -127,3 +129,49 @@ def test_a_member_that_no_longer_understands_the_server_is_asked_anew() -> None:
     members.ask_again(["a"])
     assert members.present() == []
     assert "it has LUMOS 9.0" in members.refused["a"]
+
+
+class Tagged(Two):
+    """Two nodes with tags."""
+
+    def __init__(self, **tags: str) -> None:
+        self.tags = tags
+
+    def exchange(self, instructions: Sequence[Instruction], deadline: float) -> list[Reply]:
+        return [
+            Reply(i.node, i.kind, info={"catalog": "c", "tags": self.tags[i.node]})
+            for i in instructions
+        ]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "names"),
+    [("tag:eu", ["a"]), ("b", ["b"]), ("[", None), ("a, tag:us", ["a", "b"]), ("", ["a", "b"])],
+)
+def test_nodes_are_chosen_by_name_and_tag(chosen: str, names: list[str] | None) -> None:
+    nodes = Tagged(a="eu,large", b="us")
+    if names is None:
+        with pytest.raises(ValueError, match="neither"):
+            Membership(nodes, {"catalog": "c"}, chosen=chosen)
+        return
+    members = Membership(nodes, {"catalog": "c"}, chosen=chosen)
+    assert members.present() == names
+    assert sorted(members.users) == names
+
+
+def test_who_is_not_chosen_is_told_why_and_asked_again_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nodes = Tagged(a="eu", b="")
+    members = Membership(nodes, {"catalog": "c"}, chosen="tag:us")
+    assert members.present() == []
+    assert members.refused == {
+        "a": "nodes = 'tag:us' does not choose it; its tags are eu",
+        "b": "nodes = 'tag:us' does not choose it; it has no tags",
+    }
+    nodes.tags["b"] = "us"
+    assert members.present() == [], "not at once"
+    later = time.monotonic() + RETRY_SECONDS + 1
+    monkeypatch.setattr(membership.time, "monotonic", lambda: later)
+    assert members.present() == ["b"]
+    assert list(members.refused) == ["a"]

@@ -995,3 +995,21 @@ def test_a_node_that_gets_another_protocol_meanwhile_is_asked_who_it_is(config: 
     assert [e["ok"].count("cy") for e in _of(result, "round")] == [1, 0, 0]
     assert _told(result) == [("cy", "9.0", PROTOCOL + 2, True)]
     assert result.outcome == "completed"
+
+
+# ---------------------------------------------------------------- nodes that are chosen
+def test_only_chosen_nodes_take_part(config: Tiny) -> None:
+    cfg = config(rounds=2, nodes="ann, ?y")
+    transport = _transport(cfg)
+    result = _run(cfg, transport)
+    assert result.outcome == "completed"
+    assert [e["ok"] for e in _of(result, "round")] == [["ann", "cy"]] * 2
+    assert {i.node for i in transport.asked if i.kind != "describe"} == {"ann", "cy"}
+
+
+def test_a_choice_that_nobody_meets_ends_in_an_error_that_names_it(config: Tiny) -> None:
+    cfg = config(nodes="tag:eu")
+    with pytest.raises(FederationError, match="0 usable nodes") as error:
+        _run(cfg, _transport(cfg))
+    assert "nodes = 'tag:eu' does not choose it; it has no tags" in str(error.value)
+    assert str(error.value).endswith("or change nodes = 'tag:eu'")

@@ -14,7 +14,7 @@ from lumos_core.federation import view_phase
 from lumos_core.federation.round_loop import FederationResult, run_federation
 from lumos_core.runs.history import Event
 from lumos_core.runs.view_coverage import RunViews
-from lumos_core.wire.messages import Instruction, Reply, in_turn
+from lumos_core.wire.messages import Instruction, Reply, answering, in_turn
 from lumos_core.wire.reply_checks import preparation
 
 Tiny = Callable[..., RunConfig]
@@ -22,7 +22,7 @@ Tiny = Callable[..., RunConfig]
 
 class Scripted(FakeTransport):
     """Every answer to "prepare" comes from a node's script; a float in it is a silence of so many
-    seconds of a clock that only this transport moves."""
+    seconds of a clock that only this transport moves. What the rounds ask is answered at once."""
 
     def __init__(self, nodes: Sequence[FakeNode], scripts: dict[str, list[Any]]) -> None:
         super().__init__(nodes)
@@ -37,7 +37,10 @@ class Scripted(FakeTransport):
 
     def send(self, instructions: Sequence[Instruction], seconds: float) -> None:
         for i in instructions:
-            assert i.kind == "prepare"
+            if i.kind != "prepare":
+                found = answering([i], self.exchange([i], 0.0))
+                self.coming += [(self.now, len(self.coming), reply) for reply in found]
+                continue
             assert 0 < i.seconds <= view_phase.PIECE_SECONDS
             self.prepares.append((self.now, i.node))
             script = self.scripts[i.node]

@@ -328,3 +328,15 @@ def test_logs_and_history_of_a_run_hold_names_and_counts_and_nothing_private(tmp
     history = (folder / "run" / "history.jsonl").read_text()
     for text in ("u0x", "u1x", "secret thing", '"i1"'):
         assert text not in written + history
+
+
+def test_prometheus_counts_replies_that_were_too_late(tmp_path):
+    [port] = free_ports(1)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    facts = {"event": "round", "seconds": 1.0, "nodes_ok": 3, "failed": []}
+    with observers.observing(RunConfig(metrics_port=port), tmp_path) as observe:
+        observe({**facts, "round": 1, "late": ["a", "b"]})
+        observe({**facts, "round": 2, "busy": ["a"]})
+        text = opener.open(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+    assert 'lumos_train_replies_total{result="late"} 2.0' in text
+    assert 'lumos_train_replies_total{result="valid"} 6.0' in text

@@ -476,3 +476,32 @@ def test_a_node_that_cannot_describe_itself_tells_its_versions(transport, grid):
     [reply] = transport.exchange([Instruction("node-1", "describe")], 5)
     assert reply.error == "bad-data"
     assert reply.info == {"version": "0.9.0", "protocol": "7"}
+
+
+def test_a_late_reply_comes_in_the_same_talk_and_tells_its_round(transport, grid, params):
+    known(transport)
+    late = {}
+
+    def hold_back(message, context):
+        late[message.metadata.message_id] = app(message, context)
+
+    grid.tamper[101] = hold_back
+    with transport.talk() as talk:
+        talk.send(train(params, "node-0", "node-1"), 60)
+        first = talk.receive(20)
+        talk.send([Instruction("node-0", "train", 2, params)], 60)
+        second = talk.receive(20)
+        grid.replies |= late
+        third = talk.receive(20)
+    found = [(reply.node, reply.round) for reply in (first, second, third)]
+    assert found == [("node-0", 1), ("node-0", 2), ("node-1", 1)]
+
+
+def test_a_long_talk_forgets_what_was_not_answered(transport, grid, params):
+    """Otherwise every message that was lost would make the looks for replies rarer, for ever."""
+    known(transport)
+    grid.tamper[101] = lambda message, context: None
+    with transport.talk() as talk:
+        talk.send(train(params, "node-1"), 0.2)
+        assert talk.receive(1.0) is None
+        assert talk._sent == {}
