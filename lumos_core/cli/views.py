@@ -64,11 +64,11 @@ def check_command(
     """Load the model; show memory, speed and one example of each view."""
     from lumos_core.views.llm_check import check_llm  # imports polars
 
-    run = _configured(config, llm, quantization, None)
+    run = configured(config, llm, quantization, None)
     console = Console()
     with Progress(console) as progress:
         task = progress.task("model", note="loading, then an example")
-        report = check_llm(run, _stages(progress))
+        report = check_llm(run, catalog_stages(progress))
         task.update(1, total=1, note=f"loaded in {report.load_seconds:.1f} s")
     quantised = "" if run.llm_quantization == "none" else f", {run.llm_quantization} weights"
     for name, value in {
@@ -104,7 +104,7 @@ def build_command(
 
     Ctrl-C is safe at any time: the next call resumes where this one ended.
     """
-    run = _configured(config, llm, quantization, data)
+    run = configured(config, llm, quantization, data)
     console = Console()
     stored = generated = 0
     for folder in [data] if shared else _nodes(data):
@@ -144,7 +144,7 @@ def show_command(
     if writer:
         by, views = _stored_views(folder, writer, user, train[0].tolist())
     else:
-        run = _configured(config, llm, quantization, data)
+        run = configured(config, llm, quantization, data)
         by, views = _views_of(run, folder, catalog, train, console)
     table = _side_by_side(f"User {user} ({folder})", catalog, train[0].tolist(), views)
     table.caption = "history: without the last two items, which are held out for evaluation"
@@ -181,7 +181,7 @@ def _views_of(
     """One history's views by the configured writer, written if they are missing."""
     node = _node(folder)
     with Progress(console) as progress:  # stays empty unless the catalog has to be prepared
-        views = view_source(run, node, catalog, on_stage=_stages(progress))(history)
+        views = view_source(run, node, catalog, on_stage=catalog_stages(progress))(history)
     return writer_of(run, node, view_factory(run, node, catalog)[0]), views[0]
 
 
@@ -221,9 +221,10 @@ def _store(folder: Path) -> Path:
     return NodeConfig(data=str(folder)).state_folder / STORE
 
 
-def _configured(
+def configured(
     assignments: list[str] | None, llm: str | None, quantization: str | None, data: Path | None
 ) -> RunConfig:
+    """The run's configuration by the options of a command; of prepared data if they are given."""
     changes: dict[str, Any] = {}
     if llm is not None:
         changes["llm"] = llm
@@ -290,12 +291,14 @@ def _build(
             done = built.stored + built.generated
             task.update(done, total=built.total, note=note_on(built))
 
-        source = view_source(run, node, catalog, on_progress=show, on_stage=_stages(progress))
+        source = view_source(
+            run, node, catalog, on_progress=show, on_stage=catalog_stages(progress)
+        )
         source(LeaveOneOut(sequences).train())
     return last
 
 
-def _stages(progress: Progress) -> OnStage:
+def catalog_stages(progress: Progress) -> OnStage:
     """Returns what shows the preparation of the catalog, one task per stage, when it happens."""
     tasks: dict[str, Task] = {}
 

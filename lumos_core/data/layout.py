@@ -7,6 +7,8 @@ from typing import Literal, NamedTuple
 from lumos_core.errors import DataError
 
 CATALOG_FILE = "catalog.tsv"
+ARTEFACT_FILE = "catalog.safetensors"
+"""What a language model says about the titles of the ``catalog.tsv`` beside it; optional."""
 PREPARE_NODE = (
     "lumos prepare LOG --items catalog.tsv --out mine --nodes 1 --k-core 0 --keep-all-items"
 )

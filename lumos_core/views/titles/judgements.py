@@ -26,7 +26,7 @@ NEIGHBOURS = 6  # candidates for a substitute, by embedding
 Judges = Literal["future", "all"]
 _PACK = 24  # candidates per request where the context is short
 _CONTEXTS, _CONTEXT_ITEMS = 2, 3  # random histories, and items in each, to measure priors behind
-_WORDING_DIM = 256  # of the part of the title space that compares wording
+WORDING_DIM = 256  # of the part of the title space that compares wording
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,10 @@ class ListPrompt:
         for item in items:
             context += self._bullet + self._titles[item - 1]
         return context + self._bullet
+
+    def title(self, item: int) -> list[int]:
+        """The title of an item (catalog index)."""
+        return self._titles[item - 1]
 
     def request(self, items: list[int], candidates: list[int]) -> Request:
         """Score ``candidates`` (catalog indices) behind ``items``."""
@@ -150,7 +154,7 @@ def title_space(meaning: Floats, catalog: Catalog) -> Floats:
     what comes next than either alone among products, and no more than meaning alone among news
     (``benchmarks/embedding_pooling.py``).
     """
-    wording = tfidf_embeddings(catalog.titles, _WORDING_DIM, seed=0)
+    wording = tfidf_embeddings(catalog.titles, WORDING_DIM, seed=0)
     return embeddings.unit(np.concatenate([meaning, wording], axis=1))
 
 
@@ -163,7 +167,12 @@ def versions() -> str:
 
 def title_tokens(llm: LocalLLM, catalog: Catalog) -> list[list[int]]:
     """Token ids of every title as it stands in a prompt, at most TITLE_TOKENS."""
-    return [llm.encode(prompts.title_piece(title))[:TITLE_TOKENS] for title in catalog.titles]
+    return prompt_tokens(llm, catalog.titles)
+
+
+def prompt_tokens(llm: LocalLLM, titles: Sequence[str]) -> list[list[int]]:
+    """:func:`title_tokens` of some titles."""
+    return [llm.encode(prompts.title_piece(title))[:TITLE_TOKENS] for title in titles]
 
 
 def priors(llm: LocalLLM, prompt: ListPrompt, items: int, pieces: Pieces | None = None) -> Floats:
@@ -172,12 +181,27 @@ def priors(llm: LocalLLM, prompt: ListPrompt, items: int, pieces: Pieces | None 
     An empty list would be cheaper. But any history, even a random one, makes titles that are
     written like others of the catalog more likely, and a judgement should not depend on that.
     """
-    indices = list(range(1, items + 1))
-    packs = [indices[start : start + _PACK] for start in range(0, items, _PACK)]
-    contexts = np.random.default_rng(0).integers(1, items + 1, (_CONTEXTS, _CONTEXT_ITEMS))
-    requests = [prompt.request(context, pack) for context in contexts.tolist() for pack in packs]
+    contexts = prior_contexts(prompt, items)
+    return priors_behind(llm, contexts, [prompt.title(i) for i in range(1, items + 1)], pieces)
+
+
+def prior_contexts(prompt: ListPrompt, items: int) -> list[list[int]]:
+    """Token ids of the random histories behind which priors are measured."""
+    drawn = np.random.default_rng(0).integers(1, items + 1, (_CONTEXTS, _CONTEXT_ITEMS))
+    return [prompt.after(history) for history in drawn.tolist()]
+
+
+def priors_behind(
+    llm: LocalLLM,
+    contexts: Sequence[list[int]],
+    titles: Sequence[list[int]],
+    pieces: Pieces | None = None,
+) -> Floats:
+    """[N] mean log p(title) behind the contexts, all given as token ids."""
+    packs = [list(titles[start : start + _PACK]) for start in range(0, len(titles), _PACK)]
+    requests = [Request(context, pack) for context in contexts for pack in packs]
     scores = np.concatenate(_scored(llm, requests, "priors", pieces))
-    return np.asarray(scores.reshape(_CONTEXTS, items).mean(axis=0), dtype=np.float32)
+    return np.asarray(scores.reshape(len(contexts), len(titles)).mean(axis=0), dtype=np.float32)
 
 
 def substitute_table(

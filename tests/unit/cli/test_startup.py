@@ -22,6 +22,7 @@ COMMANDS = [
     "deploy renew", "deploy server", "deploy demo",
     "node", "node init", "node start", "node check", "node app-digest", "node policy",
     "node forget", "node ledger",
+    "catalog", "catalog build", "catalog extend", "catalog show",
     "llm", "llm check",
     "views", "views build", "views show", "views list",
 ]  # fmt: skip
