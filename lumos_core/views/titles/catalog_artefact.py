@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, NoReturn, Self
 import numpy as np
 import numpy.typing as npt
 
-from lumos_core.errors import ModelError, reason_of
+from lumos_core.errors import ArtefactError, reason_of
 from lumos_core.safe_files import refuse_newer, write_atomically
 from lumos_core.views.titles.embeddings import DIM
 from lumos_core.views.titles.frozen_basis import (
@@ -71,11 +71,6 @@ _TENSORS: Mapping[str, tuple[str, int]] = {
     "basis.contexts": ("I64", 2),
 }
 """Every array of a file: its type as safetensors names it, and its number of dimensions."""
-
-
-class ArtefactError(ModelError):
-    """A catalog artefact is damaged, is not the one that was agreed, or does not say what the
-    language model says."""
 
 
 @dataclass(frozen=True)

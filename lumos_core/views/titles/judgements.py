@@ -14,6 +14,7 @@ from lumos_core.views.llm.likelihood import Request, batches_of, score_batch
 from lumos_core.views.llm.load import LocalLLM
 from lumos_core.views.titles import embeddings
 from lumos_core.views.titles.cache import cached_arrays
+from lumos_core.views.titles.catalog_artefact import CatalogArtefact
 from lumos_core.views.titles.resumable import Pieces, Work
 from lumos_core.views.titles.space import Floats, Ints, TitleSpace
 from lumos_core.views.titles.tfidf import tfidf_embeddings
@@ -40,6 +41,8 @@ class CatalogTables:
     """[N] mean log p(title) behind histories that have nothing to do with it."""
     substitutes: Ints
     """[N, k] catalog indices: what can replace an item, best first."""
+    basis: str = ""
+    """What vectors and priors are relative to: digest of a frozen basis; empty: the catalog."""
 
 
 class ListPrompt:
@@ -72,6 +75,7 @@ def catalog_tables(
     cache_dir: Path,
     work: Work | None = None,
     judges: Judges = "future",
+    artefact: CatalogArtefact | None = None,
 ) -> CatalogTables:
     """Compute the tables, or read them from the cache folder.
 
@@ -87,19 +91,24 @@ def catalog_tables(
         work: budget and progress.
         judges: "future": substitutes are ordered by nearness in meaning; "all": by nearness and the
             model's judgement.
+        artefact: has vectors and priors of all titles; then the model does not read them.
 
     Raises:
         BudgetSpentError: the time of ``work`` ended before they were complete.
     """
     titles = title_tokens(llm, catalog)
     prompt = ListPrompt(llm, prompts.list_head(noun), titles)
-    model, fixed = llm.fingerprint, catalog.fingerprint
-    space = TitleSpace(space_vectors(llm, catalog, cache_dir, work))
-    prior = cached_arrays(
-        priors_path(model, catalog, noun, cache_dir),
-        lambda pieces: {"prior": priors(llm, prompt, len(titles), pieces)},
-        work,
-    )["prior"]
+    model, fixed, basis = llm.fingerprint, catalog.fingerprint, ""
+    if artefact is not None:
+        basis, fixed = artefact.about.basis, f"{fixed}/{artefact.about.digest}"
+        space, prior = artefact_space(artefact, catalog), artefact.of(catalog.titles).prior
+    else:
+        space = TitleSpace(space_vectors(llm, catalog, cache_dir, work))
+        prior = cached_arrays(
+            priors_path(model, catalog, noun, cache_dir),
+            lambda pieces: {"prior": priors(llm, prompt, len(titles), pieces)},
+            work,
+        )["prior"]
     if judges == "all":
         path = _path(cache_dir, "substitutes", model, fixed, noun, versions())
     else:
@@ -110,7 +119,15 @@ def catalog_tables(
             return {"items": substitute_table(llm, prompt, space, prior, pieces)}
         return {"items": space.neighbours(NEIGHBOURS)[0]}
 
-    return CatalogTables(titles, space, prior, cached_arrays(path, substitutes, work)["items"])
+    found = cached_arrays(path, substitutes, work)["items"]
+    return CatalogTables(titles, space, prior, found, basis)
+
+
+def artefact_space(artefact: CatalogArtefact, catalog: Catalog) -> TitleSpace:
+    """The space of :func:`title_space`, from an artefact that has all titles of the catalog."""
+    rows = artefact.of(catalog.titles)
+    parts = [embeddings.unit(part.astype(np.float32)) for part in (rows.meaning, rows.wording)]
+    return TitleSpace(embeddings.unit(np.concatenate(parts, axis=1)))
 
 
 def space_vectors(

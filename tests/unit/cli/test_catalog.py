@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from lumos_core.cli.app import app
 from lumos_core.data.catalog import Catalog
-from lumos_core.errors import ConfigError
-from lumos_core.views.titles.catalog_artefact import ArtefactError, CatalogArtefact
+from lumos_core.errors import ArtefactError, ConfigError
+from lumos_core.views.titles.catalog_artefact import CatalogArtefact
 
 TITLES = tuple(f"thing number {n} of {'paper' if n % 2 else 'tin'}" for n in range(12))
 

@@ -24,7 +24,7 @@ COMMANDS = [
     "node forget", "node ledger",
     "catalog", "catalog build", "catalog extend", "catalog show",
     "llm", "llm check",
-    "views", "views build", "views show", "views list",
+    "views", "views build", "views show", "views list", "views gc",
 ]  # fmt: skip
 """All that can be asked for help, as they are listed."""
 

@@ -10,6 +10,7 @@ import torch
 from tiny_llm import save_tiny_llm
 
 from lumos_core.data.catalog import Catalog
+from lumos_core.errors import ArtefactError
 from lumos_core.views.llm.find import LLMConfig
 from lumos_core.views.llm.load import LocalLLM, load_llm
 from lumos_core.views.titles import artefact_reading, embeddings
@@ -19,7 +20,7 @@ from lumos_core.views.titles.artefact_reading import (
     extend_artefact,
     read_rows,
 )
-from lumos_core.views.titles.catalog_artefact import ArtefactError, CatalogArtefact
+from lumos_core.views.titles.catalog_artefact import CatalogArtefact
 from lumos_core.views.titles.embeddings import title_embeddings
 from lumos_core.views.titles.judgements import WORDING_DIM, catalog_tables
 from lumos_core.views.titles.resumable import BudgetSpentError, StageProgress, Work

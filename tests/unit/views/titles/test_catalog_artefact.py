@@ -13,14 +13,13 @@ import pytest
 from tiny_llm import save_tiny_llm
 
 from lumos_core.data.catalog import Catalog
-from lumos_core.errors import NewerFileError
+from lumos_core.errors import ArtefactError, NewerFileError
 from lumos_core.views.llm.find import LLMConfig
 from lumos_core.views.llm.load import load_llm
 from lumos_core.views.titles import catalog_artefact
 from lumos_core.views.titles.artefact_reading import build_artefact
 from lumos_core.views.titles.catalog_artefact import (
     About,
-    ArtefactError,
     CatalogArtefact,
     TitleRows,
     read_keys,
