@@ -8,11 +8,15 @@ import typer
 from rich.console import Console
 
 from lumos_core.cli.screens import results_table
+from lumos_core.cli.status_series import show_series
 from lumos_core.runs.certificate_dates import NAMES
+from lumos_core.runs.series_file import is_series
 from lumos_core.runs.status import RunStatus, status_of
 from lumos_core.terminal.progress import duration
 
-RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN_DIR")]
+RunFolder = Annotated[
+    Path, typer.Argument(help="Folder of a run, or of a series of runs.", metavar="RUN_DIR")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")]
 
 
@@ -20,7 +24,10 @@ def status_command(run_dir: RunFolder, as_json: AsJson = False) -> None:
     """Show a run: alive or not, rounds, metrics, nodes and what failed.
 
     Exits 0 for a run that is alive or completed, 1 for one that failed, stopped or cannot be read.
+    Of a series it shows the nights; it exits 1 if the latest has failed or no server does it.
     """
+    if is_series(run_dir):
+        raise typer.Exit(0 if show_series(run_dir, as_json) else 1)
     status = status_of(run_dir)
     if as_json:
         typer.echo(json.dumps(status.to_dict(), indent=2))
