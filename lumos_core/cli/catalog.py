@@ -70,7 +70,7 @@ def extend_command(
     Needs the language model that made the artefact. Ctrl-C is safe at any time.
     """
     from lumos_core.views.llm.load import load_llm
-    from lumos_core.views.titles.artefact_reading import extend_artefact
+    from lumos_core.views.titles.artefact_reading import check_fit, extend_artefact
 
     before, items = CatalogArtefact.read(artefact), Catalog.read(catalog)
     choice = llm_config(configured(None, llm, quantization, None))
@@ -83,6 +83,7 @@ def extend_command(
     with _resumable(console), Progress(console) as progress:
         work = Work(on_stage=catalog_stages(progress))
         model = load_llm(choice)
+        check_fit(artefact, before.basis, model)
         made = extend_artefact(before, model, choice, items, work)
     made.write(out)
     new = f"{len(made) - len(before):,} titles added, {len(made):,} in all"

@@ -145,7 +145,7 @@ def check_sample(
     Raises:
         ArtefactError: it says something else than the model, or does not fit it.
     """
-    _check_fit(path, artefact.basis, llm)
+    check_fit(path, artefact.basis, llm)
     different = sorted(set(titles))
     drawn = secrets.SystemRandom().sample(different, min(SAMPLE, len(different)))
     said, read = artefact.of(drawn), read_rows(llm, artefact.basis, drawn)
@@ -159,8 +159,12 @@ def check_sample(
             _lies(path, title, f"a prior that is {difference:.1f} off", llm)
 
 
-def _check_fit(path: Path, basis: FrozenBasis, llm: LocalLLM) -> None:
-    """The basis has the sizes of the model: its hidden states, its tokens."""
+def check_fit(path: Path, basis: FrozenBasis, llm: LocalLLM) -> None:
+    """Check that a basis has the sizes of a model: its hidden states, its tokens.
+
+    Raises:
+        ArtefactError: it has others.
+    """
     hidden = len(basis.projections[0].mean)
     if hidden != llm.hidden_size:
         refuse(path, f"a basis for {hidden} hidden values", f"{llm.hidden_size}, as the model has")

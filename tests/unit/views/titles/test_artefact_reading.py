@@ -1,6 +1,8 @@
 """What is in an artefact: the vectors and priors that this machine would compute; old ones stay."""
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,9 @@ from lumos_core.views.titles.judgements import WORDING_DIM, catalog_tables
 from lumos_core.views.titles.resumable import BudgetSpentError, StageProgress, Work
 from lumos_core.views.titles.tfidf import tfidf_embeddings
 
+ROOT = Path(__file__).parents[4]
+MEASURED = ROOT / "benchmarks" / "results" / "catalog_cost.json"
+PAGE = ROOT / "docs" / "data.md"
 NOUN = "things seen"
 COLOURS = ("red", "blue", "green", "black", "white", "golden")
 THINGS = ("pen", "desk lamp", "garden hose", "tin of paint", "chair", "mirror", "door mat")
@@ -217,11 +222,41 @@ def test_a_file_that_lies_is_refused_by_name(
 def test_a_basis_that_does_not_fit_the_model_is_refused(
     made: CatalogArtefact, llm: LocalLLM, tmp_path: Path
 ) -> None:
-    from dataclasses import replace
-
     basis = replace(made.basis, contexts=((1, 2, 100_000),))
     other = CatalogArtefact.sealed(
         made.about, basis, (key.tobytes() for key in made.keys), made.rows
     )
     with pytest.raises(ArtefactError, match="token 100000"):
         check_sample(tmp_path, other, llm, TITLES)
+
+
+# ---------------------------------------------------------------- what was measured
+def test_tolerances_are_wider_than_what_was_measured_with_the_bundled_model() -> None:
+    measured = json.loads(MEASURED.read_text())
+    assert measured["tolerated"] == {
+        "least cosine, meaning": artefact_reading.MEANING_AGREES,
+        "least cosine, wording": artefact_reading.WORDING_AGREES,
+        "largest difference, prior": artefact_reading.PRIOR_AGREES,
+    }
+    assert measured["agreement"].keys() == {"bfloat16", "float32"}
+    for found in measured["agreement"].values():
+        for name in ("meaning", "wording"):
+            least = f"least cosine, {name}"
+            assert 1 - found[least] < (1 - measured["tolerated"][least]) / 2
+        largest = "largest difference, prior"
+        assert found[largest] < measured["tolerated"][largest] / 2
+
+
+def test_a_catalog_that_grows_by_a_twentieth_costs_about_a_twentieth() -> None:
+    measured = json.loads(MEASURED.read_text())
+    assert measured["old rows are equal to the bit"]
+    costs = measured["costs"]
+    extended, built = (
+        costs[f"artefact {what}"]["tokens"]
+        for what in ("extended by the last 5 %", "built, of all items")
+    )
+    assert extended / built == pytest.approx(0.05, abs=0.01)
+    used = costs["artefact used: compared, once a machine"]["tokens"]
+    own = costs["own reading: titles, priors"]["tokens"]
+    assert used < 0.01 * own
+    assert f"{100 * extended / built:.1f} % of the tokens" in PAGE.read_text(encoding="utf-8")
