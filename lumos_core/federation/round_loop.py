@@ -54,12 +54,16 @@ from lumos_core.runs.checkpoint import (
     save_checkpoint,
 )
 from lumos_core.runs.history import HISTORY, VERSIONS, Event, History, OnEvent, utc_now
+from lumos_core.runs.node_metrics import by_node
 from lumos_core.runs.resume import KnownAs, StartingPoint, never, starting_point
 from lumos_core.wire import reply_checks, versions
 from lumos_core.wire.messages import Instruction, Reply, Split, Transport, exchange
 from lumos_core.wire.versions import Versions
 
 log = logging.getLogger(__name__)
+
+MOST_NAMED = 1_000
+"""Of how many nodes a sum may be, for the history to name them in every evaluation."""
 
 
 class Outcome(Enum):
@@ -144,6 +148,7 @@ class Federation:
         run_dir: Path | None,
         history: History,
         primitives: Primitives | None = None,
+        started: Event | None = None,
     ) -> None:
         self.config, self.transport = config, transport
         self.params, self.optimizer = start.checkpoint.params, start.checkpoint.optimizer
@@ -157,7 +162,11 @@ class Federation:
             if primitives is None:
                 raise ConfigError("secure-aggregation = true: this kind of run has no cryptography")
             self.secure = SecureExchange(config, transport, primitives)
-        self._early: list[Event] | None = []  # events before the first checkpoint
+        known = [event["event"] for event in history.events]
+        # events before the first checkpoint
+        self._early: list[Event] | None = (
+            [started] if started and started["event"] not in known else []
+        )
         expected = {"catalog": self.progress.catalog, "shape": self.progress.shape}
         self.members = Membership(transport, expected, self._note_versions)
 
@@ -386,8 +395,7 @@ class Federation:
         The attempt counts because a failed round is tried again with other nodes: the same dead
         node need not make it fail twice.
         """
-        share = math.ceil(self.config.fraction * len(names) - 1e-9)  # in floats .07 · 100 > 7
-        wanted = max(share, self.config.min_replies)
+        wanted = sample_size(self.config, len(names))
         if wanted >= len(names):
             return names
         attempt = sum(
@@ -443,12 +451,14 @@ class Federation:
             return {}
         event: Event = {
             "event": "evaluation", "round": of_round, "split": split, "time": utc_now(),
-            "nodes": [name for e in valid for name in e.names], "users": int(sums["users"]),
+            **_who(valid), "users": int(sums["users"]),
             **metrics, **({"title_weight": weight} if any(self.config.title_weights) else {}),
             **(traffic or {}), **({"failed": failed} if failed else {}),
         }  # fmt: skip
         if split == "validation":
             event |= self._selection(valid, selected[weight])
+        else:
+            event |= by_node((e.names, e.sums[weight]) for e in valid)
         self.history.add(event)
         if split == "validation":
             self._note_best(of_round, history.value_of(event), weight)
@@ -507,6 +517,20 @@ class Federation:
             save_checkpoint(self.run_dir / name, Checkpoint(params, optimizer, self.progress))
 
 
+def _who(valid: Sequence[Evaluated]) -> Event:
+    """The nodes that an evaluation is about: their names and, of a population of clients that is
+    evaluated at once, only their number."""
+    unnamed = sum(len(e.names) for e in valid if len(e.names) > MOST_NAMED)
+    names = [name for e in valid if len(e.names) <= MOST_NAMED for name in e.names]
+    return {"nodes": names, **({"nodes_unnamed": unnamed} if unnamed else {})}
+
+
+def sample_size(config: RunConfig, able: int) -> int:
+    """How many of the nodes that are able to train are asked to, or more than there are."""
+    share = math.ceil(config.fraction * able - 1e-9)  # in floats .07 · 100 > 7
+    return max(share, config.min_replies)
+
+
 def run_federation(
     config: RunConfig,
     transport: Transport,
@@ -518,6 +542,7 @@ def run_federation(
     resume: bool = False,
     primitives: Primitives | None = None,
     known_as: KnownAs = never,
+    started: Event | None = None,
 ) -> FederationResult:
     """Run rounds until there have been ``config.rounds``.
 
@@ -533,6 +558,7 @@ def run_federation(
         primitives: the cryptography of ``secure-aggregation``.
         known_as: whether a fingerprint in the files of the run to resume is another valid one of
             the run's catalog (see :meth:`~lumos_core.data.catalog.Catalog.is_known_as`).
+        started: the event that says where ``initial`` is from, if it was trained before.
 
     Returns:
         The result; ``outcome`` is "failed" if any round failed.
@@ -547,4 +573,4 @@ def run_federation(
     progress = RunProgress(0, -1, 0.0, 0, catalog_fingerprint, shape.fingerprint, config.to_flat())
     start = starting_point(run_dir, Checkpoint(initial, {}, progress), resume, known_as)
     history = History(run_dir / HISTORY if run_dir else None, on_event, start.events)
-    return Federation(config, transport, start, run_dir, history, primitives).run()
+    return Federation(config, transport, start, run_dir, history, primitives, started).run()

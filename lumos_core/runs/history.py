@@ -5,6 +5,7 @@
 ``{"event": "failed-round", "round": r, …}`` too few valid replies; the model stayed as it was
 ``{"event": "views", "node": n, …}``         before round 1: how far a node is with its views
 ``{"event": "views-ready", …}``              the end of this phase: which nodes are done or not done
+``{"event": "warm-start", …}``              the run began with a trained model, and with which
 ``{"event": "versions", "node": n, …}``      a node's LUMOS, Flower … differ from the server's
 ``{"event": "asked", "round": r, …}``        with differential privacy: nodes about to be asked
 
@@ -12,7 +13,10 @@ Evaluations on the validation targets hold the value by which rounds are compare
 and the nodes that are out of line with the others (``doubted``). Rounds say which nodes trained
 without views of all their users (``views_lacking``: how many, ``views_lacking_nodes``: by name).
 Events hold the time (``time``, UTC) and names of nodes: ``ok`` and ``failed`` in rounds, ``nodes``
-in evaluations. Operators choose the names of nodes; about users there are only counts in here.
+in evaluations (``nodes_unnamed``: how many of a large population that is evaluated at once are not
+named). Operators choose the names of nodes; about users there are only counts in here. The
+evaluation on the test targets holds metrics of each node with enough users
+(:mod:`lumos_core.runs.node_metrics`).
 """
 
 import json
@@ -29,6 +33,8 @@ from lumos_core.safe_files import write_atomically
 HISTORY = "history.jsonl"
 """Its name in a run folder."""
 
+WARM_START = "warm-start"
+"""Event: the run began with a model that was trained before."""
 VERSIONS = "versions"
 """Event: the versions of a node that differ from the server's, or that no longer do."""
 Event = dict[str, Any]
