@@ -225,7 +225,10 @@ def test_prepared_data_do_not_depend_on_the_order_of_rows(
 one_unit = st.one_of(
     st.just(st.integers(-(10**8) + 1, 10**8 - 1)), st.just(st.integers(10**17, 2**60))
 )
-plain_ids = ids.filter(lambda text: text.lower() not in MISSING_USERS and "." not in text)
+# an id that stands between quotes cannot be told from a quoted id
+plain_ids = ids.filter(
+    lambda text: text.lower() not in MISSING_USERS and "." not in text and text[0] != '"'
+)
 
 
 @given(
