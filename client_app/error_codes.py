@@ -5,11 +5,19 @@ log. The server learns what kind of failure it was, which is enough for its oper
 ask.
 """
 
-from lumos_core.errors import ConfigError, DataError, ModelError, RefusalError, ReplyError
+from lumos_core.errors import (
+    ArtefactError,
+    ConfigError,
+    DataError,
+    ModelError,
+    RefusalError,
+    ReplyError,
+)
 from lumos_core.federation.owner_floor import BelowFloorError
 from lumos_core.privacy.node_budget import AccountError
 from lumos_core.wire.versions import OtherProtocolError
 
+ARTEFACT_REFUSED = "artefact-refused"  # what stands beside this node's catalog is damaged, or lies
 BELOW_FLOOR = "below-floor"  # the run asks for more than the owner allows; the key follows
 CATALOG_MISMATCH = "catalog-mismatch"  # server and node hold different catalogs
 FOREIGN_APP = "foreign-app"  # lumos_core.flower.app_gate: its owner has not approved what was sent
@@ -21,6 +29,7 @@ SECAGG_REFUSED = "secagg-refused"  # secure aggregation would not have protected
 _CODES: tuple[tuple[type[BaseException], str], ...] = (
     (ConfigError, "bad-configuration"),
     (DataError, "bad-data"),
+    (ArtefactError, ARTEFACT_REFUSED),  # a ModelError
     (ModelError, "model-failed"),
     (OtherProtocolError, OTHER_PROTOCOL),
     (RefusalError, SECAGG_REFUSED),

@@ -23,6 +23,11 @@ class ModelError(LumosError):
     """A model (SASRec checkpoint or local LLM) cannot be loaded or does not fit the catalog."""
 
 
+class ArtefactError(ModelError):
+    """A catalog artefact is damaged, is not the one that was agreed, or does not say what the
+    language model says."""
+
+
 class ReplyError(LumosError):
     """A node's reply is not what was asked for, and must not change the model."""
 

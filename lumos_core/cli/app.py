@@ -97,6 +97,11 @@ class LumosGroup(LazyGroup):
             "A federation across machines: credentials, nodes, server.",
         ),
         LazyCommand("node", "lumos_core.cli.node:node_app", "A node on this machine."),
+        LazyCommand(
+            "catalog",
+            "lumos_core.cli.catalog:catalog_app",
+            "What the language model says about a catalog's titles, in one file for all machines.",
+        ),
         LazyCommand("llm", "lumos_core.cli.views:llm_app", "The local language model."),
         LazyCommand(
             "views",

@@ -13,6 +13,7 @@ from rich.table import Table
 from lumos_core.cli.screens import NO_VALUE
 from lumos_core.data import Catalog, Sequences
 from lumos_core.data.catalog import short_fingerprint
+from lumos_core.data.layout import DATASET_FILE
 from lumos_core.data.sequences import Items
 from lumos_core.errors import ConfigError, DataError
 from lumos_core.learning.devices import check_device
@@ -140,7 +141,7 @@ def _read(data: Path) -> tuple[Catalog, Sequences]:
     few for training, but enough for a recommendation."""
     # these import polars
     from lumos_core.data.node_folder import read_node
-    from lumos_core.data.prepared_folder import DATASET_FILE, node_folders
+    from lumos_core.data.prepared_folder import node_folders
 
     if (data / DATASET_FILE).is_file():
         folders = node_folders(data)

@@ -1,6 +1,6 @@
-"""``lumos llm check`` and ``lumos views``: build, show, list."""
+"""``lumos llm check`` and ``lumos views``: build, show, list, gc."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,12 +19,13 @@ from lumos_core.data.sequences import MIN_HISTORY, least_history, split_of
 from lumos_core.errors import ConfigError, DataError
 from lumos_core.terminal.progress import Progress, Task
 from lumos_core.views.build import BuildProgress
+from lumos_core.views.item_names import ItemNames
 from lumos_core.views.llm.load import idle_threads
 from lumos_core.views.provenance import Writer, writer_of
 from lumos_core.views.source import STORE, take_over, view_source
 from lumos_core.views.titles.resumable import OnStage, StageProgress
 from lumos_core.views.view import UserViews
-from lumos_core.views.view_store import ViewStore, WriterCount, view_key
+from lumos_core.views.view_store import ViewStore, WriterCount
 from lumos_core.views.writers.choose import view_factory
 
 _STAGES = {
@@ -64,11 +65,11 @@ def check_command(
     """Load the model; show memory, speed and one example of each view."""
     from lumos_core.views.llm_check import check_llm  # imports polars
 
-    run = _configured(config, llm, quantization, None)
+    run = configured(config, llm, quantization, None)
     console = Console()
     with Progress(console) as progress:
         task = progress.task("model", note="loading, then an example")
-        report = check_llm(run, _stages(progress))
+        report = check_llm(run, catalog_stages(progress))
         task.update(1, total=1, note=f"loaded in {report.load_seconds:.1f} s")
     quantised = "" if run.llm_quantization == "none" else f", {run.llm_quantization} weights"
     for name, value in {
@@ -104,7 +105,7 @@ def build_command(
 
     Ctrl-C is safe at any time: the next call resumes where this one ended.
     """
-    run = _configured(config, llm, quantization, data)
+    run = configured(config, llm, quantization, data)
     console = Console()
     stored = generated = 0
     for folder in [data] if shared else _nodes(data):
@@ -142,9 +143,9 @@ def show_command(
     train = LeaveOneOut(sequences).train().subset([position])
     console = Console()
     if writer:
-        by, views = _stored_views(folder, writer, user, train[0].tolist())
+        by, views = _stored_views(folder, writer, user, catalog, train[0].tolist())
     else:
-        run = _configured(config, llm, quantization, data)
+        run = configured(config, llm, quantization, data)
         by, views = _views_of(run, folder, catalog, train, console)
     table = _side_by_side(f"User {user} ({folder})", catalog, train[0].tolist(), views)
     table.caption = "history: without the last two items, which are held out for evaluation"
@@ -175,18 +176,84 @@ def list_command(data: DataFolder) -> None:
     console.print(results_table(("writer", "histories", "LUMOS", "fingerprint"), rows))
 
 
+@views_app.command("gc")
+def gc_command(
+    data: DataFolder,
+    other_writers: Annotated[
+        bool,
+        typer.Option(
+            "--other-writers",
+            help="Also views of all writers but the configured one: after a change of the model, "
+            "of a setting, or of the catalog.",
+        ),
+    ] = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Remove them; without it they are only counted.")
+    ] = False,
+    llm: LLMOption = None,
+    quantization: QuantizationOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Count views that nobody needs any more: of histories that no user has now.
+
+    A history grows, its views are written anew, and the old ones stay. Removed views that are
+    needed after all are written again.
+    """
+    if not other_writers and (llm or quantization or config):
+        raise ConfigError("--llm, --quantization and -c choose the writer for --other-writers")
+    run = configured(config, llm, quantization, data) if other_writers else None
+    console, removed = Console(), 0
+    for name, folders, path in _stores(data):
+        catalog, users = _users_of(folders)
+        histories = [history.tolist() for history in LeaveOneOut(users).train()]
+        with ViewStore(path, items=ItemNames(catalog)) as store:
+            total, unneeded = len(store), store.others(histories)
+            if run is not None:
+                unneeded |= store.not_by(view_factory(run, _node(folders[0]), catalog)[0])
+            if delete and unneeded:
+                store.remove(unneeded)
+        removed += len(unneeded)
+        console.print(
+            f"{name}: {len(unneeded):,} of {total:,} views are not needed", highlight=False
+        )
+    if not removed:
+        console.print("nothing to remove")
+    elif delete:
+        console.print(f"{removed:,} views removed", highlight=False)
+    else:
+        console.print("nothing was removed; --delete removes these views", highlight=False)
+
+
+def _stores(data: Path) -> Iterator[tuple[str, list[Path], Path]]:
+    """The stores that are there: name, the data folders whose users' views they hold, file."""
+    nodes = _nodes(data)
+    for folder in nodes:
+        if _store(folder).is_file():
+            yield folder.name, [folder], _store(folder)
+    shared = shared_state(data) / STORE
+    if shared.is_file():
+        yield "shared by all nodes", nodes, shared
+
+
+def _users_of(folders: Sequence[Path]) -> tuple[Catalog, Sequences]:
+    from lumos_core.data.node_folder import read_node  # imports polars
+
+    parts = [read_node(folder) for folder in folders]
+    return parts[0][0], Sequences.concat([users for _, users in parts])
+
+
 def _views_of(
     run: RunConfig, folder: Path, catalog: Catalog, history: Sequences, console: Console
 ) -> tuple[Writer, UserViews]:
     """One history's views by the configured writer, written if they are missing."""
     node = _node(folder)
     with Progress(console) as progress:  # stays empty unless the catalog has to be prepared
-        views = view_source(run, node, catalog, on_stage=_stages(progress))(history)
+        views = view_source(run, node, catalog, on_stage=catalog_stages(progress))(history)
     return writer_of(run, node, view_factory(run, node, catalog)[0]), views[0]
 
 
 def _stored_views(
-    folder: Path, chosen: str, user: str, history: list[int]
+    folder: Path, chosen: str, user: str, catalog: Catalog, history: list[int]
 ) -> tuple[Writer, UserViews]:
     """One history's views by the writer whose fingerprint begins with ``chosen``."""
     known = [writer for writer, _ in _writers(_store(folder)) if writer is not None]
@@ -198,8 +265,8 @@ def _stored_views(
             f"begins so, expected one; known are: {names}"
         )
     (writer,) = found
-    key = view_key(writer.fingerprint, history)
-    with ViewStore(_store(folder)) as store:
+    with ViewStore(_store(folder), items=ItemNames(catalog)) as store:
+        key = store.key(writer.fingerprint, history)
         views = store.get_many([key]).get(key)
     if views is None:
         raise DataError(
@@ -221,9 +288,10 @@ def _store(folder: Path) -> Path:
     return NodeConfig(data=str(folder)).state_folder / STORE
 
 
-def _configured(
+def configured(
     assignments: list[str] | None, llm: str | None, quantization: str | None, data: Path | None
 ) -> RunConfig:
+    """The run's configuration by the options of a command; of prepared data if they are given."""
     changes: dict[str, Any] = {}
     if llm is not None:
         changes["llm"] = llm
@@ -296,12 +364,14 @@ def _build(
             done = built.stored + built.generated
             task.update(done, total=built.total, note=note_on(built))
 
-        source = view_source(run, node, catalog, on_progress=show, on_stage=_stages(progress))
+        source = view_source(
+            run, node, catalog, on_progress=show, on_stage=catalog_stages(progress)
+        )
         source(split_of(run.evaluation, sequences).train())
     return last
 
 
-def _stages(progress: Progress) -> OnStage:
+def catalog_stages(progress: Progress) -> OnStage:
     """Returns what shows the preparation of the catalog, one task per stage, when it happens."""
     tasks: dict[str, Task] = {}
 

@@ -69,6 +69,11 @@ class NodeConfig(FloorKeys):
     llm_quantization: Literal["", "none", "8bit", "4bit"] = key(
         "", "quantization of the node's language model; empty: the run's"
     )
+    use_catalog_artefact: bool = key(
+        True,
+        "use the catalog.safetensors beside catalog.tsv if it fits; false: this node's own "
+        "language model reads all titles",
+    )
     view_seconds: NonNegative = key(
         60.0, "seconds per round to write views that are still missing in the rounds"
     )

@@ -168,6 +168,11 @@ class LLMKeys(FlatConfig):
     llm_noun: str = key(
         "products bought by a customer", "what a history is, in the domain's words, for prompts"
     )
+    catalog_artefact: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = key(
+        "",
+        "digest of the catalog.safetensors beside catalog.tsv (lumos catalog show): another one is "
+        "refused; empty: any that fits is used",
+    )
     llm_mode: Literal["auto", "score", "trie", "free"] = key(
         "auto",
         "score: judge items by likelihood; trie: write titles, restricted to the catalog; free: "
@@ -688,6 +693,7 @@ ADDED_LATER: dict[str, Scalar] = {
     "buffer-size": 3,
     "max-staleness": 20,
     "evaluation": "leave-one-out",
+    "catalog-artefact": "",
     "start-model": "",
 }
 """Keys that runs of version 0.1 do not have, with the values that correspond to those runs."""

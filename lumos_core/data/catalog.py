@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -46,6 +46,8 @@ class Catalog:
 
     item_ids: tuple[str, ...]
     titles: tuple[str, ...]
+    path: Path | None = field(default=None, compare=False, repr=False)
+    """The file that it was read from; other files about the same catalog may lie beside it."""
 
     def __post_init__(self) -> None:
         if len(self.item_ids) != len(self.titles):
@@ -159,7 +161,7 @@ class Catalog:
             titles[item_id], line_of[item_id] = title, number
         if not titles:
             raise DataError(f"{path}: only a header, expected at least one item")
-        return cls(tuple(titles), tuple(titles.values()))
+        return cls(tuple(titles), tuple(titles.values()), path)
 
     def write(self, path: Path) -> None:
         """Write ``catalog.tsv`` atomically."""

@@ -7,10 +7,14 @@ from typing import Literal, NamedTuple
 from lumos_core.errors import DataError
 
 CATALOG_FILE = "catalog.tsv"
+ARTEFACT_FILE = "catalog.safetensors"
+"""What a language model says about the titles of the ``catalog.tsv`` beside it; optional."""
 PREPARE_NODE = (
     "lumos prepare LOG --items catalog.tsv --out mine --nodes 1 --k-core 0 --keep-all-items"
 )
 """Makes a node's folder, ``mine/node-0``, with exactly the items of the run's catalog in it."""
+DATASET_FILE = "dataset.json"
+"""Only the folder that ``lumos prepare`` writes for all nodes has it."""
 TableFormat = Literal["tsv", "csv", "jsonl", "parquet"]
 
 FORMATS: Mapping[str, TableFormat] = {
@@ -32,6 +36,23 @@ def shared_state(folder: Path) -> Path:
     """The folder of a prepared folder in which experiments keep the views of all its users, for
     comparisons that deal users out to nodes anew (``lumos compare --partition drawn``)."""
     return folder / "views"
+
+
+def artefact_beside(catalog: Path | None) -> Path | None:
+    """The catalog artefact beside a ``catalog.tsv``; for a node's folder in a prepared folder, also
+    the one of the prepared folder. None if there is none.
+
+    Args:
+        catalog: the file; None for a catalog that was not read from one.
+    """
+    if catalog is None:
+        return None
+    folder = catalog.resolve().parent
+    folders = [folder]
+    if (folder.parent / DATASET_FILE).is_file():
+        folders.append(folder.parent)
+    found = (place / ARTEFACT_FILE for place in folders)
+    return next((path for path in found if path.exists()), None)
 
 
 class NodeFiles(NamedTuple):

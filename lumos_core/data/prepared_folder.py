@@ -22,14 +22,13 @@ from pydantic import ConfigDict, Field
 
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.domains import NOUNS
-from lumos_core.data.layout import CATALOG_FILE
+from lumos_core.data.layout import CATALOG_FILE, DATASET_FILE
 from lumos_core.data.node_folder import read_node
 from lumos_core.data.reading.text_files import check_file
 from lumos_core.data.sequences import Sequences
 from lumos_core.errors import DataError, reason_of
 from lumos_core.safe_files import JsonFile, write_atomically
 
-DATASET_FILE = "dataset.json"
 NODE_FILE = "node.json"
 INTERACTIONS_FILE = "interactions.tsv"
 _OURS = ".lumos-prepare-"

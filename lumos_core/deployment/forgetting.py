@@ -31,10 +31,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lumos_core.config import NodeConfig
-from lumos_core.data.layout import CATALOG_FILE, shared_state
+from lumos_core.data.layout import CATALOG_FILE, DATASET_FILE, shared_state
 from lumos_core.data.node_cache import KEPT as CACHE
 from lumos_core.data.node_folder import read_node
-from lumos_core.data.prepared_folder import DATASET_FILE, NODE_FILE, node_folders
+from lumos_core.data.prepared_folder import NODE_FILE, node_folders
 from lumos_core.data.removed_users import Removal, delete, leftovers, removal_of
 from lumos_core.data.sequences import LeaveOneOut, Sequences
 from lumos_core.deployment.supervision import alone
@@ -46,6 +46,7 @@ from lumos_core.privacy.ledger_file import FORGOTTEN, write_line
 from lumos_core.privacy.node_budget import Account, AccountError, bounded
 from lumos_core.recommend.model_files import KEPT_FINAL, KEPT_LATEST
 from lumos_core.safe_files import older, private_folder
+from lumos_core.views.item_names import ItemNames
 from lumos_core.views.source import STORE
 from lumos_core.views.view_store import ViewStore
 
@@ -196,8 +197,9 @@ def _steps(node: NodeConfig, removal: Removal) -> Iterator[Step]:
     yield from _deleted(
         "cached histories", "all users' histories; made again from the data when needed", cache
     )
-    yield from _views(state / STORE, removal.staying)
-    yield from _shared_views(Path(node.data).resolve(), removal.staying)
+    items = ItemNames(removal.catalog)
+    yield from _views(state / STORE, items, removal.staying)
+    yield from _shared_views(Path(node.data).resolve(), items, removal.staying)
     yield from _deleted(
         "error feedback",
         "what was not sent of earlier deltas: a sum over all users, from which one cannot be taken "
@@ -230,16 +232,16 @@ def _deleted(what: str, text: str, *paths: Path) -> Iterator[Step]:
         yield Step(what, where, text, sum(map(_size, there)), delete_all)
 
 
-def _views(path: Path, staying: Sequences) -> Iterator[Step]:
+def _views(path: Path, items: ItemNames, staying: Sequences) -> Iterator[Step]:
     """A step for a store of views: only views of users who stay are kept."""
     if not path.is_file():
         return
     histories = [history.tolist() for history in LeaveOneOut(staying).train()]
-    with ViewStore(path) as store:
+    with ViewStore(path, items=items) as store:
         count, others = len(store), len(store.others(histories))
 
     def clean() -> None:
-        with ViewStore(path) as store:
+        with ViewStore(path, items=items) as store:
             store.remove(store.others(histories))
 
     text = (
@@ -249,7 +251,7 @@ def _views(path: Path, staying: Sequences) -> Iterator[Step]:
     yield Step("views", path, text, _size(path), clean)
 
 
-def _shared_views(folder: Path, staying: Sequences) -> Iterator[Step]:
+def _shared_views(folder: Path, items: ItemNames, staying: Sequences) -> Iterator[Step]:
     """The same for the store that all nodes of a prepared folder share, if this is one of them."""
     prepared = folder.parent
     path = shared_state(prepared) / STORE
@@ -258,7 +260,7 @@ def _shared_views(folder: Path, staying: Sequences) -> Iterator[Step]:
     nodes = [node for node in node_folders(prepared) if node.is_dir()]
     if folder in nodes:
         others = [read_node(node)[1] for node in nodes if node != folder]
-        yield from _views(path, Sequences.concat([staying, *others]))
+        yield from _views(path, items, Sequences.concat([staying, *others]))
 
 
 # ---------------------------------------------------------------- what remains

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from lumos_core.views.titles.resumable import BudgetSpentError, OnStage, Work
 from lumos_core.views.view import UserViews, ViewWriter, WriterFactory
-from lumos_core.views.view_store import ViewStore, view_key
+from lumos_core.views.view_store import ViewStore
 
 _BATCH = 32  # histories written and stored at a time; a killed process loses one batch at most
 
@@ -68,7 +68,7 @@ def build_views(
     positions: dict[bytes, list[int]] = {}
     for position, history in enumerate(histories):
         if len(history):
-            positions.setdefault(view_key(fingerprint, history), []).append(position)
+            positions.setdefault(store.key(fingerprint, history), []).append(position)
     if share < 1.0:  # keys are digests, so the smallest ones are a random draw without a seed
         chosen = sorted(positions)[: math.ceil(share * len(positions))]
         positions = {key: positions[key] for key in chosen}

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from lumos_core import __version__
 from lumos_core.config import NodeConfig, RunConfig
+from lumos_core.views.view import BY_CONTENT
 
 SHORT = 16
 """How many hexadecimal digits of a fingerprint are shown: enough to choose a writer by."""
@@ -17,7 +18,8 @@ class Writer(NamedTuple):
     """A view writer as a store knows it."""
 
     fingerprint: str
-    """SHA-256 hex of all that views depend on except the history."""
+    """SHA-256 hex of all that views depend on except the history; see
+    :func:`~lumos_core.views.view.writer_digest`."""
     name: str
     """llm, tfidf, random, or the name of a plug-in."""
     model: str = ""
@@ -32,7 +34,8 @@ class Writer(NamedTuple):
     @property
     def short(self) -> str:
         """The fingerprint as it is shown."""
-        return self.fingerprint[:SHORT]
+        start = len(BY_CONTENT) if self.fingerprint.startswith(BY_CONTENT) else 0
+        return self.fingerprint[: start + SHORT]
 
     def __str__(self) -> str:
         told = (self.name, self.model, self.mode, self.noun and f"“{self.noun}”")

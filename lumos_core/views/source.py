@@ -9,6 +9,7 @@ from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import Sequences, split_of
 from lumos_core.views.build import OnProgress, build_views
+from lumos_core.views.item_names import ItemNames
 from lumos_core.views.provenance import writer_of
 from lumos_core.views.titles.resumable import OnStage
 from lumos_core.views.view import UserViews, Views, ViewSource
@@ -41,7 +42,8 @@ def count_views(
     """
     train = split_of(config.evaluation, sequences).train()
     keys = _keys(config, node, catalog, train)
-    return ViewCount(len(_stored(node, set(keys.values()))), len(set(keys.values())))
+    found = _stored(node, catalog, set(keys.values()))
+    return ViewCount(len(found), len(set(keys.values())))
 
 
 def stored_views(
@@ -53,7 +55,7 @@ def stored_views(
         ModelError: the model cannot be found.
     """
     keys = _keys(config, node, catalog, histories)
-    found = _stored(node, keys.values())
+    found = _stored(node, catalog, keys.values())
     return {u: found[key] for u, key in keys.items() if key in found}
 
 
@@ -76,9 +78,10 @@ def take_over(
         ModelError: the model cannot be found.
     """
     fingerprint, _ = view_factory(config, node, catalog)
-    found = _stored(other, _keys(config, node, catalog, histories).values())
+    found = _stored(other, catalog, _keys(config, node, catalog, histories).values())
     if found:
-        with ViewStore(node.state_folder / STORE, writer_of(config, node, fingerprint)) as store:
+        writer, items = writer_of(config, node, fingerprint), ItemNames(catalog)
+        with ViewStore(node.state_folder / STORE, writer, items) as store:
             store.put_many(found)
     return len(found)
 
@@ -89,14 +92,15 @@ def _keys(
     """User's position -> key of the views, for every history that is not empty."""
     fingerprint, _ = view_factory(config, node, catalog)
     lists = {u: histories[u].tolist() for u in range(len(histories)) if len(histories[u])}
-    return {u: view_key(fingerprint, history) for u, history in lists.items()}
+    items = ItemNames(catalog)
+    return {u: view_key(fingerprint, history, items) for u, history in lists.items()}
 
 
-def _stored(node: NodeConfig, keys: Iterable[bytes]) -> dict[bytes, UserViews]:
+def _stored(node: NodeConfig, catalog: Catalog, keys: Iterable[bytes]) -> dict[bytes, UserViews]:
     path = node.state_folder / STORE
     if not path.exists():
         return {}
-    with ViewStore(path) as store:
+    with ViewStore(path, items=ItemNames(catalog)) as store:
         return store.get_many(keys)
 
 
@@ -123,7 +127,8 @@ def view_source(
 
     def source(histories: Sequences) -> Views:
         lists = [histories[u].tolist() for u in range(len(histories))]
-        with ViewStore(folder / STORE, writer_of(config, node, fingerprint)) as store:
+        writer = writer_of(config, node, fingerprint)
+        with ViewStore(folder / STORE, writer, ItemNames(catalog)) as store:
             views = build_views(
                 lists,
                 factory,

@@ -24,7 +24,7 @@ class ViewWriter(Protocol):
 
     fingerprint: str
     """All that views depend on except the history: model and revision, prompt version,
-    decoding parameters, catalog, seed."""
+    decoding parameters, catalog or frozen basis, seed."""
 
     def write(self, histories: Sequence[Sequence[int]]) -> list[UserViews]:
         """One :class:`UserViews` per history (catalog indices, chronological)."""
@@ -44,6 +44,18 @@ def no_views(histories: Sequences) -> Views:
     return {}
 
 
-def writer_digest(kind: str, *parts: object) -> str:
-    """SHA-256 hex of what a writer depends on."""
-    return hashlib.sha256("\0".join(map(str, (kind, *parts))).encode()).hexdigest()
+BY_CONTENT = "items:"
+"""Begins the fingerprint of a writer that does not depend on the whole catalog. Its views are found
+by what the items of the history are, not by where they stand in the catalog."""
+
+
+def writer_digest(kind: str, *parts: object, by_content: bool = False) -> str:
+    """The fingerprint of a writer: SHA-256 hex of what it depends on.
+
+    Args:
+        kind: of the writer.
+        parts: what it depends on.
+        by_content: see :data:`BY_CONTENT`.
+    """
+    digest = hashlib.sha256("\0".join(map(str, (kind, *parts))).encode()).hexdigest()
+    return f"{BY_CONTENT if by_content else ''}{digest}"

@@ -4,6 +4,10 @@ SQLite in WAL mode: readers never block, writers wait for each other, a killed p
 the transaction it was in. The key covers everything a view depends on: another model, prompt,
 catalog or history gives another key, so a stale view cannot be found.
 
+Items are kept as catalog indices where the writer depends on the whole catalog, and by name
+(`item_names`) where it does not. Views by name are found again in a catalog that has grown, as long
+as it has all of their items; otherwise they are written again.
+
 The store notes the writer of every view. Older versions did not: in their stores the writer of a
 view is unknown until the view is read under that writer's fingerprint, and is noted then.
 """
@@ -20,11 +24,13 @@ import numpy as np
 
 from lumos_core.errors import DataError
 from lumos_core.safe_files import HeldError, exclusive, owner_only, private_folder
+from lumos_core.views.item_names import ItemNames
 from lumos_core.views.provenance import Writer
-from lumos_core.views.view import UserViews
+from lumos_core.views.view import BY_CONTENT, UserViews
 
 _LOCK_SECONDS = 60.0  # how long a writer waits for another process's transaction
 _KEYS_PER_QUERY = 500  # SQLite's default limit of variables is 999 in old builds
+_BY_NAME = b"\x01"  # begins the keys, then 33 bytes long, of views that are kept by name
 _VIEWS = "key, future, paraphrase, counterfactual"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS views (
@@ -56,12 +62,24 @@ class WriterCount(NamedTuple):
     """Number of histories whose views are stored."""
 
 
-def view_key(fingerprint: str, history: Sequence[int]) -> bytes:
-    """SHA-256 (32 bytes) of a writer's fingerprint and a history of catalog indices."""
+def view_key(fingerprint: str, history: Sequence[int], items: ItemNames | None = None) -> bytes:
+    """What the views of a history by a writer are found by: a SHA-256, behind a mark if the views
+    are kept by name.
+
+    Args:
+        fingerprint: of the writer.
+        history: catalog indices.
+        items: of the catalog; needed where the writer does not depend on the whole catalog.
+    """
     digest = hashlib.sha256(fingerprint.encode())
     digest.update(b"\0")
-    digest.update(np.asarray(history, dtype="<i8").tobytes())
-    return digest.digest()
+    if not fingerprint.startswith(BY_CONTENT):
+        digest.update(np.asarray(history, dtype="<i8").tobytes())
+        return digest.digest()
+    if items is None:
+        raise ValueError("views of this writer are found by the names of items, found no names")
+    digest.update(items.of(history))
+    return _BY_NAME + digest.digest()
 
 
 class ViewStore:
@@ -71,14 +89,18 @@ class ViewStore:
         path: file in a node's state folder; both are created if missing, with permissions for
             this user alone.
         writer: noted for views that are stored, and for views that are found and have no note.
+        items: of the catalog; without them no views that are kept by name are found.
 
     Raises:
         DataError: the file exists but is not a usable SQLite database.
     """
 
-    def __init__(self, path: Path, writer: Writer | None = None) -> None:
-        self.path, self._writer = path, writer
+    def __init__(
+        self, path: Path, writer: Writer | None = None, items: ItemNames | None = None
+    ) -> None:
+        self.path, self._writer, self._items = path, writer, items
         self._writer_id: int | None = None
+        self._stale: set[bytes] = set()  # keys of views with items that the catalog lacks
         private_folder(path.parent)
         with suppress(FileExistsError), open(path, "xb", opener=owner_only):
             pass  # SQLite fills an empty file, and creates its side files with the same mode
@@ -115,8 +137,12 @@ class ViewStore:
         except sqlite3.Error as error:
             raise self._unusable(error) from error
 
+    def key(self, fingerprint: str, history: Sequence[int]) -> bytes:
+        """:func:`view_key` in this store's catalog."""
+        return view_key(fingerprint, history, self._items)
+
     def get_many(self, keys: Iterable[bytes]) -> dict[bytes, UserViews]:
-        """The views of those keys that are stored."""
+        """The views of those keys that are stored, and whose items are all in the catalog."""
         wanted = list(dict.fromkeys(keys))
         found: dict[bytes, UserViews] = {}
         try:
@@ -126,7 +152,9 @@ class ViewStore:
                 query = f"SELECT {_VIEWS}, writer FROM views WHERE key IN ({marks})"
                 unknown = []
                 for key, *views, writer in self._db.execute(query, chunk):
-                    found[key] = UserViews(*map(_unpack, views))
+                    unpacked = self._unpack(key, views)
+                    if unpacked is not None:
+                        found[key] = unpacked
                     if writer is None:
                         unknown.append(key)
                 self._note(unknown)
@@ -135,10 +163,13 @@ class ViewStore:
         return found
 
     def put_many(self, views: Mapping[bytes, UserViews]) -> None:
-        """Store all views or, if interrupted, none; a stored key keeps its first value."""
-        rows = [(key, *map(_pack, value)) for key, value in views.items()]
+        """Store all views or, if interrupted, none; a stored key keeps its first value, unless
+        :meth:`get_many` found that the catalog lacks some of its items."""
+        rows = [(key, *self._pack(key, value)) for key, value in views.items()]
+        stale = [(key,) for key in self._stale & views.keys()]
         try:
             with self._transaction():
+                self._db.executemany("DELETE FROM views WHERE key = ?", stale)
                 writer = self._writer_row()
                 self._db.executemany(
                     f"INSERT OR IGNORE INTO views ({_VIEWS}, writer) VALUES (?, ?, ?, ?, ?)",
@@ -146,10 +177,12 @@ class ViewStore:
                 )
         except sqlite3.Error as error:
             raise self._unusable(error) from error
+        self._stale -= views.keys()
 
     def others(self, histories: Iterable[Sequence[int]]) -> set[bytes]:
         """Keys of views that are of none of these histories, whoever wrote them. Views whose writer
-        is unknown are among them: nobody can say of which history they are.
+        is unknown are among them: nobody can say of which history they are. So are views by name if
+        the store was opened without names.
 
         Args:
             histories: catalog indices, chronological.
@@ -160,7 +193,23 @@ class ViewStore:
         except sqlite3.Error as error:
             raise self._unusable(error) from error
         known = {tuple(history) for history in histories}
-        return stored - {view_key(writer, history) for writer in writers for history in known}
+        return stored - {
+            self.key(writer, history)
+            for writer in writers
+            if self._items is not None or not writer.startswith(BY_CONTENT)
+            for history in known
+        }
+
+    def not_by(self, fingerprint: str) -> set[bytes]:
+        """Keys of views that this writer did not write, as far as the store knows."""
+        query = (
+            "SELECT key FROM views LEFT JOIN writers ON writers.id = views.writer"
+            " WHERE writers.fingerprint IS NOT ?"
+        )
+        try:
+            return {row[0] for row in self._db.execute(query, (fingerprint,))}
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
 
     def remove(self, keys: Iterable[bytes]) -> None:
         """Delete views, all or none, and overwrite what the file still holds of them."""
@@ -229,6 +278,26 @@ class ViewStore:
                     (self._writer_row(), *keys),
                 )
 
+    def _pack(self, key: bytes, views: UserViews) -> list[bytes]:
+        if not _is_by_name(key):
+            return [np.asarray(view, dtype="<i4").tobytes() for view in views]
+        if self._items is None:
+            raise ValueError("views of this writer are kept by the names of items, found no names")
+        return [self._items.of(view) for view in views]
+
+    def _unpack(self, key: bytes, blobs: Sequence[bytes]) -> UserViews | None:
+        """Views as they were packed; None if the catalog lacks an item."""
+        if not _is_by_name(key):
+            return UserViews(*(_indices(blob) for blob in blobs))
+        if self._items is None:
+            return None
+        views = [self._items.items(blob) for blob in blobs]
+        known = [view for view in views if view is not None]
+        if len(known) < len(views):
+            self._stale.add(key)
+            return None
+        return UserViews(*known)
+
     def _unusable(self, error: Exception) -> DataError:
         return DataError(
             f"view store {self.path} cannot be used ({error}); "
@@ -236,9 +305,9 @@ class ViewStore:
         )
 
 
-def _pack(items: Sequence[int]) -> bytes:
-    return np.asarray(items, dtype="<i4").tobytes()
+def _is_by_name(key: bytes) -> bool:
+    return len(key) == 33 and key.startswith(_BY_NAME)
 
 
-def _unpack(blob: bytes) -> tuple[int, ...]:
+def _indices(blob: bytes) -> tuple[int, ...]:
     return tuple(np.frombuffer(blob, dtype="<i4").tolist())

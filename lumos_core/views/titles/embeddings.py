@@ -26,9 +26,12 @@ from lumos_core.views.titles.whitening import half_whitened
 Floats = npt.NDArray[np.float32]
 
 VERSION = "1"
-_TITLE_TOKENS = 32
+TITLE_TOKENS = 32
 _BATCH = 64
-_DIM = 384  # of each reading; more adds noise, less loses kinds of items
+DIM = 384  # of each reading; more adds noise, less loses kinds of items
+NEGLIGIBLE, LEAST = 1e-6, 1e-12
+"""Spreads that are taken for rounding errors, see
+:func:`~lumos_core.views.titles.whitening.half_whitening`."""
 _LATE, _EARLY = 0.93, 0.27  # of the layers: late ones hold meaning, early ones still hold words
 
 
@@ -82,7 +85,7 @@ def embeddings_path(model: str, catalog: Catalog, cache_dir: Path) -> Path:
 
 def combine(readings: Readings) -> Floats:
     """[N, H] the readings, each half whitened, concatenated; rows of length 1."""
-    return unit(np.concatenate([half_whiten(reading, _DIM) for reading in readings], axis=1))
+    return unit(np.concatenate([half_whiten(reading, DIM) for reading in readings], axis=1))
 
 
 def half_whiten(states: Floats, dim: int) -> Floats:
@@ -91,7 +94,7 @@ def half_whiten(states: Floats, dim: int) -> Floats:
     scatter = centred.T @ centred
     # Signs stay as the library returns them: cosines do not depend on them, and vectors that are
     # already stored have these signs.
-    components = half_whitened(centred, scatter, dim, negligible=1e-6, least=1e-12)
+    components = half_whitened(centred, scatter, dim, negligible=NEGLIGIBLE, least=LEAST)
     if not components.shape[1]:  # a single title, or all the same
         return np.zeros((len(states), 1), dtype=np.float32)
     return unit(components.astype(np.float32))
@@ -103,10 +106,23 @@ def unit(vectors: Floats) -> Floats:
     return np.asarray(vectors / np.maximum(lengths, 1e-9), dtype=np.float32)
 
 
-def read_titles(llm: LocalLLM, titles: tuple[str, ...], pieces: Pieces | None = None) -> Readings:
-    """One forward pass over all titles, sorted by length so that there is little padding."""
-    tokens = [llm.encode(prompts.title_piece(title))[:_TITLE_TOKENS] for title in titles]
-    rarity = _rarity(tokens)
+def read_titles(
+    llm: LocalLLM,
+    titles: Sequence[str],
+    pieces: Pieces | None = None,
+    rarity: Mapping[int, float] | None = None,
+) -> Readings:
+    """One forward pass over all titles, sorted by length so that there is little padding.
+
+    Args:
+        llm: the model.
+        titles: in the order of the rows.
+        pieces: store what is done.
+        rarity: weight of every token in the mean over words; counted in the titles if not given.
+    """
+    tokens = embedding_tokens(llm, titles)
+    if rarity is None:
+        rarity = rarity_of(tokens)
     out = Readings(*(np.zeros((len(titles), llm.hidden_size), np.float32) for _ in range(3)))
     order = sorted(range(len(titles)), key=lambda row: len(tokens[row]))
     plan = [order[start : start + _BATCH] for start in range(0, len(order), _BATCH)]
@@ -120,7 +136,12 @@ def read_titles(llm: LocalLLM, titles: tuple[str, ...], pieces: Pieces | None = 
     return out
 
 
-def _read_batch(llm: LocalLLM, tokens: list[list[int]], rarity: dict[int, float]) -> Readings:
+def embedding_tokens(llm: LocalLLM, titles: Sequence[str]) -> list[list[int]]:
+    """Token ids of titles as :func:`read_titles` reads them."""
+    return [llm.encode(prompts.title_piece(title))[:TITLE_TOKENS] for title in titles]
+
+
+def _read_batch(llm: LocalLLM, tokens: list[list[int]], rarity: Mapping[int, float]) -> Readings:
     """The readings of some titles, given as token ids."""
     import torch
 
@@ -147,7 +168,7 @@ def _read_batch(llm: LocalLLM, tokens: list[list[int]], rarity: dict[int, float]
     )
 
 
-def _rarity(titles: list[list[int]]) -> dict[int, float]:
+def rarity_of(titles: list[list[int]]) -> dict[int, float]:
     """Token -> log(N / titles it is in), a little above 0 even if it is in all."""
     counts = Counter(token for title in titles for token in set(title))
     return {token: float(np.log(len(titles) / n) + 0.01) for token, n in counts.items()}

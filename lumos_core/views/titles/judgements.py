@@ -14,6 +14,7 @@ from lumos_core.views.llm.likelihood import Request, batches_of, score_batch
 from lumos_core.views.llm.load import LocalLLM
 from lumos_core.views.titles import embeddings
 from lumos_core.views.titles.cache import cached_arrays
+from lumos_core.views.titles.catalog_artefact import CatalogArtefact
 from lumos_core.views.titles.resumable import Pieces, Work
 from lumos_core.views.titles.space import Floats, Ints, TitleSpace
 from lumos_core.views.titles.tfidf import tfidf_embeddings
@@ -26,7 +27,7 @@ NEIGHBOURS = 6  # candidates for a substitute, by embedding
 Judges = Literal["future", "all"]
 _PACK = 24  # candidates per request where the context is short
 _CONTEXTS, _CONTEXT_ITEMS = 2, 3  # random histories, and items in each, to measure priors behind
-_WORDING_DIM = 256  # of the part of the title space that compares wording
+WORDING_DIM = 256  # of the part of the title space that compares wording
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class CatalogTables:
     """[N] mean log p(title) behind histories that have nothing to do with it."""
     substitutes: Ints
     """[N, k] catalog indices: what can replace an item, best first."""
+    basis: str = ""
+    """What vectors and priors are relative to: digest of a frozen basis; empty: the catalog."""
 
 
 class ListPrompt:
@@ -56,6 +59,10 @@ class ListPrompt:
             context += self._bullet + self._titles[item - 1]
         return context + self._bullet
 
+    def title(self, item: int) -> list[int]:
+        """The title of an item (catalog index)."""
+        return self._titles[item - 1]
+
     def request(self, items: list[int], candidates: list[int]) -> Request:
         """Score ``candidates`` (catalog indices) behind ``items``."""
         return Request(self.after(items), [self._titles[c - 1] for c in candidates])
@@ -68,6 +75,7 @@ def catalog_tables(
     cache_dir: Path,
     work: Work | None = None,
     judges: Judges = "future",
+    artefact: CatalogArtefact | None = None,
 ) -> CatalogTables:
     """Compute the tables, or read them from the cache folder.
 
@@ -83,19 +91,24 @@ def catalog_tables(
         work: budget and progress.
         judges: "future": substitutes are ordered by nearness in meaning; "all": by nearness and the
             model's judgement.
+        artefact: has vectors and priors of all titles; then the model does not read them.
 
     Raises:
         BudgetSpentError: the time of ``work`` ended before they were complete.
     """
     titles = title_tokens(llm, catalog)
     prompt = ListPrompt(llm, prompts.list_head(noun), titles)
-    model, fixed = llm.fingerprint, catalog.fingerprint
-    space = TitleSpace(space_vectors(llm, catalog, cache_dir, work))
-    prior = cached_arrays(
-        priors_path(model, catalog, noun, cache_dir),
-        lambda pieces: {"prior": priors(llm, prompt, len(titles), pieces)},
-        work,
-    )["prior"]
+    model, fixed, basis = llm.fingerprint, catalog.fingerprint, ""
+    if artefact is not None:
+        basis, fixed = artefact.about.basis, f"{fixed}/{artefact.about.digest}"
+        space, prior = artefact_space(artefact, catalog), artefact.of(catalog.titles).prior
+    else:
+        space = TitleSpace(space_vectors(llm, catalog, cache_dir, work))
+        prior = cached_arrays(
+            priors_path(model, catalog, noun, cache_dir),
+            lambda pieces: {"prior": priors(llm, prompt, len(titles), pieces)},
+            work,
+        )["prior"]
     if judges == "all":
         path = _path(cache_dir, "substitutes", model, fixed, noun, versions())
     else:
@@ -106,7 +119,15 @@ def catalog_tables(
             return {"items": substitute_table(llm, prompt, space, prior, pieces)}
         return {"items": space.neighbours(NEIGHBOURS)[0]}
 
-    return CatalogTables(titles, space, prior, cached_arrays(path, substitutes, work)["items"])
+    found = cached_arrays(path, substitutes, work)["items"]
+    return CatalogTables(titles, space, prior, found, basis)
+
+
+def artefact_space(artefact: CatalogArtefact, catalog: Catalog) -> TitleSpace:
+    """The space of :func:`title_space`, from an artefact that has all titles of the catalog."""
+    rows = artefact.of(catalog.titles)
+    parts = [embeddings.unit(part.astype(np.float32)) for part in (rows.meaning, rows.wording)]
+    return TitleSpace(embeddings.unit(np.concatenate(parts, axis=1)))
 
 
 def space_vectors(
@@ -150,7 +171,7 @@ def title_space(meaning: Floats, catalog: Catalog) -> Floats:
     what comes next than either alone among products, and no more than meaning alone among news
     (``benchmarks/embedding_pooling.py``).
     """
-    wording = tfidf_embeddings(catalog.titles, _WORDING_DIM, seed=0)
+    wording = tfidf_embeddings(catalog.titles, WORDING_DIM, seed=0)
     return embeddings.unit(np.concatenate([meaning, wording], axis=1))
 
 
@@ -163,7 +184,12 @@ def versions() -> str:
 
 def title_tokens(llm: LocalLLM, catalog: Catalog) -> list[list[int]]:
     """Token ids of every title as it stands in a prompt, at most TITLE_TOKENS."""
-    return [llm.encode(prompts.title_piece(title))[:TITLE_TOKENS] for title in catalog.titles]
+    return prompt_tokens(llm, catalog.titles)
+
+
+def prompt_tokens(llm: LocalLLM, titles: Sequence[str]) -> list[list[int]]:
+    """:func:`title_tokens` of some titles."""
+    return [llm.encode(prompts.title_piece(title))[:TITLE_TOKENS] for title in titles]
 
 
 def priors(llm: LocalLLM, prompt: ListPrompt, items: int, pieces: Pieces | None = None) -> Floats:
@@ -172,12 +198,27 @@ def priors(llm: LocalLLM, prompt: ListPrompt, items: int, pieces: Pieces | None 
     An empty list would be cheaper. But any history, even a random one, makes titles that are
     written like others of the catalog more likely, and a judgement should not depend on that.
     """
-    indices = list(range(1, items + 1))
-    packs = [indices[start : start + _PACK] for start in range(0, items, _PACK)]
-    contexts = np.random.default_rng(0).integers(1, items + 1, (_CONTEXTS, _CONTEXT_ITEMS))
-    requests = [prompt.request(context, pack) for context in contexts.tolist() for pack in packs]
+    contexts = prior_contexts(prompt, items)
+    return priors_behind(llm, contexts, [prompt.title(i) for i in range(1, items + 1)], pieces)
+
+
+def prior_contexts(prompt: ListPrompt, items: int) -> list[list[int]]:
+    """Token ids of the random histories behind which priors are measured."""
+    drawn = np.random.default_rng(0).integers(1, items + 1, (_CONTEXTS, _CONTEXT_ITEMS))
+    return [prompt.after(history) for history in drawn.tolist()]
+
+
+def priors_behind(
+    llm: LocalLLM,
+    contexts: Sequence[list[int]],
+    titles: Sequence[list[int]],
+    pieces: Pieces | None = None,
+) -> Floats:
+    """[N] mean log p(title) behind the contexts, all given as token ids."""
+    packs = [list(titles[start : start + _PACK]) for start in range(0, len(titles), _PACK)]
+    requests = [Request(context, pack) for context in contexts for pack in packs]
     scores = np.concatenate(_scored(llm, requests, "priors", pieces))
-    return np.asarray(scores.reshape(_CONTEXTS, items).mean(axis=0), dtype=np.float32)
+    return np.asarray(scores.reshape(len(contexts), len(titles)).mean(axis=0), dtype=np.float32)
 
 
 def substitute_table(

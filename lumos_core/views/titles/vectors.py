@@ -47,17 +47,22 @@ def tfidf_title_vectors(catalog: Catalog) -> npt.NDArray[np.float32]:
 
 
 def llm_title_vectors(config: RunConfig, catalog: Catalog) -> npt.NDArray[np.float32]:
-    """[N, H] float32: title vectors by the run's language model, rows of length 1.
+    """[N, H] float32: title vectors by the run's language model, rows of length 1; from the catalog
+    artefact beside ``catalog.tsv`` if one fits.
 
     A node's own choice of model does not count here: all sides must start with the same vectors.
 
     Raises:
-        ModelError: the model cannot be found or loaded.
+        ModelError: the model cannot be found or loaded, or the catalog artefact is refused.
     """
-    from lumos_core.views.llm.find import llm_config
+    from lumos_core.views.llm.find import llm_config, model_fingerprint
+    from lumos_core.views.titles.artefact_choice import chosen_artefact, meaning_of, read_chosen
     from lumos_core.views.titles.embeddings import stored_or_new_embeddings
     from lumos_core.views.titles.shipped import seed_cache
 
     choice = llm_config(config)
+    chosen = chosen_artefact(config, catalog, model_fingerprint(choice))
+    if chosen is not None:
+        return meaning_of(read_chosen(chosen), catalog)
     seed_cache(choice.cache)
     return stored_or_new_embeddings(choice, catalog)

@@ -28,6 +28,26 @@ def half_whitened(
     Args:
         centred: [N, H] rows with mean 0.
         scatter: [H, H] ``centred.T @ centred``, divided by N or not: results scale with it.
+        dim, negligible, least, fixed_signs: see :func:`half_whitening`.
+
+    Returns:
+        [N, <= dim], the widest direction first; [N, 0] if all rows are alike.
+    """
+    axes, divisors = half_whitening(
+        scatter, dim, negligible=negligible, least=least, fixed_signs=fixed_signs
+    )
+    # A product with the inverse power would be rounded differently from the shipped vectors.
+    components: Doubles = centred @ axes / divisors
+    return components
+
+
+def half_whitening(
+    scatter: Doubles, dim: int, *, negligible: float, least: float, fixed_signs: bool = False
+) -> tuple[Doubles, Doubles]:
+    """The directions of largest spread, and what to divide the components along them by.
+
+    Args:
+        scatter: [H, H], of rows with mean 0.
         dim: directions at most.
         negligible: a direction whose spread is at most this share of the largest one is taken for a
             rounding error and left out.
@@ -37,13 +57,11 @@ def half_whitened(
             those that the linear algebra library returns.
 
     Returns:
-        [N, <= dim], the widest direction first; [N, 0] if all rows are alike.
+        [H, <= dim] directions of length 1, the widest first, and [<= dim] divisors.
     """
     spreads, axes = np.linalg.eigh(scatter)  # ascending; [H], [H, H]
     kept = np.flatnonzero(spreads > negligible * max(spreads[-1], least))[::-1][:dim]
     axes = axes[:, kept]
     if fixed_signs:
         axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(len(kept))])
-    # A product with the inverse power would be rounded differently from the shipped vectors.
-    components: Doubles = centred @ axes / spreads[kept] ** (WHITENING / 2)
-    return components
+    return axes, spreads[kept] ** (WHITENING / 2)

@@ -63,6 +63,7 @@ class WrittenViewWriter:
         settings: noun, lengths, seed.
         mode: "trie" or "free".
         chat: ask questions in the model's chat template instead of letting it continue a text.
+        basis: of the catalog artefact, if the space is from one.
     """
 
     def __init__(
@@ -73,8 +74,9 @@ class WrittenViewWriter:
         settings: ViewSettings,
         mode: WrittenMode,
         chat: bool = False,
+        basis: str = "",
     ) -> None:
-        self.fingerprint = written_fingerprint(mode, llm.fingerprint, catalog, settings)
+        self.fingerprint = written_fingerprint(mode, llm.fingerprint, catalog, settings, basis)
         self._llm, self._space, self._settings = llm, space, settings
         self._mode, self._chat = mode, chat
         titles = [llm.encode(prompts.title_piece(t))[:_TITLE_TOKENS] for t in catalog.titles]
@@ -208,12 +210,14 @@ def complete(
 
 
 def written_fingerprint(
-    mode: WrittenMode, model: str, catalog: Catalog, settings: ViewSettings
+    mode: WrittenMode, model: str, catalog: Catalog, settings: ViewSettings, basis: str = ""
 ) -> str:
-    """SHA-256 hex of all that views depend on except the history."""
+    """All that views depend on except the history; see
+    :func:`~lumos_core.views.writers.by_likelihood.writer_fingerprint`."""
     numbers = (_TITLE_TOKENS, _NEIGHBOURS, _FAR_TIMES, _FAR_SHARE, MIN_SIMILARITY)
     versions = (_VERSION, prompts.DECODING_VERSION, prompts.VERSION, judgements.space_version())
-    return writer_digest(f"llm-{mode}", *versions, *numbers, model, catalog.fingerprint, *settings)
+    parts = (*versions, *numbers, model, basis or catalog.fingerprint, *settings)
+    return writer_digest(f"llm-{mode}", *parts, by_content=bool(basis))
 
 
 def title_vectors(

@@ -51,7 +51,8 @@ class LLMViewWriter:
     def __init__(
         self, llm: LocalLLM, catalog: Catalog, catalog_tables: CatalogTables, settings: ViewSettings
     ) -> None:
-        self.fingerprint = writer_fingerprint(llm.fingerprint, catalog, settings)
+        basis = catalog_tables.basis
+        self.fingerprint = writer_fingerprint(llm.fingerprint, catalog, settings, basis)
         self._llm, self._tables, self._settings = llm, catalog_tables, settings
         self._prompt = ListPrompt(llm, list_head(settings.noun), catalog_tables.titles)
 
@@ -120,7 +121,17 @@ def choose_counterfactual(far: list[int], pmi: Floats, length: int) -> tuple[int
     return repeat_to(kept[::-1], length)
 
 
-def writer_fingerprint(model: str, catalog: Catalog, settings: ViewSettings) -> str:
-    """SHA-256 hex of all that views depend on except the history."""
-    parts = (_VERSION, judgements.versions(), model, catalog.fingerprint, *settings)
-    return writer_digest("llm", *parts)
+def writer_fingerprint(
+    model: str, catalog: Catalog, settings: ViewSettings, basis: str = ""
+) -> str:
+    """All that views depend on except the history.
+
+    Args:
+        model: fingerprint of the language model.
+        catalog: the public catalog.
+        settings: how views are written.
+        basis: of the catalog artefact, if one is used. It stays when the catalog grows, and with it
+            the views.
+    """
+    parts = (_VERSION, judgements.versions(), model, basis or catalog.fingerprint, *settings)
+    return writer_digest("llm", *parts, by_content=bool(basis))

@@ -16,7 +16,8 @@ from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.views.llm.find import LLMConfig, llm_config, model_fingerprint, model_size
 from lumos_core.views.llm.load import LocalLLM, load_llm
-from lumos_core.views.titles.judgements import catalog_tables
+from lumos_core.views.titles.artefact_choice import Chosen, chosen_artefact, read_compared
+from lumos_core.views.titles.judgements import artefact_space, catalog_tables
 from lumos_core.views.titles.resumable import Work
 from lumos_core.views.titles.shipped import seed_cache
 from lumos_core.views.view import ViewWriter, WriterFactory
@@ -66,21 +67,38 @@ def make_writer(
     settings: ViewSettings,
     mode: Mode,
     work: Work | None = None,
+    chosen: Chosen | None = None,
 ) -> ViewWriter:
     """A writer with a loaded model; the catalog is prepared first if nobody has done so yet.
 
+    Args:
+        llm: the model.
+        choice: which one it is.
+        catalog: the public catalog.
+        settings: how views are written.
+        mode: in which the model is asked.
+        work: budget and progress.
+        chosen: a catalog artefact that fits.
+
     Raises:
         BudgetSpentError: the time of ``work`` ended before the catalog was prepared.
+        ArtefactError: the artefact is damaged, or does not say what the model says.
     """
     seed_cache(choice.cache)
+    artefact = read_compared(chosen, llm, catalog, choice.cache) if chosen else None
     if mode == "score":
-        made = catalog_tables(llm, catalog, settings.noun, choice.cache, work, settings.judges)
+        made = catalog_tables(
+            llm, catalog, settings.noun, choice.cache, work, settings.judges, artefact
+        )
         return LLMViewWriter(llm, catalog, made, settings)
-    space = title_vectors(llm, catalog, choice.cache, work)
+    if artefact is not None:
+        space, basis = artefact_space(artefact, catalog), artefact.about.basis
+    else:
+        space, basis = title_vectors(llm, catalog, choice.cache, work), ""
     large = (model_size(choice) or 0) > SMALL
     # small models write worse titles in a chat template than as the continuation of plain text
     chat = large and llm.tokenizer.chat_template is not None
-    return WrittenViewWriter(llm, catalog, space, settings, mode, chat)
+    return WrittenViewWriter(llm, catalog, space, settings, mode, chat, basis)
 
 
 def llm_view_factory(
@@ -91,16 +109,22 @@ def llm_view_factory(
     Only that function loads the model.
 
     Raises:
-        ModelError: the model cannot be found.
+        ModelError: the model cannot be found, or the catalog artefact is refused.
     """
     settings, choice = view_settings(config), llm_config(config, node)
     mode, model = choose_mode(config, choice), model_fingerprint(choice)
+    chosen = None
+    if node.use_catalog_artefact:
+        chosen = chosen_artefact(config, catalog, model, settings.noun)
+    basis = chosen.about.basis if chosen else ""
     known = (
-        writer_fingerprint(model, catalog, settings)
+        writer_fingerprint(model, catalog, settings, basis)
         if mode == "score"
-        else written_fingerprint(mode, model, catalog, settings)
+        else written_fingerprint(mode, model, catalog, settings, basis)
     )
-    return known, lambda work: make_writer(load_llm(choice), choice, catalog, settings, mode, work)
+    return known, lambda work: make_writer(
+        load_llm(choice), choice, catalog, settings, mode, work, chosen
+    )
 
 
 def view_factory(

@@ -23,8 +23,9 @@ COMMANDS = [
     "deploy renew", "deploy server", "deploy demo",
     "node", "node init", "node start", "node check", "node app-digest", "node policy",
     "node forget", "node ledger",
+    "catalog", "catalog build", "catalog extend", "catalog show",
     "llm", "llm check",
-    "views", "views build", "views show", "views list",
+    "views", "views build", "views show", "views list", "views gc",
 ]  # fmt: skip
 """All that can be asked for help, as they are listed."""
 

@@ -86,3 +86,53 @@ def test_a_shared_store_takes_over_what_nodes_have_and_writes_the_rest(data: Pat
     rows = lumos("list", data).splitlines()[1:]
     assert [row.split()[0] for row in rows] == ["node-1", "tfidf", "shared", "tfidf"]
     assert "0 views written" in lumos("build", data, "--shared", *TFIDF).splitlines()[-1]
+
+
+def history_grows(folder: Path) -> None:
+    """The first user buys something."""
+    table = folder / "interactions.tsv"
+    user = table.read_text().splitlines()[1].split("\t")[0]
+    with table.open("a") as file:
+        file.write(f"{user}\ti1\t99\n")
+
+
+def test_views_that_nobody_needs_are_counted_and_removed_only_if_asked(data: Path) -> None:
+    assert "nothing to remove" in lumos("gc", data)
+    lumos("build", data, *TFIDF)
+    lumos("build", data, "--shared", *TFIDF)
+    stores = [data / "node-0/state/views.sqlite", data / "views/views.sqlite"]
+    before = [count(store) for store in stores]
+    assert "nothing to remove" in lumos("gc", data)
+    history_grows(data / "node-0")
+    lumos("build", data / "node-0", *TFIDF)
+    said = lumos("gc", data)
+    assert f"node-0: 1 of {before[0] + 1} views are not needed" in said
+    assert f"shared by all nodes: 1 of {before[1]} views are not needed" in said
+    assert "--delete" in said
+    assert [count(store) for store in stores] == [before[0] + 1, before[1]]
+    assert "2 views removed" in lumos("gc", data, "--delete")
+    assert [count(store) for store in stores] == [before[0], before[1] - 1]
+    assert lumos("build", data / "node-0", *TFIDF).endswith(
+        f"0 views written, {before[0]} were there already\n"
+    )
+
+
+def test_views_of_other_writers_go_only_if_asked(data: Path) -> None:
+    node = data / "node-0"
+    lumos("build", node, *TFIDF)
+    lumos("build", node, *RANDOM)
+    both = count(node / "state/views.sqlite")
+    assert "nothing to remove" in lumos("gc", node)
+    assert f"{both // 2} of {both}" in lumos("gc", node, "--other-writers", *RANDOM)
+    lumos("gc", node, "--other-writers", "--delete", *RANDOM)
+    [row] = lumos("list", node).splitlines()[2:]
+    assert row.split()[:2] == ["random", str(both // 2)]
+    with pytest.raises(ConfigError, match="--other-writers"):
+        lumos("gc", node, *TFIDF)
+
+
+def count(store: Path) -> int:
+    with sqlite3.connect(store) as db:
+        (found,) = db.execute("SELECT count(*) FROM views").fetchone()
+    db.close()
+    return int(found)

@@ -125,3 +125,13 @@ def test_malformed_file_is_named_with_its_line(tmp_path: Path, text: str, messag
 def test_impossible_catalogs(ids: tuple[str, ...], titles: tuple[str, ...], message: str) -> None:
     with pytest.raises(DataError, match=message):
         Catalog(ids, titles)
+
+
+def test_a_catalog_knows_its_file_and_is_the_same_without_it(tmp_path: Path) -> None:
+    catalog = Catalog(("a", "b"), ("red lamp", "tea pot"))
+    catalog.write(tmp_path / "catalog.tsv")
+    read = Catalog.read(tmp_path / "catalog.tsv")
+    assert (read.path, catalog.path) == (tmp_path / "catalog.tsv", None)
+    assert read == catalog
+    assert hash(read) == hash(catalog)
+    assert repr(read) == repr(catalog)

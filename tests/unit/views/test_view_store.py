@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lumos_core.data.catalog import Catalog
 from lumos_core.errors import DataError
+from lumos_core.views.item_names import ItemNames
 from lumos_core.views.provenance import Writer
-from lumos_core.views.view import UserViews
+from lumos_core.views.view import BY_CONTENT, UserViews
 from lumos_core.views.view_store import ViewStore, WriterCount, view_key
 
 VIEWS = UserViews((4, 5), (7, 8, 9), (1, 1, 2))
@@ -271,3 +273,90 @@ def test_what_cannot_be_removed_is_named(tmp_path: Path) -> None:
     for use in (lambda: store.others([]), lambda: store.remove([b"a"])):
         with pytest.raises(DataError, match="cannot be used"):
             use()
+
+
+# ---------------------------------------------------------------- views that are kept by name
+FROZEN = Writer(f"{BY_CONTENT}{'a' * 64}", "llm", "smollm2", "score", "films seen", "0.2.0")
+SMALL = Catalog(tuple("abcdefghi"), tuple(f"title {c}" for c in "abcdefghi"))
+GROWN = Catalog(("new", *SMALL.item_ids), ("one more", *SMALL.titles))
+
+
+def by_name(path: Path, catalog: Catalog, writer: Writer | None = FROZEN) -> ViewStore:
+    return ViewStore(path, writer, ItemNames(catalog))
+
+
+def test_views_by_name_are_found_in_a_catalog_with_other_indices(tmp_path: Path) -> None:
+    path = tmp_path / "views.sqlite"
+    with by_name(path, SMALL) as store:
+        key = store.key(FROZEN.fingerprint, [1, 2, 3])
+        store.put_many({key: VIEWS})
+        assert store.get_many([key]) == {key: VIEWS}
+    with by_name(path, GROWN) as store:
+        assert store.key(FROZEN.fingerprint, [2, 3, 4]) == key
+        assert store.key(FROZEN.fingerprint, [1, 2, 3]) != key
+        assert store.get_many([key]) == {key: UserViews((5, 6), (8, 9, 10), (2, 2, 3))}
+        assert store.writers() == [WriterCount(FROZEN, 1)]
+
+
+def test_a_changed_title_is_another_item(tmp_path: Path) -> None:
+    titles = ("another title", *SMALL.titles[1:])
+    with by_name(tmp_path / "views.sqlite", SMALL) as store:
+        key = store.key(FROZEN.fingerprint, [1, 2, 3])
+    with by_name(tmp_path / "views.sqlite", Catalog(SMALL.item_ids, titles)) as store:
+        assert store.key(FROZEN.fingerprint, [1, 2, 3]) != key
+
+
+def test_views_with_an_item_that_is_gone_are_not_found_and_may_be_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "views.sqlite"
+    fewer = Catalog(SMALL.item_ids[:8], SMALL.titles[:8])  # without item 9
+    with by_name(path, SMALL) as store:
+        key, other = (store.key(FROZEN.fingerprint, history) for history in ([1, 2], [3]))
+        store.put_many({key: VIEWS, other: UserViews((1,), (2,), (3,))})
+    new = UserViews((4,), (5, 6), (7, 8))
+    with by_name(path, fewer) as store:
+        store.put_many({key: new})  # not looked for before: the first value stays
+        assert store.get_many([key, other]).keys() == {other}
+        store.put_many({key: new, other: new})
+        assert store.get_many([key, other]) == {key: new, other: UserViews((1,), (2,), (3,))}
+    with by_name(path, SMALL) as store:
+        assert store.get_many([key]) == {key: new}
+
+
+def test_without_names_they_are_neither_found_nor_stored(tmp_path: Path) -> None:
+    path = tmp_path / "views.sqlite"
+    with by_name(path, SMALL) as store:
+        key = store.key(FROZEN.fingerprint, [1, 2])
+        store.put_many({key: VIEWS})
+    with ViewStore(path, FROZEN) as store:
+        assert store.get_many([key]) == {}
+        for use in (lambda: store.put_many({key: VIEWS}), lambda: store.key("items:x", [1])):
+            with pytest.raises(ValueError, match="found no names"):
+                use()
+        assert store.others([[1, 2]]) == {key}  # nobody can say of which history they are
+
+
+def test_what_is_no_name_is_damage(tmp_path: Path) -> None:
+    with by_name(tmp_path / "views.sqlite", SMALL) as store:
+        key = store.key(FROZEN.fingerprint, [1, 2])
+        store.put_many({key: VIEWS})
+        with sqlite3.connect(tmp_path / "views.sqlite") as other:
+            other.execute("UPDATE views SET future = x'0011'")
+        other.close()
+        with pytest.raises(DataError, match=r"cannot be used .*delete it"):
+            store.get_many([key])
+
+
+def test_both_kinds_of_views_are_told_from_others(tmp_path: Path) -> None:
+    path = tmp_path / "views.sqlite"
+    keys = {}
+    for writer in (TFIDF, FROZEN):
+        with by_name(path, SMALL, writer) as store:
+            keys[writer] = [store.key(writer.fingerprint, history) for history in HISTORIES]
+            store.put_many(dict.fromkeys(keys[writer], VIEWS))
+    with by_name(path, SMALL, None) as store:
+        assert store.others(HISTORIES) == set()
+        assert store.others(HISTORIES[:1]) == {keys[TFIDF][1], keys[FROZEN][1]}
+        assert store.not_by(FROZEN.fingerprint) == set(keys[TFIDF])
+        assert store.not_by("nobody") == {*keys[TFIDF], *keys[FROZEN]}
+        store.put_many({b"unknown": VIEWS})
+        assert store.not_by(TFIDF.fingerprint) == {*keys[FROZEN], b"unknown"}
