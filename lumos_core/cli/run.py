@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from lumos_core.cli.examples import print_examples
+from lumos_core.cli.examples import demo_examples, print_examples
 from lumos_core.cli.options import (
     MethodOption,
     RoundsOption,
@@ -27,6 +27,7 @@ from lumos_core.federation.one_user_clients import check_one_user_clients
 from lumos_core.processes.children import Children, ending_on_signals
 from lumos_core.runs.history import OnEvent
 from lumos_core.runs.report import Row, cells, federated_row, write_report
+from lumos_core.runs.report_page import PAGE, write_failed_page, write_page
 from lumos_core.runs.summary import RunSummary
 from lumos_core.views.source import ViewCount, count_views
 
@@ -170,8 +171,10 @@ def _execute(
             with RoundLines(console, plan.config.rounds, local=True).live() as lines:
                 summary = federate(lines)
             if summary.outcome != "completed":
+                write_failed_page(plan.run_dir, summary)
                 raise FederationError(
-                    f"the run failed: {summary.reason}; logs are in {plan.run_dir / 'logs'}"
+                    f"the run failed: {summary.reason}; logs are in {plan.run_dir / 'logs'}, and "
+                    f"{plan.run_dir / PAGE} shows what failed"
                 )
             if summary.reason:
                 console.print(f"ended early: {summary.reason}", highlight=False)
@@ -179,7 +182,9 @@ def _execute(
             if centralised is not None:
                 with console.status("training on the pooled data"):
                     rows += wait_for_baselines(centralised, plan.run_dir)
-        report = write_report(plan.run_dir, summary, rows)
+        write_report(plan.run_dir, summary, rows)
+        examples = demo_examples(plan) if clients == "nodes" else []
+        report = write_page(plan.run_dir, summary, rows, examples)
     except KeyboardInterrupt:
         console.print("[yellow]interrupted; every process was ended[/]")
         console.print(
@@ -192,7 +197,7 @@ def _execute(
             f"{'views':>8}  {view_line(found, _count_views(plan, stores))}", highlight=False
         )
         if clients == "nodes":
-            print_examples(console, plan)
+            print_examples(console, plan, examples)
     if (views := summary.views) is not None and not views.complete:
         console.print(views.sentence(), style="yellow", markup=False, highlight=False)
 

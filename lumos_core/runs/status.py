@@ -130,8 +130,8 @@ def _status(
         test=summary.test if summary else {},
         views=_views(config, events),
         preparing=_preparing(events),
-        nodes=_nodes(events),
-        failures=_failures(events),
+        nodes=nodes_of(events),
+        failures=failures_of(events),
         certificates={name: round(days, 1) for name, days in dates.days().items()},
         expiring=dates.warnings(),
     )
@@ -179,7 +179,8 @@ def _config(run_dir: Path) -> dict[str, Any]:
     return dict(load_checkpoint(path).progress.config) if path.exists() else {}
 
 
-def _nodes(events: Iterable[Event]) -> list[NodeStatus]:
+def nodes_of(events: Iterable[Event]) -> list[NodeStatus]:
+    """What the history says about each node, by name."""
     found: dict[str, NodeStatus] = {}
     for event in events:
         time, number = str(event.get("time", "")), int(event["round"])
@@ -206,7 +207,8 @@ def _versions(event: Event) -> str:
     return ", ".join(f"{name} {event[key]}" for name, key in names.items())
 
 
-def _failures(events: Iterable[Event]) -> list[dict[str, Any]]:
+def failures_of(events: Iterable[Event]) -> list[dict[str, Any]]:
+    """Failures of nodes and of whole rounds, in order; ``node`` is empty for a round's."""
     rows: list[dict[str, Any]] = []
     for event in events:
         rows += [{"round": event["round"], **failure} for failure in event.get("failed", [])]

@@ -1,0 +1,60 @@
+"""What went wrong in a run, in sentences: the same trouble of a node in many rounds is one of
+them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lumos_core.runs.advice import advice_for
+
+SHOWN = 20
+"""Troubles that are told one by one."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A failure and what to do about it.
+
+    Attributes:
+        node: whose; empty if it is the round's.
+        reason: as the history has it.
+        rounds: of the failures, ordered.
+    """
+
+    node: str
+    reason: str
+    rounds: Sequence[int]
+
+    def sentence(self) -> str:
+        """Who failed, when and why."""
+        who = self.node or ("a round" if len(self.rounds) == 1 else f"{len(self.rounds)} rounds")
+        return f"{who} failed {_when(self.rounds)}: {self.reason}."
+
+    def advice(self) -> str:
+        """What to do about it."""
+        return advice_for(self.reason)
+
+
+def troubles_of(failures: Iterable[dict[str, Any]]) -> list[Trouble]:
+    """Failures of :class:`~lumos_core.runs.status.RunStatus`, those alike together; first those of
+    whole rounds, then those that happened most often."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for failure in failures:
+        key = str(failure["node"]), str(failure["reason"])
+        found.setdefault(key, []).append(int(failure["round"]))
+    rows = [Trouble(node, reason, sorted(rounds)) for (node, reason), rounds in found.items()]
+    return sorted(rows, key=lambda t: (bool(t.node), -len(t.rounds), t.node))
+
+
+def left_out(troubles: Sequence[Trouble]) -> str:
+    """A sentence about those that are not told one by one; empty if there are none."""
+    more = len(troubles) - SHOWN
+    return f"And {more:,} more; history.jsonl has them all." if more > 0 else ""
+
+
+def _when(rounds: Sequence[int]) -> str:
+    if len(rounds) == 1:
+        return f"in round {rounds[0]}"
+    if rounds[-1] == rounds[0]:
+        return f"{len(rounds)} times in round {rounds[0]}"
+    return f"{len(rounds)} times, in rounds {rounds[0]} to {rounds[-1]}"
