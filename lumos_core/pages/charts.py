@@ -48,13 +48,13 @@ class Chart:
     Attributes:
         title: what is drawn; the page shows it above.
         svg: the drawing.
-        legend: for each line its number (for the colour) and its name; empty for a single line.
+        legend: for each line its style and its name; empty for a single line.
         note: a sentence below.
     """
 
     title: str
     svg: Markup
-    legend: Sequence[tuple[int, str]] = ()
+    legend: Sequence[tuple[str, str]] = ()
     note: str = ""
     kind: str = "chart"
 
@@ -115,8 +115,9 @@ def line_chart(
         _draw(svg, frame, line, number)
     if mark is not None:
         _mark(svg, frame, mark, form)
-    legend = [(n, line.name) for n, line in enumerate(lines)] if len(lines) > 1 else []
-    return Chart(title, Markup(ElementTree.tostring(svg, encoding="unicode")), legend, note)
+    legend = [(_style(line, n), line.name) for n, line in enumerate(lines)]
+    drawing = Markup(ElementTree.tostring(svg, encoding="unicode"))
+    return Chart(title, drawing, legend if len(lines) > 1 else (), note)
 
 
 def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[int]:
@@ -185,7 +186,7 @@ def _axes(svg: ElementTree.Element, frame: _Frame, form: str, x_label: str) -> N
 
 
 def _draw(svg: ElementTree.Element, frame: _Frame, line: Line, number: int) -> None:
-    style = f"c{number % COLOURS}" + (" dashed" if number >= COLOURS or line.flat else "")
+    style = _style(line, number)
     if line.flat:
         y = line.points[0][1]
         ends = " ".join(frame.at((x, y)) for x in (frame.x0, frame.x1))
@@ -201,6 +202,10 @@ def _draw(svg: ElementTree.Element, frame: _Frame, line: Line, number: int) -> N
         _add(svg, "circle", f"dot {style}", cx=f"{frame.x(x):.1f}", cy=f"{frame.y(y):.1f}", r="3")
         return
     _add(svg, "polyline", f"line {style}", points=" ".join(map(frame.at, line.points)))
+
+
+def _style(line: Line, number: int) -> str:
+    return f"c{number % COLOURS}" + (" dashed" if number >= COLOURS or line.flat else "")
 
 
 def _mark(svg: ElementTree.Element, frame: _Frame, mark: Point, form: str) -> None:

@@ -16,7 +16,7 @@ _HEIGHT = {360: 740, 1440: 900}
 def missing() -> str:
     """Why there is no browser; empty if there is one."""
     try:
-        import axe_playwright_python
+        import axe_playwright_python  # noqa: F401
         import playwright  # noqa: F401
     except ImportError as error:
         return f"{error.name} is not installed: pip install 'lumos[dev]'"

@@ -25,6 +25,10 @@ from lumos_core.terminal.tables import markdown_table, spread
 COMPARED_METRICS = ("hr@20", "ndcg@20")
 BETTER, WORSE, LEVEL = "▲", "▼", "="
 UNFINISHED = "†"
+COST_HEADER = (
+    "cost of a run", "best round", "rounds", "epochs", "CPU-s", "MB sent by nodes", "ended by",
+    "tuned to",
+)  # fmt: skip
 _NONE = "–"
 
 _LEGEND = f"""\
@@ -81,7 +85,7 @@ class Comparison:
         """The relative difference of a test metric to the reference."""
         if name == self.reference and self.has_ranks:
             return _NONE
-        found = self._interval(name, metric) if name != self.reference else None
+        found = self.interval(name, metric) if name != self.reference else None
         if found is not None:
             return str(found)
         base = self.groups.get(self.reference, [])
@@ -93,13 +97,16 @@ class Comparison:
         return f"{name} {UNFINISHED}" if stopped else name
 
     def rarity(self, name: str) -> list[str]:
-        """HR@20 for each class of rarity."""
+        """HR@20 for each class of rarity, as text."""
+        return [_NONE if rate is None else f"{rate:.4f}" for rate in self.rarity_rates(name)]
+
+    def rarity_rates(self, name: str) -> list[float | None]:
+        """HR@20 for each class of rarity; None where it is not known."""
         counts, ranks = self.target_counts, [ranks_of(r, "test") for r in self.groups[name]]
         known = [row for row in ranks if row is not None and counts is not None]
         if counts is None or not known or any(row.shape != counts.shape for row in known):
-            return [_NONE] * len(CLASSES)
-        rates = [hit_rate(known, counts, rarity) for rarity in CLASSES]
-        return [_NONE if rate is None else f"{rate:.4f}" for rate in rates]
+            return [None] * len(CLASSES)
+        return [hit_rate(known, counts, rarity) for rarity in CLASSES]
 
     @property
     def target_counts(self) -> Floats | None:
@@ -109,8 +116,9 @@ class Comparison:
         found = next(packed, None)
         return None if found is None else unpack_ranks(found)
 
-    def _interval(self, name: str, metric: str) -> Difference | None:
-        """None without ranks of the same users and seeds in both."""
+    def interval(self, name: str, metric: str) -> Difference | None:
+        """The difference to the reference with its interval; None without ranks of the same users
+        and seeds in both."""
         ours = {r["seed"]: r for r in self.groups[name] if RANKS in r}
         base = {r["seed"]: r for r in self.groups.get(self.reference, []) if RANKS in r}
         seeds = sorted(ours.keys() & base.keys())
@@ -216,9 +224,12 @@ def _rarity_table(comparison: Comparison) -> str:
 
 def _cost_table(comparison: Comparison) -> str:
     """What a run costs: means over seeds."""
-    header = ["cost of a run", "best round", "rounds", "epochs", "CPU-s", "MB sent by nodes"]
-    header += ["ended by", "tuned to"]
-    return markdown_table(header, [_cost(name, g) for name, g in comparison.groups.items()])
+    return markdown_table(COST_HEADER, cost_rows(comparison))
+
+
+def cost_rows(comparison: Comparison) -> list[list[str]]:
+    """For each variant what :data:`COST_HEADER` names."""
+    return [_cost(name, group) for name, group in comparison.groups.items()]
 
 
 def _cost(name: str, group: Sequence[Result]) -> list[str]:
@@ -272,11 +283,11 @@ def plot_curves(results: Sequence[Result], path: Path, title: str) -> None:
 
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
     colors = plt.get_cmap("tab10" if len(by_variant(results)) <= 10 else "tab20")
-    last = max((p["round"] for r in _federated(results) for p in r["curve"]), default=1)
+    last = max((p["round"] for r in federated(results) for p in r["curve"]), default=1)
     for axis, metric in zip(axes, COMPARED_METRICS, strict=True):
         for number, (name, group) in enumerate(by_variant(results).items()):
             color = colors(number)
-            if not _federated(group):
+            if not federated(group):
                 if not all("validation" in r for r in group):
                     continue  # popularity of an earlier version
                 level = mean(r["validation"][metric] for r in group)
@@ -303,6 +314,6 @@ def plot_curves(results: Sequence[Result], path: Path, title: str) -> None:
     plt.close(figure)
 
 
-def _federated(results: Sequence[Result]) -> list[Result]:
+def federated(results: Sequence[Result]) -> list[Result]:
     """The results whose curve is by round; others have one by epoch, or none."""
     return [r for r in results if r["variant"] not in UNFEDERATED]
