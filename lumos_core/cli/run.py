@@ -1,6 +1,7 @@
 """``lumos run`` and ``lumos simulate``: a whole federation on this computer."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,6 +17,7 @@ from lumos_core.cli.options import (
     parse_settings,
 )
 from lumos_core.cli.screens import results_table
+from lumos_core.cli.web import PORT, Host, Port, Web, watching
 from lumos_core.config import NodeConfig
 from lumos_core.data.layout import shared_state
 from lumos_core.data.sequences import users_text
@@ -71,6 +73,9 @@ Clients = Annotated[
 ]
 
 
+_NO_PAGE: AbstractContextManager[str] = nullcontext("")
+
+
 def run_command(
     data: Data = None,
     nodes: Nodes = None,
@@ -81,6 +86,9 @@ def run_command(
     run_dir: RunDir = None,
     resume: Resume = False,
     baselines: Baselines = True,
+    web: Web = False,
+    host: Host = "127.0.0.1",
+    port: Port = PORT,
 ) -> None:
     """Run a federation of real processes over gRPC on this computer.
 
@@ -97,6 +105,7 @@ def run_command(
         plan,
         baselines,
         lambda on_event: deploy(plan.config, local, plan.run_dir, on_event, resume),
+        page=watching(plan.run_dir, host, port) if web else _NO_PAGE,
     )
 
 
@@ -152,7 +161,13 @@ def _execute(
     baselines: bool,
     federate: Callable[[OnEvent], RunSummary],
     clients: Literal["nodes", "users"] = "nodes",
+    page: AbstractContextManager[str] = _NO_PAGE,
 ) -> None:
+    """Run a federation and report it.
+
+    Args:
+        page: serves a page of the run while it is open, at the address that it yields.
+    """
     console = Console(soft_wrap=True)
     users = users_text(sum(len(s) for s in plan.sequences), sum(s.left_out for s in plan.sequences))
     nodes = f"{len(plan.folders)} nodes" if clients == "nodes" else "one user a client"
@@ -164,7 +179,13 @@ def _execute(
     stores = _stores(plan, clients)
     found = _count_views(plan, stores)
     try:
-        with ending_on_signals(), Children(plan.run_dir / "logs") as children:
+        with (
+            ending_on_signals(),
+            page as address,
+            Children(plan.run_dir / "logs") as children,
+        ):
+            if address:
+                console.print(f"{'page':>8}  {address}", highlight=False)
             centralised = None
             if baselines:
                 centralised = start_baselines(children, plan.config, plan.data, plan.run_dir)

@@ -1,13 +1,16 @@
 """``lumos status``: the state of a run, read from its folder alone."""
 
 import json
+import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from lumos_core.cli.screens import results_table
+from lumos_core.cli.web import PORT, Host, Port, Web, watching
+from lumos_core.processes.children import ending_on_signals
 from lumos_core.runs.certificate_dates import NAMES
 from lumos_core.runs.status import RunStatus, status_of
 from lumos_core.terminal.progress import duration
@@ -16,17 +19,36 @@ RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")]
 
 
-def status_command(run_dir: RunFolder, as_json: AsJson = False) -> None:
+def status_command(
+    run_dir: RunFolder,
+    as_json: AsJson = False,
+    web: Web = False,
+    host: Host = "127.0.0.1",
+    port: Port = PORT,
+) -> None:
     """Show a run: alive or not, rounds, metrics, nodes and what failed.
 
     Exits 0 for a run that is alive or completed, 1 for one that failed, stopped or cannot be read.
+    With --web it serves a page until Ctrl-C.
     """
     status = status_of(run_dir)
+    if web:
+        _serve(run_dir, host, port)
     if as_json:
         typer.echo(json.dumps(status.to_dict(), indent=2))
     else:
         _print(status)
     raise typer.Exit(0 if status.state in ("running", "completed") else 1)
+
+
+def _serve(run_dir: Path, host: str, port: int) -> NoReturn:
+    with ending_on_signals(), watching(run_dir, host, port) as address:
+        Console(soft_wrap=True).print(f"{address}  (Ctrl-C ends it)", highlight=False)
+        try:
+            while True:
+                time.sleep(3600.0)
+        except KeyboardInterrupt:
+            raise typer.Exit(0) from None
 
 
 def _print(status: RunStatus) -> None:

@@ -37,7 +37,7 @@ from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError, FederationError, ReplyError
 from lumos_core.federation import best_round, server_optimizer
 from lumos_core.federation.aggregator import Aggregator
-from lumos_core.federation.membership import OTHER_PROTOCOL, Membership
+from lumos_core.federation.membership import OTHER_PROTOCOL, Membership, OnRefused
 from lumos_core.federation.view_phase import ViewPhase
 from lumos_core.learning.metrics import SELECTION_METRIC, means
 from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
@@ -144,6 +144,7 @@ class Federation:
         run_dir: Path | None,
         history: History,
         primitives: Primitives | None = None,
+        on_refused: OnRefused = lambda refused: None,
     ) -> None:
         self.config, self.transport = config, transport
         self.params, self.optimizer = start.checkpoint.params, start.checkpoint.optimizer
@@ -159,7 +160,7 @@ class Federation:
             self.secure = SecureExchange(config, transport, primitives)
         self._early: list[Event] | None = []  # events before the first checkpoint
         expected = {"catalog": self.progress.catalog, "shape": self.progress.shape}
-        self.members = Membership(transport, expected, self._note_versions)
+        self.members = Membership(transport, expected, self._note_versions, on_refused)
 
     # --- the run
 
@@ -518,6 +519,7 @@ def run_federation(
     resume: bool = False,
     primitives: Primitives | None = None,
     known_as: KnownAs = never,
+    on_refused: OnRefused = lambda refused: None,
 ) -> FederationResult:
     """Run rounds until there have been ``config.rounds``.
 
@@ -533,6 +535,7 @@ def run_federation(
         primitives: the cryptography of ``secure-aggregation``.
         known_as: whether a fingerprint in the files of the run to resume is another valid one of
             the run's catalog (see :meth:`~lumos_core.data.catalog.Catalog.is_known_as`).
+        on_refused: called with the nodes that are refused at the moment, and why.
 
     Returns:
         The result; ``outcome`` is "failed" if any round failed.
@@ -547,4 +550,4 @@ def run_federation(
     progress = RunProgress(0, -1, 0.0, 0, catalog_fingerprint, shape.fingerprint, config.to_flat())
     start = starting_point(run_dir, Checkpoint(initial, {}, progress), resume, known_as)
     history = History(run_dir / HISTORY if run_dir else None, on_event, start.events)
-    return Federation(config, transport, start, run_dir, history, primitives).run()
+    return Federation(config, transport, start, run_dir, history, primitives, on_refused).run()

@@ -186,10 +186,50 @@ class Page:
         return [section for section in self.sections if section.blocks]
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """What a live page shows at a moment.
+
+    Attributes:
+        page: the page.
+        announcement: what a screen reader is told when it changes.
+    """
+
+    page: Page
+    announcement: str
+
+
 # ---------------------------------------------------------------- HTML
 def render(page: Page) -> str:
     """The page as HTML, in one file without a script."""
     return _template("report.html").render(page=page, style=style(), policy=policy())
+
+
+def render_live(shown: Snapshot, name: str) -> str:
+    """A page as HTML, with the script that keeps it up to date.
+
+    Args:
+        shown: what is known now.
+        name: of what is shown, for the title of the window.
+    """
+    return _template("live.html").render(
+        page=shown.page, name=name, announcement=shown.announcement, style=style(), script=script()
+    )
+
+
+def live_parts(page: Page) -> dict[str, str]:
+    """The parts of a live page that may change, as HTML, by the id of their place in it."""
+    part = _template("parts.html")
+    parts = {"part-top": part.render(page=page, found=None)}
+    for section in page.sections:
+        html = part.render(page=page, found=section) if section.blocks else ""
+        parts[f"part-{section.key}"] = html
+    return parts
+
+
+def script() -> str:
+    """The script of live pages."""
+    return _text("live.js")
 
 
 def style() -> str:

@@ -1,7 +1,7 @@
 """The status of a run, read from its folder: history, summary, checkpoint and the server's lock."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,6 +85,11 @@ def status_of(run_dir: Path) -> RunStatus:
         ConfigError: its ``config.json`` is damaged.
         NewerFileError: a newer LUMOS wrote a file in it.
     """
+    return status_and_events(run_dir)[0]
+
+
+def status_and_events(run_dir: Path) -> tuple[RunStatus, list[Event]]:
+    """What :func:`status_of` says, and the history that it has read for it; raises as it does."""
     if not run_dir.is_dir():
         raise DataError(f"{run_dir}: no such folder, expected the folder of a run (its --run-dir)")
     check_folder(run_dir, "run")
@@ -97,7 +102,7 @@ def status_of(run_dir: Path) -> RunStatus:
             f"{run_dir}: no {HISTORY}, {SUMMARY} or checkpoint, expected the folder of a run"
         )
     try:
-        return _status(run_dir, summary, config, events, alive)
+        return _status(run_dir, summary, config, events, alive), events
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{run_dir / HISTORY} or {SUMMARY}: an entry lacks a key or has another type than "
@@ -181,25 +186,33 @@ def _config(run_dir: Path) -> dict[str, Any]:
 
 def nodes_of(events: Iterable[Event]) -> list[NodeStatus]:
     """What the history says about each node, by name."""
-    found: dict[str, NodeStatus] = {}
+    found: dict[str, _Seen] = {}
     for event in events:
         time, number = str(event.get("time", "")), int(event["round"])
-        trained = event.get("ok", []) if event["event"] == "round" else []
+        trained = set(event.get("ok", []) if event["event"] == "round" else [])
         for name in {*event.get("ok", []), *event.get("nodes", [])}:
-            before = found.get(name) or NodeStatus(name, -1, "", 0, 0)
-            found[name] = replace(
-                before, last_round=max(before.last_round, number), last_seen=time,
-                rounds=before.rounds + (name in trained),
-            )  # fmt: skip
+            seen = found.setdefault(name, _Seen())
+            seen.last_round, seen.last_seen = max(seen.last_round, number), time
+            seen.rounds += name in trained
         for failure in event.get("failed", []):
-            name = str(failure["node"])
-            before = found.get(name) or NodeStatus(name, -1, "", 0, 0)
-            found[name] = replace(before, failures=before.failures + 1)
+            found.setdefault(str(failure["node"]), _Seen()).failures += 1
         if event["event"] == VERSIONS:
-            name, note = str(event["node"]), str(event["note"])
-            before = found.get(name) or NodeStatus(name, -1, "", 0, 0)
-            found[name] = replace(before, versions=_versions(event) if note else "", note=note)
-    return [found[name] for name in sorted(found)]
+            seen = found.setdefault(str(event["node"]), _Seen())
+            seen.note = str(event["note"])
+            seen.versions = _versions(event) if seen.note else ""
+    return [NodeStatus(name, **vars(found[name])) for name in sorted(found)]
+
+
+@dataclass
+class _Seen:
+    """What is known of a node so far; the attributes of :class:`NodeStatus`."""
+
+    last_round: int = -1
+    last_seen: str = ""
+    rounds: int = 0
+    failures: int = 0
+    versions: str = ""
+    note: str = ""
 
 
 def _versions(event: Event) -> str:

@@ -127,3 +127,17 @@ def test_a_member_that_no_longer_understands_the_server_is_asked_anew() -> None:
     members.ask_again(["a"])
     assert members.present() == []
     assert "it has LUMOS 9.0" in members.refused["a"]
+
+
+def test_refusals_are_told_and_taken_back() -> None:
+    told: list[dict[str, str]] = []
+    transport = Releases(a=described(**OWN.to_info()), b=described("bad-data"))
+    members = Membership(
+        transport, {"catalog": "c"}, on_refused=lambda refused: told.append(dict(refused))
+    )
+    members.present()
+    assert told == [{"b": "it answers with error 'bad-data'"}]
+    transport.answers["b"] = described(**OWN.to_info())
+    members._refused["b"] = replace(members._refused["b"], ask_again=0.0)
+    assert members.present() == ["a", "b"]
+    assert told[1:] == [{}]

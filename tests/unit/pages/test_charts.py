@@ -89,10 +89,8 @@ def test_any_values_can_be_drawn(points: list[tuple[float, float]], from_zero: b
             assert all(map(is_finite, NUMBERS.findall(line.get("points", ""))))
 
 
-@given(finite, st.floats(1e-6, 1e9))
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e9))
 def test_ticks_cover_the_range_with_few_round_numbers(low: float, span: float) -> None:
-    if low + span == low:
-        return
     found = ticks(low, low + span)
     assert found[0] <= low + span * 1e-6
     assert found[-1] >= (low + span) - span * 1e-6
