@@ -10,6 +10,7 @@ docstring what it holds and where to begin reading::
     config/        keys of a run and of a node             plugins/     parts from other packages
     flower/        everything that knows Flower            experiments/ comparisons and attacks
     deployment/    processes, credentials, supervisors     cli/         the command line
+    pages/         what browsers show of a run
 
 Names are loaded when they are used: a node starts a process for every message.
 """

@@ -65,14 +65,14 @@ class _Frame:
 
     x0: float
     x1: float
-    y0: float
-    y1: float
+    marks: Sequence[float]  # round values of y; the axis reaches from the first to the last
 
     def x(self, value: float) -> float:
         return _LEFT + (value - self.x0) / (self.x1 - self.x0) * (_WIDTH - _LEFT - _RIGHT)
 
     def y(self, value: float) -> float:
-        return _TOP + (self.y1 - value) / (self.y1 - self.y0) * (_HEIGHT - _TOP - _BOTTOM)
+        low, high = self.marks[0], self.marks[-1]
+        return _TOP + (high - value) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
 
     def at(self, point: Point) -> str:
         return f"{self.x(point[0]):.1f},{self.y(point[1]):.1f}"
@@ -166,13 +166,12 @@ def _frame(lines: Sequence[Line], from_zero: bool) -> _Frame:
         low = min(low, 0.0)
     if high - low < 1e-12 * max(abs(high), 1.0):
         low, high = (0.0, high) if high > 0 and from_zero else (low - 0.5, high + 0.5)
-    marks = ticks(low, high)
     x0, x1 = min(xs), max(xs)
-    return _Frame(x0, x1 if x1 > x0 else x0 + 1, marks[0], marks[-1])
+    return _Frame(x0, x1 if x1 > x0 else x0 + 1, ticks(low, high))
 
 
 def _axes(svg: ElementTree.Element, frame: _Frame, form: str, x_label: str) -> None:
-    for value in ticks(frame.y0, frame.y1):
+    for value in frame.marks:
         y = f"{frame.y(value):.1f}"
         _add(svg, "line", "grid", x1=str(_LEFT), x2=str(_WIDTH - _RIGHT), y1=y, y2=y)
         where = {"x": str(_LEFT - 6), "y": f"{frame.y(value) + 4:.1f}", "text-anchor": "end"}

@@ -219,10 +219,10 @@ def render_live(shown: Snapshot, name: str) -> str:
 
 def live_parts(page: Page) -> dict[str, str]:
     """The parts of a live page that may change, as HTML, by the id of their place in it."""
-    part = _template("parts.html")
-    parts = {"part-top": part.render(page=page, found=None)}
+    template = _template("parts.html")
+    parts = {f"part-{name}": template.render(page=page, part=name) for name in ("top", "figures")}
     for section in page.sections:
-        html = part.render(page=page, found=section) if section.blocks else ""
+        html = template.render(page=page, part=section) if section.blocks else ""
         parts[f"part-{section.key}"] = html
     return parts
 

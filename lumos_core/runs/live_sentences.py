@@ -9,6 +9,7 @@ from lumos_core.pages.page import Finding
 from lumos_core.runs.advice import advice_for
 from lumos_core.runs.attendance import Attendance
 from lumos_core.runs.status import NodeStatus, RunStatus
+from lumos_core.runs.troubles import ended
 from lumos_core.terminal.progress import duration
 
 LATE_SECONDS = 10.0
@@ -70,7 +71,11 @@ def findings_now(status: RunStatus, attendance: Attendance, now: datetime) -> li
 def _of_state(status: RunStatus) -> list[Finding]:
     if status.state == "failed":
         advice = advice_for(status.reason)
-        return [Finding(f"The run failed: {status.reason or 'no reason is known'}.", advice, "bad")]
+        return [
+            Finding(
+                f"The run failed: {ended(status.reason or 'no reason is known')}", advice, "bad"
+            )
+        ]
     if status.state == "stopped":
         what = "The server has stopped, and the run is not complete."
         return [Finding(what, "The same command as before resumes it (lumos run: with "
@@ -92,7 +97,7 @@ def _late(attendance: Attendance, now: datetime) -> list[Finding]:
         else "the round is closing now"
     )  # fmt: skip
     advice = (
-        "The round goes on without it. Look at its terminal; if it is slow, raise round-timeout."
+        "The round then ends without it. Look at its terminal; if it is slow, raise round-timeout."
     )
     found = [
         Finding(f"{name} has been silent for {duration(silent)}; {closes}.", advice)
@@ -105,7 +110,8 @@ def _refused(attendance: Attendance) -> list[Finding]:
     names = sorted(attendance.refused)
     found = [
         Finding(
-            f"{name} was refused: {attendance.refused[name]}.", advice_for(attendance.refused[name])
+            f"{name} was refused: {ended(attendance.refused[name])}",
+            advice_for(attendance.refused[name]),
         )
         for name in names[:SHOWN]
     ]

@@ -145,8 +145,11 @@ def lead(summary: RunSummary, rows: Sequence[Row]) -> str:
             f", {share:.0%} of what training on all data in one place reaches"
         )  # fmt: skip
         sentences.append(f"{found}{against}.")
-    if summary.views is not None and (missing := summary.views.sentence()):
-        sentences.append(missing)
+    if summary.views is not None and not summary.views.complete:
+        sentences.append(
+            f"Views were missing in {summary.views.rounds_lacking} of {summary.views.rounds} "
+            "rounds, so these are not the figures of the whole method."
+        )
     return " ".join(sentences)
 
 
@@ -201,6 +204,8 @@ def failures(events: Sequence[Event], summary: RunSummary | None = None) -> list
     ]
     if more := troubles.left_out(found):
         items.append(Finding(more, "", "plain"))
+    if summary is not None and summary.views is not None and summary.views.sentence():
+        items.append(Finding(summary.views.sentence(), ""))
     if summary is not None and summary.outcome == "failed" and not items:
         advice = "Look at logs/server.log in the run's folder; the same command resumes the run."
         items.append(Finding(f"The run failed: {summary.reason}.", advice, "bad"))

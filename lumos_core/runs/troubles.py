@@ -9,6 +9,7 @@ from lumos_core.runs.advice import advice_for
 
 SHOWN = 20
 """Troubles that are told one by one."""
+_LISTED = 4
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Trouble:
     def sentence(self) -> str:
         """Who failed, when and why."""
         who = self.node or ("a round" if len(self.rounds) == 1 else f"{len(self.rounds)} rounds")
-        return f"{who} failed {_when(self.rounds)}: {self.reason}."
+        return f"{who} failed {_when(self.rounds)}: {ended(self.reason)}"
 
     def advice(self) -> str:
         """What to do about it."""
@@ -46,6 +47,11 @@ def troubles_of(failures: Iterable[dict[str, Any]]) -> list[Trouble]:
     return sorted(rows, key=lambda t: (bool(t.node), -len(t.rounds), t.node))
 
 
+def ended(reason: str) -> str:
+    """A reason as the end of a sentence."""
+    return reason if reason.endswith((".", "…", "!", "?")) else f"{reason}."
+
+
 def left_out(troubles: Sequence[Trouble]) -> str:
     """A sentence about those that are not told one by one; empty if there are none."""
     more = len(troubles) - SHOWN
@@ -53,8 +59,12 @@ def left_out(troubles: Sequence[Trouble]) -> str:
 
 
 def _when(rounds: Sequence[int]) -> str:
-    if len(rounds) == 1:
-        return f"in round {rounds[0]}"
-    if rounds[-1] == rounds[0]:
-        return f"{len(rounds)} times in round {rounds[0]}"
-    return f"{len(rounds)} times, in rounds {rounds[0]} to {rounds[-1]}"
+    """In which rounds: each of a few, the first and the last of many."""
+    different = list(dict.fromkeys(rounds))
+    times = "" if len(rounds) == 1 else f"{len(rounds)} times, "
+    if len(different) == 1:
+        return f"{times}in round {different[0]}"
+    if len(different) <= _LISTED:
+        *first, last = map(str, different)
+        return f"{times}in rounds {', '.join(first)} and {last}"
+    return f"{times}in rounds {different[0]} to {different[-1]}"

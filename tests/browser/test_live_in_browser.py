@@ -64,7 +64,7 @@ def test_the_late_and_the_refused_node_are_named(browser: Any, address: str) -> 
         assert 40 <= silent <= 50
         assert silent + left in (59, 60, 61)
         refused = page.locator("li", has_text="node-3 was refused")
-        assert refused.locator(".what").inner_text() == f"node-3 was refused: {CATALOG}."
+        assert refused.locator(".what").inner_text() == f"node-3 was refused: {CATALOG}"
         assert "lumos prepare LOG --items catalog.tsv" in refused.locator(".advice").inner_text()
 
 

@@ -77,6 +77,20 @@ def test_a_long_line_keeps_its_peak_and_its_ends() -> None:
     assert kept == sorted(kept)
 
 
+@pytest.mark.parametrize("values", [(0.169, 0.185), (0.287, 0.324), (3, 3), (0, 41), (5.5, 6.55)])
+def test_the_marks_of_the_axis_are_inside_the_drawing(values: tuple[float, float]) -> None:
+    chart = line_chart("x", [Line("a", list(enumerate(values)))], "{:.4f}")
+    assert chart is not None
+    _, _, width, height = map(float, ElementTree.fromstring(chart.svg).get("viewBox", "").split())
+    labels = [e for e in drawn(chart.svg, "tick") if e.get("text-anchor") == "end"]
+    numbers = [float(e.text or "") for e in labels]
+    assert numbers[0] <= min(values)
+    assert max(values) <= numbers[-1]
+    for element in (*labels, *drawn(chart.svg, "grid")):
+        for key, limit in (("y", height), ("y1", height), ("x", width), ("x2", width)):
+            assert 0 <= float(element.get(key, "0")) <= limit
+
+
 finite = st.floats(-1e9, 1e9, allow_nan=False)
 
 

@@ -75,7 +75,7 @@ def test_events_bring_everything_first_and_then_what_has_changed(
     assert response.headers["Content-Type"] == "text/event-stream"
     found = events(response)
     first = next(found)
-    assert set(first) == {"part-top", "part-now", "part-same", "announcement"}
+    assert set(first) == {"part-top", "part-figures", "part-now", "part-same", "announcement"}
     shown.text = "<b>second</b>"
     second = next(found)
     assert set(second) == {"part-now", "announcement"}

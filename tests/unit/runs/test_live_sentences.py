@@ -43,7 +43,7 @@ def test_a_late_node_is_named_in_one_sentence() -> None:
 def test_a_refused_node_is_named_with_its_reason_and_what_to_do() -> None:
     reason = "its catalog is 'aaaaaaaa'…, the run's is 'bbbbbbbb'…"
     [found] = findings_now(STATUS, Attendance(refused={"node-3": reason}), NOW)
-    assert found.what == f"node-3 was refused: {reason}."
+    assert found.what == f"node-3 was refused: {reason}"  # it ends with a mark already
     assert "lumos prepare" in found.advice
 
 

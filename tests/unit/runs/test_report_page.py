@@ -44,7 +44,9 @@ def test_missing_views_and_an_early_end_are_said_first_too() -> None:
     views = RunViews(complete=False, rounds=10, rounds_lacking=2, nodes={"node-1": 2})
     page = run_page(summary(views=views, reason="patience"), ROWS, history(10), {})
     assert "It ended early: patience." in page.lead
-    assert "Views were missing: node-1 in 2 of 10 rounds." in page.lead
+    assert "Views were missing in 2 of 10 rounds, so these are not the figures" in page.lead
+    [findings] = blocks(page, "failures")
+    assert "Views were missing: node-1 in 2 of 10 rounds." in findings.items[0].what
     assert page.tone == "attention"
 
 
@@ -65,7 +67,7 @@ def test_failures_of_nodes_are_told_with_advice() -> None:
     [findings] = blocks(run_page(summary(), ROWS, events, {}), "failures")
     assert isinstance(findings, Findings)
     [item] = findings.items
-    assert item.what == ("node-2 failed 2 times, in rounds 5 to 10: no reply before the deadline.")
+    assert item.what == ("node-2 failed 2 times, in rounds 5 and 10: no reply before the deadline.")
     assert "round-timeout" in item.advice
 
 

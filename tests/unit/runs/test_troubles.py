@@ -9,8 +9,10 @@ def failure(round_: int, node: str, reason: str = LATE) -> dict[str, object]:
 
 def test_the_same_trouble_is_told_once_with_its_rounds() -> None:
     [found] = troubles_of([failure(n, "node-2") for n in (9, 4, 6)])
-    assert found.sentence() == f"node-2 failed 3 times, in rounds 4 to 9: {LATE}."
+    assert found.sentence() == f"node-2 failed 3 times, in rounds 4, 6 and 9: {LATE}."
     assert "round-timeout" in found.advice()
+    [often] = troubles_of([failure(n, "node-2") for n in range(3, 30)])
+    assert often.sentence() == f"node-2 failed 27 times, in rounds 3 to 29: {LATE}."
 
 
 def test_rounds_that_failed_come_first_then_the_most_frequent() -> None:
@@ -24,7 +26,7 @@ def test_rounds_that_failed_come_first_then_the_most_frequent() -> None:
 
 def test_one_round_that_failed_twice() -> None:
     [found] = troubles_of([failure(3, "", "x"), failure(3, "", "x")])
-    assert found.sentence() == "2 rounds failed 2 times in round 3: x."
+    assert found.sentence() == "2 rounds failed 2 times, in round 3: x."
 
 
 def test_those_that_are_not_told_are_counted() -> None:
