@@ -53,14 +53,14 @@ def main(grid: Grid, context: Context) -> None:
 def _federate(grid: Grid, config: RunConfig, run_dir: Path, observe: OnEvent) -> "FederationResult":
     from lumos_core.data.catalog import Catalog
     from lumos_core.federation.round_loop import run_federation
-    from lumos_core.learning.title_start import initial_params
+    from lumos_core.federation.warm_start import start_params
     from lumos_core.runs.attendance import ATTENDANCE, AttendanceBook
     from server_app.grid_transport import GridTransport
 
     if not config.catalog:
         raise ConfigError("key 'catalog' is required: the path of catalog.tsv on the server")
     catalog = Catalog.read(Path(config.catalog))
-    initial = initial_params(config, catalog)
+    initial = start_params(config, catalog, run_dir)
     with AttendanceBook(run_dir / ATTENDANCE).kept() as book:
         transport = GridTransport(
             grid, catalog.fingerprint, registered=_registered_names(), attendance=book

@@ -1,18 +1,32 @@
 """``lumos deploy``: credentials of a deployment, and its server."""
 
+from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
+from lumos_core.cli.deploy_series import (
+    AtOption,
+    EveryOption,
+    KeepOption,
+    NightsOption,
+    SeriesEpsilonOption,
+    SeriesOption,
+    series_options,
+    serve_series,
+)
 from lumos_core.cli.options import (
     ConfigOption,
+    FromOption,
     MethodOption,
     RoundsOption,
     SeedOption,
     parse_settings,
+    start_key,
 )
 from lumos_core.cli.screens import results_table
 from lumos_core.deployment import admission, credentials, folders, renewal
@@ -278,6 +292,7 @@ def server_command(
             show_default=False,
         ),
     ] = None,
+    start: FromOption = None,
     settings: ConfigOption = None,
     bind: Annotated[
         str,
@@ -286,6 +301,12 @@ def server_command(
     control_port: Annotated[
         int, typer.Option(min=0, help="Control port on loopback; 0: any free one.")
     ] = 0,
+    every: EveryOption = "",
+    at: AtOption = "",
+    nights: NightsOption = 0,
+    keep: KeepOption = 7,
+    series: SeriesOption = None,
+    series_epsilon: SeriesEpsilonOption = 0.0,
 ) -> None:
     """Run a federation for nodes on other machines until it has finished.
 
@@ -293,31 +314,47 @@ def server_command(
     after its last finished round. The same command resumes a run that was stopped; with a larger
     --rounds it continues a run that has completed. Nodes are added, removed and given other keys
     while it runs, and a renewed certificate is taken up.
+
+    With --every or --at it does a run after another, each beginning with the model in use, which is
+    replaced if the new one is not worse on the validation targets.
     """
     # these import polars and numpy, which the other commands do without
     from lumos_core.data.domains import NOUNS
     from lumos_core.deployment.plan import server_config
     from lumos_core.deployment.server_supervisor import ServerOptions, serve
 
-    flat, for_node = parse_settings(settings, rounds=rounds, method=method, seed=seed)
+    flat, for_node = parse_settings(
+        settings, rounds=rounds, method=method, seed=seed, **start_key(start)
+    )
     if for_node:
         raise ConfigError(f"-c node.{next(iter(for_node))}: a node's keys go into its node.toml")
     if domain is not None:
         if "llm-noun" in flat:
             raise ConfigError("key 'llm-noun' is given twice, as --domain and with -c")
         flat["llm-noun"] = NOUNS[domain]
-    kit = folders.ServerKit.read(folder)
-    run_dir = run_dir or folder / "run"
-    options = ServerOptions(
-        kit=kit,
-        config=server_config(flat, len(kit.manifest.nodes), catalog, run_dir),
-        run_dir=run_dir,
-        state=state or folder / "state",
-        bind=bind,
-        control_port=control_port,
-    )
+
+    def options_of(folder_of_run: Path, changes: Mapping[str, Any]) -> ServerOptions:
+        kit = folders.ServerKit.read(folder)  # as it is now: nodes may have been added
+        keys = {**flat, **changes}
+        return ServerOptions(
+            kit=kit,
+            config=server_config(keys, len(kit.manifest.nodes), catalog, folder_of_run),
+            run_dir=folder_of_run,
+            state=state or folder / "state",
+            bind=bind,
+            control_port=control_port,
+        )
+
     console = Console(soft_wrap=True)
     try:
+        if every or at:
+            if run_dir is not None:
+                raise ConfigError("--run-dir: every run of a series has a folder of its own")
+            plan = series_options(series or folder / "series", every, at, nights, keep,
+                                  series_epsilon)  # fmt: skip
+            serve_series(plan, options_of, flat, partial(_print_results, console), console)
+            return
+        options = options_of(run_dir or folder / "run", {})
         summary = serve(options, console)
     except KeyboardInterrupt:
         console.print("[yellow]interrupted; every process was ended[/]")

@@ -10,11 +10,13 @@ from rich.console import Console
 
 from lumos_core.cli.examples import demo_examples, print_examples
 from lumos_core.cli.options import (
+    FromOption,
     MethodOption,
     RoundsOption,
     SeedOption,
     SettingsOption,
     parse_settings,
+    start_key,
 )
 from lumos_core.cli.screens import results_table
 from lumos_core.cli.web import PORT, Host, Port, Web, watching
@@ -82,6 +84,7 @@ def run_command(
     rounds: RoundsOption = None,
     method: MethodOption = None,
     seed: SeedOption = None,
+    start: FromOption = None,
     settings: SettingsOption = None,
     run_dir: RunDir = None,
     resume: Resume = False,
@@ -97,7 +100,9 @@ def run_command(
     """
     from lumos_core.deployment.plan import plan_local  # imports polars
 
-    flat, node_settings = parse_settings(settings, rounds=rounds, method=method, seed=seed)
+    flat, node_settings = parse_settings(
+        settings, rounds=rounds, method=method, seed=seed, **start_key(start)
+    )
     plan = plan_local(flat, node_settings, data, nodes, run_dir, resume)
     local = [LocalNode(f.name, f, plan.node_settings) for f in plan.folders]
     _execute(
@@ -115,6 +120,7 @@ def simulate_command(
     rounds: RoundsOption = None,
     method: MethodOption = None,
     seed: SeedOption = None,
+    start: FromOption = None,
     settings: SettingsOption = None,
     run_dir: RunDir = None,
     resume: Resume = False,
@@ -125,7 +131,9 @@ def simulate_command(
     """Run the same federation without a network: virtual nodes of Flower, or one process."""
     from lumos_core.deployment.plan import plan_local  # imports polars
 
-    flat, node_settings = parse_settings(settings, rounds=rounds, method=method, seed=seed)
+    flat, node_settings = parse_settings(
+        settings, rounds=rounds, method=method, seed=seed, **start_key(start)
+    )
     if node_settings:
         raise ConfigError(
             f"-c node.{next(iter(node_settings))}: virtual nodes have no configuration of their "

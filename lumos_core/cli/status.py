@@ -9,13 +9,17 @@ import typer
 from rich.console import Console
 
 from lumos_core.cli.screens import results_table
+from lumos_core.cli.status_series import show_series
 from lumos_core.cli.web import PORT, Host, Port, Web, watching
 from lumos_core.processes.children import ending_on_signals
 from lumos_core.runs.certificate_dates import NAMES
+from lumos_core.runs.series_file import is_series
 from lumos_core.runs.status import RunStatus, status_of
 from lumos_core.terminal.progress import duration
 
-RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN_DIR")]
+RunFolder = Annotated[
+    Path, typer.Argument(help="Folder of a run, or of a series of runs.", metavar="RUN_DIR")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")]
 
 
@@ -29,11 +33,14 @@ def status_command(
     """Show a run: alive or not, rounds, metrics, nodes and what failed.
 
     Exits 0 for a run that is alive or completed, 1 for one that failed, stopped or cannot be read.
+    Of a series it shows the nights; it exits 1 if the latest has failed or no server does it.
     With --web it serves a page until Ctrl-C.
     """
-    status = status_of(run_dir)
     if web:
         _serve(run_dir, host, port)
+    if is_series(run_dir):
+        raise typer.Exit(0 if show_series(run_dir, as_json) else 1)
+    status = status_of(run_dir)
     if as_json:
         typer.echo(json.dumps(status.to_dict(), indent=2))
     else:
@@ -42,6 +49,8 @@ def status_command(
 
 
 def _serve(run_dir: Path, host: str, port: int) -> NoReturn:
+    if not is_series(run_dir):
+        status_of(run_dir)  # what is not the folder of a run is refused at once
     with ending_on_signals(), watching(run_dir, host, port) as address:
         Console(soft_wrap=True).print(f"{address}  (Ctrl-C ends it)", highlight=False)
         try:

@@ -7,11 +7,15 @@ from typing import Annotated
 
 import typer
 
+from lumos_core.deployment.supervision import RUNNING
 from lumos_core.errors import DataError
 from lumos_core.pages.live_server import serving_live
 from lumos_core.pages.page import Page, Snapshot
 from lumos_core.runs.history import HISTORY
 from lumos_core.runs.live_page import live_snapshot
+from lumos_core.runs.lock import is_held
+from lumos_core.runs.series_file import is_series
+from lumos_core.runs.series_page import series_snapshot
 
 PORT = 8900
 
@@ -31,7 +35,7 @@ Port = Annotated[
 
 
 def watching(run_dir: Path, host: str, port: int) -> AbstractContextManager[str]:
-    """Serve the page of the run in a folder; yields its address.
+    """Serve the page of the run or of the series in a folder; yields its address.
 
     Raises:
         ConfigError: the address cannot be bound.
@@ -41,6 +45,8 @@ def watching(run_dir: Path, host: str, port: int) -> AbstractContextManager[str]
 
 def _look_at(run_dir: Path) -> Callable[[], Snapshot]:
     def look() -> Snapshot:
+        if is_series(run_dir):
+            return series_snapshot(run_dir, is_held(run_dir, RUNNING))
         try:
             return live_snapshot(run_dir)
         except DataError:

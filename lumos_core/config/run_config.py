@@ -343,6 +343,12 @@ class RunConfig(
     run_dir: str = key(
         "", "folder on the server's machine for checkpoints, history and summary", free=True
     )
+    start_model: str = key(
+        "",
+        "model on the server's machine that training starts from, instead of titles: a run's "
+        "folder, an export or a model file, of this catalog or of one that it has grown from",
+        free=True,
+    )
 
     @classmethod
     def from_saved(cls, flat: Mapping[str, Any]) -> Self:
@@ -393,7 +399,7 @@ class RunConfig(
 
     def without_paths(self) -> dict[str, Scalar]:
         """Flat, without the keys that name folders of one machine."""
-        return {k: v for k, v in self.to_flat().items() if k not in ("catalog", "run-dir")}
+        return {k: v for k, v in self.to_flat().items() if k not in _PATHS}
 
     @property
     def rule(self) -> str:
@@ -556,7 +562,9 @@ FREE_KEYS = frozenset(
 )
 """Keys that may change when a run is resumed: how long it runs, how many nodes it waits for, where
 its files are, how it is watched. ``min-replies`` may change in most runs, see :func:`free_keys`."""
+_PATHS = frozenset({"catalog", "run-dir", "start-model"})
 ADDED_LATER: dict[str, Scalar] = {
+    "start-model": "",
     "encoder": SASREC,
     "title-weight": 0.0,
     "item-rows": "all",

@@ -85,6 +85,23 @@ class Catalog:
         """
         return fingerprint == self.fingerprint or fingerprint in self._first_version
 
+    def extends(self, size: int, fingerprint: str) -> bool:
+        """Whether the first items are those of a catalog: it is this one, or this one has grown
+        from it.
+
+        Args:
+            size: number of items of that catalog.
+            fingerprint: its fingerprint, of this version or the first.
+
+        >>> small = Catalog(("B7", "A1"), ("red lamp", "paper chain"))
+        >>> grown = Catalog(("B7", "A1", "C3"), ("red lamp", "paper chain", "tea pot"))
+        >>> grown.extends(2, small.fingerprint), small.extends(3, grown.fingerprint)
+        (True, False)
+        """
+        if not 0 < size <= len(self):
+            return False
+        return Catalog(self.item_ids[:size], self.titles[:size]).is_known_as(fingerprint)
+
     def index(self, item_id: str) -> int:
         """Index of an item, 1..N.
 

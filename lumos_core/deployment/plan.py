@@ -96,6 +96,7 @@ def plan_local(
     catalog, sequences = load_prepared(data)
     if resume:
         check_catalog(run_dir, catalog, Path(config.catalog))
+    _check_start(config, catalog, run_dir)
     folders = node_folders(data)
     return LocalPlan(config, node_settings, run_dir, data, folders, catalog, sequences)
 
@@ -151,7 +152,16 @@ def server_config(flat: Mapping[str, Any], nodes: int, catalog: Path, run_dir: P
     flat = {**known, **flat, "catalog": str(catalog.resolve())}
     config = for_nodes(flat, nodes)
     _check_parts(config)
+    _check_start(config, public, run_dir)
     return config
+
+
+def _check_start(config: RunConfig, catalog: Catalog, run_dir: Path) -> None:
+    """Check the model that the run is to begin with."""
+    if config.start_model:
+        from lumos_core.federation.warm_start import check_start  # imports torch
+
+        check_start(config, catalog, run_dir)
 
 
 def _needed_before(saved: RunConfig, nodes: int, given: bool) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from rich.console import Console
 from lumos_core.errors import FederationError
 from lumos_core.safe_files import exclusive
 
+RUNNING = ".running"
+"""The lock that a server or node holds in its state folder."""
 STOP_SECONDS = 15.0  # for a SuperNode to sign off; otherwise its key is refused for a minute
 FIRST_SECONDS = 2.0
 LONGEST_SECONDS = 15.0
@@ -28,7 +30,7 @@ def alone(state: Path, refusal: str) -> AbstractContextManager[None]:
     Raises:
         FederationError: another process holds the folder.
     """
-    return exclusive(state / ".running", 0, FederationError(f"{state}: {refusal}"))
+    return exclusive(state / RUNNING, 0, FederationError(f"{state}: {refusal}"))
 
 
 def say(console: Console, text: str) -> None:

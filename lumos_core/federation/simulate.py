@@ -24,7 +24,7 @@ from lumos_core.federation.node import Node
 from lumos_core.federation.one_user_clients import check_one_user_clients
 from lumos_core.federation.population import Population
 from lumos_core.federation.round_loop import FederationResult, run_federation
-from lumos_core.learning.title_start import initial_params
+from lumos_core.federation.warm_start import start_params
 from lumos_core.privacy.secure_aggregation.primitives import Primitives
 from lumos_core.runs.history import OnEvent
 from lumos_core.views.build import BuildProgress
@@ -129,7 +129,7 @@ def simulate(
             config,
             transport,
             catalog.fingerprint,
-            initial_params(config, catalog),
+            start_params(config, catalog, run_dir if resume else None),
             run_dir=run_dir,
             on_event=on_event,
             resume=resume,

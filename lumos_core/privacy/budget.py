@@ -30,14 +30,27 @@ def composed(noise_multiplier: float, steps: Mapping[float, int], delta: float) 
         steps: sampling rate → number of mechanisms with it.
         delta: δ.
     """
-    if not any(steps.values()):
+    return composed_runs([(noise_multiplier, steps)], delta)
+
+
+def composed_runs(runs: Iterable[tuple[float, Mapping[float, int]]], delta: float) -> float:
+    """ε of several runs together, which may have different noise; infinite if one has none.
+
+    Args:
+        runs: for each run its noise multiplier and, by sampling rate, the number of mechanisms.
+        delta: δ of all of them together.
+    """
+    taken = [
+        (noise, rate, n) for noise, steps in runs for rate, n in sorted(steps.items()) if n > 0
+    ]
+    if not taken:
         return 0.0
-    if not noise_multiplier:
+    if not all(noise for noise, _, _ in taken):
         return math.inf
     from opacus.accountants import RDPAccountant
 
     accountant = RDPAccountant()
-    accountant.history = [(noise_multiplier, rate, n) for rate, n in sorted(steps.items())]
+    accountant.history = taken
     return float(accountant.get_privacy_spent(delta=delta, alphas=list(ORDERS))[0])
 
 
@@ -143,14 +156,24 @@ class Budget:
             f"max-epsilon = {self.config.max_epsilon:g} (delta = {self.config.dp_delta:g})"
         )
 
-    def _of(self, node: str, more: bool) -> float:
-        counts = [*self.trained.get(node, ()), *([self.users.get(node, 1)] if more else ())]
+    def steps_of(self, node: str, more: int = 0) -> Counter[float]:
+        """By sampling rate, the number of mechanisms that a node's trainings were.
+
+        Args:
+            node: its name.
+            more: count so many trainings more.
+        """
+        counts = [*self.trained.get(node, ()), *([self.users.get(node, 1)] * more)]
         steps: Counter[float] = Counter()
         for users in counts:
             rate, number = 1.0, 1
             if self.config.dp == "user":
                 rate, number = private_steps(users, self.config)
             steps[rate] += number
+        return steps
+
+    def _of(self, node: str, more: bool) -> float:
+        steps = self.steps_of(node, int(more))
         key = tuple(sorted(steps.items()))
         if key not in self._known:
             z, delta = self.config.dp_noise_multiplier, self.config.dp_delta

@@ -237,15 +237,32 @@ def load_model(place: Path | str, catalog: Catalog, device: "torch.device | str"
     path = model_file_at(Path(place))
     params, card = read_model(path)
     _check_catalog(path, card, catalog)
-    _check_copy(path, card)
-    _check_arrays(path, params, card)
+    _check_whole(path, params, card)
     model = build_model(card.model_shape)
     set_params(model, params)
     model.title_weight = card.title_weight
     return model.to(device).eval()
 
 
+def read_whole(place: Path | str) -> tuple[Params, ModelCard]:
+    """Arrays and card of the model at a place, checked as by :func:`load_model` but for the
+    catalog, which may have grown since.
+
+    Raises:
+        ModelError: there is no such model, or its arrays are not those of its shape.
+    """
+    path = model_file_at(Path(place))
+    params, card = read_model(path)
+    _check_whole(path, params, card)
+    return params, card
+
+
 # ---------------------------------------------------------------- checks
+def _check_whole(path: Path, params: Params, card: ModelCard) -> None:
+    _check_copy(path, card)
+    _check_arrays(path, params, card)
+
+
 def _of_checkpoint(path: Path, checkpoint: Checkpoint) -> tuple[Params, ModelCard]:
     progress = checkpoint.progress
     # In the file with the best model, `round` is the round in which it was found to be the best.

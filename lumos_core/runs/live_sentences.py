@@ -9,7 +9,7 @@ from lumos_core.pages.page import Finding
 from lumos_core.runs.advice import advice_for
 from lumos_core.runs.attendance import Attendance
 from lumos_core.runs.status import NodeStatus, RunStatus
-from lumos_core.runs.troubles import ended
+from lumos_core.runs.troubles import ended, refusals
 from lumos_core.terminal.progress import duration
 
 LATE_SECONDS = 10.0
@@ -56,7 +56,7 @@ def findings_now(status: RunStatus, attendance: Attendance, now: datetime) -> li
     found = _of_state(status)
     if status.state == "running":
         found += _late(attendance, now)
-        found += _refused(attendance)
+        found += refusals(attendance.refused)
         found += _missed(status, attendance)
         found += _waited_for(status, attendance)
     found += [Finding(note, "lumos deploy renew makes a new one.") for note in status.expiring]
@@ -104,18 +104,6 @@ def _late(attendance: Attendance, now: datetime) -> list[Finding]:
         for name in names[:SHOWN]
     ]
     return [*found, *_and_more(names, "are silent as well")]
-
-
-def _refused(attendance: Attendance) -> list[Finding]:
-    names = sorted(attendance.refused)
-    found = [
-        Finding(
-            f"{name} was refused: {ended(attendance.refused[name])}",
-            advice_for(attendance.refused[name]),
-        )
-        for name in names[:SHOWN]
-    ]
-    return [*found, *_and_more(names, "were refused as well")]
 
 
 def _missed(status: RunStatus, attendance: Attendance) -> list[Finding]:

@@ -33,9 +33,9 @@ def only_server(run_dir: Path, seconds: float = WAIT_SECONDS) -> AbstractContext
     return exclusive(run_dir / LOCK, seconds, refusal)
 
 
-def is_held(run_dir: Path) -> bool | None:
+def is_held(run_dir: Path, lock: str = LOCK) -> bool | None:
     """Whether a server works in the folder; None if this process has no permission to see it."""
-    path = run_dir / LOCK
+    path = run_dir / lock
     if not path.exists():
         return False
     try:

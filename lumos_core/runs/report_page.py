@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich.filesize import decimal
@@ -27,6 +28,7 @@ from lumos_core.pages.page import (
     render,
 )
 from lumos_core.runs import troubles
+from lumos_core.runs.attendance import ATTENDANCE, Attendance
 from lumos_core.runs.history import HISTORY, Event, read_history, utc_now
 from lumos_core.runs.report import CENTRALISED, REPORTED_METRICS, Row
 from lumos_core.runs.run_charts import run_charts
@@ -68,7 +70,9 @@ def write_page(
     """
     saved = SavedConfig.read_if_there(run_dir / CONFIG)
     config = saved.run if saved is not None and saved.run is not None else {}
-    page = run_page(summary, rows, read_history(run_dir / HISTORY), config, examples)
+    attendance = Attendance.read_if_sound(run_dir / ATTENDANCE) or Attendance()
+    events = read_history(run_dir / HISTORY)
+    page = run_page(summary, rows, events, config, examples, attendance.refused)
     path = run_dir / PAGE
     write_atomically(path, render(page).encode(errors="replace"))
     return path
@@ -87,6 +91,7 @@ def run_page(
     events: Sequence[Event],
     config: Mapping[str, Any],
     examples: Sequence[Example] = (),
+    refused: Mapping[str, str] = MappingProxyType({}),
 ) -> Page:
     """The page of a run that has ended.
 
@@ -96,6 +101,7 @@ def run_page(
         events: its history.
         config: its flat configuration; empty if it is not known.
         examples: users of the demo data with their views.
+        refused: nodes that were refused in the end, by name, and why.
     """
     nodes = nodes_of(events)
     return Page(
@@ -106,7 +112,7 @@ def run_page(
         figures=_figures(summary, nodes, events),
         sections=(
             Section("results", "What it reached", _results(rows)),
-            Section("failures", "What failed, and what to do", failures(events, summary)),
+            Section("failures", "What failed, and what to do", failures(events, summary, refused)),
             Section("curves", "Round by round", _curves(events)),
             Section("nodes", "Nodes", node_tables(nodes, events)),
             Section("privacy", "What left the nodes", privacy(config, summary)),
@@ -195,13 +201,20 @@ def _results(rows: Sequence[Row]) -> list[Table]:
     return [Table("Methods on the test items", header, table, align="llr")]
 
 
-def failures(events: Sequence[Event], summary: RunSummary | None = None) -> list[Findings]:
-    """What failed, and what to do; a sentence too if nothing did."""
-    found = troubles.troubles_of(failures_of(events))
+def failures(
+    events: Sequence[Event],
+    summary: RunSummary | None = None,
+    refused: Mapping[str, str] = MappingProxyType({}),
+) -> list[Findings]:
+    """What failed, who was refused, and what to do; a sentence too if nothing went wrong. Where
+    each client is one user, no client is named."""
+    named = not single_users(events)
+    found = [t for t in troubles.troubles_of(failures_of(events)) if named or not t.node]
     items = [
         Finding(t.sentence(), t.advice(), "attention" if t.node else "bad")
         for t in found[: troubles.SHOWN]
     ]
+    items += troubles.refusals(refused) if named else []
     if more := troubles.left_out(found):
         items.append(Finding(more, "", "plain"))
     if summary is not None and summary.views is not None and summary.views.sentence():

@@ -1,10 +1,11 @@
 """What went wrong in a run, in sentences: the same trouble of a node in many rounds is one of
 them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lumos_core.pages.page import Finding
 from lumos_core.runs.advice import advice_for
 
 SHOWN = 20
@@ -45,6 +46,17 @@ def troubles_of(failures: Iterable[dict[str, Any]]) -> list[Trouble]:
         found.setdefault(key, []).append(int(failure["round"]))
     rows = [Trouble(node, reason, sorted(rounds)) for (node, reason), rounds in found.items()]
     return sorted(rows, key=lambda t: (bool(t.node), -len(t.rounds), t.node))
+
+
+def refusals(refused: Mapping[str, str]) -> list[Finding]:
+    """Nodes that are refused, by name, each with its reason and what to do."""
+    names = sorted(refused)
+    found = [
+        Finding(f"{name} was refused: {ended(refused[name])}", advice_for(refused[name]))
+        for name in names[:SHOWN]
+    ]
+    more = len(names) - SHOWN
+    return [*found, *([Finding(f"{more:,} more nodes were refused as well.", "")] * (more > 0))]
 
 
 def ended(reason: str) -> str:

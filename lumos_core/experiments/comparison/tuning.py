@@ -22,14 +22,17 @@ GRID: Mapping[str, Overrides] = {
 
 FAMILIES: Mapping[str, str] = {
     "fedavg": "fedavg",
+    "fedavg-plus": "fedavg-plus",
     "confedsrs": "confedsrs",
     "centralised": "centralised",
+    "centralised-plus": "centralised-plus",
     "lumos": "lumos",
     "local": "local",
     "bag": "bag",
 }
 """Family → the variant that is tuned for it. Variants of a family are named as it or after it:
-``fedavg``, ``fedavg-start``, …"""
+``fedavg``, ``fedavg-start``, …; of two names that fit, the longer one is the family's, so that
+``fedavg-plus`` and ``lumos``, which differ in their views alone, are each tuned for themselves."""
 
 TUNING = "tuning"
 """Key of a result that is a point of the grid: the point."""
@@ -40,7 +43,7 @@ TUNED = "tuned"
 def family_of(variant: str) -> str | None:
     """The family that a variant belongs to; None if there is nothing to tune."""
     names = (name for name in FAMILIES if variant == name or variant.startswith(f"{name}-"))
-    return next(names, None)
+    return max(names, key=len, default=None)
 
 
 def representatives(names: Iterable[str]) -> dict[str, str]:

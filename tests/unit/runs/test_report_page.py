@@ -7,6 +7,7 @@ from page_histories import METRICS, history, summary
 
 from lumos_core.config import RunConfig
 from lumos_core.pages.page import Findings, Table, render
+from lumos_core.runs.attendance import ATTENDANCE, Attendance
 from lumos_core.runs.report import CENTRALISED, Row
 from lumos_core.runs.report_page import (
     MOST_ROUNDS,
@@ -71,6 +72,15 @@ def test_failures_of_nodes_are_told_with_advice() -> None:
     assert "round-timeout" in item.advice
 
 
+def test_a_refused_node_is_told_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "history.jsonl").write_text("".join(json.dumps(e) + "\n" for e in history(3)))
+    Attendance(refused={"node-9": "error 'bad-data'"}).write(tmp_path / ATTENDANCE)
+    text = write_page(tmp_path, summary(), ROWS).read_text("utf-8")
+    assert "node-9 was refused: error &#39;bad-data&#39;." in text
+    assert "lumos node check" in text
+    assert "Nothing failed" not in text
+
+
 def test_nothing_failed_is_said_as_well() -> None:
     [findings] = blocks(run_page(summary(), ROWS, history(3), {}), "failures")
     assert [i.tone for i in findings.items] == ["good"]
@@ -100,7 +110,7 @@ def test_many_nodes_and_rounds_are_folded_and_thinned() -> None:
 
 
 def test_where_each_client_is_one_user_nothing_is_shown_by_client() -> None:
-    events = history(3)
+    events = history(5, failing={"node-1": "error 'bad-data'"})
     for event in events:
         event["users"] = event.get("nodes_ok", 3)
     page = run_page(summary(), ROWS, events, {})

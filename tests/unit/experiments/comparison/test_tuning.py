@@ -24,7 +24,15 @@ def test_every_variant_that_trains_is_of_a_family() -> None:
 
 @pytest.mark.parametrize(
     ("variant", "family"),
-    [("fedavg-start", "fedavg"), ("lumos", "lumos"), ("lumosity", None), ("local", "local")],
+    [
+        ("fedavg-start", "fedavg"),
+        ("fedavg-plus", "fedavg-plus"),
+        ("fedavg-plus-no-bias", "fedavg-plus"),
+        ("fedavg-plusher", "fedavg"),
+        ("lumos", "lumos"),
+        ("lumosity", None),
+        ("local", "local"),
+    ],
 )
 def test_a_family_is_a_name_and_what_is_named_after_it(variant: str, family: str | None) -> None:
     assert tuning.family_of(variant) == family
