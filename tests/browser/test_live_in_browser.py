@@ -17,6 +17,7 @@ from lumos_core.runs.attendance import ATTENDANCE, Attendance
 from lumos_core.runs.history import HISTORY
 from lumos_core.runs.lock import only_server
 from lumos_core.runs.saved_config import CONFIG, SavedConfig
+from lumos_core.runs.series_file import SERIES, Night, SeriesFile
 
 pytestmark = pytest.mark.browser
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
@@ -149,3 +150,32 @@ def test_a_running_page_of_1000_rounds_and_200_nodes_opens_within_two_seconds(
         seconds = time.monotonic() - begin
         page.get_by_text("179 more nodes are silent as well.").wait_for()
     assert seconds < 2.0
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_series_fits_and_is_accessible(
+    browser: Any, tmp_path: Path, width: int, scheme: str
+) -> None:
+    nights = tuple(
+        Night(
+            name=f"night-{n}", begun=f"2026-03-{n:02}T02:00:00+00:00", rounds=20,
+            outcome="failed" if n % 7 == 0 else "completed", before=0.1 + n / 1000,
+            after=0.101 + n / 1000, promoted=n % 7 != 0, reason=HOSTILE if n % 7 == 0 else "",
+        )
+        for n in range(1, 29)
+    )  # fmt: skip
+    SeriesFile(timetable="every day at 02:00", nights=nights, number=28, model="night-27").write(
+        tmp_path / SERIES
+    )
+    with (
+        watching(tmp_path, "127.0.0.1", 0) as address,
+        opened(browser, address, width, scheme) as page,
+    ):
+        page.get_by_text("Live", exact=True).wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        assert page.locator("#nights tbody tr").count() == 28
+        assert page.get_by_text("night-28 failed:").count() == 1
+        assert violations(page) == []
+        assert page.complaints == []
