@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from lumos_core.errors import reason_of
 from lumos_core.safe_files import JsonFile
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ class AttendanceBook:
                 now.write(self._path)
             except OSError as error:
                 if not failed:
-                    log.warning("%s cannot be written (%s)", self._path, error.strerror)
+                    log.warning("%s cannot be written (%s)", self._path, reason_of(error))
                 failed = True
             if last:
                 return
