@@ -32,7 +32,8 @@ def keep(state: Path, node: "Node", order: "Order", trains: bool) -> None:
         OSError: the model cannot be written.
     """
     of_round = order.round - 1 if trains else order.round
-    if order.params is None or of_round < 1:  # an untrained model is useless
+    untrained = of_round < 1 and not node.config.start_model
+    if order.params is None or untrained:  # an untrained model is useless
         return
     final = not trains and order.evaluate == "test"
     catalog = node.catalog

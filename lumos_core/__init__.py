@@ -9,8 +9,8 @@ docstring what it holds and where to begin reading::
     runs/          what a run leaves in its folder         recommend/   a trained model in use
     config/        keys of a run and of a node             plugins/     parts from other packages
     flower/        everything that knows Flower            experiments/ comparisons and attacks
-    deployment/    processes, credentials, supervisors     cli/         the command line
-    pages/         what browsers show of a run
+    deployment/    processes, credentials, supervisors     serving/     recommendations over HTTP
+    pages/         what browsers show of a run             cli/         the command line
 
 Names are loaded when they are used: a node starts a process for every message.
 """

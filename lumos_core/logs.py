@@ -8,7 +8,7 @@ texts may quote paths, titles or histories; a node keeps text and traceback in i
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import IO, Any
 
@@ -21,15 +21,26 @@ PACKAGES = ("lumos_core", "server_app", "client_app")
 
 
 def configure(
-    log_format: LogFormat = "text", level: LogLevel = "info", stream: IO[str] | None = None
+    log_format: LogFormat = "text",
+    level: LogLevel = "info",
+    stream: IO[str] | None = None,
+    others: Sequence[str] = (),
 ) -> None:
-    """Send the log of LUMOS's packages to ``stream`` (standard error by default)."""
+    """Send the log of LUMOS's packages to ``stream`` (standard error by default).
+
+    Args:
+        log_format: text or json.
+        level: of LUMOS's packages.
+        stream: where to.
+        others: loggers of libraries whose warnings and errors are written in the same way, so that
+            no exception of theirs appears with its text.
+    """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
-    for name in PACKAGES:
+    for name in (*PACKAGES, *others):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
-        logger.setLevel(level.upper())
+        logger.setLevel(level.upper() if name in PACKAGES else logging.WARNING)
         logger.propagate = False
 
 

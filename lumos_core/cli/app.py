@@ -66,6 +66,11 @@ class LumosGroup(LazyGroup):
             "Recommend items to users of this node, from their local histories. Nothing is sent.",
         ),
         LazyCommand(
+            "serve",
+            "lumos_core.cli.serve:serve_command",
+            "Answer requests for recommendations from local histories. Nothing is sent elsewhere.",
+        ),
+        LazyCommand(
             "export",
             "lumos_core.cli.recommend:export_command",
             "Write a run's best model as safetensors with its sizes, metrics and catalog "

@@ -26,7 +26,6 @@ from lumos_core.cli.options import (
     RoundsOption,
     SeedOption,
     parse_settings,
-    start_key,
 )
 from lumos_core.cli.screens import results_table
 from lumos_core.deployment import admission, credentials, folders, renewal
@@ -284,6 +283,7 @@ def server_command(
     rounds: RoundsOption = None,
     method: MethodOption = None,
     seed: SeedOption = None,
+    start: FromOption = None,
     domain: Annotated[
         Literal["products", "films", "games", "news", "books", "music", "places"] | None,
         typer.Option(
@@ -292,7 +292,6 @@ def server_command(
             show_default=False,
         ),
     ] = None,
-    start: FromOption = None,
     settings: ConfigOption = None,
     bind: Annotated[
         str,
@@ -320,12 +319,10 @@ def server_command(
     """
     # these import polars and numpy, which the other commands do without
     from lumos_core.data.domains import NOUNS
-    from lumos_core.deployment.plan import server_config
+    from lumos_core.deployment.plan import server_config, server_start
     from lumos_core.deployment.server_supervisor import ServerOptions, serve
 
-    flat, for_node = parse_settings(
-        settings, rounds=rounds, method=method, seed=seed, **start_key(start)
-    )
+    flat, for_node = parse_settings(settings, rounds=rounds, method=method, seed=seed)
     if for_node:
         raise ConfigError(f"-c node.{next(iter(for_node))}: a node's keys go into its node.toml")
     if domain is not None:
@@ -333,16 +330,23 @@ def server_command(
             raise ConfigError("key 'llm-noun' is given twice, as --domain and with -c")
         flat["llm-noun"] = NOUNS[domain]
 
-    def options_of(folder_of_run: Path, changes: Mapping[str, Any]) -> ServerOptions:
+    def options_of(
+        folder_of_run: Path, model: Path | None, changes: Mapping[str, Any]
+    ) -> ServerOptions:
         kit = folders.ServerKit.read(folder)  # as it is now: nodes may have been added
         keys = {**flat, **changes}
+        config = server_config(keys, len(kit.manifest.nodes), catalog, folder_of_run)
+        config, begun = server_start(config, folder_of_run, model)
+        if begun is not None:
+            console.print(f"starts from {begun.facts.text}", markup=False, highlight=False)
         return ServerOptions(
             kit=kit,
-            config=server_config(keys, len(kit.manifest.nodes), catalog, folder_of_run),
+            config=config,
             run_dir=folder_of_run,
             state=state or folder / "state",
             bind=bind,
             control_port=control_port,
+            start=begun,
         )
 
     console = Console(soft_wrap=True)
@@ -352,9 +356,9 @@ def server_command(
                 raise ConfigError("--run-dir: every run of a series has a folder of its own")
             plan = series_options(series or folder / "series", every, at, nights, keep,
                                   series_epsilon)  # fmt: skip
-            serve_series(plan, options_of, flat, partial(_print_results, console), console)
+            serve_series(plan, options_of, flat, start, partial(_print_results, console), console)
             return
-        options = options_of(run_dir or folder / "run", {})
+        options = options_of(run_dir or folder / "run", start, {})
         summary = serve(options, console)
     except KeyboardInterrupt:
         console.print("[yellow]interrupted; every process was ended[/]")

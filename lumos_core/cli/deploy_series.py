@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from lumos_core.deployment.server_supervisor import ServerOptions
     from lumos_core.runs.summary import RunSummary
 
+OptionsOf = Callable[[Path, Path | None, Mapping[str, Any]], "ServerOptions"]
+"""The options of the server for a run's folder, the model that it starts from (None: a new one),
+and changes of its configuration."""
 _PANEL = "A run after another"
 
 EveryOption = Annotated[
@@ -81,8 +84,9 @@ def series_options(
 
 def serve_series(
     series: "SeriesOptions",
-    options_of: Callable[[Path, Mapping[str, Any]], "ServerOptions"],
+    options_of: OptionsOf,
     flat: Mapping[str, Any],
+    first: Path | None,
     show: Callable[[Path, "RunSummary"], None],
     console: Console,
 ) -> None:
@@ -90,8 +94,9 @@ def serve_series(
 
     Args:
         series: what it is.
-        options_of: the options of the server for a run's folder and changes of its configuration.
+        options_of: the options of the server for a night.
         flat: the keys of all runs.
+        first: the model that the first night starts from, if the operator named one.
         show: shows a run that has completed, and writes its report.
         console: where it is said what happens.
 
@@ -109,13 +114,12 @@ def serve_series(
     patient = {} if "start-timeout" in flat else {"start-timeout": max(seconds, 1.0)}
 
     def config_of(run_dir: Path) -> RunConfig:
-        return options_of(run_dir, {}).config
+        return options_of(run_dir, None, {}).config
 
     def night(number: int, run_dir: Path, start: Path | None) -> "RunSummary":
-        begin = {} if start is None else {"start-model": str(start.resolve())}
         # Another seed, so that nodes count each night as a run of its own.
         seed = {"seed": int(flat.get("seed", 0)) + number - 1}
-        summary = serve(options_of(run_dir, {**patient, **begin, **seed}), console)
+        summary = serve(options_of(run_dir, start or first, {**patient, **seed}), console)
         if summary.outcome == "completed":
             show(run_dir, summary)
         else:

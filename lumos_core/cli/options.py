@@ -34,13 +34,14 @@ SeedOption = Annotated[
     int | None,
     typer.Option("--seed", min=0, help="Decides everything that is random.", show_default=False),
 ]
+
 FromOption = Annotated[
     Path | None,
     typer.Option(
         "--from",
-        help="Begin with the model of a run's folder, an export or a model file, instead of with "
-        "titles. The catalog may have grown since, by items at its end.",
-        metavar="MODEL",
+        metavar="RUN|MODEL",
+        help="Start from this model instead of a new one: a run folder, an exported folder, a "
+        "node's state folder or a model file. The catalog may have grown by items at its end.",
         show_default=False,
     ),
 ]
@@ -81,11 +82,6 @@ def parse_settings(
     return with_options(run, options), node
 
 
-def start_key(start: Path | None) -> dict[str, str | None]:
-    """The option --from as a key of the run; it is a place on this machine, so it is absolute."""
-    return {"start-model": None if start is None else str(start.resolve())}
-
-
 def with_options(flat: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """``flat`` together with the keys that were given by their option (those that are not None).
 
@@ -95,8 +91,7 @@ def with_options(flat: Mapping[str, Any], options: Mapping[str, Any]) -> dict[st
     given = {key: value for key, value in options.items() if value is not None}
     for key in given:
         if key in flat:
-            option = "--from" if key == "start-model" else f"--{key}"
-            raise ConfigError(f"key '{key}' is given twice, as {option} and with -c")
+            raise ConfigError(f"key '{key}' is given twice, as --{key} and with -c")
     return {**flat, **given}
 
 

@@ -16,7 +16,6 @@ from lumos_core.cli.options import (
     SeedOption,
     SettingsOption,
     parse_settings,
-    start_key,
 )
 from lumos_core.cli.screens import results_table
 from lumos_core.cli.web import PORT, Host, Port, Web, watching
@@ -84,10 +83,10 @@ def run_command(
     rounds: RoundsOption = None,
     method: MethodOption = None,
     seed: SeedOption = None,
-    start: FromOption = None,
     settings: SettingsOption = None,
     run_dir: RunDir = None,
     resume: Resume = False,
+    start: FromOption = None,
     baselines: Baselines = True,
     web: Web = False,
     host: Host = "127.0.0.1",
@@ -100,16 +99,16 @@ def run_command(
     """
     from lumos_core.deployment.plan import plan_local  # imports polars
 
-    flat, node_settings = parse_settings(
-        settings, rounds=rounds, method=method, seed=seed, **start_key(start)
-    )
-    plan = plan_local(flat, node_settings, data, nodes, run_dir, resume)
+    flat, node_settings = parse_settings(settings, rounds=rounds, method=method, seed=seed)
+    plan = plan_local(flat, node_settings, data, nodes, run_dir, resume, start)
     local = [LocalNode(f.name, f, plan.node_settings) for f in plan.folders]
     _execute(
         "run",
         plan,
         baselines,
-        lambda on_event: deploy(plan.config, local, plan.run_dir, on_event, resume),
+        lambda on_event: deploy(
+            plan.config, local, plan.run_dir, on_event, resume, start=plan.start
+        ),
         page=watching(plan.run_dir, host, port) if web else _NO_PAGE,
     )
 
@@ -120,10 +119,10 @@ def simulate_command(
     rounds: RoundsOption = None,
     method: MethodOption = None,
     seed: SeedOption = None,
-    start: FromOption = None,
     settings: SettingsOption = None,
     run_dir: RunDir = None,
     resume: Resume = False,
+    start: FromOption = None,
     baselines: Baselines = True,
     engine: Engine = "flower",
     clients: Clients = "nodes",
@@ -131,9 +130,7 @@ def simulate_command(
     """Run the same federation without a network: virtual nodes of Flower, or one process."""
     from lumos_core.deployment.plan import plan_local  # imports polars
 
-    flat, node_settings = parse_settings(
-        settings, rounds=rounds, method=method, seed=seed, **start_key(start)
-    )
+    flat, node_settings = parse_settings(settings, rounds=rounds, method=method, seed=seed)
     if node_settings:
         raise ConfigError(
             f"-c node.{next(iter(node_settings))}: virtual nodes have no configuration of their "
@@ -144,7 +141,7 @@ def simulate_command(
             f"--clients users --engine {engine}: a virtual node for each user would take a process "
             "a message; use --engine in-process"
         )
-    plan = plan_local(flat, {}, data, nodes, run_dir, resume)
+    plan = plan_local(flat, {}, data, nodes, run_dir, resume, start)
     if clients == "users":
         check_one_user_clients(plan.config)
     names = [folder.name for folder in plan.folders]
@@ -152,12 +149,13 @@ def simulate_command(
     def federate(on_event: OnEvent) -> RunSummary:
         if engine == "flower":
             return simulate_with_flower(
-                plan.config, plan.data, len(names), plan.run_dir, on_event, resume
+                plan.config, plan.data, len(names), plan.run_dir, on_event, resume, plan.start
             )
         users = dict(zip(names, plan.sequences, strict=True))
         return simulate_here(
-            plan.config, plan.catalog, users, plan.data, plan.run_dir, on_event, resume, clients
-        )
+            plan.config, plan.catalog, users, plan.data, plan.run_dir, on_event, resume, clients,
+            plan.start,
+        )  # fmt: skip
 
     _execute("simulate", plan, baselines, federate, clients)
 
@@ -184,6 +182,8 @@ def _execute(
         f"{len(plan.catalog)} items, {plan.config.rounds} rounds; logs in {plan.run_dir / 'logs'}",
         highlight=False,
     )
+    if plan.start is not None:
+        console.print(f"starts from {plan.start.facts.text}", markup=False, highlight=False)
     stores = _stores(plan, clients)
     found = _count_views(plan, stores)
     try:

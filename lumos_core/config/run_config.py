@@ -343,11 +343,8 @@ class RunConfig(
     run_dir: str = key(
         "", "folder on the server's machine for checkpoints, history and summary", free=True
     )
-    start_model: str = key(
-        "",
-        "model on the server's machine that training starts from, instead of titles: a run's "
-        "folder, an export or a model file, of this catalog or of one that it has grown from",
-        free=True,
+    start_model: Annotated[str, Field(pattern="^([0-9a-f]{16})?$")] = key(
+        "", "digest of the model that the run starts from, which `--from` sets; empty: a new model"
     )
 
     @classmethod
@@ -399,7 +396,7 @@ class RunConfig(
 
     def without_paths(self) -> dict[str, Scalar]:
         """Flat, without the keys that name folders of one machine."""
-        return {k: v for k, v in self.to_flat().items() if k not in _PATHS}
+        return {k: v for k, v in self.to_flat().items() if k not in ("catalog", "run-dir")}
 
     @property
     def rule(self) -> str:
@@ -562,13 +559,12 @@ FREE_KEYS = frozenset(
 )
 """Keys that may change when a run is resumed: how long it runs, how many nodes it waits for, where
 its files are, how it is watched. ``min-replies`` may change in most runs, see :func:`free_keys`."""
-_PATHS = frozenset({"catalog", "run-dir", "start-model"})
 ADDED_LATER: dict[str, Scalar] = {
-    "start-model": "",
     "encoder": SASREC,
     "title-weight": 0.0,
     "item-rows": "all",
     "item-bias": "none",
+    "start-model": "",
 }
 """Keys that runs of version 0.1 do not have, with the values that correspond to those runs."""
 

@@ -29,6 +29,7 @@ from lumos_core.views.titles.shipped import seed_cache
 if TYPE_CHECKING:  # imports torch
     from lumos_core.federation.round_loop import FederationResult
     from lumos_core.federation.simulate import Clients
+    from lumos_core.federation.warm_start import Start
 
 CLIENTS = "clients"
 """Key of a run's facts about its nodes: what a client is, a node or a user."""
@@ -73,6 +74,7 @@ def deploy(
     on_event: OnEvent,
     resume: bool = False,
     restarts: int = RESTARTS,
+    start: "Start | None" = None,
 ) -> RunSummary:
     """Run a federation of one SuperLink and one SuperNode per node; end every process.
 
@@ -86,6 +88,7 @@ def deploy(
             write views.
         resume: resume the run in ``run_dir``.
         restarts: how many times in a row a SuperNode that dies is started again.
+        start: the model that a new run starts from, if it is not a new one.
 
     Returns:
         The run's summary; look at its ``outcome``.
@@ -96,7 +99,7 @@ def deploy(
     """
     # before anything starts
     settings = {node.name: node.in_run(config).to_flat() for node in nodes}
-    config = _prepare(config, run_dir, settings, resume)
+    config = _prepare(config, run_dir, settings, resume, start)
     states = [node.config().state_folder for node in nodes]
     with workplace() as place, ending_on_signals(), Children(run_dir / "logs") as children:
         control, fleet_port = commands.free_ports(2)
@@ -119,6 +122,7 @@ def simulate_with_flower(
     run_dir: Path,
     on_event: OnEvent,
     resume: bool = False,
+    start: "Start | None" = None,
 ) -> RunSummary:
     """Run a federation of virtual nodes under Flower's simulation engine.
 
@@ -129,6 +133,7 @@ def simulate_with_flower(
         run_dir: a folder without a run in it, unless ``resume``.
         on_event: called with every event of the history.
         resume: resume the run in ``run_dir``.
+        start: see :func:`deploy`.
 
     Returns:
         The run's summary; look at its ``outcome``.
@@ -138,7 +143,7 @@ def simulate_with_flower(
         ConfigError: the run to resume is another one, or Ray is not installed.
     """
     require_extra("ray", "simulation", "Flower's simulation engine")
-    config = _prepare(config, run_dir, {"nodes": nodes, "data": str(data)}, resume)
+    config = _prepare(config, run_dir, {"nodes": nodes, "data": str(data)}, resume, start)
     states = [NodeConfig(data=str(data / f"node-{n}")).state_folder for n in range(nodes)]
     with workplace() as place, ending_on_signals(), Children(run_dir / "logs") as children:
         [control] = commands.free_ports(1)
@@ -165,6 +170,7 @@ def simulate_here(
     on_event: OnEvent,
     resume: bool = False,
     clients: "Clients" = "nodes",
+    start: "Start | None" = None,
 ) -> RunSummary:
     """Run a federation in this process: no server, no messages, the same nodes and round loop.
 
@@ -176,6 +182,7 @@ def simulate_here(
         on_event: see :func:`deploy`.
         resume: resume the run in ``run_dir``.
         clients: "users" makes a client of each user; their views are in one store.
+        start: see :func:`deploy`.
 
     Returns:
         The run's summary; look at its ``outcome``.
@@ -186,6 +193,7 @@ def simulate_here(
     """
     from lumos_core.federation.recorded import recorded  # imports torch
     from lumos_core.federation.simulate import POPULATION, prepared_views, simulate
+    from lumos_core.federation.warm_start import START_MODEL
     from lumos_core.flower.cryptography import FLOWER
 
     facts = {"nodes": len(users), "data": str(data), CLIENTS: clients}
@@ -194,7 +202,7 @@ def simulate_here(
             f"{run_dir}: the run there has --clients {before}, found --clients {clients}; resume "
             "it as it was begun, or begin another run with --run-dir"
         )
-    config = _prepare(config, run_dir, facts, resume)
+    config = _prepare(config, run_dir, facts, resume, start)
     one_user = clients == "users"
     parts = {POPULATION: Sequences.concat(list(users.values()))} if one_user else users
     views_of = prepared_views(
@@ -209,13 +217,20 @@ def simulate_here(
         return simulate(
             config, catalog, users, clients=clients, views_of=views_of, run_dir=run_dir,
             resume=True, on_event=both, primitives=FLOWER if config.secure_aggregation else None,
+            start=run_dir / START_MODEL if config.start_model else None,
         )  # fmt: skip
 
     return recorded(config, run_dir, federate)
 
 
 # ---------------------------------------------------------------- start
-def _prepare(config: RunConfig, run_dir: Path, nodes: Mapping[str, Any], resume: bool) -> RunConfig:
+def _prepare(
+    config: RunConfig,
+    run_dir: Path,
+    nodes: Mapping[str, Any],
+    resume: bool,
+    start: "Start | None",
+) -> RunConfig:
     """Prepare the run's folder; returns the final configuration.
 
     Raises:
@@ -233,6 +248,8 @@ def _prepare(config: RunConfig, run_dir: Path, nodes: Mapping[str, Any], resume:
     if resume:
         check_same_run(run_dir, config)
         (run_dir / SUMMARY).unlink(missing_ok=True)  # of the run before it was resumed
+    if start is not None:
+        start.keep(run_dir)  # before the configuration, which says that it is there
     write_config(run_dir, config, nodes)
     seed_cache(default_cache())  # from here, as Flower sends nodes only the code of the apps
     return config

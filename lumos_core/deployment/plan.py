@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lumos_core.config import NodeConfig, RunConfig, load_plugins
 from lumos_core.data import Catalog, Sequences
@@ -20,6 +20,9 @@ from lumos_core.runs.folder import check_catalog, check_same_run, read_config
 from lumos_core.runs.observers import check_tracker
 from lumos_core.runs.saved_config import CONFIG
 
+if TYPE_CHECKING:  # imports torch
+    from lumos_core.federation.warm_start import Start
+
 DEFAULT_NODES = 3
 START_TIMEOUT = 86_400.0  # seconds; other people may start their nodes a day later
 
@@ -34,6 +37,7 @@ class LocalPlan:
         data: the prepared folder.
         folders: the nodes' folders in it.
         sequences: the nodes' histories.
+        start: the model that a new run starts from, if it is not a new one.
     """
 
     config: RunConfig
@@ -43,6 +47,7 @@ class LocalPlan:
     folders: list[Path]
     catalog: Catalog
     sequences: list[Sequences]
+    start: "Start | None" = None
 
 
 def plan_local(
@@ -52,6 +57,7 @@ def plan_local(
     nodes: int | None,
     run_dir: Path | None,
     resume: bool,
+    start: Path | None = None,
 ) -> LocalPlan:
     """Check configuration and data.
 
@@ -62,11 +68,14 @@ def plan_local(
         nodes: number of nodes, if the user gave it.
         run_dir: the run's folder; None for a new one.
         resume: resume the run in ``run_dir``.
+        start: place of the model to start from, if the user gave it.
 
     Raises:
         ConfigError, DataError: something is wrong with configuration or data.
+        ModelError: there is no usable model to start from.
     """
     fast_polling.poll_seconds()
+    saved = None
     if resume:
         saved = _saved_config(run_dir)
         flat = {**saved.to_flat(), **flat}
@@ -94,11 +103,11 @@ def plan_local(
     if resume:
         check_same_run(run_dir, config)  # before the baselines are started
     catalog, sequences = load_prepared(data)
+    config, begun = _started(config, catalog, run_dir, start, saved)
     if resume:
         check_catalog(run_dir, catalog, Path(config.catalog))
-    _check_start(config, catalog, run_dir)
     folders = node_folders(data)
-    return LocalPlan(config, node_settings, run_dir, data, folders, catalog, sequences)
+    return LocalPlan(config, node_settings, run_dir, data, folders, catalog, sequences, begun)
 
 
 def _saved_config(run_dir: Path | None) -> RunConfig:
@@ -149,19 +158,31 @@ def server_config(flat: Mapping[str, Any], nodes: int, catalog: Path, run_dir: P
         check_catalog(run_dir, public, catalog)
         known |= _needed_before(saved, nodes, given="min-replies" in flat)
         known["llm-noun"] = saved.llm_noun
+        known["start-model"] = saved.start_model
     flat = {**known, **flat, "catalog": str(catalog.resolve())}
     config = for_nodes(flat, nodes)
     _check_parts(config)
-    _check_start(config, public, run_dir)
     return config
 
 
-def _check_start(config: RunConfig, catalog: Catalog, run_dir: Path) -> None:
-    """Check the model that the run is to begin with."""
-    if config.start_model:
-        from lumos_core.federation.warm_start import check_start  # imports torch
+def server_start(
+    config: RunConfig, run_dir: Path, place: Path | None
+) -> "tuple[RunConfig, Start | None]":
+    """The configuration of a deployed run with its start, and the model to start from if the run is
+    a new one that does not start with a new model.
 
-        check_start(config, catalog, run_dir)
+    Args:
+        config: of :func:`server_config`.
+        run_dir: the run's folder.
+        place: the model to start from, if the operator named one.
+
+    Raises:
+        ConfigError: the model has another shape, or the run there began with another model.
+        ModelError: there is no usable model.
+    """
+    return _started(
+        config, Catalog.read(Path(config.catalog)), run_dir, place, read_config(run_dir)
+    )
 
 
 def _needed_before(saved: RunConfig, nodes: int, given: bool) -> dict[str, Any]:
@@ -196,6 +217,17 @@ def _needed_before(saved: RunConfig, nodes: int, given: bool) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------- both
+def _started(
+    config: RunConfig, catalog: Catalog, run_dir: Path, place: Path | None, saved: RunConfig | None
+) -> "tuple[RunConfig, Start | None]":
+    """As :func:`~lumos_core.federation.warm_start.with_start`, which imports torch."""
+    if place is None and not config.start_model:
+        return config, None
+    from lumos_core.federation.warm_start import with_start
+
+    return with_start(config, catalog, run_dir, place, saved)
+
+
 def _keys_of(folder: Path | None) -> dict[str, Any]:
     """Keys of a run that follow from prepared data, where the user does not give them."""
     noun = prepared_noun(folder) if folder else None

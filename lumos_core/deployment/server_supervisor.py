@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -55,6 +56,9 @@ from lumos_core.runs.summary import SUMMARY, RunSummary
 from lumos_core.views.llm.find import default_cache
 from lumos_core.views.titles.shipped import seed_cache
 
+if TYPE_CHECKING:  # imports torch
+    from lumos_core.federation.warm_start import Start
+
 _SERVER_APP = "flwr-serverapp"
 _ORPHAN_SECONDS = 0.5  # for what cannot reach its SuperLink any more to end by itself
 _EXECUTOR_STARTS = 3  # of a SuperExec without progress of the run; then the SuperLink as well
@@ -75,6 +79,7 @@ class ServerOptions:
         state: folder of the SuperLink's database.
         bind: address of the interface that the fleet port listens on.
         control_port: loopback port; 0 for any free one.
+        start: the model that a new run starts from, if it is not a new one.
     """
 
     kit: ServerKit
@@ -83,6 +88,7 @@ class ServerOptions:
     state: Path
     bind: str
     control_port: int
+    start: "Start | None" = None
 
 
 def serve(options: ServerOptions, console: Console) -> RunSummary:
@@ -110,6 +116,8 @@ def serve(options: ServerOptions, console: Console) -> RunSummary:
         open_folder(options.state, "server state")
         # From here on no other server uses these folders, so files may be changed.
         (options.run_dir / SUMMARY).unlink(missing_ok=True)  # of the run before it was resumed
+        if options.start is not None:
+            options.start.keep(options.run_dir)  # before the configuration, which says it is there
         write_config(options.run_dir, config, {n: {} for n in options.kit.manifest.nodes})
         seed_cache(default_cache())  # from here, as Flower sends only the code of the apps
         stack.enter_context(ending_on_signals())

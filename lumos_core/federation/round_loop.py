@@ -144,6 +144,7 @@ class Federation:
         run_dir: Path | None,
         history: History,
         primitives: Primitives | None = None,
+        started: Event | None = None,
         on_refused: OnRefused = lambda refused: None,
     ) -> None:
         self.config, self.transport = config, transport
@@ -158,7 +159,11 @@ class Federation:
             if primitives is None:
                 raise ConfigError("secure-aggregation = true: this kind of run has no cryptography")
             self.secure = SecureExchange(config, transport, primitives)
-        self._early: list[Event] | None = []  # events before the first checkpoint
+        known = [event["event"] for event in history.events]
+        # events before the first checkpoint
+        self._early: list[Event] | None = (
+            [started] if started and started["event"] not in known else []
+        )
         expected = {"catalog": self.progress.catalog, "shape": self.progress.shape}
         self.members = Membership(transport, expected, self._note_versions, on_refused)
 
@@ -519,6 +524,7 @@ def run_federation(
     resume: bool = False,
     primitives: Primitives | None = None,
     known_as: KnownAs = never,
+    started: Event | None = None,
     on_refused: OnRefused = lambda refused: None,
 ) -> FederationResult:
     """Run rounds until there have been ``config.rounds``.
@@ -535,6 +541,7 @@ def run_federation(
         primitives: the cryptography of ``secure-aggregation``.
         known_as: whether a fingerprint in the files of the run to resume is another valid one of
             the run's catalog (see :meth:`~lumos_core.data.catalog.Catalog.is_known_as`).
+        started: the event that says where ``initial`` is from, if it was trained before.
         on_refused: called with the nodes that are refused at the moment, and why.
 
     Returns:
@@ -550,4 +557,6 @@ def run_federation(
     progress = RunProgress(0, -1, 0.0, 0, catalog_fingerprint, shape.fingerprint, config.to_flat())
     start = starting_point(run_dir, Checkpoint(initial, {}, progress), resume, known_as)
     history = History(run_dir / HISTORY if run_dir else None, on_event, start.events)
-    return Federation(config, transport, start, run_dir, history, primitives, on_refused).run()
+    return Federation(
+        config, transport, start, run_dir, history, primitives, started, on_refused
+    ).run()

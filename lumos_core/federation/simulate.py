@@ -24,7 +24,8 @@ from lumos_core.federation.node import Node
 from lumos_core.federation.one_user_clients import check_one_user_clients
 from lumos_core.federation.population import Population
 from lumos_core.federation.round_loop import FederationResult, run_federation
-from lumos_core.federation.warm_start import start_params
+from lumos_core.federation.warm_start import Start
+from lumos_core.learning.title_start import initial_params
 from lumos_core.privacy.secure_aggregation.primitives import Primitives
 from lumos_core.runs.history import OnEvent
 from lumos_core.views.build import BuildProgress
@@ -53,6 +54,7 @@ def simulate(
     resume: bool = False,
     on_event: OnEvent | None = None,
     primitives: Primitives | None = None,
+    start: Path | str | None = None,
 ) -> FederationResult:
     """Run a federation whose nodes all live in this process.
 
@@ -71,15 +73,17 @@ def simulate(
         resume: continue the run in ``run_dir`` if there is one.
         on_event: called with every event of the history.
         primitives: the cryptography of ``secure-aggregation``.
+        start: run folder, exported folder or model file with the model to start from, in the place
+            of a new one.
 
     Returns:
         The result: parameters of the best round, its metrics on validation and test targets.
 
     Raises:
         ConfigError: no node is given, or ``run_dir`` holds another run, or one-user clients cannot
-            train as the configuration says.
+            train as the configuration says, or the model to start from has another shape.
         DataError: a node has no users.
-        ModelError: the language model cannot be found.
+        ModelError: the language model cannot be found, or there is no usable model to start from.
 
     Three shops, 24 items, two rounds without views:
 
@@ -103,6 +107,8 @@ def simulate(
     for name, sequences in shops.items():
         if not len(sequences):
             raise DataError(f"node {name!r}: has no users; leave it out")
+    begun = None if start is None else Start.read(Path(start), config, catalog)
+    config = begun.applied(config) if begun else config
     everyone = Sequences.concat(list(shops.values())) if clients == "users" else None
     count = len(shops) if everyone is None else len(everyone)
     config = config.replace(
@@ -129,12 +135,13 @@ def simulate(
             config,
             transport,
             catalog.fingerprint,
-            start_params(config, catalog, run_dir if resume else None),
+            begun.params if begun else initial_params(config, catalog),
             run_dir=run_dir,
             on_event=on_event,
             resume=resume,
             primitives=primitives,
             known_as=catalog.is_known_as,
+            started=begun.facts.event() if begun else None,
         )
 
 

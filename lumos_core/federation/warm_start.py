@@ -1,143 +1,229 @@
-"""What a run begins with: the start from titles, or the model of an earlier run (``start-model``).
+"""Starting a run from a model that was trained before, in the place of a new one.
 
-The catalog may have grown since that model was trained, by items at its end. Their embeddings are
-weighted means of those of the five items with the nearest titles, and so are their biases: what is
-known of a thing that nobody has met yet is what it is like. Anything that gives another number to
-an item that the model knows is refused, because rows of the model would then mean other items.
+The model is read and checked before anything starts, and copied into the run's folder, because its
+source may change: a node's newest model does so every round. The run's configuration holds its
+digest (``start-model``). So a resumed run finds the model that it began with, another start is
+another run, and a run with the same settings as last night's is a different one for the nodes too::
+
+    RUN_DIR/start.safetensors    the model, with its card
+    RUN_DIR/start.json           where it is from
+
+The catalog may have grown since the model was trained, by items at its end
+(:mod:`lumos_core.federation.grown_catalog`); the copy has rows for them.
+
+Only parameters are taken over. The server's optimiser begins at rest, and whatever decides how the
+run trains is its own configuration.
 """
 
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from lumos_core.config import RunConfig
-from lumos_core.data.catalog import Catalog, differing_versions, short_fingerprint
-from lumos_core.errors import ModelError
-from lumos_core.learning.parameters import ITEM_BIAS, ITEM_TABLE, ModelShape, Params
+from lumos_core.data.catalog import Catalog
+from lumos_core.errors import ConfigError, LumosError, ModelError
+from lumos_core.federation.grown_catalog import model_for
+from lumos_core.learning.model import build_model, get_params, set_params
+from lumos_core.learning.parameters import ModelShape, Params
 from lumos_core.learning.title_start import initial_params
-from lumos_core.recommend.model_files import ModelCard, read_whole
-from lumos_core.runs.checkpoint import LATEST
-from lumos_core.views.titles.vectors import tfidf_title_vectors
+from lumos_core.recommend.model_files import ModelCard, read_whole, save_model
+from lumos_core.runs.history import WARM_START, Event, utc_now
+from lumos_core.safe_files import JsonFile
 
-NEIGHBOURS = 5
-"""Items whose rows a new item's row is made of."""
-_SHARPNESS = 3  # power of the cosine in the weights
-_BLOCK = 1024  # new items at a time, so that no matrix of all pairs is made
+START_MODEL, START_FACTS = "start.safetensors", "start.json"
+"""Their names in a run's folder."""
 
 
-def start_params(config: RunConfig, catalog: Catalog, run_dir: Path | None = None) -> Params:
-    """Parameters of round 0.
+class StartFacts(JsonFile):
+    """Where the model is from.
+
+    Attributes:
+        source: the place that was named, absolute.
+        digest: of its parameters.
+        round: rounds of training that led to it, in its own run.
+        final: whether it is the best model of a run that completed.
+    """
+
+    failure: ClassVar[type[LumosError]] = ModelError
+    repair: ClassVar[str] = "restore the file, or begin another run with another --run-dir"
+
+    source: str
+    digest: str
+    round: int
+    final: bool
+
+    @property
+    def text(self) -> str:
+        kind = "the best model of a finished run" if self.final else "the model of a run"
+        return f"{kind} ({self.source}, round {self.round}, {self.digest})"
+
+    def event(self) -> Event:
+        """The line of the history."""
+        return {
+            "event": WARM_START, "round": 0, "time": utc_now(), "from": self.source,
+            "model": self.digest, "of_round": self.round,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model that a run can start from; it fits the run.
+
+    Attributes:
+        params: in the order of the model.
+        card: of the model.
+        facts: where it is from.
+    """
+
+    params: Params
+    card: ModelCard
+    facts: StartFacts
+
+    @classmethod
+    def read(cls, place: Path, config: RunConfig, catalog: Catalog) -> "Start":
+        """The model at a place, for a run.
+
+        Args:
+            place: a run folder, an exported folder, a node's state folder or a model file.
+            config: of the run.
+            catalog: of the run.
+
+        Raises:
+            ModelError: there is no usable model, or the catalog has not grown from the model's.
+            ConfigError: it has another shape than the run's.
+        """
+        arrays, card = read_whole(place)
+        _check_shape(place, card.model_shape, ModelShape.of(config, len(catalog)))
+        arrays, card = model_for(place, arrays, card, catalog)
+        model = build_model(card.model_shape)
+        set_params(model, arrays)
+        params = get_params(model)
+        found = StartFacts(
+            source=str(place.resolve()), digest=digest(params), round=card.round, final=card.final
+        )
+        known = None
+        if place.name == START_MODEL:  # a copy, beside which it says where it is from
+            known = StartFacts.read_if_sound(place.with_name(START_FACTS))
+        return cls(params, card, known if known and known.digest == found.digest else found)
+
+    def applied(self, config: RunConfig) -> RunConfig:
+        """The configuration of a run that starts from this model."""
+        return config.replace(start_model=self.facts.digest)
+
+    def keep(self, run_dir: Path) -> None:
+        """Copy the model into the folder of the run, unless it is there."""
+        facts = StartFacts.read_if_sound(run_dir / START_FACTS)
+        if facts is None or facts.digest != self.facts.digest:
+            save_model(run_dir / START_MODEL, self.params, self.card)
+            self.facts.write(run_dir / START_FACTS)
+
+
+def digest(params: Mapping[str, np.ndarray]) -> str:
+    """16 hex digits that are equal for equal parameters only, in whatever file they are."""
+    found = hashlib.sha256()
+    for name in sorted(params):
+        array = np.ascontiguousarray(params[name])
+        found.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()[:16]
+
+
+def with_start(
+    config: RunConfig, catalog: Catalog, run_dir: Path, place: Path | None, saved: RunConfig | None
+) -> tuple[RunConfig, Start | None]:
+    """The configuration of a run with its start, before anything is written.
+
+    Args:
+        config: as the user wants it.
+        catalog: of the run.
+        run_dir: folder of the run.
+        place: the model that the user named; None: none, or that of the run to resume.
+        saved: the configuration of the run that is in the folder and resumed, if there is one.
+
+    Returns:
+        The configuration, and the model if there is one to copy into the folder.
+
+    Raises:
+        ConfigError: ``start-model`` is given by hand; the run in the folder began with another
+            model; the model does not fit the configuration.
+        ModelError: there is no usable model.
+    """
+    if config.start_model and (saved is None or config.start_model != saved.start_model):
+        raise ConfigError("key 'start-model' is a digest that --from sets; give --from instead")
+    if saved is not None:
+        if place is not None:
+            _check_same_start(run_dir, place, saved, catalog)
+        return config.replace(start_model=saved.start_model), None
+    if place is None:
+        return config, None
+    start = Start.read(place, config, catalog)
+    return start.applied(config), start
+
+
+def first_params(
+    config: RunConfig, catalog: Catalog, run_dir: Path
+) -> tuple[Params, StartFacts | None]:
+    """The parameters of round 0, and where they are from if they are not new.
 
     Args:
         config: of the run.
-        catalog: its catalog.
-        run_dir: the run's folder. A run that has a checkpoint there goes on from it, so that its
-            start model may be gone.
+        catalog: of the run.
+        run_dir: its folder, which holds the model to start from.
 
     Raises:
-        ModelError: the start model is missing or damaged, has another shape than the run asks for,
-            or is of a catalog that this one has not grown from.
+        ModelError: the model to start from is missing, damaged, or another one.
     """
-    resumed = run_dir is not None and (run_dir / LATEST).exists()
-    if not config.start_model or resumed:
-        return initial_params(config, catalog)
-    params, known = _checked(config, catalog)
-    return grown(params, known, catalog)
+    if not config.start_model:
+        return initial_params(config, catalog), None
+    path = run_dir / START_MODEL
+    start = Start.read(path, config, catalog)
+    if start.facts.digest != config.start_model:
+        raise ModelError(
+            f"{path}: has digest {start.facts.digest}, but the run began with "
+            f"{config.start_model}; {StartFacts.repair}"
+        )
+    return start.params, start.facts
 
 
-def check_start(config: RunConfig, catalog: Catalog, run_dir: Path) -> None:
-    """Check the start model before any process of the run starts.
-
-    Raises:
-        ModelError: see :func:`start_params`.
-    """
-    if config.start_model and not (run_dir / LATEST).exists():
-        _checked(config, catalog)
-
-
-def _checked(config: RunConfig, catalog: Catalog) -> tuple[Params, int]:
-    """The start model's parameters and its number of items."""
-    place = Path(config.start_model)
-    params, card = read_whole(place)
-    _check_shape(place, card, config)
-    _check_grown(place, card, catalog)
-    return params, card.shape.num_items
-
-
-def grown(params: Params, known: int, catalog: Catalog) -> Params:
-    """A model with rows for the items by which its catalog has grown.
-
-    Args:
-        params: of a model of the first ``known`` items.
-        known: M, their number.
-        catalog: N items, of which the first M are the model's.
-
-    Returns:
-        The same parameters, with the item table [1 + N, D] and, if there are any, biases [1 + N].
-    """
-    if known == len(catalog):
-        return params
-    vectors = tfidf_title_vectors(catalog)  # [N, H], rows of length 1 or 0
-    near, weights = _neighbours(vectors[:known], vectors[known:])
-    longer = dict(params)
-    for name in (ITEM_TABLE, ITEM_BIAS):
-        if name in params:
-            rows = params[name][1:][near]  # [N - M, K] or [N - M, K, D]
-            shares = weights.reshape(weights.shape + (1,) * (rows.ndim - 2))
-            new = (rows * shares).sum(axis=1).astype(params[name].dtype)
-            longer[name] = np.concatenate([params[name], new])
-    return longer
-
-
-def _neighbours(
-    known: npt.NDArray[np.float32], new: npt.NDArray[np.float32]
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-    """For each new title, the nearest known ones and their weights, which sum up to 1; equal
-    weights where nothing is alike.
-
-    Args:
-        known: float32 [M, H].
-        new: float32 [L, H].
-
-    Returns:
-        Indices [L, K] and weights [L, K].
-    """
-    count = min(NEIGHBOURS, len(known))
-    indices = np.empty((len(new), count), dtype=np.intp)
-    weights = np.empty((len(new), count))
-    for first in range(0, len(new), _BLOCK):
-        part = slice(first, first + _BLOCK)
-        cosines = new[part] @ known.T
-        nearest = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
-        indices[part] = nearest
-        alike = np.take_along_axis(cosines, nearest, axis=1).astype(np.float64)
-        weights[part] = alike.clip(1e-3) ** _SHARPNESS
-    return indices, weights / weights.sum(axis=1, keepdims=True)
-
-
-def _check_shape(place: Path, card: ModelCard, config: RunConfig) -> None:
-    """Check that the run trains models of this shape."""
-    theirs = card.model_shape.to_dict()
-    ours = ModelShape.of(config, card.shape.num_items).to_dict()
-    for name in sorted(theirs.keys() | ours.keys()):
-        if theirs.get(name) != ours.get(name):
-            raise ModelError(
-                f"{place}: its model has {name.replace('_', '-')} = {theirs.get(name, 'default')}, "
-                f"but the run asks for {ours.get(name, 'default')}; begin with a model of the same "
-                "shape, or leave --from out"
+def _check_shape(place: Path, found: ModelShape, wanted: ModelShape) -> None:
+    ours, theirs = wanted.to_dict(), found.to_dict()
+    for name in ("encoder", "dim", "layers", "heads", "max_len", "item_bias"):
+        if getattr(found, name) != getattr(wanted, name):
+            value = theirs.get(name, getattr(found, name))
+            mine = ours.get(name, getattr(wanted, name))
+            key = name.replace("_", "-")
+            raise ConfigError(
+                f"--from {place}: its model has {key} = {_shown(value)}, the run has "
+                f"{_shown(mine)}; give {_option(key, value)}, or start without --from"
             )
 
 
-def _check_grown(place: Path, card: ModelCard, catalog: Catalog) -> None:
-    """Check that the model's items are the first ones of the catalog."""
-    if catalog.extends(card.shape.num_items, card.catalog):
+def _option(key: str, value: object) -> str:
+    if key == "item-bias":
+        return f"-c item-bias={'learned' if value else 'none'}"
+    return f"-c {key}={value}"
+
+
+def _shown(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _check_same_start(run_dir: Path, place: Path, saved: RunConfig, catalog: Catalog) -> None:
+    """Refuse another start for a run that has begun. The source may have changed since then."""
+    if not saved.start_model:
+        raise ConfigError(
+            f"--from {place}: the run in {run_dir} began with a new model; resume it without "
+            "--from, or begin another run with another --run-dir"
+        )
+    facts = StartFacts.read(run_dir / START_FACTS)
+    if facts.source == str(place.resolve()):
         return
-    theirs, ours = card.catalog, catalog.fingerprint
-    raise ModelError(
-        f"{place}: its catalog ({card.shape.num_items} items, fingerprint "
-        f"{short_fingerprint(theirs)}…) is not the beginning of this one ({len(catalog)} items, "
-        f"{short_fingerprint(ours)}…): its rows would mean other items. A catalog may grow by "
-        "items at its end; ids and titles before them must stay as they were"
-        f"{differing_versions(theirs, ours)}"
-    )
+    if Start.read(place, saved, catalog).facts.digest != saved.start_model:
+        raise ConfigError(
+            f"--from {place}: the run in {run_dir} began with {facts.text}; resume it without "
+            "--from, or begin another run with another --run-dir"
+        )

@@ -38,7 +38,7 @@ LOOPBACK = "127.0.0.1"
 CONNECTION = "lumos"  # name of the SuperLink connection in Flower's own configuration
 APP_PACKAGES = ("lumos_core", "client_app", "server_app")
 # Left out of the app: no ServerApp or ClientApp needs it.
-_NOT_SENT = {"cli", "deployment", "experiments", "__pycache__"}
+_NOT_SENT = {"cli", "deployment", "experiments", "serving", "__pycache__"}
 
 _SWITCHES = {
     "FLWR_TELEMETRY_ENABLED": "0",

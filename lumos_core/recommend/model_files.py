@@ -163,6 +163,13 @@ def model_file_at(place: Path) -> Path:
     )
 
 
+def model_files_at(place: Path) -> tuple[Path, ...]:
+    """Every file that decides what :func:`model_file_at` finds and :func:`load_model` checks, in
+    place or not: a model has changed if one of them has."""
+    names = (MODEL_FILE, BEST, KEPT_FINAL, KEPT_LATEST, CONFIG_FILE)
+    return (place,) if place.is_file() else tuple(place / name for name in names)
+
+
 def kept_model(state: Path, catalog: Catalog) -> Path:
     """The model that a node with this state folder should use: the last final model, or the last
     received one if only that is for its catalog. If neither is, :func:`load_model` refuses it.
@@ -234,14 +241,21 @@ def load_model(place: Path | str, catalog: Catalog, device: "torch.device | str"
     >>> model.shape.num_items, model.training
     (4, False)
     """
-    path = model_file_at(Path(place))
+    return load_with_card(Path(place), catalog, device)[0]
+
+
+def load_with_card(
+    place: Path, catalog: Catalog, device: "torch.device | str" = "cpu"
+) -> tuple[SASRec, ModelCard]:
+    """:func:`load_model`, and the model's card."""
+    path = model_file_at(place)
     params, card = read_model(path)
     _check_catalog(path, card, catalog)
     _check_whole(path, params, card)
     model = build_model(card.model_shape)
     set_params(model, params)
     model.title_weight = card.title_weight
-    return model.to(device).eval()
+    return model.to(device).eval(), card
 
 
 def read_whole(place: Path | str) -> tuple[Params, ModelCard]:

@@ -121,16 +121,17 @@ class Recommender:
         with torch.inference_mode():  # float [N + 1, D] of length 1; a zero vector stays zero
             self._directions = F.normalize(model.items.weight, dim=-1).cpu()
 
-    def for_user(self, history: History) -> list[Recommendation]:
+    def for_user(self, history: History, top: int | None = None) -> list[Recommendation]:
         """At most K recommendations with titles.
 
         Args:
             history: items 1..N in the order of time, at least one.
+            top: K, if it is another one for this user.
 
         Raises:
             DataError: the history is empty.
         """
-        ranked = self.rank([history])
+        ranked = self.rank([history], top)
         return [
             Recommendation(
                 rank,
@@ -151,8 +152,12 @@ class Recommender:
             if item
         ]
 
-    def rank(self, histories: Sequence[History]) -> Ranked:
+    def rank(self, histories: Sequence[History], top: int | None = None) -> Ranked:
         """Rank for a few users at once; see :meth:`batches` for many.
+
+        Args:
+            histories: items 1..N in the order of time.
+            top: K, if it is another one for these users; at least 1.
 
         Raises:
             DataError: a history is empty or holds an index outside the catalog.
@@ -169,7 +174,8 @@ class Recommender:
                 scores[
                     torch.from_numpy(rows), torch.from_numpy(np.concatenate(arrays) - 1)
                 ] = -torch.inf
-            best, columns = top_columns(scores, self.top)
+            wanted = self.top if top is None else min(top, len(self.catalog))
+            best, columns = top_columns(scores, wanted)
             items = torch.where(best > -torch.inf, columns + 1, 0)
             near, cosines = self._reasons(arrays, items)
         return Ranked(

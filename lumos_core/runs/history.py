@@ -5,6 +5,7 @@
 ``{"event": "failed-round", "round": r, …}`` too few valid replies; the model stayed as it was
 ``{"event": "views", "node": n, …}``         before round 1: how far a node is with its views
 ``{"event": "views-ready", …}``              the end of this phase: which nodes are done or not done
+``{"event": "warm-start", …}``              the run began with a trained model, and with which
 ``{"event": "versions", "node": n, …}``      a node's LUMOS, Flower … differ from the server's
 ``{"event": "asked", "round": r, …}``        with differential privacy: nodes about to be asked
 
@@ -29,6 +30,8 @@ from lumos_core.safe_files import write_atomically
 HISTORY = "history.jsonl"
 """Its name in a run folder."""
 
+WARM_START = "warm-start"
+"""Event: the run began with a model that was trained before."""
 VERSIONS = "versions"
 """Event: the versions of a node that differ from the server's, or that no longer do."""
 Event = dict[str, Any]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lumos_core.runs.history import read_history
+from lumos_core.runs.history import HISTORY, WARM_START, read_history
 from lumos_core.runs.summary import RunSummary
 from lumos_core.runs.view_coverage import NOT_COMPLETE
 from lumos_core.safe_files import write_atomically
@@ -46,6 +46,7 @@ def write_report(run_dir: Path, summary: RunSummary, rows: list[Row]) -> Path:
         f"{summary.rounds} rounds in {summary.seconds:.0f} s; the model of round "
         f"{summary.best_round} was best on validation. "
         f"{summary.bytes_up:,} bytes went up, {summary.bytes_down:,} down.",
+        *_start(run_dir),
         *_privacy(summary),
         *_views(summary),
         "",
@@ -57,6 +58,15 @@ def write_report(run_dir: Path, summary: RunSummary, rows: list[Row]) -> Path:
     path = run_dir / "report.md"
     write_atomically(path, "\n".join(lines).encode())
     return path
+
+
+def _start(run_dir: Path) -> list[str]:
+    """Where the run's first model is from, if it was trained before."""
+    found = (e for e in read_history(run_dir / HISTORY) if e["event"] == WARM_START)
+    return [
+        f"It began with the model of round {e['of_round']} of {e['from']} (digest {e['model']})."
+        for e in found
+    ]
 
 
 def _privacy(summary: RunSummary) -> list[str]:
@@ -77,7 +87,7 @@ def federated_row(summary: RunSummary) -> Row:
 
 
 def _rounds(run_dir: Path) -> list[list[str]]:
-    events = list(read_history(run_dir / "history.jsonl"))
+    events = list(read_history(run_dir / HISTORY))
     validation = {
         e["round"]: e for e in events if e["event"] == "evaluation" and e["split"] == "validation"
     }

@@ -15,6 +15,7 @@ from deployment_support import LUMOS, leftovers, named, wait_for, write_prepared
 from hosts_support import settings
 
 from lumos_core import Catalog, RunConfig, load_model
+from lumos_core.federation.warm_start import START_FACTS, StartFacts
 from lumos_core.flower import commands
 from lumos_core.runs.folder import read_config
 from lumos_core.runs.history import read_history
@@ -130,9 +131,9 @@ def test_three_nights_on_a_timetable(shop: Shop) -> None:
     seeds = [_config(shop, n.name).seed for n in done.nights]
     assert seeds == [0, 1, 2]
     for before, after in zip(done.nights, done.nights[1:], strict=False):
-        config = _config(shop, after.name)
         in_use = [n.name for n in done.nights if n.promoted and n.name <= before.name][-1]
-        assert Path(config.start_model).name == in_use
+        facts = StartFacts.read(shop.series / "runs" / after.name / START_FACTS)
+        assert Path(facts.source).name == in_use
     assert (shop.series / "current" / "report.md").stat().st_size > 0
     status = json.loads(shop.lumos("status", str(shop.series), "--json"))
     assert status["model"] == done.model

@@ -140,7 +140,7 @@ def test_the_page_of_commands_is_as_if_all_were_imported(
 
 
 def test_lumos_completes_and_corrects_names_and_options() -> None:
-    assert completed(app, "lumos s") == ["simulate", "status"]
+    assert completed(app, "lumos s") == ["simulate", "serve", "status"]
     assert completed(app, "lumos deploy in") == ["init"]
     assert completed(app, "lumos node start --s") == ["--state", "--superlink"]
     assert completed(app, "lumos prepare --format m") == ["mind"]

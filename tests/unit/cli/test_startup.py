@@ -17,6 +17,7 @@ HEAVY = ("torch", "flwr", "transformers", "ray", "polars", "scipy", "sklearn", "
 
 COMMANDS = [
     "", "prepare", "run", "simulate", "train-central", "compare", "attack", "audit", "recommend",
+    "serve",
     "export", "status", "config", "doctor",
     "deploy", "deploy init", "deploy add-node", "deploy remove-node", "deploy rotate-node",
     "deploy renew", "deploy server", "deploy demo",

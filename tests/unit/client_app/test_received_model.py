@@ -7,6 +7,7 @@ from flower_in_process import identify, node_context, set_message_id, tiny_confi
 from flwr.app import Message
 
 from client_app.client import app
+from lumos_core.config import RunConfig
 from lumos_core.data import Catalog
 from lumos_core.flower import records
 from lumos_core.flower.records import Order
@@ -20,9 +21,10 @@ def folder(tmp_path: Path) -> Path:
     return write_nodes(tmp_path)
 
 
-def ask(folder: Path, kind: str, order: Order, **facts: object):
+def ask(folder: Path, kind: str, order: Order, run: RunConfig | None = None, **facts: object):
     message = Message(records.encode_order(order), 100, kind, ttl=60.0)
-    return app(set_message_id(message, "m1"), node_context(tiny_config(folder), 0, **facts)).content
+    context = node_context(run or tiny_config(folder), 0, **facts)
+    return app(set_message_id(message, "m1"), context).content
 
 
 def model(folder: Path):
@@ -54,6 +56,14 @@ def test_what_is_received_is_kept_under_the_round_it_comes_from(folder: Path) ->
 
     ask(folder, records.TRAIN, Order(params, 2, None, ""))  # of a new run
     assert kept(folder)[KEPT_FINAL] == (1, True)
+
+
+def test_the_model_that_a_warm_start_begins_with_is_trained(folder: Path) -> None:
+    run = tiny_config(folder).replace(start_model="0123456789abcdef")
+    ask(folder, records.TRAIN, Order(model(folder), 1, "validation", ""), run)
+    assert kept(folder) == {KEPT_LATEST: (0, False)}
+    ask(folder, records.EVALUATE, Order(model(folder), 0, "test", ""), run)
+    assert kept(folder) == {KEPT_LATEST: (0, False), KEPT_FINAL: (0, True)}
 
 
 def test_a_model_that_the_node_refuses_is_not_kept(folder: Path) -> None:

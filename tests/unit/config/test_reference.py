@@ -27,7 +27,7 @@ def test_what_may_change_on_resuming_is_said_by_the_keys() -> None:
     """Changing this set changes which runs can be resumed, and by what name a node knows a run."""
     assert {
         "rounds", "patience", "min-nodes", "start-timeout", "round-timeout", "view-timeout",
-        "max-failed-rounds", "max-epsilon", "catalog", "run-dir", "start-model", "log-format",
+        "max-failed-rounds", "max-epsilon", "catalog", "run-dir", "log-format",
         "log-level", "metrics-port", "metrics-host", "tracking",
     } == FREE_KEYS  # fmt: skip
     flat = RunConfig().to_flat()

@@ -13,10 +13,14 @@ from typer.testing import CliRunner
 
 from lumos_core.cli.app import app
 from lumos_core.config import RunConfig
+from lumos_core.data import Catalog
 from lumos_core.deployment import admission, folders, local, server_supervisor
 from lumos_core.deployment.folders import ServerKit
 from lumos_core.deployment.local import LocalNode
 from lumos_core.errors import ConfigError, DataError, FederationError, ModelError
+from lumos_core.federation.warm_start import START_FACTS, StartFacts, digest
+from lumos_core.learning.model import get_params, new_model
+from lumos_core.recommend.model_files import ModelCard, save_model
 from lumos_core.runs.checkpoint import LATEST, Checkpoint, RunProgress, save_checkpoint
 from lumos_core.runs.folder import read_config, write_config
 from lumos_core.runs.saved_config import CONFIG
@@ -77,6 +81,37 @@ def test_the_server_says_what_the_items_are(
     assert served[-1].llm_noun == "games played by a player"
     twice = _run(deployment, catalog, "--domain", "games", "-c", "llm-noun=poems")
     assert "given twice, as --domain and with -c" in str(twice.exception)
+
+
+def test_the_server_starts_from_a_model_and_goes_on_with_it(
+    deployment: Path, catalog: Path, served: list[RunConfig], tmp_path: Path
+) -> None:
+    public = Catalog.read(catalog)
+    config = RunConfig(method="fedavg", dim=8)
+    place, run_dir = tmp_path / "kept.safetensors", deployment / "server" / "run"
+    params = get_params(new_model(config, len(public)))
+    save_model(place, params, ModelCard.of(config, len(public), public.fingerprint, 7, True))
+    small = ("-c", "dim=8", "--from", str(place))
+    refused = _run(deployment, catalog, "--from", str(place))
+    assert "its model has dim = 8, the run has 64; give -c dim=8" in str(refused.exception)
+    assert not run_dir.exists()
+    done = _run(deployment, catalog, *small)
+    assert done.exit_code == 0
+    assert "starts from the best model of a finished run" in done.output
+    began = served[-1].start_model
+    assert began == digest(params)
+    assert StartFacts.read(run_dir / START_FACTS).source == str(place)
+    place.unlink()  # what it began with is in its folder
+    for same in (small, small[:2]):
+        assert _run(deployment, catalog, *same, "--rounds", "9").exit_code == 0
+        assert served[-1].start_model == began
+    other = tmp_path / "other.safetensors"
+    save_model(
+        other, {n: a + 1 for n, a in params.items()},
+        ModelCard.of(config, len(public), public.fingerprint, 7, True),
+    )  # fmt: skip
+    refused = _run(deployment, catalog, "-c", "dim=8", "--from", str(other))
+    assert "began with the best model of a finished run" in str(refused.exception)
 
 
 # ---------------------------------------------------------------- more nodes, fewer nodes

@@ -94,6 +94,14 @@ def test_batches_rank_as_one_does(model, toy_catalog, toy_users, monkeypatch) ->
     assert np.array_equal(np.concatenate([r.items for _, r in batches]), whole.items)
 
 
+def test_the_number_of_items_can_differ_for_one_user(model, toy_catalog) -> None:
+    usual = Recommender(model, toy_catalog, top=4)
+    for top in (1, 9, 24, 100):
+        whole = Recommender(model, toy_catalog, top=top).for_user([3, 5])
+        assert usual.for_user([3, 5], top=top) == whole
+    assert len(usual.for_user([3, 5])) == 4
+
+
 def test_parquet_holds_what_single_calls_give(tmp_path, model, toy_catalog, toy_users) -> None:
     users = toy_users(9)
     path, done = tmp_path / "new" / "r.parquet", []

@@ -195,6 +195,18 @@ def test_text_lines_hold_the_same():
     assert line.endswith("WARNING server_app.test: dropped x round=1 error=KeyError")
 
 
+def test_a_library_logs_in_the_same_way():
+    stream, library = io.StringIO(), logging.getLogger("some.library")
+    logs.configure("text", "info", stream, others=["some.library"])
+    try:
+        library.info("not shown")
+        library.error("broken", exc_info=KeyError("secret"))
+        [line] = stream.getvalue().splitlines()
+    finally:
+        library.handlers, library.propagate = [], True
+    assert line.endswith("ERROR some.library: broken error=KeyError")
+
+
 # ---------------------------------------------------------------- observers
 def observe_all(config: RunConfig, run_dir: Path) -> None:
     with observers.observing(config, run_dir) as observe:

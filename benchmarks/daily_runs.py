@@ -1,0 +1,237 @@
+"""A month of daily runs on a shop's log with real timestamps: warm, cold and frozen.
+
+    python benchmarks/daily_runs.py [FOLDER] [--days 30] [--until DAY] [--nodes 4] [--out FILE]
+
+FOLDER holds `interactions.tsv` (`user_id item_id timestamp`) and `items.tsv`; the default is the
+bundled sample. Every evening the catalog grows by the items that were sold for the first time, each
+node adds the day's purchases to its histories, and a federation trains. Every third evening the
+last node is away. The next day's purchases are then ranked against the whole catalog, what a user
+has bought before left out:
+
+* **warm**: a few rounds, beginning with the model of the evening before;
+* **cold**: as many rounds from a new model;
+* **long cold**: many rounds from a new model, the cost of a full training every evening;
+* **frozen**: the model of the first evening, with rows for new items, never trained again.
+
+Of purchases of items that nobody had bought before that day no model can rank any; their number is
+in the results.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from lumos_core import Catalog, RunConfig, simulate
+from lumos_core.data import Sequences
+from lumos_core.data.sample import bundled_sample
+from lumos_core.experiments.jobs import library_versions
+from lumos_core.federation.grown_catalog import model_for
+from lumos_core.learning.evaluation import user_ranks
+from lumos_core.learning.model import build_model, set_params
+from lumos_core.learning.title_nearness import TitleNearness
+from lumos_core.recommend.model_files import read_whole
+from lumos_core.safe_files import write_json
+
+RESULTS = Path(__file__).parent / "results" / "daily_runs.json"
+LEAST = 3  # interactions of a user who takes part
+KINDS = ("warm", "cold", "long cold", "frozen")
+
+
+@dataclass(frozen=True)
+class Evening:
+    """What is known when a day is over, and what is bought on the next one.
+
+    Attributes:
+        day: the day that is over.
+        catalog: of all items sold so far, in the order of their first sale.
+        users: ids, in the order of ``histories``.
+        histories: of all users who take part.
+        asked, targets: user (row of ``histories``) and item of each purchase to predict.
+        unknown: purchases of the next day of items that are not in the catalog.
+    """
+
+    day: date
+    catalog: Catalog
+    users: list[str]
+    histories: list[list[int]]
+    asked: np.ndarray
+    targets: np.ndarray
+    unknown: int
+
+
+def evenings(folder: Path, days: int, until: str) -> Iterator[Evening]:
+    """The last days of a log before a day, each with the next one on which anything was bought."""
+    log = pl.read_csv(folder / "interactions.tsv", separator="\t", schema_overrides={
+        "user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64,
+    }).sort("timestamp", maintain_order=True)  # fmt: skip
+    items = pl.read_csv(folder / "items.tsv", separator="\t", quote_char=None, infer_schema=False)
+    titles = dict(items.select("item_id", "title").iter_rows())
+    when = [datetime.fromtimestamp(t, UTC).date() for t in log["timestamp"]]
+    log = log.with_columns(pl.Series("day", when))
+    selling = [d for d in sorted(set(when)) if not until or d.isoformat() < until][-days - 1 :]
+    for day, following in pairwise(selling):
+        past, future = log.filter(pl.col("day") <= day), log.filter(pl.col("day") == following)
+        yield _evening(day, past, future, titles)
+
+
+def _evening(
+    day: date, past: pl.DataFrame, future: pl.DataFrame, titles: Mapping[str, str]
+) -> Evening:
+    ids = past["item_id"].unique(maintain_order=True).to_list()
+    catalog = Catalog(tuple(ids), tuple(titles[i] for i in ids))
+    index = {item: n for n, item in enumerate(ids, start=1)}
+    found = past.group_by("user_id", maintain_order=True).agg("item_id")
+    taking = [(user, items) for user, items in found.iter_rows() if len(items) >= LEAST]
+    histories = [[index[i] for i in items] for _, items in taking]
+    row = {user: n for n, (user, _) in enumerate(taking)}
+    asked, targets, unknown = [], [], 0
+    for user, item in future.select("user_id", "item_id").unique(maintain_order=True).iter_rows():
+        if user not in row:
+            continue
+        if item not in index:
+            unknown += 1
+        elif index[item] not in histories[row[user]]:
+            asked.append(row[user])
+            targets.append(index[item])
+    return Evening(
+        day, catalog, [user for user, _ in taking], histories, np.array(asked, dtype=np.int64),
+        np.array(targets, dtype=np.int64), unknown,
+    )  # fmt: skip
+
+
+def shops(evening: Evening, nodes: int, away: bool) -> dict[str, Sequences]:
+    """The users of each node: a user stays where they are. The last node may be away."""
+    parts: dict[str, list[list[int]]] = {f"node-{n}": [] for n in range(nodes)}
+    for user, history in zip(evening.users, evening.histories, strict=True):
+        parts[f"node-{sum(user.encode()) % nodes}"].append(history)
+    if away:
+        del parts[f"node-{nodes - 1}"]
+    return {name: Sequences.from_lists(lists) for name, lists in parts.items() if lists}
+
+
+def hits(model_folder: Path, evening: Evening, k: int = 20) -> float:
+    """Share of the next day's purchases among the first k."""
+    params, card = read_whole(model_folder)
+    params, card = model_for(model_folder, params, card, evening.catalog)
+    model = build_model(card.model_shape)
+    set_params(model, params)
+    asked = Sequences.from_lists([evening.histories[user] for user in evening.asked])
+    titles = TitleNearness.of(evening.catalog) if card.title_weight else None
+    ranks = user_ranks(model.eval(), asked, evening.targets, titles, card.title_weight)
+    return float((ranks <= k).mean())
+
+
+def month(options: argparse.Namespace, place: Path) -> Iterator[dict[str, Any]]:
+    """One result an evening."""
+    base = RunConfig(method="fedavg-plus", semantic_start="tfidf", min_nodes=1, min_replies=1)
+    warm = frozen = None
+    for number, evening in enumerate(evenings(options.folder, options.days, options.until)):
+        parts = shops(evening, options.nodes, away=number % 3 == 2)
+        result: dict[str, Any] = {
+            "day": evening.day.isoformat(), "items": len(evening.catalog),
+            "users": len(evening.users), "nodes": len(parts), "purchases": len(evening.targets),
+            "unknown": evening.unknown,
+        }  # fmt: skip
+
+        def train(
+            kind: str, rounds: int, start: Path | None, seed: int = number,
+            data: Evening = evening, shops_now: dict[str, Sequences] = parts,
+            facts: dict[str, Any] = result,
+        ) -> Path:  # fmt: skip
+            run_dir, before = place / f"{kind}-{seed}", time.process_time()
+            simulate(
+                base.replace(rounds=rounds, seed=seed), data.catalog, shops_now, run_dir=run_dir,
+                start=start,
+            )  # fmt: skip
+            facts[f"{kind} cpu_seconds"] = round(time.process_time() - before, 1)
+            return run_dir
+
+        long = train("long cold", options.long_rounds, None)
+        frozen = frozen or long
+        models = {
+            "warm": train("warm", options.rounds, warm or long),
+            "cold": train("cold", options.rounds, None),
+            "long cold": long,
+            "frozen": frozen,
+        }
+        warm = models["warm"]
+        if len(evening.targets):
+            result |= {kind: round(hits(models[kind], evening), 4) for kind in KINDS}
+        yield result
+
+
+def draw(days: list[dict[str, Any]], path: Path) -> None:
+    """HR@20 of the next day's purchases: the mean of the last seven evenings, by purchases."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    colours = {"warm": "#0b7285", "cold": "#adb5bd", "long cold": "#f08c00", "frozen": "#495057"}
+    styles = {"warm": "-", "cold": "-", "long cold": "--", "frozen": ":"}
+    sold = [day for day in days if day["purchases"]]
+    for kind in KINDS:
+        values = [_moving(sold, kind, n) for n in range(len(sold))]
+        axis.plot(range(len(sold)), values, styles[kind], color=colours[kind], label=kind)
+    ticks = range(0, len(sold), 5)
+    axis.set_xticks(ticks, [sold[n]["day"][5:] for n in ticks])
+    axis.set_ylabel("HR@20 of the next day, mean of 7 days")
+    axis.set_ylim(bottom=0)
+    axis.legend(frameon=False, ncols=4, loc="lower center")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
+def _moving(days: list[dict[str, Any]], kind: str, last: int) -> float:
+    return mean(days[max(last - 6, 0) : last + 1], kind)
+
+
+def mean(days: list[dict[str, Any]], kind: str) -> float:
+    """HR@20 over all purchases of these days."""
+    return float(np.average([d[kind] for d in days], weights=[d["purchases"] for d in days]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", default=bundled_sample())
+    parser.add_argument("--days", type=int, default=30)
+    parser.add_argument("--until", default="", help="only the log before this day, YYYY-MM-DD")
+    parser.add_argument("--nodes", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=2, help="of an evening, warm and cold")
+    parser.add_argument("--long-rounds", type=int, default=12)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON; a picture goes beside it")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    days: list[dict[str, Any]] = []
+    facts = {
+        "data": options.folder.name, "until": options.until, "days": options.days,
+        "nodes": options.nodes, "rounds": options.rounds, "long_rounds": options.long_rounds,
+        "versions": library_versions(),
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as place:
+        for result in month(options, Path(place)):
+            days.append(result)
+            print(json.dumps(result), flush=True)
+            write_json(options.out, {**facts, "evenings": days})
+    sold = [day for day in days if day["purchases"]]
+    totals = {kind: round(mean(sold, kind), 4) for kind in KINDS}
+    cost = {k: round(sum(d[f"{k} cpu_seconds"] for d in days), 1) for k in KINDS if k != "frozen"}
+    write_json(options.out, {**facts, "hr@20": totals, "cpu_seconds": cost, "evenings": days})
+    draw(days, options.out.with_suffix(".png"))
+    print(json.dumps({"hr@20": totals, "cpu_seconds": cost}))
+
+
+if __name__ == "__main__":
+    main()
