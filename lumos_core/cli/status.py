@@ -12,6 +12,7 @@ from lumos_core.cli.screens import results_table
 from lumos_core.cli.status_series import show_series
 from lumos_core.cli.web import PORT, Host, Port, Web, watching
 from lumos_core.processes.children import ending_on_signals
+from lumos_core.runs.advice import advice_for
 from lumos_core.runs.certificate_dates import NAMES
 from lumos_core.runs.series_file import is_series
 from lumos_core.runs.status import RunStatus, status_of
@@ -101,6 +102,11 @@ def _print(status: RunStatus) -> None:
         "other versions than the server's",
         ("node", "has", "what to do"),
         [(n.name, n.versions, n.note) for n in status.nodes if n.note],
+    )
+    _table(
+        "refused",
+        ("node", "reason", "what to do"),
+        [(name, reason, advice_for(reason)) for name, reason in sorted(status.refused.items())],
     )
     _table(
         "failures",

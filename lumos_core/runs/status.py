@@ -1,12 +1,13 @@
 """The status of a run, read from its folder: history, summary, checkpoint and the server's lock."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from lumos_core.errors import DataError
 from lumos_core.runs import history
+from lumos_core.runs.attendance import ATTENDANCE, Attendance
 from lumos_core.runs.certificate_dates import CertificateDates
 from lumos_core.runs.folder_version import check_folder
 from lumos_core.runs.history import HISTORY, VERSIONS, Event, read_history
@@ -52,6 +53,7 @@ class RunStatus:
         preparing: by node, how far it is with its views; empty after that phase.
         certificates: days until each of the server's certificates expires; empty without TLS.
         expiring: a sentence for each that expires soon.
+        refused: by name, why a node may not take part.
     """
 
     run: str
@@ -71,6 +73,7 @@ class RunStatus:
     failures: list[dict[str, Any]]
     certificates: dict[str, float]
     expiring: list[str]
+    refused: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -139,6 +142,7 @@ def _status(
         failures=failures_of(events),
         certificates={name: round(days, 1) for name, days in dates.days().items()},
         expiring=dates.warnings(),
+        refused=(Attendance.read_if_sound(run_dir / ATTENDANCE) or Attendance()).refused,
     )
 
 

@@ -1,10 +1,11 @@
-"""deploy/grafana/lumos.json: it is a dashboard as Grafana's own types have it, and asks for nothing
-that the server does not export."""
+"""The dashboards in deploy/grafana are such as Grafana's own types have them, and ask for nothing
+that the server of a run, or `lumos serve`, does not export."""
 
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,21 +18,43 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lumos_core.runs import observers
 from lumos_core.runs.certificate_dates import CertificateDates
+from lumos_core.serving.request_metrics import RequestMetrics
 
-PATH = Path(__file__).parents[2] / "deploy" / "grafana" / "lumos.json"
-FOUND: dict[str, Any] = json.loads(PATH.read_text("utf-8"))
+FOLDER = Path(__file__).parents[2] / "deploy" / "grafana"
+NAMES = ("lumos.json", "lumos-serve.json")
 OF_THE_SERVICE = {"job", "instance"}  # labels that Prometheus itself adds
 
 
-@pytest.fixture(scope="module")
-def dashboard() -> Dashboard:
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def found(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((FOLDER / name).read_text("utf-8"))
+    return content
+
+
+@pytest.fixture
+def dashboard(found: dict[str, Any]) -> Dashboard:
     plugins.register_default_plugins()
-    return Dashboard.from_json(FOUND)
+    return Dashboard.from_json(found)
 
 
-@pytest.fixture(scope="module")
-def exported() -> dict[str, set[str]]:
+@pytest.fixture
+def exported(name: str) -> dict[str, set[str]]:
     """By name of a metric: its labels."""
+    text = of_serving() if name == "lumos-serve.json" else of_a_run()
+    names: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            names.setdefault(sample.name, set()).update(sample.labels)
+    return names
+
+
+def of_a_run() -> str:
+    """What the server of a run exports, after each kind of event."""
     registry = CollectorRegistry()
     metrics = observers._Metrics(registry, 3, CertificateDates(expires={"server": 1.0}))
     metrics({"event": "views", "round": 0, "node": "node-0", "percent": 5, "done": False})
@@ -39,11 +62,20 @@ def exported() -> dict[str, set[str]]:
     metrics(
         {"event": "round", "round": 1, "seconds": 1.0, "nodes_ok": 2, "failed": [], "loss": 1.0}
     )
-    names: dict[str, set[str]] = {}
-    for family in text_string_to_metric_families(generate_latest(registry).decode()):
-        for sample in family.samples:
-            names.setdefault(sample.name, set()).update(sample.labels)
-    return names
+    return generate_latest(registry).decode()
+
+
+def of_serving() -> str:
+    """What `lumos serve` exports, with a model in use and a request answered."""
+    card = SimpleNamespace(catalog="c", round=3, final=1)
+    version = SimpleNamespace(digest="d", card=card, written=1.0)
+    newest: Any = SimpleNamespace(
+        counts=SimpleNamespace(loaded=1, refused=0, withdrawn=0),
+        served=SimpleNamespace(version=version),
+    )
+    metrics = RequestMetrics(newest)
+    metrics.count("/recommend", "POST", 200, 0.01)
+    return metrics.text().decode()
 
 
 def queries(dashboard: Dashboard) -> Iterator[tuple[str, str]]:
@@ -69,36 +101,44 @@ def missing(given: Any, kept: Any, where: str = "") -> Iterator[str]:
         yield where
 
 
-def test_grafanas_types_know_every_key(dashboard: Dashboard) -> None:
+def test_grafanas_types_know_every_key(found: dict[str, Any], dashboard: Dashboard) -> None:
     kept = json.loads(JSONEncoder().encode(dashboard))
-    assert list(missing(FOUND, kept)) == []
-    assert list(missing({**FOUND, "titel": "x"}, kept)) == [".titel"]  # the check sees something
+    assert list(missing(found, kept)) == []
+    assert list(missing({**found, "titel": "x"}, kept)) == [".titel"]  # the check sees something
 
 
 def test_every_query_is_of_a_metric_that_is_exported(
-    dashboard: Dashboard, exported: dict[str, set[str]]
+    name: str, dashboard: Dashboard, exported: dict[str, set[str]]
 ) -> None:
     asked = set()
     for expression, legend in queries(dashboard):
-        [(name, selector)] = re.findall(r"\b(lumos_\w+)\{(.*?)\}", expression)
-        asked.add(name)
-        labels = exported[name] | OF_THE_SERVICE
+        [(metric, selector)] = re.findall(r"\b(lumos_\w+)\{(.*?)\}", expression)
+        asked.add(metric)
+        labels = exported[metric] | OF_THE_SERVICE
         assert set(re.findall(r"(\w+)=", selector)) <= labels, expression
         assert set(re.findall(r"\{\{(\w+)\}\}", legend)) <= labels, legend
         assert set(re.findall(r"(\w+)=", selector)) >= OF_THE_SERVICE, expression
-    assert asked == {n for n in exported if not n.endswith("_created")}  # and each is shown
+    if name == "lumos.json":  # of a run everything is shown
+        assert asked == {n for n in exported if not n.endswith("_created")}
 
 
 def test_values_of_labels_are_those_of_the_server(dashboard: Dashboard) -> None:
     texts = " ".join(expression for expression, _ in queries(dashboard))
-    assert set(re.findall(r'metric="([^"]+)"', texts)) == {"hr@20"}
+    assert set(re.findall(r'metric="([^"]+)"', texts)) <= {"hr@20"}
     assert set(re.findall(r'split="([^"]+)"', texts)) <= {"validation", "test"}
 
 
-def test_panels_do_not_lie_over_each_other(dashboard: Dashboard) -> None:
+def test_variables_are_filled_from_metrics_that_are_exported(
+    found: dict[str, Any], exported: dict[str, set[str]]
+) -> None:
+    asked = [v["query"] for v in found["templating"]["list"] if v["type"] == "query"]
+    assert [re.match(r"label_values\((\w+)", query)[1] in exported for query in asked] == [True] * 2
+
+
+def test_panels_do_not_lie_over_each_other(found: dict[str, Any]) -> None:
     taken: set[tuple[int, int]] = set()
     ids = set()
-    for panel in FOUND["panels"]:
+    for panel in found["panels"]:
         at = panel["gridPos"]
         cells = {
             (x, y) for x in range(at["x"], at["x"] + at["w"])
@@ -109,10 +149,10 @@ def test_panels_do_not_lie_over_each_other(dashboard: Dashboard) -> None:
         taken |= cells
         ids.add(panel["id"])
         assert panel["description"]
-    assert len(ids) == len(FOUND["panels"])
+    assert len(ids) == len(found["panels"])
 
 
-def test_nothing_names_a_data_source_of_one_machine() -> None:
-    for panel in FOUND["panels"]:
+def test_nothing_names_a_data_source_of_one_machine(found: dict[str, Any]) -> None:
+    for panel in found["panels"]:
         sources = [panel["datasource"], *(target["datasource"] for target in panel["targets"])]
         assert {source["uid"] for source in sources} == {"${datasource}"}

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from lumos_core.cli.app import app
 from lumos_core.cli.web import watching
+from lumos_core.runs.attendance import ATTENDANCE, Attendance
 from lumos_core.runs.history import HISTORY
 from lumos_core.runs.saved_config import CONFIG, SavedConfig
 from lumos_core.runs.series_file import SERIES, SeriesFile
@@ -61,6 +62,15 @@ def test_what_is_no_run_is_refused_before_anything_is_served(tmp_path: Path) -> 
     found = CliRunner().invoke(app, ["status", str(tmp_path), "--web", "--port", "0"])
     assert found.exit_code == 1
     assert "expected the folder of a run" in str(found.exception)
+
+
+def test_the_terminal_names_refused_nodes_as_well(run_dir: Path) -> None:
+    Attendance(refused={"node-9": "error 'bad-data'"}).write(run_dir / ATTENDANCE)
+    shown = CliRunner().invoke(app, ["status", str(run_dir)], env={"COLUMNS": "160"}).output
+    assert "node-9" in shown
+    assert "lumos node check" in shown
+    told = json.loads(CliRunner().invoke(app, ["status", str(run_dir), "--json"]).output)
+    assert told["refused"] == {"node-9": "error 'bad-data'"}
 
 
 def test_a_run_that_has_not_begun_fills_its_page_later(run_dir: Path, tmp_path: Path) -> None:
