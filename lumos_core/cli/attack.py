@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lumos_core.config import RunConfig
     from lumos_core.experiments.poisoning.scenarios import Scenario
     from lumos_core.experiments.poisoning.suite import AttackRun
-    from lumos_core.experiments.results_file import Result
+    from lumos_core.experiments.results_file import Result, ResultsFile
     from lumos_core.pages.page import Page
 
 DEFAULT_METHODS = "lumos:default,lumos,fedavg,confedsrs"
@@ -90,6 +90,9 @@ class _Attacks:
 
     def check(self, kept: "Mapping[str, Result]", data: Path, out: Path, base: "RunConfig") -> None:
         """Refuse nothing: results of other runs stay in the folder and are not in the table."""
+
+    def complete(self, file: "ResultsFile", data: Path) -> None:
+        """Results of attacks lack nothing."""
 
     def follow(
         self, results: "Sequence[Result]", data: Path, base: "RunConfig"

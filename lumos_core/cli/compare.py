@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lumos_core.cli.screens import ResultsTable
     from lumos_core.config import RunConfig
     from lumos_core.experiments.comparison.variant_runs import Partition, VariantRun
-    from lumos_core.experiments.results_file import Result
+    from lumos_core.experiments.results_file import Result, ResultsFile
     from lumos_core.pages.page import Page
 
 DEFAULT_VARIANTS = "popularity,markov-3,markov-titles,fedavg,confedsrs,centralised,lumos"
@@ -136,6 +136,11 @@ class _Comparison:
         seed = self.seeds[0] if self.tune else None
         found = check_kept(kept, out, data, base, self.partition, seed)
         self._reference_among(self._shown(found))
+
+    def complete(self, file: "ResultsFile", data: Path) -> None:
+        from lumos_core.experiments.comparison.variant_runs import add_user_facts
+
+        add_user_facts(file, data)
 
     def follow(
         self, results: "Sequence[Result]", data: Path, base: "RunConfig"

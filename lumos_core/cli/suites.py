@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from lumos_core.cli.screens import ResultsTable
     from lumos_core.config import RunConfig
     from lumos_core.experiments.jobs import Job
-    from lumos_core.experiments.results_file import Result
+    from lumos_core.experiments.results_file import Result, ResultsFile
     from lumos_core.pages.page import Page
 
 TABLE = "table.md"
@@ -31,6 +31,9 @@ class Suite(Protocol[Run]):
         """Refuse, before anything runs, a folder with runs that must not be in the table, and any
         other mistake that would otherwise be found only when the table is written. ``kept`` maps
         where each result was found to the result."""
+
+    def complete(self, file: "ResultsFile", data: Path) -> None:
+        """Add what results of earlier versions lack and the data say."""
 
     def follow(self, results: "Sequence[Result]", data: Path, base: "RunConfig") -> "Sequence[Run]":
         """Further runs, which depend on the results of the planned ones; none for most suites."""
@@ -95,6 +98,7 @@ def run_suite(
     check_out(out)
     console = Console()
     file.convert_old()
+    suite.complete(file, data)
     if not report_only:
         with Progress(console) as progress:
             done = 0

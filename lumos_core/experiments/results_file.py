@@ -17,7 +17,7 @@ line end, and the next writer cuts it off.
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mode
 from typing import Any
@@ -34,7 +34,7 @@ Result = dict[str, Any]
 
 _COMMON = (
     "data", "nodes", "users", "catalog", "interactions", "partition", "rounds", "versions",
-    "target_counts",
+    "target_counts", "history_lengths", "owners",
 )  # fmt: skip
 
 
@@ -87,6 +87,21 @@ class ResultsFile:
                 file.write(_line(_own(common, result)))
                 file.flush()
                 os.fsync(file.fileno())
+
+    def change(self, by: Callable[[Result], Result]) -> None:
+        """Replace every finished run by what a function makes of it; if that is the same for all,
+        the file stays as it is.
+
+        Raises:
+            DataError: a line is damaged, or the file is of a later version.
+        """
+        if not self._content():
+            return
+        with exclusive(self.path):
+            before = list(self.read().values())
+            after = [by(result) for result in before]
+            if after != before:
+                self._write(after)
 
     def convert_old(self) -> None:
         """If there is no file yet, convert the files of earlier versions, and remove these."""

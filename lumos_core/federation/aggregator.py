@@ -13,7 +13,7 @@ from lumos_core.learning.parameters import ITEM_TABLE, Params
 from lumos_core.privacy import mechanisms
 from lumos_core.runs.history import Event
 from lumos_core.wire import reply_checks
-from lumos_core.wire.messages import Metrics, Reply
+from lumos_core.wire.messages import Metrics, Reply, Rows
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +26,8 @@ class Aggregator:
         params: the global model that nodes were asked to train.
         round: number of the round.
         accepted: delta and metrics of every accepted reply, by node.
-        names: names of the nodes whose training is part of the accepted replies; with secure
-            aggregation one reply is the sum over several nodes.
+        rows: by node, the rows of the item table that its accepted delta has, where a transport
+            leaves out those that did not move.
         failed: by node, why there is no accepted reply.
     """
 
@@ -35,8 +35,15 @@ class Aggregator:
     params: Params
     round: int
     accepted: dict[str, tuple[Params, Metrics]] = field(default_factory=dict)
-    names: list[str] = field(default_factory=list)
+    rows: dict[str, Rows] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    _names: set[str] = field(default_factory=set, repr=False)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the nodes whose training is part of the accepted replies, sorted; with secure
+        aggregation one reply is the sum over several nodes."""
+        return sorted(self._names)
 
     def offer(self, reply: Reply, evaluated: bool) -> None:
         """Accept a train reply if it is what was asked for; otherwise remember why not."""
@@ -45,14 +52,16 @@ class Aggregator:
                 raise ReplyError(f"error {reply.error[:80]!r}")
             delta = reply_checks.check_train(
                 reply.arrays or {}, reply.metrics, self.params, self.config, evaluated,
-                max(len(reply.sum_of), 1),
+                max(len(reply.sum_of), 1), reply.rows,
             )  # fmt: skip
         except ReplyError as error:
             self.failed |= dict.fromkeys(reply.sum_of or (reply.node,), str(error))
             log.warning("node %s: train reply rejected: %s", reply.node, error)
             return
         self.accepted[reply.node] = (delta, reply.metrics)
-        self.names = sorted({*self.names, *(reply.sum_of or (reply.node,))})
+        self._names.update(reply.sum_of or (reply.node,))
+        if reply.rows is not None:
+            self.rows[reply.node] = reply.rows
 
     def delta(self) -> Params:
         """Aggregate the accepted deltas, in order of node names."""
@@ -65,6 +74,11 @@ class Aggregator:
             found = mechanisms.noisy_mean(deltas[0], len(self.names), self.config, self.round)
         elif self.config.dp == "central":
             found = mechanisms.central_mean(deltas, self.config, self.round)
+        elif self.rows:
+            found = aggregation.aggregate_rows(
+                deltas, [self.rows[n] for n in names], weights / weights.sum(), self.config,
+                len(self.params[ITEM_TABLE]),
+            )  # fmt: skip
         else:
             found = aggregation.aggregate(deltas, weights / weights.sum(), self.config)
         # Training never changes the padding row. Noise and dishonest nodes could change it, and no

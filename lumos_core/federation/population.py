@@ -8,6 +8,7 @@ items of all users at once, and one reply holds the sums over all clients, as un
 aggregation. Views come from one store. All clients have the same names and seeds as nodes would.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -17,19 +18,22 @@ import numpy as np
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import LeaveOneOut, Sequences
+from lumos_core.federation import aggregation
 from lumos_core.federation.error_feedback import Residuals
 from lumos_core.federation.node import Outgoing, description, training_metrics, training_seed
 from lumos_core.federation.one_user_clients import check_one_user_clients, client_names
+from lumos_core.federation.round_loop import sample_size
+from lumos_core.federation.round_memory import RoundMemory, check_memory
 from lumos_core.learning.evaluation import evaluate
 from lumos_core.learning.metrics import ranking_sums
 from lumos_core.learning.model import build_model, set_params
-from lumos_core.learning.parameters import ModelShape
+from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
 from lumos_core.learning.stacked_training import CHUNK_BYTES, StackedTrainer
 from lumos_core.learning.title_nearness import TitleNearness
 from lumos_core.privacy import noise
 from lumos_core.views.view import Views, ViewSource, no_views
 from lumos_core.wire.codecs import wire_bytes
-from lumos_core.wire.messages import Instruction, Metrics, Reply, Talk, in_turn
+from lumos_core.wire.messages import Instruction, Metrics, Reply, Rows, Talk, in_turn
 from lumos_core.wire.reply_checks import evaluation_metrics, preparation
 
 KINDS = ("describe", "prepare", "evaluate", "train")
@@ -47,7 +51,8 @@ class Population:
         chunk_bytes: memory of the clients that are trained at a time, roughly.
 
     Raises:
-        ConfigError: as :func:`~lumos_core.federation.one_user_clients.check_one_user_clients`.
+        ConfigError: as :func:`~lumos_core.federation.one_user_clients.check_one_user_clients`, or
+            the deltas of a round do not fit into memory.
         DataError: a user has fewer than three interactions.
     """
 
@@ -71,6 +76,8 @@ class Population:
         self._model = build_model(self._shape)
         self._trainer = StackedTrainer(config, len(catalog), chunk_bytes)
         self._titles: TitleNearness | None = None
+        self._by_rows = sends_rows(config)
+        check_memory(self._memory(), config)
         self._outgoing: dict[str, Outgoing] = {}
 
     def nodes(self) -> list[str]:
@@ -136,11 +143,13 @@ class Population:
         replies: dict[int, Reply] = {}
         for found in self._trainer.train(params, self._train.subset(users), views, seeds):
             name = names[found.client]
-            arrays = self._outgoing_of(name).encoded(found.delta, round)
+            delta, rows = (found.arrays, found.rows) if self._by_rows else (found.delta, None)
+            arrays = self._outgoing_of(name).encoded(delta, round)
             told = training_metrics(self.config, found.sums, self._complete(name))
             replies[found.client] = Reply(
-                name, "train", arrays, {**nobody, **told},
-                bytes_up=wire_bytes(arrays), bytes_down=wire_bytes(params),
+                name, "train", arrays, {**nobody, **told}, rows=rows,
+                bytes_up=wire_bytes(arrays) + unsent_bytes(arrays, rows, params),
+                bytes_down=wire_bytes(params),
             )  # fmt: skip
         return [replies[at] for at in range(len(asked))]
 
@@ -176,6 +185,15 @@ class Population:
             return self.config.title_weights
         return (asked.title_weight,)
 
+    def _memory(self) -> RoundMemory:
+        """Of a round in which every client is there; a client is taken to have the mean history."""
+        shapes = {name: tuple(array.shape) for name, array in self._model.state_dict().items()}
+        met = np.minimum(self._train.lengths, self.config.max_len).mean()
+        rows = math.ceil(met) if self._by_rows else None
+        population = len(self._names)
+        clients = min(sample_size(self.config, population), population)
+        return RoundMemory.of(shapes, rows, clients, population)
+
     def _outgoing_of(self, name: str) -> Outgoing:
         """Kept, because its residuals and its key are those of the whole run."""
         if name not in self._outgoing:
@@ -190,3 +208,25 @@ class Population:
 
     def _complete(self, name: str) -> bool:
         return self._source is no_views or self._users[name] in self._all_views()
+
+
+def sends_rows(config: RunConfig) -> bool:
+    """Whether the item table of a delta can do without the rows that its client never met.
+
+    With ``item-rows = met`` these rows are zero. Without them everything must come out as it does
+    with them: codecs that treat each value by itself, no noise on zeros, a mean of the tables.
+    """
+    return (
+        config.trains_met_rows
+        and config.dp == "none"
+        and config.delta_codec in ("float32", "float16")
+        and aggregation.rule(config.rule).averages_table
+    )
+
+
+def unsent_bytes(arrays: Params, rows: Rows | None, like: Params) -> int:
+    """Payload bytes of the item table's rows that are not in ``arrays``, but that a node sends."""
+    if rows is None:
+        return 0
+    table = arrays[ITEM_TABLE]
+    return (len(like[ITEM_TABLE]) - len(rows)) * int(table.shape[1] * table.itemsize)

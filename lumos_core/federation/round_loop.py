@@ -54,12 +54,16 @@ from lumos_core.runs.checkpoint import (
     save_checkpoint,
 )
 from lumos_core.runs.history import HISTORY, VERSIONS, Event, History, OnEvent, utc_now
+from lumos_core.runs.node_metrics import by_node
 from lumos_core.runs.resume import KnownAs, StartingPoint, never, starting_point
 from lumos_core.wire import reply_checks, versions
 from lumos_core.wire.messages import Instruction, Reply, Split, Transport, exchange
 from lumos_core.wire.versions import Versions
 
 log = logging.getLogger(__name__)
+
+MOST_NAMED = 1_000
+"""Of how many nodes a sum may be, for the history to name them in every evaluation."""
 
 
 class Outcome(Enum):
@@ -392,8 +396,7 @@ class Federation:
         The attempt counts because a failed round is tried again with other nodes: the same dead
         node need not make it fail twice.
         """
-        share = math.ceil(self.config.fraction * len(names) - 1e-9)  # in floats .07 · 100 > 7
-        wanted = max(share, self.config.min_replies)
+        wanted = sample_size(self.config, len(names))
         if wanted >= len(names):
             return names
         attempt = sum(
@@ -449,12 +452,14 @@ class Federation:
             return {}
         event: Event = {
             "event": "evaluation", "round": of_round, "split": split, "time": utc_now(),
-            "nodes": [name for e in valid for name in e.names], "users": int(sums["users"]),
+            **_who(valid), "users": int(sums["users"]),
             **metrics, **({"title_weight": weight} if any(self.config.title_weights) else {}),
             **(traffic or {}), **({"failed": failed} if failed else {}),
         }  # fmt: skip
         if split == "validation":
             event |= self._selection(valid, selected[weight])
+        else:
+            event |= by_node((e.names, e.sums[weight]) for e in valid)
         self.history.add(event)
         if split == "validation":
             self._note_best(of_round, history.value_of(event), weight)
@@ -511,6 +516,20 @@ class Federation:
     def _save(self, name: str, params: Params, optimizer: OptimizerState) -> None:
         if self.run_dir is not None:
             save_checkpoint(self.run_dir / name, Checkpoint(params, optimizer, self.progress))
+
+
+def _who(valid: Sequence[Evaluated]) -> Event:
+    """The nodes that an evaluation is about: their names and, of a population of clients that is
+    evaluated at once, only their number."""
+    unnamed = sum(len(e.names) for e in valid if len(e.names) > MOST_NAMED)
+    names = [name for e in valid if len(e.names) <= MOST_NAMED for name in e.names]
+    return {"nodes": names, **({"nodes_unnamed": unnamed} if unnamed else {})}
+
+
+def sample_size(config: RunConfig, able: int) -> int:
+    """How many of the nodes that are able to train are asked to, or more than there are."""
+    share = math.ceil(config.fraction * able - 1e-9)  # in floats .07 · 100 > 7
+    return max(share, config.min_replies)
 
 
 def run_federation(

@@ -12,7 +12,7 @@ Methods whose arguments have no C are for *one* client, and run under ``torch.fu
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,19 @@ Ids = npt.NDArray[np.int64]
 Context = tuple[Tensor, ...]
 """What the methods for one client need to know of it, beside the rows that it moves."""
 _HIDDEN = -1e30  # added to a logit that must not count; finite, so that no gradient is a NaN
+
+
+class Moved(NamedTuple):
+    """How far a client has moved the item table.
+
+    Attributes:
+        by: float32 [K, D], or the whole table.
+        rows: int64 [K], rising, the numbers of these rows; all others are where they were. None:
+            ``by`` is the whole table.
+    """
+
+    by: np.ndarray
+    rows: Ids | None
 
 
 class ClientRows(Protocol):
@@ -60,9 +73,8 @@ class ClientRows(Protocol):
     ) -> Tensor:  # fmt: skip
         """:func:`~lumos_core.learning.objectives.sampled_softmax` of one client, the same way."""
 
-    def moved(self) -> Iterator[np.ndarray]:
-        """How far each client has moved the whole table: C times float32 [N + 1, D]. The rows are
-        not used after this."""
+    def moved(self) -> Iterator[Moved]:
+        """How far each client has moved the table. The rows are not used after this."""
 
 
 class WholeTables:
@@ -107,9 +119,9 @@ class WholeTables:
         (drawn,) = negatives
         return objectives.sampled_softmax(hidden, targets.clamp_min(1), own, drawn, weights, bias)
 
-    def moved(self) -> Iterator[np.ndarray]:
+    def moved(self) -> Iterator[Moved]:
         moved: np.ndarray = self.own.detach().sub_(self._base).cpu().numpy()
-        return iter(moved.astype(np.float32, copy=False))
+        return (Moved(table, None) for table in moved.astype(np.float32, copy=False))
 
 
 class OwnRows:
@@ -179,13 +191,12 @@ class OwnRows:
         joined = torch.cat([positive[:, None], torch.where(same, _HIDDEN, logits)], dim=1)
         return ((torch.logsumexp(joined, 1) - positive) * weights).sum()
 
-    def moved(self) -> Iterator[np.ndarray]:
+    def moved(self) -> Iterator[Moved]:
         rows = torch.from_numpy(self._items).to(self._base.device)
-        own = (self.own.detach() - self._base[rows]).cpu().numpy()
+        own = (self.own.detach() - self._base[rows]).cpu().numpy().astype(np.float32, copy=False)
         for items, by in zip(self._items, own, strict=True):
-            moved = np.zeros(tuple(self._base.shape), dtype=np.float32)
-            moved[items] = by  # padding is of row 0, by 0
-            yield moved
+            met = int((items > 0).sum())  # the rest is padding
+            yield Moved(by[:met], items[:met])
 
     def _positive(
         self, own: Tensor, context: Context, hidden: Tensor, targets: Tensor, bias: Tensor | None

@@ -16,6 +16,8 @@ from lumos_core.learning.model import SASRec
 from lumos_core.learning.title_nearness import TitleNearness, fused_by_weight
 
 EVALUATION_BATCH = 256
+BLOCK_SCORES = 2**24
+"""Scores of a batch, at most: with a large catalog, fewer users are ranked at a time."""
 Scorer = Callable[[np.ndarray], torch.Tensor]
 """int [B] user indices → float [B, N] scores; column j is item j + 1."""
 
@@ -89,9 +91,19 @@ def ranks_by_weight(
     model.eval()
     try:
         with torch.inference_mode():
-            return _ranks(scores, len(weights), histories, targets)
+            batch = batch_users(model.shape.num_items)
+            return _ranks(scores, len(weights), histories, targets, batch)
     finally:
         model.train(was_training)
+
+
+def batch_users(num_items: int) -> int:
+    """How many users are ranked at a time.
+
+    >>> batch_users(2_420), batch_users(1_000_000)
+    (256, 16)
+    """
+    return max(min(EVALUATION_BATCH, BLOCK_SCORES // max(num_items, 1)), 1)
 
 
 def encoder_scores(model: SASRec, histories: Sequence[np.ndarray]) -> torch.Tensor:
@@ -124,10 +136,11 @@ def _ranks(
     rankings: int,
     histories: Sequences,
     targets: np.ndarray,
+    batch: int = EVALUATION_BATCH,
 ) -> np.ndarray:
     """:func:`target_ranks` for several rankings of the same users: float64 [rankings, U]."""
     ranks = np.empty((rankings, len(histories)))
-    for users in sorted_batches(histories.lengths, EVALUATION_BATCH):
+    for users in sorted_batches(histories.lengths, batch):
         seen = [histories[u] for u in users]
         rows = torch.from_numpy(np.repeat(np.arange(len(users)), [len(s) for s in seen]))
         columns = torch.from_numpy(np.concatenate(seen) - 1)
@@ -137,7 +150,8 @@ def _ranks(
             own = found.gather(1, target)
             found[rows, columns] = -torch.inf
             found.scatter_(1, target, own)
-            greater = (found > own).sum(1)
-            equal = (found == own).sum(1) - 1
+            # int32 is enough, and torch adds up booleans in it several times as fast as in int64
+            greater = (found > own).sum(1, dtype=torch.int32)
+            equal = (found == own).sum(1, dtype=torch.int32) - 1
             ranks[number, users] = (1 + greater + equal / 2).numpy()
     return ranks

@@ -17,6 +17,19 @@ ITEM_BIAS = "bias"
 """Name of the item bias, float32 [N + 1], of models that have one."""
 
 
+def with_all_rows(part: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
+    """An array whose other rows are zero.
+
+    Args:
+        part: [K, …], some of its rows.
+        rows: int64 [K], their numbers.
+        count: how many rows the array has.
+    """
+    whole = np.zeros((count, *part.shape[1:]), dtype=part.dtype)
+    whole[rows] = part
+    return whole
+
+
 _ADDED_LATER = {"encoder": SASREC, "item_bias": False}
 
 

@@ -31,7 +31,13 @@ from lumos_core.learning.batching import shuffled_batches
 from lumos_core.learning.client_rows import ClientRows, Context, OwnRows, WholeTables
 from lumos_core.learning.given_dropout import GivenDropout, draw_masks
 from lumos_core.learning.model import build_model, last_position, scaled_bias
-from lumos_core.learning.parameters import ITEM_BIAS, ITEM_TABLE, ModelShape, Params
+from lumos_core.learning.parameters import (
+    ITEM_BIAS,
+    ITEM_TABLE,
+    ModelShape,
+    Params,
+    with_all_rows,
+)
 from lumos_core.learning.training import TrainingSet, TrainSums, uses_full_softmax
 from lumos_core.views.view import Views
 
@@ -45,11 +51,30 @@ Seed = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Trained:
-    """What one client's training gave: its delta, names and shapes of the model, and its sums."""
+    """What one client's training gave.
+
+    Attributes:
+        client: its number.
+        arrays: its delta: names of the model and, but for the item table, its shapes.
+        rows: the numbers of the item table's rows in ``arrays``, rising; None: all of them. Rows
+            that are not there have not moved.
+        table_rows: how many rows the item table has, N + 1.
+        sums: of its training.
+    """
 
     client: int
-    delta: Params
+    arrays: Params
+    rows: np.ndarray | None
+    table_rows: int
     sums: TrainSums
+
+    @property
+    def delta(self) -> Params:
+        """The whole delta: names and shapes of the model."""
+        if self.rows is None:
+            return self.arrays
+        table = with_all_rows(self.arrays[ITEM_TABLE], self.rows, self.table_rows)
+        return {**self.arrays, ITEM_TABLE: table}
 
 
 class _Kind(NamedTuple):
@@ -125,8 +150,8 @@ class StackedTrainer:
             found = {i: views[c] for i, c in enumerate(clients.tolist()) if c in views}
             data = TrainingSet.build(train.subset(clients), self.config.max_len, found)
             chunk = _Chunk(self, start, data, kind, [seeds[c] for c in clients])
-            for client, (delta, sums) in zip(clients.tolist(), chunk.train(), strict=True):
-                yield Trained(client, delta, sums)
+            for client, (arrays, rows, sums) in zip(clients.tolist(), chunk.train(), strict=True):
+                yield Trained(client, arrays, rows, len(start[ITEM_TABLE]), sums)
 
     def _chunks(self, train: Sequences, views: Views) -> Iterator[tuple[_Kind, np.ndarray]]:
         """Clients of one kind each, in order of length, within the bound of memory."""
@@ -307,8 +332,8 @@ class _Chunk:
         }
         self._optimizers = self._made_optimizers()
 
-    def train(self) -> Iterator[tuple[Params, TrainSums]]:
-        """Train for all epochs; the delta and the sums of each client."""
+    def train(self) -> Iterator[tuple[Params, np.ndarray | None, TrainSums]]:
+        """Train for all epochs; the arrays, rows and sums of each client (:class:`Trained`)."""
         started = time.perf_counter()
         clients, kind = len(self._examples), self._kind
         item_loss, contrast = np.zeros(clients), np.zeros(clients)
@@ -319,12 +344,13 @@ class _Chunk:
                 item_loss += of_items
                 contrast += of_views
         seconds = (time.perf_counter() - started) / clients
-        deltas = self._deltas() if any(kind) else self._unmoved()
-        for client, (examples, delta) in enumerate(
-            zip(self._examples.tolist(), deltas, strict=True)
+        encoders = self._encoders() if any(kind) else self._unmoved()
+        for client, (examples, encoder, table) in enumerate(
+            zip(self._examples.tolist(), encoders, self._tables.moved(), strict=True)
         ):
             yield (
-                delta,
+                {n: table.by if n == ITEM_TABLE else encoder[n] for n in self._start},
+                table.rows,
                 TrainSums(
                     users=1,
                     examples=examples * epochs,
@@ -367,23 +393,26 @@ class _Chunk:
             ),
         ]
 
-    def _deltas(self) -> Iterator[Params]:
-        """The delta of each client; the stacked parameters are not used after this."""
+    def _encoders(self) -> Iterator[Params]:
+        """How far each client has moved everything but the item table; the stacked parameters are
+        not used after this."""
         matrices = self._trainer.matrices
         moved: dict[str, np.ndarray] = {}
         for name, leaf in self._leaves.items():
             by = leaf.detach().sub_(_stored(self._start[name], name in matrices))
             found = _stored(by, name in matrices).contiguous().cpu().numpy()
             moved[name] = found.astype(np.float32, copy=False)
-        for client, table in enumerate(self._tables.moved()):
-            yield {
-                name: table if name == ITEM_TABLE else moved[name][client] for name in self._start
-            }
+        for client in range(len(self._examples)):
+            yield {name: arrays[client] for name, arrays in moved.items()}
 
     def _unmoved(self) -> Iterator[Params]:
-        """The delta of clients that have nothing to learn from."""
+        """The same of clients that have nothing to learn from."""
         for _ in self._examples:
-            yield {n: np.zeros(tuple(a.shape), dtype=np.float32) for n, a in self._start.items()}
+            yield {
+                name: np.zeros(tuple(tensor.shape), dtype=np.float32)
+                for name, tensor in self._start.items()
+                if name != ITEM_TABLE
+            }
 
 
 def _clip(gradients: Sequence[Tensor | None], limit: float) -> None:

@@ -13,7 +13,10 @@ Evaluations on the validation targets hold the value by which rounds are compare
 and the nodes that are out of line with the others (``doubted``). Rounds say which nodes trained
 without views of all their users (``views_lacking``: how many, ``views_lacking_nodes``: by name).
 Events hold the time (``time``, UTC) and names of nodes: ``ok`` and ``failed`` in rounds, ``nodes``
-in evaluations. Operators choose the names of nodes; about users there are only counts in here.
+in evaluations (``nodes_unnamed``: how many of a large population that is evaluated at once are not
+named). Operators choose the names of nodes; about users there are only counts in here. The
+evaluation on the test targets holds metrics of each node with enough users
+(:mod:`lumos_core.runs.node_metrics`).
 """
 
 import json

@@ -1,10 +1,11 @@
 """The report of a run for people: a comparison table and ``report.md``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lumos_core.runs.history import HISTORY, WARM_START, read_history
+from lumos_core.runs.history import HISTORY, WARM_START, Event, read_history
+from lumos_core.runs.node_metrics import section
 from lumos_core.runs.summary import RunSummary
 from lumos_core.runs.view_coverage import NOT_COMPLETE
 from lumos_core.safe_files import write_atomically
@@ -39,30 +40,33 @@ def cells(rows: list[Row]) -> list[list[str]]:
 
 
 def write_report(run_dir: Path, summary: RunSummary, rows: list[Row]) -> Path:
-    """Write ``report.md`` into the run folder, with the rounds of its history; returns its path."""
+    """Write ``report.md`` into the run folder, with the nodes and rounds of its history; returns
+    its path."""
+    events = read_history(run_dir / HISTORY)
     lines = [
         f"# {summary.method}, seed {summary.seed}: {summary.outcome}",
         "",
         f"{summary.rounds} rounds in {summary.seconds:.0f} s; the model of round "
         f"{summary.best_round} was best on validation. "
         f"{summary.bytes_up:,} bytes went up, {summary.bytes_down:,} down.",
-        *_start(run_dir),
+        *_start(events),
         *_privacy(summary),
         *_views(summary),
         "",
         _markdown(cells(rows)),
+        *_nodes(events),
         "## Rounds",
         "",
-        _markdown(_rounds(run_dir)),
+        _markdown(_rounds(events)),
     ]
     path = run_dir / "report.md"
     write_atomically(path, "\n".join(lines).encode())
     return path
 
 
-def _start(run_dir: Path) -> list[str]:
+def _start(events: Sequence[Event]) -> list[str]:
     """Where the run's first model is from, if it was trained before."""
-    found = (e for e in read_history(run_dir / HISTORY) if e["event"] == WARM_START)
+    found = (e for e in events if e["event"] == WARM_START)
     return [
         f"It began with the model of round {e['of_round']} of {e['from']} (digest {e['model']})."
         for e in found
@@ -86,8 +90,13 @@ def federated_row(summary: RunSummary) -> Row:
     return Row(f"federated {summary.method}{note}", summary.test)
 
 
-def _rounds(run_dir: Path) -> list[list[str]]:
-    events = list(read_history(run_dir / HISTORY))
+def _nodes(events: Sequence[Event]) -> list[str]:
+    """How the test metrics are spread over nodes, if the history says so."""
+    sentences, table = section(events)
+    return ["## Nodes", "", *sentences, "", _markdown(table)] if table else []
+
+
+def _rounds(events: Sequence[Event]) -> list[list[str]]:
     validation = {
         e["round"]: e for e in events if e["event"] == "evaluation" and e["split"] == "validation"
     }

@@ -27,7 +27,7 @@ from lumos_core.pages.page import (
     Tone,
     render,
 )
-from lumos_core.runs import troubles
+from lumos_core.runs import node_metrics, troubles
 from lumos_core.runs.attendance import ATTENDANCE, Attendance
 from lumos_core.runs.history import HISTORY, Event, read_history, utc_now
 from lumos_core.runs.report import CENTRALISED, REPORTED_METRICS, Row
@@ -114,7 +114,7 @@ def run_page(
             Section("results", "What it reached", _results(rows)),
             Section("failures", "What failed, and what to do", failures(events, summary, refused)),
             Section("curves", "Round by round", _curves(events)),
-            Section("nodes", "Nodes", node_tables(nodes, events)),
+            Section("nodes", "Nodes", [*node_tables(nodes, events), *by_node(events)]),
             Section("privacy", "What left the nodes", privacy(config, summary)),
             Section("views", "Views that the language model wrote", _views(examples)),
             Section("configuration", "Configuration", configuration(config)),
@@ -297,6 +297,16 @@ def node_tables(nodes: Sequence[NodeStatus], events: Sequence[Event]) -> list[Ta
     if more := rows[OPEN_NODES:]:
         tables.append(Table(f"{len(more)} more nodes", header, more, folded=True, align="llrrrl"))
     return tables
+
+
+def by_node(events: Sequence[Event]) -> list[Table]:
+    """The test metrics of single nodes, if the history says so; of nodes with a few users it does
+    not."""
+    sentences, table = node_metrics.section(events)
+    if not table or single_users(events):
+        return []
+    header, *rows = table
+    return [Table("The best model by node", header, rows, note=" ".join(sentences))]
 
 
 def single_users(events: Sequence[Event]) -> bool:

@@ -6,9 +6,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from lumos_core.learning.parameters import Params
 
 Split = Literal["validation", "test"]
+Rows = npt.NDArray[np.int64]
+"""Numbers of rows of the item table, rising."""
 Metrics = dict[str, int | float]
 """Counts and sums by name (:mod:`lumos_core.wire.reply_checks`)."""
 Value = int | str | bytes | list[str] | list[bytes]
@@ -42,6 +47,7 @@ class Reply:
     secure: Packet = field(default_factory=dict)  # of secure aggregation
     sum_of: tuple[str, ...] = ()  # the nodes whose sum this is; empty: the reply of `node` alone
     error: str | None = None  # a code, see client_app.error_codes; never an exception's text
+    rows: Rows | None = None  # the item table's rows in `arrays`, if a transport leaves out others
     too_large: bool = False  # it was refused unread (lumos_core.wire.reply_limits)
     bytes_up: int = 0
     bytes_down: int = 0

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from lumos_core.config import RunConfig
 from lumos_core.errors import ReplyError
 from lumos_core.learning.metrics import CUTOFFS
-from lumos_core.learning.parameters import Params
+from lumos_core.learning.parameters import ITEM_TABLE, Params
 from lumos_core.wire import deltas
 from lumos_core.wire.codecs import codec
-from lumos_core.wire.messages import Metrics
+from lumos_core.wire.messages import Metrics, Rows
 
 TRAIN_METRICS = frozenset(
     {"users", "examples", "loss", "contrastive", "contrastive-users", "views-complete", "seconds"}
@@ -79,6 +79,7 @@ def check_train(
     config: RunConfig,
     evaluated: bool,
     nodes: int = 1,
+    rows: Rows | None = None,
 ) -> Params:
     """The decoded delta of a train reply.
 
@@ -88,6 +89,7 @@ def check_train(
         like: the global parameters.
         evaluated: whether the instruction asked to evaluate the received model as well.
         nodes: number of nodes whose replies this is the sum of.
+        rows: of the item table, the rows that the delta has; None: all.
 
     Raises:
         ReplyError: anything is missing, unknown, of the wrong type, not finite or out of range.
@@ -97,6 +99,8 @@ def check_train(
         raise ReplyError("metric 'users' is 0: a delta of nobody")
     if evaluated:
         _check_ranking(metrics, config.title_weights)
+    if rows is not None:
+        like = {**like, ITEM_TABLE: like[ITEM_TABLE][rows]}
     delta = codec(config.delta_codec).decode(arrays, like, config.top_rows_share)
     deltas.check_norm(delta, config.max_delta_norm)
     return delta

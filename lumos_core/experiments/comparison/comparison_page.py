@@ -9,12 +9,14 @@ from statistics import mean, stdev
 
 from lumos_core.experiments.comparison.comparison_table import (
     COST_HEADER,
+    SPREAD_HEADER,
     Comparison,
     cost_rows,
     federated,
     relative_differences,
 )
-from lumos_core.experiments.comparison.rarity import CLASSES
+from lumos_core.experiments.comparison.fairness import LENGTHS
+from lumos_core.experiments.comparison.rarity import CLASSES, CountClass, Floats
 from lumos_core.experiments.comparison.variants import UNFEDERATED
 from lumos_core.experiments.results_file import Result
 from lumos_core.pages.charts import Chart, Line, line_chart
@@ -99,7 +101,7 @@ def comparison_page(results: Sequence[Result], reference: str, data: str) -> Pag
             Section("quality", "How good they are", _quality(comparison)),
             Section("parts", "What each part adds", _parts(comparison)),
             Section("curves", "Round by round", _curves(results)),
-            Section("rarity", "By rarity of the target", _rarity(comparison)),
+            Section("rarity", "By rarity of the target, and whom it serves", _classes(comparison)),
             Section("cost", "What a run costs", [_cost(comparison)]),
             Section("configuration", "Configuration in common", configuration(first["config"])),
         ),
@@ -274,20 +276,35 @@ def _line(variant: str, group: Sequence[Result], metric: str) -> Line:
     )
 
 
-def _rarity(comparison: Comparison) -> list[Table]:
-    counts = comparison.target_counts
-    if counts is None:
-        return []
-    rates = {name: comparison.rarity_rates(name) for name in comparison.groups}
-    known = [r for row in rates.values() for r in row if r is not None]
-    most = max(known, default=0.0) or 1.0
+def _classes(comparison: Comparison) -> list[Table]:
+    """Hits by rarity of the target and by length of the history, and how they are spread."""
+    rarity, lengths = comparison.target_counts, comparison.history_lengths
+    tables = []
+    if rarity is not None:
+        rates = {name: comparison.rarity_rates(name) for name in comparison.groups}
+        tables.append(_by_class("uses of the target in training", CLASSES, rarity, rates))
+    if lengths is not None:
+        rates = {name: comparison.length_rates(name) for name in comparison.groups}
+        tables.append(_by_class("items of the user's history", LENGTHS, lengths, rates))
+        rows = [[name, *comparison.spreads(name)] for name in comparison.groups]
+        tables.append(Table("Spread over nodes and users", SPREAD_HEADER, rows, folded=True))
+    return tables
+
+
+def _by_class(
+    by: str,
+    classes: Sequence[CountClass],
+    counts: Floats,
+    rates: Mapping[str, Sequence[float | None]],
+) -> Table:
+    most = max((r for row in rates.values() for r in row if r is not None), default=0.0) or 1.0
     rows: list[list[Cell]] = [
         [name, *(NO_VALUE if r is None else Bar(f"{r:.4f}", r / most) for r in row)]
         for name, row in rates.items()
     ]
-    users = [f"{int(rarity.members(counts).sum()):,}" for rarity in CLASSES]
-    header = ["uses of the target in training", *(rarity.name for rarity in CLASSES)]
-    return [Table("HR@20 on test", header, [["users", *users], *rows], align="l")]
+    users = [f"{int(members.members(counts).sum()):,}" for members in classes]
+    header = [by, *(members.name for members in classes)]
+    return Table(f"HR@20 on test, by {by}", header, [["users", *users], *rows], align="l")
 
 
 def _cost(comparison: Comparison) -> Table:

@@ -1,23 +1,31 @@
 """Results of `lumos compare`: tables in Markdown and a picture of the curves.
 
 The first table says how good the variants are, the second how their hits depend on the rarity of
-the target, the third what they cost. Results of earlier versions have no ranks of users: their
-differences are paired by seed only, without an interval, and they are in the first table alone.
+the target, two more on whom they serve, the last what they cost. Results of earlier versions have
+no ranks of users: their differences are paired by seed only, without an interval, and they are in
+the first table alone. Where no result says how long the users' histories are, the two tables are
+left out.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 
 import numpy as np
 
+from lumos_core.experiments.comparison.fairness import LENGTHS, node_spread, user_spread
 from lumos_core.experiments.comparison.intervals import Bootstrap, Floats, Interval, user_metric
-from lumos_core.experiments.comparison.packed_ranks import unpack_ranks
-from lumos_core.experiments.comparison.rarity import CLASSES, RARE, hit_rate
+from lumos_core.experiments.comparison.packed_ranks import unpack_counts, unpack_ranks
+from lumos_core.experiments.comparison.rarity import CLASSES, RARE, CountClass, hit_rate
 from lumos_core.experiments.comparison.tuning import TUNED, in_table
-from lumos_core.experiments.comparison.variant_runs import RANKS, TARGET_COUNTS
+from lumos_core.experiments.comparison.variant_runs import (
+    HISTORY_LENGTHS,
+    OWNERS,
+    RANKS,
+    TARGET_COUNTS,
+)
 from lumos_core.experiments.comparison.variants import UNFEDERATED
 from lumos_core.experiments.results_file import Result
 from lumos_core.terminal.tables import markdown_table, spread
@@ -29,6 +37,10 @@ COST_HEADER = (
     "cost of a run", "best round", "rounds", "epochs", "CPU-s", "MB sent by nodes", "ended by",
     "tuned to",
 )  # fmt: skip
+SPREAD_HEADER = (
+    "HR@20 of nodes and users", "nodes: mean", "deviation", "worst tenth", "users: worst tenth",
+    "never hit",
+)  # fmt: skip
 _NONE = "–"
 
 _LEGEND = f"""\
@@ -36,6 +48,11 @@ In brackets: the 95 % interval of the relative difference, from a paired bootstr
 seeds. {BETTER} the whole interval is above zero on validation and on test; {WORSE} below zero on
 both; {LEVEL} neither. Rare: targets with fewer than 5 uses in training. {UNFINISHED} a run ended at
 its cap on rounds or epochs, not by patience.
+"""
+_FAIRNESS_LEGEND = """\
+Nodes count the same, whatever their size; means over seeds. A user's HR@20 is that over all seeds,
+on validation and test; never hit: in none of them. The worst tenth, of at least one node, is chosen
+by these numbers, so chance alone puts it below the mean: compare it between variants.
 """
 
 
@@ -98,23 +115,60 @@ class Comparison:
 
     def rarity(self, name: str) -> list[str]:
         """HR@20 for each class of rarity, as text."""
-        return [_NONE if rate is None else f"{rate:.4f}" for rate in self.rarity_rates(name)]
+        return _as_text(self.rarity_rates(name))
 
     def rarity_rates(self, name: str) -> list[float | None]:
         """HR@20 for each class of rarity; None where it is not known."""
-        counts, ranks = self.target_counts, [ranks_of(r, "test") for r in self.groups[name]]
-        known = [row for row in ranks if row is not None and counts is not None]
-        if counts is None or not known or any(row.shape != counts.shape for row in known):
-            return [None] * len(CLASSES)
-        return [hit_rate(known, counts, rarity) for rarity in CLASSES]
+        return self._by_class(name, self.target_counts, CLASSES)
+
+    def by_length(self, name: str) -> list[str]:
+        """HR@20 for each class of lengths of the history, as text."""
+        return _as_text(self.length_rates(name))
+
+    def length_rates(self, name: str) -> list[float | None]:
+        """HR@20 for each class of lengths of the history; None where it is not known."""
+        return self._by_class(name, self.history_lengths, LENGTHS)
+
+    def spreads(self, name: str) -> list[str]:
+        """HR@20 of nodes (mean, deviation, worst tenth) and of users (worst tenth, never hit)."""
+        group = [result for result in self.groups[name] if RANKS in result]
+        of_nodes = node_spread(
+            [
+                (unpack_ranks(r[RANKS]["test"]), unpack_counts(r[OWNERS]))
+                for r in group
+                if OWNERS in r
+            ]
+        )
+        of_users = user_spread([unpack_ranks(row) for r in group for row in r[RANKS].values()])
+        found: list[float] = [*(of_nodes or [math.nan] * 3), *(of_users or [math.nan] * 2)]
+        texts = [_NONE if math.isnan(value) else f"{value:.4f}" for value in found]
+        return [*texts[:-1], texts[-1] if math.isnan(found[-1]) else f"{found[-1]:.1%}"]
 
     @property
     def target_counts(self) -> Floats | None:
         """How often each user's test target occurs in training; None if no result says so."""
-        results = (result for group in self.groups.values() for result in group)
-        packed = (result[TARGET_COUNTS] for result in results if result.get(TARGET_COUNTS))
-        found = next(packed, None)
+        found = self._first(TARGET_COUNTS)
         return None if found is None else unpack_ranks(found)
+
+    @property
+    def history_lengths(self) -> Floats | None:
+        """The length of each user's training history; None if no result says so."""
+        found = self._first(HISTORY_LENGTHS)
+        return None if found is None else unpack_counts(found).astype(np.float64)
+
+    def _first(self, key: str) -> str | None:
+        """What the first result that has a key says about all users."""
+        results = (result for group in self.groups.values() for result in group)
+        return next((result[key] for result in results if result.get(key)), None)
+
+    def _by_class(
+        self, name: str, counts: Floats | None, classes: Sequence[CountClass]
+    ) -> list[float | None]:
+        ranks = [ranks_of(r, "test") for r in self.groups[name]]
+        known = [row for row in ranks if row is not None]
+        if counts is None or not known or any(row.shape != counts.shape for row in known):
+            return [None] * len(classes)
+        return [hit_rate(known, counts, members) for members in classes]
 
     def interval(self, name: str, metric: str) -> Difference | None:
         """The difference to the reference with its interval; None without ranks of the same users
@@ -141,6 +195,10 @@ class Comparison:
         return self.bootstraps[count].relative(values[::2], values[1::2])
 
 
+def _as_text(rates: Sequence[float | None]) -> list[str]:
+    return [_NONE if rate is None else f"{rate:.4f}" for rate in rates]
+
+
 def ranks_of(result: Result, split: str) -> Floats | None:
     """The ranks of all users in a result, clipped; None if it has none."""
     return unpack_ranks(result[RANKS][split]) if RANKS in result else None
@@ -164,7 +222,14 @@ def comparison_table(results: Sequence[Result], reference: str) -> str:
         [
             markdown_table([*header, "HR@20, rare"], _quality(comparison)),
             _LEGEND,
-            _rarity_table(comparison),
+            _class_table(
+                "uses of the target",
+                CLASSES,
+                comparison.target_counts,
+                comparison.rarity,
+                comparison.groups,
+            ),
+            *_fairness_tables(comparison),
             _cost_table(comparison),
         ]
     )
@@ -211,15 +276,27 @@ def _quality(comparison: Comparison) -> list[list[str]]:
     ]
 
 
-def _rarity_table(comparison: Comparison) -> str:
-    """HR@20 by how often the target occurs in training; the first row has the numbers of users."""
-    counts = comparison.target_counts
-    users = [
-        _NONE if counts is None else f"{int(rarity.members(counts).sum())}" for rarity in CLASSES
-    ]
-    header = ["HR@20 by uses of the target", *(rarity.name for rarity in CLASSES)]
-    rows = [[name, *comparison.rarity(name)] for name in comparison.groups]
-    return markdown_table(header, [["users", *users], *rows])
+def _class_table(
+    by: str,
+    classes: Sequence[CountClass],
+    counts: Floats | None,
+    rates: Callable[[str], list[str]],
+    names: Iterable[str],
+) -> str:
+    """HR@20 by classes of users; the first row has the numbers of users."""
+    users = [_NONE if counts is None else f"{int(c.members(counts).sum())}" for c in classes]
+    header = [f"HR@20 by {by}", *(c.name for c in classes)]
+    return markdown_table(header, [["users", *users], *([name, *rates(name)] for name in names)])
+
+
+def _fairness_tables(comparison: Comparison) -> list[str]:
+    """HR@20 by length of the history, and how it is spread over nodes and users."""
+    lengths, names = comparison.history_lengths, comparison.groups
+    if lengths is None:
+        return []
+    by_length = _class_table("length of the history", LENGTHS, lengths, comparison.by_length, names)
+    spreads = markdown_table(SPREAD_HEADER, [[name, *comparison.spreads(name)] for name in names])
+    return [by_length, spreads, _FAIRNESS_LEGEND]
 
 
 def _cost_table(comparison: Comparison) -> str:

@@ -14,24 +14,25 @@ from lumos_core.data.sequences import LeaveOneOut, Sequences
 Floats = npt.NDArray[np.float64]
 
 
-class RarityClass(NamedTuple):
-    """Targets with at least ``least`` and fewer than ``below`` uses in training."""
+class CountClass(NamedTuple):
+    """Users with a count, such as the uses of their target, of at least ``least`` and less than
+    ``below``."""
 
     name: str
     least: int
     below: float
 
     def members(self, counts: Floats) -> npt.NDArray[np.bool_]:
-        """Which users have such a target."""
+        """Which users are in it."""
         return (counts >= self.least) & (counts < self.below)
 
 
 CLASSES = (
-    RarityClass("< 5", 0, 5),
-    RarityClass("5–9", 5, 10),
-    RarityClass("10–19", 10, 20),
-    RarityClass("20–49", 20, 50),
-    RarityClass("≥ 50", 50, float("inf")),
+    CountClass("< 5", 0, 5),
+    CountClass("5–9", 5, 10),
+    CountClass("10–19", 10, 20),
+    CountClass("20–49", 20, 50),
+    CountClass("≥ 50", 50, float("inf")),
 )
 RARE = CLASSES[0]
 
@@ -45,15 +46,16 @@ def target_counts(users: Sequences) -> npt.NDArray[np.int64]:
 
 
 def hit_rate(
-    ranks: Sequence[Floats], counts: Floats, rarity: RarityClass, cutoff: int = 20
+    ranks: Sequence[Floats], counts: Floats, of: CountClass, cutoff: int = 20
 ) -> float | None:
-    """HR of the targets of a class, over all seeds; None if there are none.
+    """HR of the users of a class, over all seeds; None if there are none.
 
     Args:
         ranks: [U] for every seed.
-        counts: :func:`target_counts`.
+        counts: [U], such as :func:`target_counts`.
+        of: the class.
     """
-    members = rarity.members(counts)
+    members = of.members(counts)
     if not members.any():
         return None
     return float(np.mean([(row[members] <= cutoff).mean() for row in ranks]))

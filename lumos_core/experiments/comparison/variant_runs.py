@@ -16,10 +16,11 @@ from lumos_core.data import Catalog, LeaveOneOut, Sequences, partition_users
 from lumos_core.data.pooled import Pooled, pool
 from lumos_core.data.prepared_folder import load_prepared, read_dataset_facts
 from lumos_core.experiments.comparison import tuning, variants
-from lumos_core.experiments.comparison.packed_ranks import pack_ranks
+from lumos_core.experiments.comparison.fairness import training_lengths
+from lumos_core.experiments.comparison.packed_ranks import pack_counts, pack_ranks
 from lumos_core.experiments.comparison.rarity import target_counts
-from lumos_core.experiments.jobs import Job
-from lumos_core.experiments.results_file import Result
+from lumos_core.experiments.jobs import Job, data_facts
+from lumos_core.experiments.results_file import Result, ResultsFile
 from lumos_core.learning.metrics import means, ranking_sums
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ RANKS = "ranks"
 """Key of results: packed ranks of all users by split; see :mod:`.packed_ranks`."""
 TARGET_COUNTS = "target_counts"
 """Key of results: packed counts of the test targets in the training histories."""
+HISTORY_LENGTHS = "history_lengths"
+"""Key of results: packed lengths of the users' training histories."""
+OWNERS = "owners"
+"""Key of results: for each user, the packed number of the node that has them. A user of several
+nodes is counted on the first. Runs with one node, or one user a client, do not have it."""
 CENTRALISED_MAX_EPOCHS = 150
 CENTRALISED_PATIENCE = 10
 
@@ -77,6 +83,7 @@ class VariantRun(Job):
             found |= {split: means(ranking_sums(row)) for split, row in ranks.items()}
             found[RANKS] = {split: pack_ranks(row) for split, row in ranks.items()}
             facts[TARGET_COUNTS] = pack_ranks(target_counts(ground.pooled.users))
+            facts |= user_facts(ground)
         return {**facts, **found}
 
 
@@ -119,6 +126,47 @@ class Ground:
             nodes = [pooled.users]
         named = {f"node-{n}": users for n, users in enumerate(nodes)}
         return cls(folder, catalog, named, pooled, drawn, one_user)
+
+    def owners(self) -> np.ndarray:
+        """int64 [U]: the number of the first node that has each of the pooled users."""
+        owner: dict[str, int] = {}
+        for number, users in enumerate(self.nodes.values()):
+            for user in users.user_ids:
+                owner.setdefault(user, number)
+        return np.array([owner[user] for user in self.pooled.users.user_ids], dtype=np.int64)
+
+
+def user_facts(ground: Ground) -> Result:
+    """What results say about their users, whatever the run: how long their histories are, and which
+    node has them."""
+    facts: Result = {HISTORY_LENGTHS: pack_counts(training_lengths(ground.pooled.users))}
+    if len(ground.nodes) > 1:
+        facts[OWNERS] = pack_counts(ground.owners())
+    return facts
+
+
+def add_user_facts(file: ResultsFile, folder: Path) -> None:
+    """Add :func:`user_facts` to results of versions that did not keep them, if they are of this
+    data.
+
+    Args:
+        file: the results.
+        folder: a prepared folder.
+    """
+    data = data_facts(folder)
+    known: dict[tuple[Partition, int], Result] = {}
+
+    def with_facts(result: Result) -> Result:
+        same = all(result.get(key) == value for key, value in data.items())
+        if not same or RANKS not in result or HISTORY_LENGTHS in result:
+            return result
+        partition: Partition = result.get("partition", "stored")
+        which = partition, result["seed"] if partition == "drawn" else 0
+        if which not in known:
+            known[which] = user_facts(Ground.of(folder, *which))
+        return {**result, **known[which]}
+
+    file.change(with_facts)
 
 
 def _run(job: VariantRun, ground: Ground) -> tuple[Result, Ranks | None]:

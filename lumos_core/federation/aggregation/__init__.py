@@ -21,19 +21,22 @@ from lumos_core.federation.aggregation.rules import (
     trimmed_mean,
 )
 from lumos_core.federation.aggregation.sparse import sparse_median, sparse_trimmed_mean
-from lumos_core.learning.parameters import Params
+from lumos_core.federation.aggregation.table_rows import mean_table, without_table
+from lumos_core.learning.parameters import ITEM_TABLE, Params
+from lumos_core.wire.messages import Rows
 
 __all__ = [
-    "RULES", "Rule", "aggregate", "clip_as_configured", "clip_norms", "clip_rows", "mean", "median",
-    "median_encoder", "multi_krum", "rule", "sparse_median", "sparse_trimmed_mean", "trimmed_mean",
+    "RULES", "Rule", "aggregate", "aggregate_rows", "clip_as_configured", "clip_norms", "clip_rows",
+    "mean", "median", "median_encoder", "multi_krum", "rule", "sparse_median",
+    "sparse_trimmed_mean", "trimmed_mean",
 ]  # fmt: skip
 
 RULES: dict[str, Rule] = {
     made.name: made
     for made in (
-        Rule("mean", mean, needs_single_deltas=False),
+        Rule("mean", mean, needs_single_deltas=False, averages_table=True),
         Rule("median", median, needs_single_deltas=True),
-        Rule("median-encoder", median_encoder, needs_single_deltas=True),
+        Rule("median-encoder", median_encoder, needs_single_deltas=True, averages_table=True),
         Rule("trimmed-mean", trimmed_mean, needs_single_deltas=True),
         Rule("multi-krum", multi_krum, needs_single_deltas=True),
         Rule("sparse-median", sparse_median, needs_single_deltas=True),
@@ -66,6 +69,35 @@ def aggregate(deltas: Sequence[Params], weights: np.ndarray, config: RunConfig) 
         float32 arrays with the names and shapes of the deltas.
     """
     return rule(config.rule).function(clip_as_configured(deltas, config), weights)
+
+
+def aggregate_rows(
+    deltas: Sequence[Params],
+    rows: Sequence[Rows],
+    weights: np.ndarray,
+    config: RunConfig,
+    table_rows: int,
+) -> Params:
+    """:func:`aggregate` of deltas that have only some rows of the item table, by a rule that
+    averages the table. Memory and time grow with these rows, not with the catalog.
+
+    Args:
+        deltas: of the item table they have only some rows, at least one; all others are zero.
+        rows: the numbers of these rows, for every delta; rising.
+        weights: as for :func:`aggregate`.
+        config: likewise.
+        table_rows: how many rows the item table has.
+
+    Returns:
+        Whole arrays, as :func:`aggregate`.
+    """
+    chosen = rule(config.rule)
+    if not chosen.averages_table:
+        raise ValueError(f"rule {chosen.name} needs the whole item table")
+    clipped = clip_as_configured(deltas, config)
+    rest = chosen.function([without_table(delta) for delta in clipped], weights)
+    table = mean_table([delta[ITEM_TABLE] for delta in clipped], rows, weights, table_rows)
+    return {name: table if name == ITEM_TABLE else rest[name] for name in deltas[0]}
 
 
 def clip_as_configured(deltas: Sequence[Params], config: RunConfig) -> Sequence[Params]:

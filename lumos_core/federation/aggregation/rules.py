@@ -25,6 +25,9 @@ class Rule:
     needs_single_deltas: bool
     """Whether it compares deltas with each other. If not, their weighted sum is enough, and the
     rule works with secure aggregation, which shows the server nothing but a sum."""
+    averages_table: bool = False
+    """Whether it takes the weighted mean of the item table, and treats other arrays without looking
+    at the table. Then deltas need to have only the rows of the table that moved."""
 
 
 def mean(deltas: Sequence[Params], weights: np.ndarray) -> Params:

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -14,10 +16,12 @@ from lumos_core.errors import ConfigError, DataError
 from lumos_core.federation.in_process import InProcessTransport
 from lumos_core.federation.node import Node
 from lumos_core.federation.one_user_clients import client_names
-from lumos_core.federation.population import Population
+from lumos_core.federation.population import Population, sends_rows
 from lumos_core.federation.round_loop import FederationResult, run_federation
+from lumos_core.learning.parameters import ITEM_TABLE
 from lumos_core.learning.title_start import initial_params
 from lumos_core.views.view import UserViews, Views, ViewSource, no_views
+from lumos_core.wire.codecs import wire_bytes
 from lumos_core.wire.messages import Instruction, Transport
 from lumos_core.wire.reply_checks import INFO, check_evaluation, check_train
 
@@ -87,6 +91,11 @@ def _config(tiny: Tiny, **changes: Any) -> RunConfig:
         {"delta_codec": "top-rows", "error_feedback": True, "fraction": 0.9},
         {"delta_codec": "float16"},
         {"aggregation": "mean", "clip": "none", "weighting": "uniform"},
+        {"method": "lumos", "aggregation": "mean", "clip": "none", "weighting": "examples"},
+        {"method": "fedavg-plus", "delta_codec": "float16", "error_feedback": True},
+        {"method": "lumos", "delta_codec": "top-rows", "clip": "rows"},
+        {"method": "lumos", "aggregation": "median", "clip": "norm"},
+        {"method": "fedavg-plus", "dp": "central", "weighting": "uniform", "dp_noise_seed": 3},
         {"dp": "central", "weighting": "uniform", "dp_noise_seed": 3, "dp_clip": 0.5},
         {"dp": "distributed", "weighting": "uniform", "dp_noise_seed": 3, "dp_clip": 0.5},
     ],
@@ -175,8 +184,46 @@ def test_every_reply_is_what_the_server_takes(
     assert evaluated.metrics["eval-users"] == USERS
     assert [reply.node for reply in trained] == names[:4]
     for reply in trained:
-        check_train(reply.arrays or {}, reply.metrics, start, config, evaluated=True)
+        check_train(
+            reply.arrays or {}, reply.metrics, start, config, evaluated=True, rows=reply.rows
+        )
         assert (reply.metrics["users"], reply.metrics["eval-users"]) == (1, 0)
+
+
+def test_replies_hold_the_rows_that_a_client_met_and_no_others(
+    tiny: Tiny, toy_catalog: Catalog, users: Sequences
+) -> None:
+    """Their bytes are those that a node sends: those of the whole table."""
+    config = _config(tiny, method="fedavg-plus")
+    start = initial_params(config, toy_catalog)
+    population = Population(toy_catalog, users, config)
+    orders = [Instruction(name, "train", 1, start) for name in population.nodes()]
+    for at, reply in enumerate(population.exchange(orders, 1.0)):
+        assert reply.arrays is not None
+        assert reply.rows is not None
+        met = np.unique(users[at][:-2][-config.max_len :])
+        assert reply.rows.tolist() == met.tolist()
+        assert reply.arrays[ITEM_TABLE].shape == (len(met), config.dim)
+        assert reply.bytes_up == wire_bytes(start)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows"),
+    [
+        ({}, True),
+        ({"aggregation": "mean", "delta_codec": "float16"}, True),
+        ({"item_rows": "all"}, False),
+        ({"method": "fedavg"}, False),
+        ({"aggregation": "median"}, False),
+        ({"aggregation": "sparse-median"}, False),
+        ({"delta_codec": "int8"}, False),
+        ({"delta_codec": "top-rows"}, False),
+        ({"dp": "central", "weighting": "uniform"}, False),
+    ],
+    ids=str,
+)
+def test_where_zeros_count_they_are_kept(tiny: Tiny, changes: dict[str, Any], rows: bool) -> None:
+    assert sends_rows(_config(tiny, **{"method": "lumos", **changes})) == rows
 
 
 def test_a_client_says_whether_it_has_views(
@@ -204,6 +251,21 @@ def test_what_cannot_train_together_is_refused_by_name(
 ) -> None:
     with pytest.raises(ConfigError, match="method = confedsrs"):
         Population(toy_catalog, users, _config(tiny, method="confedsrs"))
+
+
+def test_a_round_that_does_not_fit_into_memory_is_refused(
+    tiny: Tiny, toy_catalog: Catalog, users: Sequences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole tables take more than the rows that clients met; here, what is free is in between."""
+    whole = _config(tiny, method="lumos", aggregation="median", clip="none", fraction=1.0)
+    rows = whole.replace(aggregation="mean")
+    free = sum(
+        Population(toy_catalog, users, config)._memory().bytes(config) for config in (whole, rows)
+    )
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free // 2))
+    Population(toy_catalog, users, rows)
+    with pytest.raises(ConfigError, match="20 of 20 clients train"):
+        Population(toy_catalog, users, whole)
 
 
 def test_a_user_needs_three_interactions(tiny: Tiny, toy_catalog: Catalog) -> None:

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from lumos_core.config import RunConfig
 from lumos_core.errors import FederationError
-from lumos_core.federation import membership
+from lumos_core.federation import membership, round_loop
 from lumos_core.federation.aggregation import RULES
 from lumos_core.federation.round_loop import FederationResult, run_federation
 from lumos_core.learning.parameters import Params
 from lumos_core.runs.checkpoint import BEST, LATEST, load_checkpoint
 from lumos_core.runs.history import HISTORY, Event, read_history
+from lumos_core.runs.node_metrics import BY_NODE
 from lumos_core.runs.status import status_of
 from lumos_core.wire import versions
 from lumos_core.wire.messages import Instruction, Reply
@@ -130,6 +131,38 @@ def test_every_combination_completes(
     result = _run(cfg, _transport(cfg, names=[*NAMES, "eve"]))
     assert result.outcome == "completed"
     assert all(np.isfinite(a).all() for a in result.params.values())
+
+
+def test_the_test_of_a_run_says_how_nodes_differ(config: Tiny) -> None:
+    """The first has 9 users: too few to be told apart."""
+    cfg = config(rounds=1)
+    nodes = [FakeNode(n, cfg, users=9 + i) for i, n in enumerate(NAMES)]
+    *validations, test = _of(_run(cfg, FakeTransport(nodes)), "evaluation")
+    users = {name: found["users"] for name, found in test[BY_NODE].items()}
+    assert users == {name: 9 + i for i, name in enumerate(NAMES) if i}
+    assert all(found["hr@20"] == pytest.approx(test["hr@20"]) for found in test[BY_NODE].values())
+    assert not any(BY_NODE in event for event in validations)
+
+
+def test_the_history_counts_the_clients_of_a_large_sum(
+    config: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not so their names, in every evaluation."""
+    cfg = config(rounds=1)
+
+    def summed(instruction: Instruction, reply: Reply) -> Sequence[Reply]:
+        if instruction.kind != "evaluate":
+            return [reply]
+        return [replace(reply, sum_of=NAMES)] if instruction.node == NAMES[0] else []
+
+    *_, test = _of(_run(cfg, _transport(cfg, summed)), "evaluation")
+    assert test["nodes"] == list(NAMES)
+    assert "nodes_unnamed" not in test
+    monkeypatch.setattr(round_loop, "MOST_NAMED", 3)
+    result = _run(cfg, _transport(cfg, summed))
+    first, *_, test = _of(result, "evaluation")
+    assert (test["nodes"], test["nodes_unnamed"]) == ([], 4)
+    assert first["nodes"] == list(NAMES), "they answered one by one"
 
 
 def test_nodes_that_do_not_train_evaluate(config: Tiny) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lumos_core.learning.client_rows import ClientRows, OwnRows, WholeTables
+from lumos_core.learning.parameters import with_all_rows
 
 ITEMS, DIM = 12, 4
 MET = [np.array([2, 5, 9]), np.array([7])]
@@ -73,7 +74,11 @@ def test_the_whole_table_moves_where_own_rows_did(table: Tensor) -> None:
         for client, met in enumerate(MET):
             few.own[client, : len(met)] += client + 1
             whole.own[client, met] += client + 1
-    for ours, theirs in zip(few.moved(), whole.moved(), strict=True):
-        assert ours.shape == (ITEMS + 1, DIM)
-        np.testing.assert_allclose(ours, theirs, atol=1e-6)
-        assert ours.any()
+    for ours, theirs, met in zip(few.moved(), whole.moved(), MET, strict=True):
+        assert theirs.rows is None
+        assert ours.rows is not None
+        assert ours.rows.tolist() == met.tolist(), "without padding"
+        table = with_all_rows(ours.by, ours.rows, ITEMS + 1)
+        assert table.shape == (ITEMS + 1, DIM)
+        np.testing.assert_allclose(table, theirs.by, atol=1e-6)
+        assert table.any()

@@ -116,6 +116,27 @@ def test_batches_do_not_change_the_result(
         assert evaluate(model, histories, targets)[0.0] == pytest.approx(whole, rel=1e-9)
 
 
+def test_with_many_items_fewer_users_are_ranked_at_a_time(
+    tiny: Tiny, toy_users: Users, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = new_model(tiny(), ITEMS)
+    histories, targets = LeaveOneOut(toy_users(30)).test()
+    at_once = user_ranks(model, histories, targets)
+    sizes: list[int] = []
+    scores = evaluation.encoder_scores
+
+    def seen(model: SASRec, chosen: list[np.ndarray]) -> torch.Tensor:
+        sizes.append(len(chosen))
+        return scores(model, chosen)
+
+    monkeypatch.setattr(evaluation, "encoder_scores", seen)
+    monkeypatch.setattr(evaluation, "BLOCK_SCORES", 7 * ITEMS + 1)
+    assert user_ranks(model, histories, targets).tolist() == at_once.tolist()
+    assert sizes == [7, 7, 7, 7, 2]
+    monkeypatch.setattr(evaluation, "BLOCK_SCORES", 1)
+    assert evaluation.batch_users(ITEMS) == 1
+
+
 def test_sums_add_up_over_nodes(model: SASRec, toy_users: Users) -> None:
     users = toy_users(30)
     histories, targets = LeaveOneOut(users).test()

@@ -143,6 +143,9 @@ def test_only_rows_of_items_that_a_client_met_move(tiny: Tiny) -> None:
     start = get_params(new_model(config, ITEMS))
     for trained in _together(config, start, train, _views(train)):
         met = np.unique(train[trained.client][-config.max_len :])
+        assert trained.rows is not None
+        assert trained.rows.tolist() == met.tolist()
+        assert len(trained.arrays[ITEM_TABLE]) == len(met)
         rows = np.flatnonzero(trained.delta[ITEM_TABLE].any(axis=1))
         assert set(rows) <= set(met.tolist())
         assert len(rows) or len(train[trained.client]) == 1

@@ -94,6 +94,14 @@ def test_a_node_that_fails_often_stands_first_with_its_reason() -> None:
     assert table.rows[0][-1] == "error 'bad-data'"
 
 
+def test_test_metrics_by_node_are_shown_if_the_history_has_them() -> None:
+    told = {f"node-{n}": {"users": 10, "hr@20": n / 10, "ndcg@20": n / 20} for n in range(3)}
+    events = [*history(3), {**history(3)[-1], "split": "test", "by_node": told}]
+    _, table = blocks(run_page(summary(), ROWS, events, {}), "nodes")
+    assert [row[0] for row in table.rows] == ["node-0", "node-1", "node-2"]
+    assert "worst tenth 0.0000" in table.note
+
+
 def test_many_nodes_and_rounds_are_folded_and_thinned() -> None:
     names = [f"node-{n}" for n in range(40)]
     page = run_page(summary(), ROWS, history(1000, names), {})

@@ -214,6 +214,20 @@ def test_a_folder_keeps_all_its_variants_in_the_table(
     assert not (out / "runs").exists()
 
 
+def test_a_table_of_earlier_results_says_whom_they_serve_when_it_is_made_again(
+    data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    table = compared(data, out, "popularity,fedavg")
+    assert "length of the history" in table
+    assert "nodes: mean" in table
+    file = ResultsFile(out, SMALL)
+    facts = ("history_lengths", "owners")
+    file.change(lambda result: {k: v for k, v in result.items() if k not in facts})
+    assert not any(fact in result for result in file.read().values() for fact in facts)
+    assert compared(data, out, "popularity,fedavg") == table
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

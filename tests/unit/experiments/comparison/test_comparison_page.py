@@ -1,9 +1,11 @@
+import numpy as np
 import pytest
 
 from lumos_core.config import RunConfig
 from lumos_core.experiments.comparison.comparison_page import PARTS, comparison_page, spans_of
 from lumos_core.experiments.comparison.comparison_table import Comparison
-from lumos_core.experiments.comparison.packed_ranks import pack_ranks
+from lumos_core.experiments.comparison.packed_ranks import pack_counts, pack_ranks
+from lumos_core.experiments.comparison.variant_runs import HISTORY_LENGTHS, OWNERS
 from lumos_core.experiments.comparison.variants import VARIANTS
 from lumos_core.experiments.results_file import Result
 from lumos_core.learning.metrics import means, ranking_sums
@@ -14,8 +16,6 @@ USERS = 200
 
 def result(variant: str, share: float, seed: int = 0, ranks: bool = True) -> Result:
     """A run that hits the first users; without ranks as earlier versions wrote it."""
-    import numpy as np
-
     rows = np.where(np.arange(USERS) < share * USERS, 3, 60)
     found = means(ranking_sums(rows))
     return {
@@ -74,6 +74,19 @@ def test_hits_are_shown_by_rarity_of_the_target() -> None:
     assert [bar.text for bar in shown[1:]] == [f"{rate:.4f}" for rate in rates]
     old = [result("lumos", 0.4, ranks=False)]
     assert section(comparison_page(old, "lumos", "toys"), "rarity") == []
+
+
+def test_hits_are_shown_by_length_of_the_history_and_spread_over_nodes() -> None:
+    known = {
+        HISTORY_LENGTHS: pack_counts(np.arange(USERS) % 40 + 1),
+        OWNERS: pack_counts(np.arange(USERS) % 8),
+    }
+    results = [{**r, **known} for r in RESULTS]
+    _, lengths, spread = section(comparison_page(results, "confedsrs", "toys"), "rarity")
+    assert lengths.header[1:] == ["1–3", "4–7", "8–15", "16–31", "≥ 32"]
+    assert sum(int(users) for users in lengths.rows[0][1:]) == USERS
+    assert spread.folded
+    assert [row[0] for row in spread.rows] == [r["variant"] for r in RESULTS]
 
 
 def test_curves_have_a_line_for_each_variant_and_levels_for_those_without_rounds() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lumos_core.experiments.comparison.comparison_table import comparison_table, screen_table
-from lumos_core.experiments.comparison.packed_ranks import pack_ranks
+from lumos_core.experiments.comparison.packed_ranks import pack_counts, pack_ranks
 from lumos_core.experiments.results_file import Result
 from lumos_core.learning.metrics import means, ranking_sums
 
@@ -111,6 +111,42 @@ def test_hits_by_rarity() -> None:
     assert row(first, "ours")[-1] == row(rarity, "ours")[1]
 
 
+LENGTHS = pack_counts(np.arange(USERS) % 40 + 1)
+OWNERS = pack_counts(np.arange(USERS) // 100)
+
+
+def test_hits_by_length_of_the_history() -> None:
+    found = tables(BASE, result("ours", 0, 0.5, 0.5, history_lengths=LENGTHS))
+    assert len(found) == 7
+    lengths = np.arange(USERS) % 40 + 1
+    members = [lengths < 4, (lengths >= 4) & (lengths < 8), (lengths >= 8) & (lengths < 16),
+               (lengths >= 16) & (lengths < 32), lengths >= 32]  # fmt: skip
+    assert row(found[3], "users")[1:] == [str(int(m.sum())) for m in members]
+    hit = np.arange(USERS) < 200
+    assert row(found[3], "ours")[1:] == [f"{hit[m].mean():.4f}" for m in members]
+    hit = np.arange(USERS) < 160
+    assert row(found[3], "base")[1:] == [f"{hit[m].mean():.4f}" for m in members]
+
+
+def test_hits_of_nodes_and_of_the_worst_tenth() -> None:
+    """Users with low numbers are hit: the first two of four nodes, and half of the third."""
+    more = {"history_lengths": LENGTHS, "owners": OWNERS}
+    runs = [result("ours", seed, 0.25, 0.625, **more) for seed in range(2)]
+    spreads, legend = tables(BASE, *runs)[4:6]
+    assert row(spreads, "ours") == ["ours", "0.6250", "0.4146", "0.0000", "0.0000", "37.5%"]
+    assert row(spreads, "base")[1:] == ["–", "–", "–", "0.0000", "60.0%"]
+    assert "worst tenth" in legend
+    everybody = result("ours", 0, 1.0, 1.0, **more)
+    spreads = tables(BASE, everybody)[4]
+    assert row(spreads, "ours")[1:] == ["1.0000", "0.0000", "1.0000", "1.0000", "0.0%"]
+
+
+def test_results_without_lengths_have_no_tables_of_fairness() -> None:
+    text = comparison_table([BASE, result("ours", 0, 0.5, 0.5)], "base")
+    assert "length of the history" not in text
+    assert "worst tenth" not in text
+
+
 def test_cost_of_a_run() -> None:
     federated = {"bytes_up": [10**6, 2 * 10**6], "best_round": 1, "cpu_seconds": 12.4}
     runs = [
@@ -125,7 +161,8 @@ def test_cost_of_a_run() -> None:
 
 
 def test_no_table_is_wider_than_a_page() -> None:
-    runs = [result("lumos-no-counterfactual", s, 0.5, 0.55, converged=False) for s in range(3)]
+    more = {"converged": False, "history_lengths": LENGTHS, "owners": OWNERS}
+    runs = [result("lumos-no-counterfactual", s, 0.5, 0.55, **more) for s in range(3)]
     text = comparison_table([*runs, *(result("base", s, 0.1, 0.1) for s in range(3))], "base")
     assert max(map(len, text.splitlines())) < 160
 

@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lumos_core.experiments.comparison.packed_ranks import CLIP, pack_ranks, unpack_ranks
+from lumos_core.experiments.comparison.packed_ranks import (
+    CLIP,
+    pack_counts,
+    pack_ranks,
+    unpack_counts,
+    unpack_ranks,
+)
 from lumos_core.learning.metrics import ranking_sums
 
 ranks = st.lists(st.integers(2, 40_000).map(lambda twice: twice / 2), max_size=200)
@@ -27,6 +33,11 @@ def test_no_compared_metric_changes(values: list[float]) -> None:
 @given(st.lists(st.integers(0, 10_000), max_size=100))
 def test_counts_are_packed_too(counts: list[int]) -> None:
     assert unpack_ranks(pack_ranks(counts)).tolist() == [min(c, CLIP) for c in counts]
+
+
+@given(st.lists(st.integers(0, 100_000), max_size=100))
+def test_whole_numbers_are_not_clipped_like_ranks(counts: list[int]) -> None:
+    assert unpack_counts(pack_counts(counts)).tolist() == [min(c, 65_535) for c in counts]
 
 
 def test_it_takes_a_few_kilobytes() -> None:

@@ -13,10 +13,14 @@ from lumos_core.data.pooled import pool
 from lumos_core.data.prepare import prepare
 from lumos_core.data.prepared_folder import load_prepared
 from lumos_core.experiments.comparison import compare, variant_runs
-from lumos_core.experiments.comparison.packed_ranks import unpack_ranks
-from lumos_core.experiments.comparison.variant_runs import Ground, epochs_and_patience
+from lumos_core.experiments.comparison.packed_ranks import unpack_counts, unpack_ranks
+from lumos_core.experiments.comparison.variant_runs import (
+    Ground,
+    add_user_facts,
+    epochs_and_patience,
+)
 from lumos_core.experiments.jobs import find_results, run_job
-from lumos_core.experiments.results_file import Result
+from lumos_core.experiments.results_file import Result, ResultsFile
 from lumos_core.federation import simulate
 from lumos_core.learning.metrics import means, ranking_sums
 
@@ -94,6 +98,39 @@ def test_counts_of_targets_are_of_the_data_and_not_of_the_run(data: Path) -> Non
     assert len(found) == 1
 
 
+@pytest.mark.parametrize(("partition", "same"), [("stored", True), ("drawn", False)])
+def test_results_say_how_long_histories_are_and_who_has_them(
+    data: Path, partition: str, same: bool
+) -> None:
+    one, other = (run(data, "popularity", seed, partition=partition) for seed in (0, 1))
+    assert one["history_lengths"] == other["history_lengths"]
+    assert (one["owners"] == other["owners"]) == same
+    ground = Ground.of(data, partition, 1)
+    users = ground.pooled.users
+    assert unpack_counts(one["history_lengths"]).tolist() == (users.lengths - 2).tolist()
+    for user, owner in zip(users.user_ids, unpack_counts(other["owners"]), strict=True):
+        assert user in ground.nodes[f"node-{owner}"].user_ids
+
+
+@pytest.mark.parametrize("partition", ["stored", "drawn", "users"])
+def test_earlier_results_get_what_the_data_say_of_their_users(
+    data: Path, tmp_path: Path, partition: str
+) -> None:
+    file = ResultsFile(tmp_path, SMALL)
+    new = [run(data, "popularity", seed, partition=partition) for seed in (0, 1)]
+    facts = ("history_lengths", "owners")
+    old = [{key: value for key, value in result.items() if key not in facts} for result in new]
+    unranked = {key: value for key, value in old[0].items() if key != "ranks"}
+    foreign = {**old[0], "interactions": "other"}
+    for result in (*old, unranked, foreign):
+        file.append(result)
+    add_user_facts(file, data)
+    assert list(file.read().values()) == [*new, unranked, foreign]
+    content = file.path.read_bytes()
+    add_user_facts(file, data)
+    assert file.path.read_bytes() == content
+
+
 # ---------------------------------------------------------------- one user a client
 @pytest.mark.parametrize("name", ["fedavg", "lumos-tfidf-views"])
 def test_with_one_user_a_client_all_users_are_ranked_and_share_a_store(
@@ -102,6 +139,8 @@ def test_with_one_user_a_client_all_users_are_ranked_and_share_a_store(
     base = SMALL.replace(fraction=0.5, patience=0)
     result = run(data, name, base=base, partition="users")
     assert (result["partition"], result["nodes"], result["users"]) == ("users", 36, 36)
+    assert "owners" not in result
+    assert len(unpack_counts(result["history_lengths"])) == 36
     for split in ("validation", "test"):
         ranks = unpack_ranks(result["ranks"][split])
         assert means(ranking_sums(ranks)) == pytest.approx(result[split], abs=1e-12)
