@@ -3,7 +3,7 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from page_histories import is_finite
 
@@ -94,6 +94,7 @@ def test_the_marks_of_the_axis_are_inside_the_drawing(values: tuple[float, float
 finite = st.floats(-1e9, 1e9, allow_nan=False)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.floats(0, 1e5), finite), max_size=40), st.booleans())
 def test_any_values_can_be_drawn(points: list[tuple[float, float]], from_zero: bool) -> None:
     chart = line_chart("x", [Line("a", sorted(points))], from_zero=from_zero)
@@ -103,6 +104,7 @@ def test_any_values_can_be_drawn(points: list[tuple[float, float]], from_zero: b
             assert all(map(is_finite, NUMBERS.findall(line.get("points", ""))))
 
 
+@settings(deadline=None)
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e9))
 def test_ticks_cover_the_range_with_few_round_numbers(low: float, span: float) -> None:
     found = ticks(low, low + span)
