@@ -86,17 +86,53 @@ def export_command(
     force: Annotated[
         bool, typer.Option("--force", help="Replace the model that is in the folder.")
     ] = False,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CATALOG",
+            help="Also write model.onnx, for programs without PyTorch; the run's catalog.tsv.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Write a run's best model as safetensors with its sizes, metrics and catalog fingerprint."""
     # these import torch
     from lumos_core.recommend.export import export_model
     from lumos_core.recommend.model_files import CONFIG_FILE, MODEL_FILE
 
+    public = _catalog_for_onnx(run, onnx) if onnx is not None else None
     card = export_model(run, out, force=force)
     console = Console(soft_wrap=True, highlight=False)
     catalog = short_fingerprint(card.catalog)
     console.print(f"{_origin(card)}; catalog {catalog}…, {card.shape.num_items} items")
     console.print(f"written: {out / MODEL_FILE}, {CONFIG_FILE}", markup=False)
+    if public is not None:
+        _write_onnx(out, public, console)
+
+
+def _catalog_for_onnx(run: Path, path: Path) -> Catalog:
+    """The catalog of an export to ONNX, which needs its titles; checked before anything is
+    written."""
+    from lumos_core.recommend.model_files import load_model
+    from lumos_core.recommend.onnx_export import check_packages
+
+    check_packages()
+    catalog = Catalog.read(path)
+    load_model(run, catalog)
+    return catalog
+
+
+def _write_onnx(out: Path, catalog: Catalog, console: Console) -> None:
+    from lumos_core.recommend.export import ONNX_FILE
+    from lumos_core.recommend.model_files import load_with_card
+    from lumos_core.recommend.onnx_export import write_onnx
+
+    difference = write_onnx(out / ONNX_FILE, *load_with_card(out, catalog), catalog)
+    console.print(
+        f"written: {out / ONNX_FILE}, compared with the model on random histories: scores differ "
+        f"by at most {difference:.1g}",
+        markup=False,
+    )
 
 
 def _read(data: Path) -> tuple[Catalog, Sequences]:

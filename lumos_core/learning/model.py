@@ -192,7 +192,8 @@ def _item_bias(shape: ModelShape) -> nn.Parameter | None:
 
 def last_position(hidden: Tensor, lengths: Tensor) -> Tensor:
     """Pick the state after the last real item: float [B, T, D], int64 [B] → float [B, D]."""
-    rows = torch.arange(len(hidden), device=hidden.device)
+    # not len(hidden): it would fix the size of a batch in an exported graph
+    rows = torch.arange(hidden.shape[0], device=hidden.device)
     return hidden[rows, (lengths - 1).clamp_min(0)]
 
 

@@ -15,6 +15,8 @@ from lumos_core.recommend.model_files import (
 from lumos_core.runs.summary import SUMMARY, RunSummary
 from lumos_core.safe_files import write_json
 
+ONNX_FILE = "model.onnx"
+"""The same model as a graph; :mod:`lumos_core.recommend.onnx_export` writes it."""
 _REPAIR = "not a summary as LUMOS writes it; move it away to export without metrics"
 
 
@@ -41,6 +43,7 @@ def export_model(run_dir: Path, out: Path, *, force: bool = False) -> ModelCard:
             f"{out}: the folder is not empty (found {found[0]}); choose a new one"
             + (", or --force to replace the model in it" if MODEL_FILE in found else "")
         )
+    (out / ONNX_FILE).unlink(missing_ok=True)  # of the model that is replaced
     save_model(out / MODEL_FILE, params, card)
     write_json(out / CONFIG_FILE, card.model_dump())
     return card

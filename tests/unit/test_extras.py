@@ -66,7 +66,18 @@ def test_pictures_need_matplotlib(
     assert "plots" in PROJECT["optional-dependencies"]
 
 
+def test_an_export_to_onnx_needs_its_packages(
+    without: Callable[[str], None], tmp_path: Path
+) -> None:
+    without("onnx")
+    command = ["export", str(tmp_path), str(tmp_path / "out"), "--onnx", str(tmp_path / "c.tsv")]
+    done = CliRunner().invoke(app, command)
+    assert isinstance(done.exception, ConfigError)
+    assert "lumos[onnx]" in str(done.exception)
+    assert not (tmp_path / "out").exists()
+
+
 def test_all_extras_are_installed_for_development() -> None:
     optional = PROJECT["optional-dependencies"]
-    assert "lumos[simulation,quantization,plots]" in optional["dev"]
-    assert {"simulation", "quantization", "plots"} <= set(optional)
+    assert "lumos[simulation,quantization,plots,onnx]" in optional["dev"]
+    assert {"simulation", "quantization", "plots", "onnx"} <= set(optional)
