@@ -14,7 +14,7 @@ SMOKE  := --rounds 6 -c view-share=0.1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run simulate deploy-demo docker-demo test test-faults test-docker chaos coverage lint docs \
+.PHONY: help setup run simulate deploy-demo docker-demo test test-faults test-browser test-docker screenshots chaos coverage lint docs \
 	lock audit-deps bench release-check clean
 
 help:  ## list the targets
@@ -49,6 +49,12 @@ test: lint  ## run lint, types and all tests except those of faults and containe
 
 test-faults: $(STAMP)  ## run the fault tests, which kill processes and links (minutes; best as root)
 	$(BIN)/pytest -m faults $(ARGS)
+
+test-browser: $(STAMP)  ## open the pages in Chromium: sizes, colours, keyboard, axe (a minute; needs chromium)
+	$(BIN)/pytest -m browser tests/browser $(ARGS)
+
+screenshots: $(STAMP)  ## make the pictures of pages in docs/pictures (minutes; needs chromium)
+	$(BIN)/python scripts/page_screenshots.py $(ARGS)
 
 test-docker: $(STAMP)  ## run the tests of containers, on a real engine (minutes)
 	scripts/docker_engine.sh $(BIN)/pytest -m docker tests/docker $(ARGS)

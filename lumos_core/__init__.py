@@ -10,7 +10,7 @@ docstring what it holds and where to begin reading::
     config/        keys of a run and of a node             plugins/     parts from other packages
     flower/        everything that knows Flower            experiments/ comparisons and attacks
     deployment/    processes, credentials, supervisors     serving/     recommendations over HTTP
-    cli/           the command line
+    pages/         what browsers show of a run             cli/         the command line
 
 Names are loaded when they are used: a node starts a process for every message.
 """

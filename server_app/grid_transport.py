@@ -31,6 +31,7 @@ from lumos_core.config import NODE_NAME
 from lumos_core.errors import FederationError, ReplyError
 from lumos_core.flower import bounded_pulls, records
 from lumos_core.flower.records import Order
+from lumos_core.runs.attendance import AttendanceBook
 from lumos_core.wire import versions
 from lumos_core.wire.messages import Instruction, Reply
 from lumos_core.wire.reply_limits import ReplyLimits, ReplyTooLargeError
@@ -46,6 +47,7 @@ _WAITED_PART, _LONGEST_POLL = 0.1, 0.5  # less than GONE_SECONDS of sign_off.py
 _REQUESTS_PER_SECOND = 50  # at most, as the SuperLink shares the machine with the server
 LOST_SECONDS = 3.0  # and one whose answer Flower says was lost
 _UNREACHABLE = "node-unavailable"
+_ATTENDED = ("train", "evaluate", "secagg")  # kinds of instructions that a round waits for
 _FLOWERS = "flower-"  # how codes of errors begin that Flower itself reports
 _AGAIN_SECONDS = (1.0, 2.0, 4.0, 8.0)  # pauses after errors of the SuperLink itself
 _NAME = re.compile(NODE_NAME)  # a name that a node sends is never trusted unchecked
@@ -87,6 +89,7 @@ class GridTransport:
         poll: seconds between two polls for replies.
         registered: node id → the only name that this node may use; may change meanwhile. None if
             nodes have no keys: then a name belongs to the newest id that claims it.
+        attendance: is told who was asked to train or evaluate, and who has answered.
     """
 
     def __init__(
@@ -95,9 +98,11 @@ class GridTransport:
         catalog: str,
         poll: float = POLL_SECONDS,
         registered: Mapping[int, str] | None = None,
+        attendance: AttendanceBook | None = None,
     ) -> None:
         self._grid, self._catalog, self.poll = grid, catalog, poll
         self._registered = registered
+        self.attendance = attendance
         self._names: dict[int, str] = {}  # node id → name
         self._ids: dict[str, int] = {}  # name → the id that took it last
         self._protocols: dict[str, int] = {}  # name → what it and this server speak
@@ -299,6 +304,9 @@ class _Talk:
         self._stop = threading.Event()
 
     def send(self, instructions: Sequence[Instruction], seconds: float) -> None:
+        book = self._transport.attendance
+        if book is not None and (told := [i for i in instructions if i.kind in _ATTENDED]):
+            book.ask(max(i.round for i in told), [i.node for i in told], seconds)
         sent, undelivered = self._transport.send(instructions, seconds)
         self._sent |= sent
         for reply in undelivered:
@@ -315,9 +323,12 @@ class _Talk:
             found = self._arrived.get(timeout=max(seconds, 0.0))
         except queue.Empty:
             return None
-        if isinstance(found, Reply):
-            return found
-        message_id, answer = found
+        reply = found if isinstance(found, Reply) else self._read(*found)
+        if self._transport.attendance is not None:
+            self._transport.attendance.answer(reply.node)
+        return reply
+
+    def _read(self, message_id: str, answer: Answer | OSError) -> Reply:
         if isinstance(answer, OSError):
             raise LinkLostError("lost the connection to the SuperLink") from answer
         asked = self._sent.pop(message_id)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lumos_core.experiments.poisoning.scenarios import Scenario
     from lumos_core.experiments.poisoning.suite import AttackRun
     from lumos_core.experiments.results_file import Result, ResultsFile
+    from lumos_core.pages.page import Page
 
 DEFAULT_METHODS = "lumos:default,lumos,fedavg,confedsrs"
 
@@ -123,6 +124,11 @@ class _Attacks:
         from lumos_core.experiments.poisoning.attack_table import plot_heat_map
 
         plot_heat_map(results, path, name)
+
+    def page(self, results: "Sequence[Result]", name: str) -> "Page":
+        from lumos_core.experiments.poisoning.attack_page import attack_page
+
+        return attack_page(results, name)
 
     def screen(self, results: "Sequence[Result]") -> "ResultsTable":
         from lumos_core.cli.screens import results_table

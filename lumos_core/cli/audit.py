@@ -20,6 +20,8 @@ from lumos_core.cli.screens import number, results_table
 from lumos_core.errors import ConfigError
 from lumos_core.experiments.inference.active_settings import PLAN, PROTECTIONS
 from lumos_core.experiments.inference.settings import SETTINGS
+from lumos_core.pages.page import Page, render
+from lumos_core.runs.report_page import PAGE
 from lumos_core.safe_files import write_atomically, write_json
 
 USERS, ACTIVE_USERS = "1,10,50,200", "20"
@@ -84,6 +86,7 @@ def audit_command(
         return
     # these import torch and polars
     from lumos_core.experiments.inference.audit import audits, leakage_table
+    from lumos_core.experiments.inference.audit_page import leakage_page
     from lumos_core.experiments.inference.leakage import TOP
     from lumos_core.experiments.jobs import library_versions
 
@@ -109,9 +112,10 @@ def audit_command(
     }  # fmt: skip
     write_json(out / "leakage.json", {**facts, "rows": rows})
     write_atomically(out / "leakage.md", leakage_table(rows).encode())
+    _write_page(out, leakage_page(rows, facts))
     headers = ("setting", "users", "AUC", f"top {TOP}", "one user's", "views'", "popularity")
     console.print(results_table(headers, _screen_rows(rows, f"precision@{TOP}")))
-    console.print(f"written: {out / 'leakage.json'}, leakage.md")
+    console.print(f"written: {out / 'leakage.json'}, leakage.md, {PAGE}")
 
 
 def _audit_actively(
@@ -128,6 +132,7 @@ def _audit_actively(
     from lumos_core.experiments.inference.active_audit import active_audits, protected_config
     from lumos_core.experiments.inference.active_settings import SECURE
     from lumos_core.experiments.inference.active_table import active_tables
+    from lumos_core.experiments.inference.audit_page import active_page
     from lumos_core.experiments.inference.lone_cohorts import refusals
     from lumos_core.experiments.inference.membership import MEMBER_SETTINGS, audit_membership
     from lumos_core.experiments.jobs import library_versions
@@ -164,9 +169,14 @@ def _audit_actively(
     results = {"rows": rows, "membership": members, "refusals": refused}
     write_json(out / "active.json", {**facts, **results})
     write_atomically(out / "active.md", active_tables(rows, members, refused).encode())
+    _write_page(out, active_page(rows, members, refused, facts))
     headers = ("move", "user's AUC", "recovered", "node's AUC", "rounds")
     console.print(results_table(headers, list(_active_rows(rows))))
-    console.print(f"written: {out / 'active.json'}, active.md")
+    console.print(f"written: {out / 'active.json'}, active.md, {PAGE}")
+
+
+def _write_page(out: Path, page: Page) -> None:
+    write_atomically(out / PAGE, render(page).encode(errors="replace"))
 
 
 def _plan(moves: str) -> Mapping[str, Sequence[str]]:

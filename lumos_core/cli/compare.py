@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lumos_core.config import RunConfig
     from lumos_core.experiments.comparison.variant_runs import Partition, VariantRun
     from lumos_core.experiments.results_file import Result, ResultsFile
+    from lumos_core.pages.page import Page
 
 DEFAULT_VARIANTS = "popularity,markov-3,markov-titles,fedavg,confedsrs,centralised,lumos"
 ONE_USER_VARIANTS = "fedavg,popularity,markov-3,markov-titles,fedavg-plus,centralised,lumos"
@@ -185,6 +186,11 @@ class _Comparison:
         from lumos_core.experiments.comparison.comparison_table import plot_curves
 
         plot_curves(results, path, f"{name}: validation by round")
+
+    def page(self, results: "Sequence[Result]", name: str) -> "Page":
+        from lumos_core.experiments.comparison.comparison_page import comparison_page
+
+        return comparison_page(results, self._reference_among(self._shown(results)), name)
 
     def screen(self, results: "Sequence[Result]") -> "ResultsTable":
         from lumos_core.cli.screens import results_table

@@ -35,6 +35,7 @@ from lumos_core.deployment.renewal import SERVER_DAYS
 from lumos_core.errors import ConfigError, FederationError
 from lumos_core.runs.certificate_dates import WARN_DAYS
 from lumos_core.runs.report import REPORTED_METRICS, cells, federated_row, write_report
+from lumos_core.runs.report_page import write_failed_page, write_page
 from lumos_core.runs.summary import RunSummary
 
 deploy_app = typer.Typer(
@@ -370,6 +371,7 @@ def server_command(
         console.print("to resume: the same command again", highlight=False)
         raise typer.Exit(130) from None
     if summary.outcome != "completed":
+        write_failed_page(options.run_dir, summary)
         raise FederationError(f"the run failed: {summary.reason}")
     _print_results(console, options.run_dir, summary)
 
@@ -383,6 +385,7 @@ def _print_results(console: Console, run_dir: Path, summary: RunSummary) -> None
     elif summary.test.keys() >= set(REPORTED_METRICS):  # not in summaries of older versions
         rows = [federated_row(summary)]
         write_report(run_dir, summary, rows)
+        write_page(run_dir, summary, rows)
         # without the last column: data of other machines cannot be pooled for a comparison
         head, *body = (row[:-1] for row in cells(rows))
         console.print(results_table(head, body, boxed=True))

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from lumos_core.errors import ConfigError, FederationError
+from lumos_core.runs.report_page import write_failed_page
 from lumos_core.runs.series_file import CURRENT
 
 if TYPE_CHECKING:
@@ -121,6 +122,8 @@ def serve_series(
         summary = serve(options_of(run_dir, start or first, {**patient, **seed}), console)
         if summary.outcome == "completed":
             show(run_dir, summary)
+        else:
+            write_failed_page(run_dir, summary)
         return summary
 
     done = Series(series, config_of, night, console).serve()

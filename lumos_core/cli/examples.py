@@ -7,8 +7,9 @@ from rich.console import Console
 
 from lumos_core.config import NodeConfig
 from lumos_core.data import Catalog
-from lumos_core.data.sample import is_bundled
+from lumos_core.data.sample import is_bundled, is_of_bundled_user
 from lumos_core.data.sequences import split_of
+from lumos_core.runs.report_page import Example
 from lumos_core.views.source import stored_views
 from lumos_core.views.view import UserViews
 
@@ -20,25 +21,39 @@ _SHOWN = 4  # items of a row
 _LENGTHS = range(4, 13)  # of histories that are easy to read
 
 
-def print_examples(console: Console, plan: "LocalPlan") -> None:
-    """Print three users of the bundled sample with their views, if any are stored. Histories from
-    other data are shown on request only (``lumos views show``)."""
+def demo_examples(plan: "LocalPlan") -> list[Example]:
+    """Three users of the bundled sample with their views, if any are stored; of other data nobody,
+    as the histories of their users are shown on request only (``lumos views show``)."""
+    if not plan.config.has_views or not is_bundled(plan.catalog):
+        return []
+    return [
+        Example(
+            user,
+            [
+                ("history", _titles(plan.catalog, history)),
+                ("future", _titles(plan.catalog, views.future)),
+                ("paraphrase", _titles(plan.catalog, views.paraphrase)),
+                ("counterfactual", _titles(plan.catalog, views.counterfactual)),
+            ],
+        )
+        for user, history, views in _examples(plan)
+        if is_of_bundled_user(user, map(plan.catalog.item_id, history))
+    ]
+
+
+def print_examples(console: Console, plan: "LocalPlan", examples: Sequence[Example]) -> None:
+    """Print what :func:`demo_examples` found; for other data, how to see a user's views."""
     if not is_bundled(plan.catalog):
         console.print(
             f"   views  lumos views show {plan.data} --user ID  shows those of a user",
             highlight=False,
         )
         return
-    for user, history, views in _examples(plan):
-        console.print(f"\ncustomer {user} of the bundled sample", style="bold", highlight=False)
-        rows = {
-            "history": history,
-            "future": views.future,
-            "paraphrase": views.paraphrase,
-            "counterfactual": views.counterfactual,
-        }
-        for name, items in rows.items():
-            titles = _titles(plan.catalog, items)
+    for example in examples:
+        console.print(
+            f"\ncustomer {example.user} of the bundled sample", style="bold", highlight=False
+        )
+        for name, titles in example.rows:
             console.print(f"{name:>14}  {titles}", markup=False, highlight=False, soft_wrap=True)
 
 

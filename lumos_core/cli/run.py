@@ -1,13 +1,14 @@
 """``lumos run`` and ``lumos simulate``: a whole federation on this computer."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from lumos_core.cli.examples import print_examples
+from lumos_core.cli.examples import demo_examples, print_examples
 from lumos_core.cli.options import (
     FromOption,
     MethodOption,
@@ -17,6 +18,7 @@ from lumos_core.cli.options import (
     parse_settings,
 )
 from lumos_core.cli.screens import results_table
+from lumos_core.cli.web import PORT, Host, Port, Web, watching
 from lumos_core.config import NodeConfig
 from lumos_core.data.layout import shared_state
 from lumos_core.data.sequences import users_text
@@ -28,6 +30,7 @@ from lumos_core.federation.one_user_clients import check_one_user_clients
 from lumos_core.processes.children import Children, ending_on_signals
 from lumos_core.runs.history import OnEvent
 from lumos_core.runs.report import Row, cells, federated_row, write_report
+from lumos_core.runs.report_page import PAGE, write_failed_page, write_page
 from lumos_core.runs.summary import RunSummary
 from lumos_core.views.source import ViewCount, count_views
 
@@ -71,6 +74,9 @@ Clients = Annotated[
 ]
 
 
+_NO_PAGE: AbstractContextManager[str] = nullcontext("")
+
+
 def run_command(
     data: Data = None,
     nodes: Nodes = None,
@@ -82,6 +88,9 @@ def run_command(
     resume: Resume = False,
     start: FromOption = None,
     baselines: Baselines = True,
+    web: Web = False,
+    host: Host = "127.0.0.1",
+    port: Port = PORT,
 ) -> None:
     """Run a federation of real processes over gRPC on this computer.
 
@@ -100,6 +109,7 @@ def run_command(
         lambda on_event: deploy(
             plan.config, local, plan.run_dir, on_event, resume, start=plan.start
         ),
+        page=watching(plan.run_dir, host, port) if web else _NO_PAGE,
     )
 
 
@@ -157,7 +167,13 @@ def _execute(
     baselines: bool,
     federate: Callable[[OnEvent], RunSummary],
     clients: Literal["nodes", "users"] = "nodes",
+    page: AbstractContextManager[str] = _NO_PAGE,
 ) -> None:
+    """Run a federation and report it.
+
+    Args:
+        page: serves a page of the run while it is open, at the address that it yields.
+    """
     console = Console(soft_wrap=True)
     users = users_text(sum(len(s) for s in plan.sequences), sum(s.left_out for s in plan.sequences))
     nodes = f"{len(plan.folders)} nodes" if clients == "nodes" else "one user a client"
@@ -171,15 +187,23 @@ def _execute(
     stores = _stores(plan, clients)
     found = _count_views(plan, stores)
     try:
-        with ending_on_signals(), Children(plan.run_dir / "logs") as children:
+        with (
+            ending_on_signals(),
+            page as address,
+            Children(plan.run_dir / "logs") as children,
+        ):
+            if address:
+                console.print(f"{'page':>8}  {address}", highlight=False)
             centralised = None
             if baselines and plan.config.holds_out:
                 centralised = start_baselines(children, plan.config, plan.data, plan.run_dir)
             with RoundLines(console, plan.config.rounds, local=True).live() as lines:
                 summary = federate(lines)
             if summary.outcome != "completed":
+                write_failed_page(plan.run_dir, summary)
                 raise FederationError(
-                    f"the run failed: {summary.reason}; logs are in {plan.run_dir / 'logs'}"
+                    f"the run failed: {summary.reason}; logs are in {plan.run_dir / 'logs'}, and "
+                    f"{plan.run_dir / PAGE} shows what failed"
                 )
             if summary.reason:
                 console.print(f"ended early: {summary.reason}", highlight=False)
@@ -187,7 +211,9 @@ def _execute(
             if centralised is not None:
                 with console.status("training on the pooled data"):
                     rows += wait_for_baselines(centralised, plan.run_dir)
-        report = write_report(plan.run_dir, summary, rows)
+        write_report(plan.run_dir, summary, rows)
+        examples = demo_examples(plan) if clients == "nodes" else []
+        report = write_page(plan.run_dir, summary, rows, examples)
     except KeyboardInterrupt:
         console.print("[yellow]interrupted; every process was ended[/]")
         console.print(
@@ -200,7 +226,7 @@ def _execute(
             f"{'views':>8}  {view_line(found, _count_views(plan, stores))}", highlight=False
         )
         if clients == "nodes":
-            print_examples(console, plan)
+            print_examples(console, plan, examples)
     if (views := summary.views) is not None and not views.complete:
         console.print(views.sentence(), style="yellow", markup=False, highlight=False)
 

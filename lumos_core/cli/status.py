@@ -1,14 +1,18 @@
 """``lumos status``: the state of a run, read from its folder alone."""
 
 import json
+import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from lumos_core.cli.screens import results_table
 from lumos_core.cli.status_series import show_series
+from lumos_core.cli.web import PORT, Host, Port, Web, watching
+from lumos_core.processes.children import ending_on_signals
+from lumos_core.runs.advice import advice_for
 from lumos_core.runs.certificate_dates import NAMES
 from lumos_core.runs.series_file import is_series
 from lumos_core.runs.status import RunStatus, status_of
@@ -20,12 +24,21 @@ RunFolder = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")]
 
 
-def status_command(run_dir: RunFolder, as_json: AsJson = False) -> None:
+def status_command(
+    run_dir: RunFolder,
+    as_json: AsJson = False,
+    web: Web = False,
+    host: Host = "127.0.0.1",
+    port: Port = PORT,
+) -> None:
     """Show a run: alive or not, rounds, metrics, nodes and what failed.
 
     Exits 0 for a run that is alive or completed, 1 for one that failed, stopped or cannot be read.
     Of a series it shows the nights; it exits 1 if the latest has failed or no server does it.
+    With --web it serves a page until Ctrl-C.
     """
+    if web:
+        _serve(run_dir, host, port)
     if is_series(run_dir):
         raise typer.Exit(0 if show_series(run_dir, as_json) else 1)
     status = status_of(run_dir)
@@ -34,6 +47,18 @@ def status_command(run_dir: RunFolder, as_json: AsJson = False) -> None:
     else:
         _print(status)
     raise typer.Exit(0 if status.state in ("running", "completed") else 1)
+
+
+def _serve(run_dir: Path, host: str, port: int) -> NoReturn:
+    if not is_series(run_dir):
+        status_of(run_dir)  # what is not the folder of a run is refused at once
+    with ending_on_signals(), watching(run_dir, host, port) as address:
+        Console(soft_wrap=True).print(f"{address}  (Ctrl-C ends it)", highlight=False)
+        try:
+            while True:
+                time.sleep(3600.0)
+        except KeyboardInterrupt:
+            raise typer.Exit(0) from None
 
 
 def _print(status: RunStatus) -> None:
@@ -79,6 +104,11 @@ def _print(status: RunStatus) -> None:
         "other versions than the server's",
         ("node", "has", "what to do"),
         [(n.name, n.versions, n.note) for n in status.nodes if n.note],
+    )
+    _table(
+        "refused",
+        ("node", "reason", "what to do"),
+        [(name, reason, advice_for(reason)) for name, reason in sorted(status.refused.items())],
     )
     _table(
         "failures",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lumos_core.config import RunConfig
     from lumos_core.experiments.jobs import Job
     from lumos_core.experiments.results_file import Result, ResultsFile
+    from lumos_core.pages.page import Page
 
 TABLE = "table.md"
 Run = TypeVar("Run", bound="Job")
@@ -48,6 +49,9 @@ class Suite(Protocol[Run]):
 
     def draw(self, results: "Sequence[Result]", path: Path, name: str) -> None:
         """Draw the picture to ``path``; ``name`` is the name of the data."""
+
+    def page(self, results: "Sequence[Result]", name: str) -> "Page":
+        """The page for browsers; ``name`` is the name of the data."""
 
     def screen(self, results: "Sequence[Result]") -> "ResultsTable":
         """The table for the screen: only the columns that it has room for."""
@@ -124,9 +128,12 @@ def _report(
     suite: "Suite[Run]", results: "Sequence[Result]", name: str, out: Path, console: "Console"
 ) -> None:
     from lumos_core.experiments.results_file import RESULTS
+    from lumos_core.pages.page import render
+    from lumos_core.runs.report_page import PAGE
     from lumos_core.safe_files import write_atomically
 
     write_atomically(out / TABLE, suite.table(results).encode())
     suite.draw(results, out / suite.picture, name)
+    write_atomically(out / PAGE, render(suite.page(results, name)).encode(errors="replace"))
     console.print(suite.screen(results))
-    console.print(f"written: {out / RESULTS}, {TABLE}, {suite.picture}", soft_wrap=True)
+    console.print(f"written: {out / RESULTS}, {TABLE}, {suite.picture}, {PAGE}", soft_wrap=True)

@@ -32,6 +32,8 @@ OTHER_PROTOCOL, FOREIGN_APP = "other-protocol", "foreign-app"
 _MAX_DOUBLINGS = 20  # so that the number of rounds stays one
 OnVersions = Callable[[str, Versions, str], None]
 """Called with a node's name, its versions, and what to do about them, or an empty text."""
+OnRefused = Callable[[Mapping[str, str]], None]
+"""Called with the nodes that are refused, by name, and why."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Membership:
         expected: the fingerprints of catalog and model shape that a node's answer must contain.
         on_versions: called whenever a node has told its versions.
         chosen: which nodes the run has, as its key ``nodes``.
+        on_refused: called with all nodes that are refused, and why, whenever nodes were asked.
     """
 
     def __init__(
@@ -57,10 +60,11 @@ class Membership:
         expected: Mapping[str, str],
         on_versions: OnVersions = lambda name, found, note: None,
         chosen: str = "",
+        on_refused: OnRefused = lambda refused: None,
     ) -> None:
         self._chosen, self._choice = chosen, NodeChoice.of(chosen)
         self._transport, self._expected = transport, dict(expected)
-        self._on_versions = on_versions
+        self._on_versions, self._on_refused = on_versions, on_refused
         self.users: dict[str, int] = {}  # by member: how many users it claims to have
         self._members: set[str] = set()
         self._refused: dict[str, _Refusal] = {}
@@ -145,6 +149,7 @@ class Membership:
                 self._refused.pop(name, None)
                 self._members.add(name)
                 self.users[name] = _count(answers[name].info.get("users", ""))
+        self._on_refused(self.refused)
 
     def _mismatch(self, answer: Reply | None) -> str:
         """Why a node may not take part, or nothing."""

@@ -40,7 +40,7 @@ from lumos_core.errors import ConfigError, FederationError, ReplyError
 from lumos_core.federation import best_round, server_optimizer
 from lumos_core.federation.aggregator import Aggregator
 from lumos_core.federation.closing import Close, to_ask
-from lumos_core.federation.membership import OTHER_PROTOCOL, Membership
+from lumos_core.federation.membership import OTHER_PROTOCOL, Membership, OnRefused
 from lumos_core.federation.open_questions import OpenQuestions
 from lumos_core.federation.view_phase import ViewPhase
 from lumos_core.learning.metrics import SELECTION_METRIC, means
@@ -153,6 +153,7 @@ class Federation:
         history: History,
         primitives: Primitives | None = None,
         started: Event | None = None,
+        on_refused: OnRefused = lambda refused: None,
     ) -> None:
         self.config, self.transport = config, transport
         self.params, self.optimizer = start.checkpoint.params, start.checkpoint.optimizer
@@ -172,7 +173,9 @@ class Federation:
             [started] if started and started["event"] not in known else []
         )
         expected = {"catalog": self.progress.catalog, "shape": self.progress.shape}
-        self.members = Membership(transport, expected, self._note_versions, config.nodes)
+        self.members = Membership(
+            transport, expected, self._note_versions, config.nodes, on_refused
+        )
         self.questions: OpenQuestions  # while there are rounds
         self.late_count = config.mode == "async"
 
@@ -657,6 +660,7 @@ def run_federation(
     primitives: Primitives | None = None,
     known_as: KnownAs = never,
     started: Event | None = None,
+    on_refused: OnRefused = lambda refused: None,
 ) -> FederationResult:
     """Run rounds until there have been ``config.rounds``.
 
@@ -673,6 +677,7 @@ def run_federation(
         known_as: whether a fingerprint in the files of the run to resume is another valid one of
             the run's catalog (see :meth:`~lumos_core.data.catalog.Catalog.is_known_as`).
         started: the event that says where ``initial`` is from, if it was trained before.
+        on_refused: called with the nodes that are refused at the moment, and why.
 
     Returns:
         The result; ``outcome`` is "failed" if any round failed.
@@ -687,4 +692,6 @@ def run_federation(
     progress = RunProgress(0, -1, 0.0, 0, catalog_fingerprint, shape.fingerprint, config.to_flat())
     start = starting_point(run_dir, Checkpoint(initial, {}, progress), resume, known_as)
     history = History(run_dir / HISTORY if run_dir else None, on_event, start.events)
-    return Federation(config, transport, start, run_dir, history, primitives, started).run()
+    return Federation(
+        config, transport, start, run_dir, history, primitives, started, on_refused
+    ).run()

@@ -1,12 +1,13 @@
 """The status of a run, read from its folder: history, summary, checkpoint and the server's lock."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from lumos_core.errors import DataError
 from lumos_core.runs import history
+from lumos_core.runs.attendance import ATTENDANCE, Attendance
 from lumos_core.runs.certificate_dates import CertificateDates
 from lumos_core.runs.folder_version import check_folder
 from lumos_core.runs.history import HISTORY, VERSIONS, Event, read_history
@@ -54,6 +55,7 @@ class RunStatus:
         preparing: by node, how far it is with its views; empty after that phase.
         certificates: days until each of the server's certificates expires; empty without TLS.
         expiring: a sentence for each that expires soon.
+        refused: by name, why a node may not take part.
     """
 
     run: str
@@ -73,6 +75,7 @@ class RunStatus:
     failures: list[dict[str, Any]]
     certificates: dict[str, float]
     expiring: list[str]
+    refused: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -87,6 +90,11 @@ def status_of(run_dir: Path) -> RunStatus:
         ConfigError: its ``config.json`` is damaged.
         NewerFileError: a newer LUMOS wrote a file in it.
     """
+    return status_and_events(run_dir)[0]
+
+
+def status_and_events(run_dir: Path) -> tuple[RunStatus, list[Event]]:
+    """What :func:`status_of` says, and the history that it has read for it; raises as it does."""
     if not run_dir.is_dir():
         raise DataError(f"{run_dir}: no such folder, expected the folder of a run (its --run-dir)")
     check_folder(run_dir, "run")
@@ -99,7 +107,7 @@ def status_of(run_dir: Path) -> RunStatus:
             f"{run_dir}: no {HISTORY}, {SUMMARY} or checkpoint, expected the folder of a run"
         )
     try:
-        return _status(run_dir, summary, config, events, alive)
+        return _status(run_dir, summary, config, events, alive), events
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{run_dir / HISTORY} or {SUMMARY}: an entry lacks a key or has another type than "
@@ -132,10 +140,11 @@ def _status(
         test=summary.test if summary else {},
         views=_views(config, events),
         preparing=_preparing(events),
-        nodes=_nodes(events),
-        failures=_failures(events),
+        nodes=nodes_of(events),
+        failures=failures_of(events),
         certificates={name: round(days, 1) for name, days in dates.days().items()},
         expiring=dates.warnings(),
+        refused=(Attendance.read_if_sound(run_dir / ATTENDANCE) or Attendance()).refused,
     )
 
 
@@ -181,29 +190,38 @@ def _config(run_dir: Path) -> dict[str, Any]:
     return dict(load_checkpoint(path).progress.config) if path.exists() else {}
 
 
-def _nodes(events: Iterable[Event]) -> list[NodeStatus]:
-    found: dict[str, NodeStatus] = {}
+def nodes_of(events: Iterable[Event]) -> list[NodeStatus]:
+    """What the history says about each node, by name."""
+    found: dict[str, _Seen] = {}
     for event in events:
         time, number = str(event.get("time", "")), int(event["round"])
-        trained = event.get("ok", []) if event["event"] == "round" else []
+        trained = set(event.get("ok", []) if event["event"] == "round" else [])
         for name in {*event.get("ok", []), *event.get("nodes", [])}:
-            before = found.get(name) or NodeStatus(name, -1, "", 0, 0)
-            found[name] = replace(
-                before, last_round=max(before.last_round, number), last_seen=time,
-                rounds=before.rounds + (name in trained),
-            )  # fmt: skip
+            seen = found.setdefault(name, _Seen())
+            seen.last_round, seen.last_seen = max(seen.last_round, number), time
+            seen.rounds += name in trained
         for name in (*event.get("late", []), *event.get("busy", [])):
-            before = found.get(name) or NodeStatus(name, -1, "", 0, 0)
-            found[name] = replace(before, late=before.late + 1)
+            found.setdefault(name, _Seen()).late += 1
         for failure in event.get("failed", []):
-            name = str(failure["node"])
-            before = found.get(name) or NodeStatus(name, -1, "", 0, 0)
-            found[name] = replace(before, failures=before.failures + 1)
+            found.setdefault(str(failure["node"]), _Seen()).failures += 1
         if event["event"] == VERSIONS:
-            name, note = str(event["node"]), str(event["note"])
-            before = found.get(name) or NodeStatus(name, -1, "", 0, 0)
-            found[name] = replace(before, versions=_versions(event) if note else "", note=note)
-    return [found[name] for name in sorted(found)]
+            seen = found.setdefault(str(event["node"]), _Seen())
+            seen.note = str(event["note"])
+            seen.versions = _versions(event) if seen.note else ""
+    return [NodeStatus(name, **vars(found[name])) for name in sorted(found)]
+
+
+@dataclass
+class _Seen:
+    """What is known of a node so far; the attributes of :class:`NodeStatus`."""
+
+    last_round: int = -1
+    last_seen: str = ""
+    rounds: int = 0
+    failures: int = 0
+    versions: str = ""
+    note: str = ""
+    late: int = 0
 
 
 def _versions(event: Event) -> str:
@@ -211,7 +229,8 @@ def _versions(event: Event) -> str:
     return ", ".join(f"{name} {event[key]}" for name, key in names.items())
 
 
-def _failures(events: Iterable[Event]) -> list[dict[str, Any]]:
+def failures_of(events: Iterable[Event]) -> list[dict[str, Any]]:
+    """Failures of nodes and of whole rounds, in order; ``node`` is empty for a round's."""
     rows: list[dict[str, Any]] = []
     for event in events:
         rows += [{"round": event["round"], **failure} for failure in event.get("failed", [])]

@@ -5,11 +5,13 @@ import re
 import signal
 import sys
 import time
+import urllib.request
 
 import psutil
 import pytest
 from deployment_support import command, family, leftovers, named, start, wait_for, write_prepared
 
+from lumos_core.flower.commands import free_ports
 from lumos_core.runs.checkpoint import BEST, load_checkpoint
 from lumos_core.runs.history import read_history
 from lumos_core.wire.reply_checks import EVALUATION_METRICS, TRAIN_METRICS
@@ -31,6 +33,11 @@ def fleet_port(superlink):
     return int(line[line.index("--fleet-api-address") + 1].rpartition(":")[2])
 
 
+def text_at(port):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as response:
+        return response.read().decode()
+
+
 def connected_to(process, port):
     try:
         connections = process.net_connections("tcp")
@@ -43,21 +50,28 @@ def connected_to(process, port):
 
 
 def test_a_federation_over_grpc_from_start_to_end(data, tmp_path):
-    run_dir = tmp_path / "run"
-    with start(command("run", data, run_dir, rounds=2), tmp_path) as cli:
+    run_dir, [page] = tmp_path / "run", free_ports(1)
+    argv = [*command("run", data, run_dir, rounds=2), "--web", "--port", str(page)]
+    with start(argv, tmp_path) as cli:
         superlink, *_ = wait_for(lambda: named(cli.pid, "flower-superlink"))
         nodes = wait_for(lambda: len(n := named(cli.pid, "flower-supernode")) == 2 and n)
         port = fleet_port(superlink)
         assert wait_for(lambda: all(connected_to(n, port) for n in nodes)), "no gRPC channel"
         everything = wait_for(lambda: named(cli.pid, "flwr-clientapp") and family(cli.pid), 90)
+        # the page that follows the run knows whom the first round waits for
+        wait_for(lambda: re.search(r"(1 node works|2 nodes work) on round 1", text_at(page)), 90)
         output, _ = cli.communicate(timeout=150)
     assert cli.returncode == 0, output
+    assert f"page  http://127.0.0.1:{page}/" in output
 
     summary = json.loads((run_dir / "summary.json").read_text())
     assert summary["outcome"] == "completed"
     assert summary["rounds"] == 2
     assert [r["nodes_ok"] for r in rounds_of(run_dir)] == [2, 2]
-    for name in ("checkpoint/best.safetensors", "report.md", "config.json", "logs/superlink.log"):
+    for name in (
+        "checkpoint/best.safetensors", "report.md", "report.html", "config.json", "attendance.json",
+        "logs/superlink.log",
+    ):  # fmt: skip
         assert (run_dir / name).stat().st_size > 0
     lines = [line.split() for line in output.splitlines()]
     assert [line[0] for line in lines if line and re.fullmatch(r"start|\d+", line[0])] == [

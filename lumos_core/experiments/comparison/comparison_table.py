@@ -33,6 +33,14 @@ from lumos_core.terminal.tables import markdown_table, spread
 COMPARED_METRICS = ("hr@20", "ndcg@20")
 BETTER, WORSE, LEVEL = "▲", "▼", "="
 UNFINISHED = "†"
+COST_HEADER = (
+    "cost of a run", "best round", "rounds", "epochs", "CPU-s", "MB sent by nodes", "ended by",
+    "tuned to",
+)  # fmt: skip
+SPREAD_HEADER = (
+    "HR@20 of nodes and users", "nodes: mean", "deviation", "worst tenth", "users: worst tenth",
+    "never hit",
+)  # fmt: skip
 _NONE = "–"
 
 _LEGEND = f"""\
@@ -94,7 +102,7 @@ class Comparison:
         """The relative difference of a test metric to the reference."""
         if name == self.reference and self.has_ranks:
             return _NONE
-        found = self._interval(name, metric) if name != self.reference else None
+        found = self.interval(name, metric) if name != self.reference else None
         if found is not None:
             return str(found)
         base = self.groups.get(self.reference, [])
@@ -106,11 +114,19 @@ class Comparison:
         return f"{name} {UNFINISHED}" if stopped else name
 
     def rarity(self, name: str) -> list[str]:
-        """HR@20 for each class of rarity."""
+        """HR@20 for each class of rarity, as text."""
+        return _as_text(self.rarity_rates(name))
+
+    def rarity_rates(self, name: str) -> list[float | None]:
+        """HR@20 for each class of rarity; None where it is not known."""
         return self._by_class(name, self.target_counts, CLASSES)
 
     def by_length(self, name: str) -> list[str]:
-        """HR@20 for each class of lengths of the history."""
+        """HR@20 for each class of lengths of the history, as text."""
+        return _as_text(self.length_rates(name))
+
+    def length_rates(self, name: str) -> list[float | None]:
+        """HR@20 for each class of lengths of the history; None where it is not known."""
         return self._by_class(name, self.history_lengths, LENGTHS)
 
     def spreads(self, name: str) -> list[str]:
@@ -147,16 +163,16 @@ class Comparison:
 
     def _by_class(
         self, name: str, counts: Floats | None, classes: Sequence[CountClass]
-    ) -> list[str]:
+    ) -> list[float | None]:
         ranks = [ranks_of(r, "test") for r in self.groups[name]]
         known = [row for row in ranks if row is not None]
         if counts is None or not known or any(row.shape != counts.shape for row in known):
-            return [_NONE] * len(classes)
-        rates = [hit_rate(known, counts, members) for members in classes]
-        return [_NONE if rate is None else f"{rate:.4f}" for rate in rates]
+            return [None] * len(classes)
+        return [hit_rate(known, counts, members) for members in classes]
 
-    def _interval(self, name: str, metric: str) -> Difference | None:
-        """None without ranks of the same users and seeds in both."""
+    def interval(self, name: str, metric: str) -> Difference | None:
+        """The difference to the reference with its interval; None without ranks of the same users
+        and seeds in both."""
         ours = {r["seed"]: r for r in self.groups[name] if RANKS in r}
         base = {r["seed"]: r for r in self.groups.get(self.reference, []) if RANKS in r}
         seeds = sorted(ours.keys() & base.keys())
@@ -177,6 +193,10 @@ class Comparison:
         if count not in self.bootstraps:
             self.bootstraps[count] = Bootstrap(count)
         return self.bootstraps[count].relative(values[::2], values[1::2])
+
+
+def _as_text(rates: Sequence[float | None]) -> list[str]:
+    return [_NONE if rate is None else f"{rate:.4f}" for rate in rates]
 
 
 def ranks_of(result: Result, split: str) -> Floats | None:
@@ -275,19 +295,18 @@ def _fairness_tables(comparison: Comparison) -> list[str]:
     if lengths is None:
         return []
     by_length = _class_table("length of the history", LENGTHS, lengths, comparison.by_length, names)
-    header = [
-        "HR@20 of nodes and users", "nodes: mean", "deviation", "worst tenth",
-        "users: worst tenth", "never hit",
-    ]  # fmt: skip
-    spreads = markdown_table(header, [[name, *comparison.spreads(name)] for name in names])
+    spreads = markdown_table(SPREAD_HEADER, [[name, *comparison.spreads(name)] for name in names])
     return [by_length, spreads, _FAIRNESS_LEGEND]
 
 
 def _cost_table(comparison: Comparison) -> str:
     """What a run costs: means over seeds."""
-    header = ["cost of a run", "best round", "rounds", "epochs", "CPU-s", "MB sent by nodes"]
-    header += ["ended by", "tuned to"]
-    return markdown_table(header, [_cost(name, g) for name, g in comparison.groups.items()])
+    return markdown_table(COST_HEADER, cost_rows(comparison))
+
+
+def cost_rows(comparison: Comparison) -> list[list[str]]:
+    """For each variant what :data:`COST_HEADER` names."""
+    return [_cost(name, group) for name, group in comparison.groups.items()]
 
 
 def _cost(name: str, group: Sequence[Result]) -> list[str]:
@@ -341,11 +360,11 @@ def plot_curves(results: Sequence[Result], path: Path, title: str) -> None:
 
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
     colors = plt.get_cmap("tab10" if len(by_variant(results)) <= 10 else "tab20")
-    last = max((p["round"] for r in _federated(results) for p in r["curve"]), default=1)
+    last = max((p["round"] for r in federated(results) for p in r["curve"]), default=1)
     for axis, metric in zip(axes, COMPARED_METRICS, strict=True):
         for number, (name, group) in enumerate(by_variant(results).items()):
             color = colors(number)
-            if not _federated(group):
+            if not federated(group):
                 if not all("validation" in r for r in group):
                     continue  # popularity of an earlier version
                 level = mean(r["validation"][metric] for r in group)
@@ -372,6 +391,6 @@ def plot_curves(results: Sequence[Result], path: Path, title: str) -> None:
     plt.close(figure)
 
 
-def _federated(results: Sequence[Result]) -> list[Result]:
+def federated(results: Sequence[Result]) -> list[Result]:
     """The results whose curve is by round; others have one by epoch, or none."""
     return [r for r in results if r["variant"] not in UNFEDERATED]

@@ -11,6 +11,10 @@ from lumos_core.experiments.poisoning.scenarios import NONE
 from lumos_core.experiments.results_file import Result
 from lumos_core.terminal.tables import markdown_table, spread
 
+ATTACK_HEADER = (
+    "method", "scenario", "seeds", "HR@20", "lost HR@20", "NDCG@20", "ER@10 of target",
+    "mean rank of target", "refused replies",
+)  # fmt: skip
 Cell = tuple[str, str]
 """Method and scenario."""
 
@@ -57,10 +61,13 @@ def lost(results: Sequence[Result], group: Sequence[Result], metric: str) -> lis
 
 
 def attack_table(results: Sequence[Result]) -> str:
+    """The rows as Markdown."""
+    return markdown_table(ATTACK_HEADER, attack_rows(results), align="llr")
+
+
+def attack_rows(results: Sequence[Result]) -> list[list[str]]:
     """A row per method and scenario: mean ± standard deviation over seeds. Differences are to the
     run of the same method, seed and nodes without attack."""
-    header = ["method", "scenario", "seeds", "HR@20", "lost HR@20", "NDCG@20", "ER@10 of target",
-              "mean rank of target", "refused replies"]  # fmt: skip
     rows = []
     for (method, label), group in by_cell(results).items():
         refused = sum(r["rejected"]["malicious"] + r["rejected"]["honest"] for r in group)
@@ -76,7 +83,7 @@ def attack_table(results: Sequence[Result]) -> str:
             str(refused),
         ]
         rows.append(cells)
-    return markdown_table(header, rows, align="llr")
+    return rows
 
 
 def plot_heat_map(results: Sequence[Result], path: Path, title: str) -> None:

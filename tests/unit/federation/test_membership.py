@@ -175,3 +175,17 @@ def test_who_is_not_chosen_is_told_why_and_asked_again_later(
     monkeypatch.setattr(membership.time, "monotonic", lambda: later)
     assert members.present() == ["b"]
     assert list(members.refused) == ["a"]
+
+
+def test_refusals_are_told_and_taken_back() -> None:
+    told: list[dict[str, str]] = []
+    transport = Releases(a=described(**OWN.to_info()), b=described("bad-data"))
+    members = Membership(
+        transport, {"catalog": "c"}, on_refused=lambda refused: told.append(dict(refused))
+    )
+    members.present()
+    assert told == [{"b": "it answers with error 'bad-data'"}]
+    transport.answers["b"] = described(**OWN.to_info())
+    members._refused["b"] = replace(members._refused["b"], ask_again=0.0)
+    assert members.present() == ["a", "b"]
+    assert told[1:] == [{}]

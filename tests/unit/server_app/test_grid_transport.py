@@ -101,6 +101,27 @@ def test_a_silent_node_is_missing_and_the_deadline_holds(transport, grid, params
     assert 0.9 < time.monotonic() - started < 10
 
 
+def test_the_attendance_says_who_is_silent(grid, folder, params):
+    class Book:
+        asked, answered = [], []
+
+        def ask(self, round_, nodes, seconds):
+            self.asked.append((round_, nodes, seconds))
+
+        def answer(self, node):
+            self.answered.append(node)
+
+    fingerprint = Catalog.read(folder / "catalog.tsv").fingerprint
+    transport = GridTransport(grid, fingerprint, poll=0.01, attendance=Book())
+    known(transport)
+    transport.exchange([Instruction("node-0", "describe")], 5)
+    assert Book.asked == []  # only rounds are told
+    grid.tamper[101] = lambda message, context: None
+    transport.exchange(train(params, "node-0", "node-1", "node-2"), 1.0)
+    assert Book.asked == [(1, ["node-0", "node-1", "node-2"], 1.0)]
+    assert sorted(Book.answered) == ["node-0", "node-2"]
+
+
 def test_an_upload_that_hangs_holds_up_nobody(transport, grid, params):
     """Flower blocks in pull_messages while a dying node's reply is incomplete."""
     known(transport)

@@ -49,6 +49,8 @@ def test_a_run_ends_with_a_checkpoint_a_history_and_a_summary(folder):
     sent = sum(e.get("bytes_up", 0) for e in events)
     assert found["bytes_up"] == sent > 0
     assert (folder / "run" / "checkpoint" / "best.safetensors").exists()
+    attended = json.loads((folder / "run" / "attendance.json").read_text())
+    assert (attended["waiting"], attended["refused"]) == ([], {})
 
 
 def test_the_same_seed_gives_the_same_run(tmp_path):

@@ -156,6 +156,7 @@ def compared(data: Path, out: Path, variants: str, *more: str) -> str:
     settings = [text for key in quick for text in ("-c", key)]
     result = CliRunner().invoke(app, [*arguments, *settings, *more], catch_exceptions=False)
     assert result.exit_code == 0, result.output
+    assert "How good they are" in (out / "report.html").read_text()
     return (out / "table.md").read_text()
 
 

@@ -96,6 +96,7 @@ def test_the_command_writes_results_and_tables(
     assert marked["recovered"][0] > 3 * marked["chance"][0]
     table = (tmp_path / "out" / "active.md").read_text()
     assert table == active_tables(rows, written["membership"], written["refusals"])
+    assert "The most is recovered" in (tmp_path / "out" / "report.html").read_text()
     for name in PROTECTIONS:
         assert name in table
     with pytest.raises(ConfigError, match=r"--moves 'steal': unknown; known are: watch;"):

@@ -167,6 +167,7 @@ def test_the_command_writes_numbers_and_a_table(tmp_path: Path) -> None:
     assert [r["setting"] for r in rows] == ["fedavg", "fedavg, sampled softmax"]
     assert rows[0]["auc"] > 0.6
     assert (tmp_path / "out" / "leakage.md").read_text() == leakage_table(rows)
+    assert "The server guesses best" in (tmp_path / "out" / "report.html").read_text()
     with pytest.raises(ConfigError, match="too few"):
         audits(tmp_path / "data", RunConfig().replace(semantic_start="none"), ["fedavg"], [400],
                trials=1, shadows=1, seed=0)  # fmt: skip
