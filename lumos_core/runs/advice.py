@@ -14,6 +14,8 @@ _BY_CODE = {
     "storage-failed": "Look at the node's disk: whether it is full, and whether its state folder "
     "may be written.",
     "out-of-memory": "Give the node more memory, or lower batch-size.",
+    "artefact-refused": "Copy catalog.safetensors to the node again, or remove it there: the node "
+    "then reads the titles itself. Its terminal says what is wrong with the file.",
     "bad-data": "Run 'lumos node check' on the node: it names the file and line that is wrong.",
     "bad-configuration": "Look at the node's terminal: it names the key that does not fit.",
     "model-failed": "Run 'lumos doctor' on the node: its language model cannot be used.",
@@ -41,6 +43,8 @@ _BY_TEXT = (
     ("out of line with the others", "Look at its data with 'lumos node check'; the run goes on."),
     ("valid replies of", "The reasons of the single nodes say what to do; the model stayed as it "
      "was. The run goes on until more than max-failed-rounds rounds fail in a row."),
+    ("does not choose it", "The run's key 'nodes' leaves it out. To have it, change the key, or "
+     "let its owner add a tag in node.toml."),
     ("privacy budget", "Raise max-epsilon if the owners agree, and start the same command again."),
 )  # fmt: skip
 _INSTALL = re.compile(r"install\b.*", re.IGNORECASE)

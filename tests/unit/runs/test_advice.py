@@ -16,6 +16,7 @@ from lumos_core.runs.advice import advice_for
         ("error 'flower-1'", "comes back by itself"),
         ("no reply before the deadline", "round-timeout"),
         ("1 valid replies of 2 usable nodes, min-replies = 2", "max-failed-rounds"),
+        ("nodes = 'tag:us' does not choose it; it has no tags", "add a tag"),
         ("its catalog is 'aaaa'…, the run's is 'bbbb'…", "lumos prepare"),
         ("a reason that nobody has heard of", "node.log"),
     ],

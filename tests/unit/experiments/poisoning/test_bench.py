@@ -192,7 +192,7 @@ def test_the_command_writes_what_is_there(data: Path, tmp_path: Path) -> None:
     for job, hr in zip(jobs, (0.3, 0.25), strict=False):
         leave_as_earlier_versions_did(job, hr)
     reported = runner.invoke(app, [*argv, "--report-only"], catch_exceptions=False)
-    written = f"written: {tmp_path / 'results.jsonl'}, table.md, heat-map.png"
+    written = f"written: {tmp_path / 'results.jsonl'}, table.md, heat-map.png, report.html"
     assert " ".join(reported.output.split()).endswith(written)
     *runs, missing = find_results(jobs, ResultsFile(tmp_path, SMALL).read().values())
     assert [run["hr@20"] for run in runs if run] == [0.3, 0.25]
