@@ -36,6 +36,7 @@ from lumos_core.config.run_config import (
     fixed,
     free_keys,
     load_plugins,
+    with_later_keys,
 )
 
 __all__ = [
@@ -70,4 +71,5 @@ __all__ = [
     "free_keys",
     "load_plugins",
     "next_item_only",
+    "with_later_keys",
 ]

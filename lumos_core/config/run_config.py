@@ -432,7 +432,7 @@ class RunConfig(
         Raises:
             ConfigError: a key is unknown, or a value is not allowed.
         """
-        return cls.from_flat({**ADDED_LATER, **flat})
+        return cls.from_flat(with_later_keys(flat))
 
     @property
     def has_views(self) -> bool:
@@ -697,6 +697,11 @@ ADDED_LATER: dict[str, Scalar] = {
     "start-model": "",
 }
 """Keys that runs of version 0.1 do not have, with the values that correspond to those runs."""
+
+
+def with_later_keys(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved flat configuration with the keys that did not exist when it was saved."""
+    return {**ADDED_LATER, **flat}
 
 
 def free_keys(flat: Mapping[str, Scalar]) -> frozenset[str]:

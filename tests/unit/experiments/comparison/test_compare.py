@@ -247,6 +247,24 @@ def test_another_base_configuration_is_refused_by_name(
     assert len(check(tmp_path, data)) == 1
 
 
+def test_results_of_a_lumos_without_a_later_key_are_gone_on_with(
+    data: Path, tmp_path: Path, keep: Kept
+) -> None:
+    (job,) = compare.plan_comparison(data, ["fedavg"], [0], SMALL)
+    keep(job, tmp_path)
+    file = ResultsFile(tmp_path, SMALL)
+    file.convert_old()
+
+    def earlier(result: Result) -> Result:
+        config = {k: v for k, v in result["config"].items() if k != "close-at"}
+        return {**result, "config": config}
+
+    file.change(earlier)
+    assert all("close-at" not in result["config"] for result in file.read().values())
+    assert len(check(tmp_path, data)) == 1
+    assert find_results([job], file.read().values()) != [None]
+
+
 def test_a_seed_and_what_a_variant_sets_are_not_another_base(
     data: Path, tmp_path: Path, keep: Kept
 ) -> None:
