@@ -28,6 +28,7 @@ from lumos_core.experiments.comparison.variant_runs import (
 )
 from lumos_core.experiments.comparison.variants import UNFEDERATED
 from lumos_core.experiments.results_file import Result
+from lumos_core.learning.metrics import SELECTION_METRIC
 from lumos_core.terminal.tables import markdown_table, spread
 
 COMPARED_METRICS = ("hr@20", "ndcg@20")
@@ -42,6 +43,7 @@ SPREAD_HEADER = (
     "never hit",
 )  # fmt: skip
 _NONE = "–"
+_LINES = 10  # of the picture
 
 _LEGEND = f"""\
 In brackets: the 95 % interval of the relative difference, from a paired bootstrap over users and
@@ -359,10 +361,12 @@ def plot_curves(results: Sequence[Result], path: Path, title: str) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
-    colors = plt.get_cmap("tab10" if len(by_variant(results)) <= 10 else "tab20")
-    last = max((p["round"] for r in federated(results) for p in r["curve"]), default=1)
+    colors, drawn = plt.get_cmap("tab10"), _drawn(results)
+    left_out = len(by_variant(results)) - len(drawn)
+    shown = [r for group in drawn.values() for r in federated(group)]
+    last = max((p["round"] for r in shown for p in r["curve"]), default=1)
     for axis, metric in zip(axes, COMPARED_METRICS, strict=True):
-        for number, (name, group) in enumerate(by_variant(results).items()):
+        for number, (name, group) in enumerate(drawn.items()):
             color = colors(number)
             if not federated(group):
                 if not all("validation" in r for r in group):
@@ -383,12 +387,25 @@ def plot_curves(results: Sequence[Result], path: Path, title: str) -> None:
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title)
+    figure.suptitle(f"{title} ({left_out} more are in the table)" if left_out else title)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def _drawn(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """The variants of the picture. More than ten lines cannot be told apart: then those with most
+    seeds, and of these the best on validation."""
+
+    def rank(group: list[Result]) -> tuple[int, float]:
+        found = [r["validation"][SELECTION_METRIC] for r in group if "validation" in r]
+        return len(group), mean(found) if found else 0.0
+
+    groups = by_variant(results)
+    chosen = sorted(groups, key=lambda name: rank(groups[name]), reverse=True)[:_LINES]
+    return {name: groups[name] for name in groups if name in chosen}
 
 
 def federated(results: Sequence[Result]) -> list[Result]:

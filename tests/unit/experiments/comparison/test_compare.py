@@ -150,6 +150,17 @@ def test_the_picture_is_drawn(data: Path, tmp_path: Path) -> None:
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_picture_has_at_most_ten_variants_those_with_most_seeds_first() -> None:
+    def of(variant: str, seed: int, value: float) -> Result:
+        metrics = {"hr@20": value, "ndcg@20": value}
+        return {"variant": variant, "seed": seed, "validation": metrics, "curve": []}
+
+    many = [of(f"one-{n}", 0, 0.5 + n / 100) for n in range(12)]
+    two = [of("two", seed, 0.1) for seed in (0, 1)]
+    drawn = comparison_table._drawn([*many, *two])
+    assert list(drawn) == [*(f"one-{n}" for n in range(3, 12)), "two"]
+
+
 def compared(data: Path, out: Path, variants: str, *more: str) -> str:
     arguments = ["compare", str(data), "--out", str(out), "--variants", variants, "--seeds", "0"]
     quick = ("semantic-start=none", "dim=8", "local-epochs=1", "rounds=1")
