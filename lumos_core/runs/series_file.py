@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from lumos_core.errors import DataError
 from lumos_core.safe_files import JsonFile
@@ -94,7 +94,7 @@ class SeriesFile(JsonFile):
     costs: tuple[NightCost, ...] = ()
     epsilon: float | None = None
     ended: str = ""
-    next: str = Field(default="")
+    next: str = ""
 
     @property
     def last(self) -> Night | None:
