@@ -173,9 +173,7 @@ class _Comparison:
         from lumos_core.experiments.comparison.tuning import in_table
 
         complete = in_table(r for r in results if is_variant(r))
-        found = {(r["variant"], r["seed"]): r for r in complete}
-        order = {name: i for i, name in enumerate(self._shown(list(found.values())))}
-        return sorted(found.values(), key=lambda r: (order[r["variant"]], r["seed"]))
+        return list({(r["variant"], r["seed"]): r for r in complete}.values())
 
     def table(self, results: "Sequence[Result]") -> str:
         from lumos_core.experiments.comparison.comparison_table import comparison_table
@@ -183,7 +181,7 @@ class _Comparison:
         return comparison_table(results, self._reference_among(self._shown(results)))
 
     def draw(self, results: "Sequence[Result]", path: Path, name: str) -> None:
-        from lumos_core.experiments.comparison.comparison_table import plot_curves
+        from lumos_core.experiments.comparison.curves_picture import plot_curves
 
         plot_curves(results, path, f"{name}: validation by round")
 
@@ -199,7 +197,7 @@ class _Comparison:
         return results_table(*screen_table(results, self._reference_among(self._shown(results))))
 
     def _shown(self, results: "Sequence[Result]") -> list[str]:
-        """Variants in the table: the requested ones, then others that the folder holds."""
+        """Variants that are in the table: the requested ones, then others of the folder."""
         there = {result["variant"] for result in results}
         return [*self.variants, *(v for v in VARIANTS if v in there and v not in self.variants)]
 

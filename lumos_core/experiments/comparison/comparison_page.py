@@ -12,10 +12,11 @@ from lumos_core.experiments.comparison.comparison_table import (
     SPREAD_HEADER,
     Comparison,
     cost_rows,
-    federated,
     relative_differences,
 )
+from lumos_core.experiments.comparison.curves_picture import federated
 from lumos_core.experiments.comparison.fairness import LENGTHS
+from lumos_core.experiments.comparison.parts import PARTS
 from lumos_core.experiments.comparison.rarity import CLASSES, CountClass, Floats
 from lumos_core.experiments.comparison.variants import UNFEDERATED
 from lumos_core.experiments.results_file import Result
@@ -33,29 +34,6 @@ from lumos_core.pages.page import (
     Tone,
 )
 from lumos_core.runs.report_page import NO_VALUE, configuration, made
-
-PARTS: Mapping[str, Mapping[str, str]] = {
-    "lumos": {
-        "fedavg-plus": "views",
-        "lumos-no-future": "views of the future",
-        "lumos-no-paraphrase": "paraphrases",
-        "lumos-no-counterfactual": "counterfactuals",
-        "lumos-no-start": "start from titles",
-        "lumos-no-titles": "nearness of titles in rankings",
-        "lumos-all-rows": "rows of items never met left alone",
-        "lumos-tfidf": "the language model, instead of TF-IDF",
-        "lumos-shuffled": "each user's own views, instead of another's",
-        "lumos-random": "the content of views, instead of random items",
-    },
-    "fedavg-plus": {
-        "fedavg": "all of what follows",
-        "fedavg-plus-no-start": "start from titles",
-        "fedavg-plus-no-titles": "nearness of titles in rankings",
-        "fedavg-plus-all-rows": "rows of items never met left alone",
-        "fedavg-plus-no-bias": "how popular an item is, as a number",
-    },
-}
-"""By method, then by the variant that lacks it: a part of the method."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""Results of `lumos compare`: tables in Markdown and a picture of the curves.
+"""Results of `lumos compare`: tables in Markdown.
 
-The first table says how good the variants are, the second how their hits depend on the rarity of
-the target, two more on whom they serve, the last what they cost. Results of earlier versions have
+The first table says how good the variants are, the second what each part of a method adds, the
+third how hits depend on the rarity of the target, two more whom they serve, the last what they
+cost. Results of earlier versions have
 no ranks of users: their differences are paired by seed only, without an interval, and they are in
 the first table alone. Where no result says how long the users' histories are, the two tables are
 left out.
@@ -9,15 +10,15 @@ left out.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from statistics import mean, stdev
+from dataclasses import dataclass, field, replace
+from statistics import mean
 
 import numpy as np
 
 from lumos_core.experiments.comparison.fairness import LENGTHS, node_spread, user_spread
 from lumos_core.experiments.comparison.intervals import Bootstrap, Floats, Interval, user_metric
 from lumos_core.experiments.comparison.packed_ranks import unpack_counts, unpack_ranks
+from lumos_core.experiments.comparison.parts import PARTS
 from lumos_core.experiments.comparison.rarity import CLASSES, RARE, CountClass, hit_rate
 from lumos_core.experiments.comparison.tuning import TUNED, in_table
 from lumos_core.experiments.comparison.variant_runs import (
@@ -26,9 +27,8 @@ from lumos_core.experiments.comparison.variant_runs import (
     RANKS,
     TARGET_COUNTS,
 )
-from lumos_core.experiments.comparison.variants import UNFEDERATED
+from lumos_core.experiments.comparison.variants import VARIANTS
 from lumos_core.experiments.results_file import Result
-from lumos_core.learning.metrics import SELECTION_METRIC
 from lumos_core.terminal.tables import markdown_table, spread
 
 COMPARED_METRICS = ("hr@20", "ndcg@20")
@@ -43,13 +43,16 @@ SPREAD_HEADER = (
     "never hit",
 )  # fmt: skip
 _NONE = "–"
-_LINES = 10  # of the picture
 
 _LEGEND = f"""\
 In brackets: the 95 % interval of the relative difference, from a paired bootstrap over users and
 seeds. {BETTER} the whole interval is above zero on validation and on test; {WORSE} below zero on
 both; {LEVEL} neither. Rare: targets with fewer than 5 uses in training. {UNFINISHED} a run ended at
 its cap on rounds or epochs, not by patience.
+"""
+_PARTS_LEGEND = """\
+What the method gains by a part, over the seeds that both have; marks as above. CPU-seconds and
+bytes depend on when patience ended a run; the CPU-seconds of writing views are not in them.
 """
 _FAIRNESS_LEGEND = """\
 Nodes count the same, whatever their size; means over seeds. A user's HR@20 is that over all seeds,
@@ -207,11 +210,14 @@ def ranks_of(result: Result, split: str) -> Floats | None:
 
 
 def by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Results grouped by variant, each group ordered by seed; groups in order of appearance."""
+    """Results grouped by variant, each group ordered by seed; the groups in the order of
+    :data:`~lumos_core.experiments.comparison.variants.VARIANTS`, others last, as they appear."""
+    order = list(VARIANTS)
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(result["variant"], []).append(result)
-    return {name: sorted(group, key=lambda r: r["seed"]) for name, group in groups.items()}
+    names = sorted(groups, key=lambda n: order.index(n) if n in VARIANTS else len(order))
+    return {name: sorted(groups[name], key=lambda r: r["seed"]) for name in names}
 
 
 def comparison_table(results: Sequence[Result], reference: str) -> str:
@@ -224,6 +230,7 @@ def comparison_table(results: Sequence[Result], reference: str) -> str:
         [
             markdown_table([*header, "HR@20, rare"], _quality(comparison)),
             _LEGEND,
+            *_parts_table(comparison),
             _class_table(
                 "uses of the target",
                 CLASSES,
@@ -301,6 +308,41 @@ def _fairness_tables(comparison: Comparison) -> list[str]:
     return [by_length, spreads, _FAIRNESS_LEGEND]
 
 
+def _parts_table(comparison: Comparison) -> list[str]:
+    """What each part of a method adds to quality and cost; none without variants that lack one."""
+    rows = [
+        _part(replace(comparison, reference=lacking), method, part)
+        for method, parts in PARTS.items()
+        if method in comparison.groups
+        for lacking, part in parts.items()
+        if lacking in comparison.groups
+    ]
+    header = ("part", "of", "without it", "HR@20", "NDCG@20", "CPU-s of a run", "MB sent by nodes")
+    return [markdown_table(header, rows, align="lllr"), _PARTS_LEGEND] if rows else []
+
+
+def _part(comparison: Comparison, method: str, part: str) -> list[str]:
+    """A method against itself without a part, which is the comparison's reference."""
+    seeds = {r["seed"] for r in comparison.groups[comparison.reference]}
+    pair = [comparison.groups[method], comparison.groups[comparison.reference]]
+    here = [[r for r in group if r["seed"] in seeds] for group in pair]
+    seconds = [[r["cpu_seconds"] for r in group if "cpu_seconds" in r] for group in here]
+    sent = [[sum(r["bytes_up"]) / 1e6 for r in group if "bytes_up" in r] for group in here]
+    return [
+        part,
+        method,
+        comparison.reference,
+        *(comparison.difference(method, metric) for metric in COMPARED_METRICS),
+        _added(seconds, "{:+.0f}"),
+        _added(sent, "{:+.1f}"),
+    ]
+
+
+def _added(pair: Sequence[Sequence[float]], form: str) -> str:
+    """The difference of two means; unknown if one has no values."""
+    return form.format(mean(pair[0]) - mean(pair[1])) if all(pair) else _NONE
+
+
 def _cost_table(comparison: Comparison) -> str:
     """What a run costs: means over seeds."""
     return markdown_table(COST_HEADER, cost_rows(comparison))
@@ -349,65 +391,3 @@ def relative_differences(
         for r in group
         if r["seed"] in base
     ]
-
-
-def plot_curves(results: Sequence[Result], path: Path, title: str) -> None:
-    """Plot HR@20 and NDCG@20 on validation by round: one line per variant, with a band of ± one
-    standard deviation over seeds. Variants without rounds are horizontal lines at their best
-    value."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
-    colors, drawn = plt.get_cmap("tab10"), _drawn(results)
-    left_out = len(by_variant(results)) - len(drawn)
-    shown = [r for group in drawn.values() for r in federated(group)]
-    last = max((p["round"] for r in shown for p in r["curve"]), default=1)
-    for axis, metric in zip(axes, COMPARED_METRICS, strict=True):
-        for number, (name, group) in enumerate(drawn.items()):
-            color = colors(number)
-            if not federated(group):
-                if not all("validation" in r for r in group):
-                    continue  # popularity of an earlier version
-                level = mean(r["validation"][metric] for r in group)
-                axis.axhline(level, color=color, linestyle="--", linewidth=1.3, label=name)
-                continue
-            rounds = sorted({p["round"] for r in group for p in r["curve"]})
-            values = [
-                [p[metric] for r in group for p in r["curve"] if p["round"] == at] for at in rounds
-            ]
-            middle = np.array([mean(v) for v in values])
-            width = np.array([stdev(v) if len(v) > 1 else 0.0 for v in values])
-            axis.plot(rounds, middle, color=color, linewidth=1.8, label=name)
-            axis.fill_between(rounds, middle - width, middle + width, color=color, alpha=0.15)
-        axis.set(xlabel="round", ylabel=f"validation {metric.upper()}", xlim=(0, last))
-        axis.set_ylim(bottom=0)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{title} ({left_out} more are in the table)" if left_out else title)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-
-
-def _drawn(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """The variants of the picture. More than ten lines cannot be told apart: then those with most
-    seeds, and of these the best on validation."""
-
-    def rank(group: list[Result]) -> tuple[int, float]:
-        found = [r["validation"][SELECTION_METRIC] for r in group if "validation" in r]
-        return len(group), mean(found) if found else 0.0
-
-    groups = by_variant(results)
-    chosen = sorted(groups, key=lambda name: rank(groups[name]), reverse=True)[:_LINES]
-    return {name: groups[name] for name in groups if name in chosen}
-
-
-def federated(results: Sequence[Result]) -> list[Result]:
-    """The results whose curve is by round; others have one by epoch, or none."""
-    return [r for r in results if r["variant"] not in UNFEDERATED]

@@ -259,7 +259,7 @@ def test_published_metrics_follow_from_published_ranks(folder: str) -> None:
 def tables_of(text: str) -> list[list[str]]:
     """The Markdown tables of a text that `lumos compare` writes, as lines."""
     blocks = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
-    ours = re.compile(r"\| (variant \| seeds|HR@20 (by|of) [a-z ]+|cost of a run) \|")
+    ours = re.compile(r"\| (variant \| seeds|part \| of|HR@20 (by|of) [a-z ]+|cost of a run) \|")
     return [block.splitlines() for block in blocks if ours.match(block)]
 
 

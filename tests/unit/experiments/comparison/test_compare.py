@@ -19,7 +19,13 @@ from lumos_core.config import RunConfig
 from lumos_core.data.prepare import prepare
 from lumos_core.errors import ConfigError
 from lumos_core.experiments import jobs
-from lumos_core.experiments.comparison import compare, comparison_table, tuning, variants
+from lumos_core.experiments.comparison import (
+    compare,
+    comparison_table,
+    curves_picture,
+    tuning,
+    variants,
+)
 from lumos_core.experiments.jobs import data_facts, find_results, run_job, run_jobs
 from lumos_core.experiments.results_file import Result, ResultsFile
 
@@ -146,7 +152,7 @@ def test_the_table_has_a_row_a_variant_and_means_over_seeds() -> None:
 def test_the_picture_is_drawn(data: Path, tmp_path: Path) -> None:
     planned = compare.plan_comparison(data, ["popularity", "fedavg"], [0, 1], SMALL)
     results = [run_job(job) for job in planned]
-    comparison_table.plot_curves(results, tmp_path / "curves.png", "test")
+    curves_picture.plot_curves(results, tmp_path / "curves.png", "test")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -157,7 +163,7 @@ def test_a_picture_has_at_most_ten_variants_those_with_most_seeds_first() -> Non
 
     many = [of(f"one-{n}", 0, 0.5 + n / 100) for n in range(12)]
     two = [of("two", seed, 0.1) for seed in (0, 1)]
-    drawn = comparison_table._drawn([*many, *two])
+    drawn = curves_picture._drawn([*many, *two])
     assert list(drawn) == [*(f"one-{n}" for n in range(3, 12)), "two"]
 
 
@@ -216,7 +222,7 @@ def test_a_folder_keeps_all_its_variants_in_the_table(
     table = compared(data, out, "popularity")
     first = table.partition("\n\n")[0]
     assert [line.split("|")[1:3] for line in first.splitlines()[2:]] == [
-        [" popularity ", " 1 "], [" fedavg ", " 2 "], [" confedsrs ", " 2 "],
+        [" fedavg ", " 2 "], [" confedsrs ", " 2 "], [" popularity ", " 1 "],
     ]  # fmt: skip
     assert "HR@20 vs confedsrs" in table
     assert "HR@20 vs fedavg" in compared(data, out, "popularity", "--reference", "fedavg")
@@ -409,7 +415,7 @@ def test_a_family_is_tuned_on_its_representative_and_uses_the_choice(tuned: Path
         line.split("|")[1].split()[0]
         for line in (tuned / "table.md").read_text().partition("\n\n")[0].splitlines()[2:]
     ]
-    assert names == ["popularity", "fedavg", "fedavg-start"]  # fmt: skip
+    assert names == ["fedavg-start", "fedavg", "popularity"]
 
 
 def test_a_tuned_comparison_is_resumed(

@@ -173,3 +173,29 @@ def test_the_screen_has_intervals_too() -> None:
     assert rows[0][2] == ""
     assert rows[1][:2] == ["ours", "0.6000"]
     assert rows[1][2].endswith("▲")
+
+
+def test_what_a_part_adds_is_the_method_against_itself_without_it() -> None:
+    best = {"best_round": 1}
+    found = tables(
+        result("lumos", 0, 0.6, 0.6, cpu_seconds=50.0, bytes_up=[3_000_000, 1_000_000], **best),
+        result("lumos", 1, 0.9, 0.9, cpu_seconds=999.0),
+        result("fedavg-plus", 0, 0.4, 0.4, cpu_seconds=20.0, bytes_up=[1_500_000], **best),
+        BASE,
+    )
+    (parts,) = (table for table in found if table.startswith("| part "))
+    line = row(parts, "views")
+    assert line[1:3] == ["lumos", "fedavg-plus"]
+    assert line[3].startswith("+50.0% [")
+    assert line[3].endswith("▲")
+    assert line[5:] == ["+30", "+2.5"], "over the seed that both have"
+
+
+def test_without_such_a_variant_there_is_no_table_of_parts() -> None:
+    assert not any(t.startswith("| part ") for t in tables(BASE, result("lumos", 0, 0.6, 0.6)))
+
+
+def test_rows_stand_in_the_order_of_variants_not_of_the_file() -> None:
+    first, *_ = tables(BASE, result("popularity", 0, 0.1, 0.1), result("lumos", 0, 0.6, 0.6))
+    names = [line.split("|")[1].strip() for line in first.splitlines()[2:]]
+    assert names == ["lumos", "popularity", "base"]
