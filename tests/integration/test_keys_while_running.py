@@ -2,14 +2,12 @@
 key, and is removed; then the server's certificate is renewed. The server is never started by hand
 again, and its other node takes part all the time."""
 
-import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from deployment_support import LUMOS, leftovers, named, wait_for, write_prepared
+from deployment_support import Terminals, leftovers, named, wait_for, write_prepared
 from hosts_support import settings
 
 from lumos_core.flower import commands
@@ -20,23 +18,17 @@ pytestmark = [pytest.mark.integration, pytest.mark.faults]
 SECONDS = 180.0  # for anything that takes a few rounds, on a busy machine
 
 
-class Machine:
+class Machine(Terminals):
     """A server without nodes, and what the owners of two nodes do, each in a folder of its own."""
 
     def __init__(self, place: Path) -> None:
-        self.place, self.kit = place, place / "deployment" / "server"
+        super().__init__(place)
+        self.kit = place / "deployment" / "server"
         self.run_dir = self.kit / "run"
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.data = write_prepared(place / "data")
         [port] = commands.free_ports(1)
         self.address = f"127.0.0.1:{port}"
         self.lumos("deploy", "init", "deployment", "--host", "127.0.0.1", "--port", str(port))
-
-    def lumos(self, *arguments: str) -> str:
-        argv = [*LUMOS, *arguments]
-        done = subprocess.run(argv, cwd=self.place, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
 
     def make_key(self, name: str) -> None:
         address = ["--superlink", self.address, "--ca", str(self.kit / "ca.crt")]
@@ -46,16 +38,8 @@ class Machine:
         public = f"owners/{name}/{name}.pub"
         self.lumos("deploy", command, str(self.kit), name, "--public-key", public)
 
-    def start(self, name: str, *arguments: str) -> None:
-        with (self.place / f"{name}.txt").open("ab") as terminal:
-            self._processes[name] = subprocess.Popen(
-                [*LUMOS, *arguments], cwd=self.place, stdin=subprocess.DEVNULL, stdout=terminal,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "400"},
-            )  # fmt: skip
-
-    def start_server(self) -> None:
-        self.start(
+    def start_server(self) -> "subprocess.Popen[bytes]":
+        return self.start(
             "server", "deploy", "server", str(self.kit), "--bind", "127.0.0.1",
             "--catalog", str(self.data / "catalog.tsv"), "--rounds", "5000",
             *settings(round_timeout="60", min_replies="1", max_failed_rounds="99"),
@@ -63,14 +47,6 @@ class Machine:
 
     def start_node(self, name: str, number: int) -> None:
         self.start(name, "node", "start", f"owners/{name}", "--data", f"data/node-{number}")
-
-    def interrupt(self, name: str) -> None:
-        process = self._processes.pop(name)
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
-
-    def said(self, name: str) -> str:
-        return (self.place / f"{name}.txt").read_text()
 
     def wait_for_round_of(self, *names: str) -> None:
         """Wait for a round of exactly these nodes that begins after now."""
@@ -80,12 +56,6 @@ class Machine:
     def rounds(self) -> list[dict]:
         history = self.run_dir / "history.jsonl"
         return [e for e in read_history(history) if e["event"] == "round"]
-
-    def stop(self) -> None:
-        for process in self._processes.values():
-            process.send_signal(signal.SIGINT)
-        for process in self._processes.values():
-            process.wait(60)
 
 
 @pytest.fixture
@@ -104,7 +74,7 @@ def test_keys_made_by_nodes_are_admitted_rotated_and_removed_while_the_server_ru
 ) -> None:
     machine.make_key("first")
     machine.admit("add-node", "first")
-    machine.start_server()
+    server = machine.start_server()
     machine.start_node("first", 0)
     machine.wait_for_round_of("first")
 
@@ -136,7 +106,7 @@ def test_keys_made_by_nodes_are_admitted_rotated_and_removed_while_the_server_ru
     assert all(e["ok"] == ["first"] for e in machine.rounds()[rounds:])
     assert machine.said("server").count("serving on") == 1
 
-    [link] = named(machine._processes["server"].pid, "flower-superlink")
+    [link] = named(server.pid, "flower-superlink")
     machine.lumos("deploy", "renew", "deployment")
     wait_for(lambda: machine.said("server").count("serving on") == 2, SECONDS)
     assert "the server has a new certificate, valid for 82" in machine.said("server")
@@ -147,11 +117,11 @@ def test_keys_made_by_nodes_are_admitted_rotated_and_removed_while_the_server_ru
     numbers = [e["round"] for e in machine.rounds()]
     assert numbers == list(range(1, len(numbers) + 1))  # none lost, none twice
     private = [
-        p for p in machine.place.rglob("*") if p.is_file() and b"OPENSSH PRIVATE" in start(p)
+        p for p in machine.place.rglob("*") if p.is_file() and b"OPENSSH PRIVATE" in beginning(p)
     ]
     assert {p.parent for p in private} == {folder, folder.with_name("first")}
 
 
-def start(path: Path) -> bytes:
+def beginning(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(100)

@@ -3,15 +3,13 @@ and the catalog grows, in the second the server is killed and started again. Nob
 nodes."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from deployment_support import LUMOS, leftovers, named, wait_for, write_prepared
+from deployment_support import Terminals, leftovers, named, wait_for, write_prepared
 from hosts_support import settings
 
 from lumos_core import Catalog, RunConfig, load_model
@@ -27,32 +25,17 @@ SECONDS = 240.0  # for a night, on a busy machine
 ROUNDS = 4
 
 
-class Shop:
+class Shop(Terminals):
     """A server with a timetable, and two nodes."""
 
     def __init__(self, place: Path) -> None:
-        self.place, self.kit = place, place / "deployment" / "server"
+        super().__init__(place)
+        self.kit = place / "deployment" / "server"
         self.series = self.kit / "series"
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.data = write_prepared(place / "data")
         [port] = commands.free_ports(1)
         self.lumos("deploy", "init", "deployment", "--host", "127.0.0.1", "--nodes", "2",
                    "--port", str(port))  # fmt: skip
-
-    def lumos(self, *arguments: str) -> str:
-        argv = [*LUMOS, *arguments]
-        done = subprocess.run(argv, cwd=self.place, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def start(self, name: str, *arguments: str) -> "subprocess.Popen[bytes]":
-        with (self.place / f"{name}.txt").open("ab") as terminal:
-            self._processes[name] = subprocess.Popen(
-                [*LUMOS, *arguments], cwd=self.place, stdin=subprocess.DEVNULL, stdout=terminal,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "400"},
-            )  # fmt: skip
-        return self._processes[name]
 
     def start_server(self, nights: int) -> "subprocess.Popen[bytes]":
         return self.start(
@@ -80,18 +63,9 @@ class Shop:
     def file(self) -> SeriesFile:
         return SeriesFile.read_if_there(self.series / SERIES) or SeriesFile()
 
-    def said(self) -> str:
-        return (self.place / "server.txt").read_text()
-
     def rounds(self, night: str) -> int:
         history = read_history(self.series / "runs" / night / "history.jsonl")
         return sum(event["event"] == "round" for event in history)
-
-    def stop(self) -> None:
-        for process in self._processes.values():
-            process.send_signal(signal.SIGINT)
-        for process in self._processes.values():
-            process.wait(60)
 
 
 @pytest.fixture
@@ -107,7 +81,7 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
 @pytest.mark.timeout(1200)
 def test_three_nights_on_a_timetable(shop: Shop) -> None:
     shop.start_nodes()
-    assert shop.start_server(1).wait(SECONDS) == 0, shop.said()
+    assert shop.start_server(1).wait(SECONDS) == 0, shop.said("server")
     shop.restore_from_backup()
     shop.add_item("new\tthing number new\n")
 
@@ -120,7 +94,7 @@ def test_three_nights_on_a_timetable(shop: Shop) -> None:
     server.wait()
     assert shop.file().nights[1].outcome == "running"
 
-    assert shop.start_server(3).wait(2 * SECONDS) == 0, shop.said()
+    assert shop.start_server(3).wait(2 * SECONDS) == 0, shop.said("server")
     done = shop.file()
     assert [n.outcome for n in done.nights] == ["completed"] * 3
     assert [n.rounds for n in done.nights] == [ROUNDS] * 3

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -151,3 +152,46 @@ def deploying(app: Path, data: Path, config: RunConfig, nodes: int, run_dir: Pat
         "sys.exit(summary.outcome != 'completed')"
     )
     return [sys.executable, "-c", code]
+
+
+class Terminals:
+    """Commands as their users start them: each in a terminal of its own, whose text is kept.
+
+    Attributes:
+        place: the folder in which all are started; also that of the texts.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def lumos(self, *arguments: str) -> str:
+        """What a command that ends well prints."""
+        argv = [*LUMOS, *arguments]
+        done = subprocess.run(argv, cwd=self.place, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def start(self, name: str, *arguments: str) -> "subprocess.Popen[bytes]":
+        """Start a command that goes on, in the terminal called ``name``."""
+        with (self.place / f"{name}.txt").open("ab") as terminal:
+            self._processes[name] = subprocess.Popen(
+                [*LUMOS, *arguments], cwd=self.place, stdin=subprocess.DEVNULL, stdout=terminal,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "400"},
+            )  # fmt: skip
+        return self._processes[name]
+
+    def said(self, name: str) -> str:
+        return (self.place / f"{name}.txt").read_text()
+
+    def interrupt(self, name: str) -> None:
+        process = self._processes.pop(name)
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+    def stop(self) -> None:
+        for process in self._processes.values():
+            process.send_signal(signal.SIGINT)
+        for process in self._processes.values():
+            process.wait(60)

@@ -4,11 +4,18 @@ import zlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from lumos_core.config import RunConfig
+from lumos_core.federation import server_optimizer
+from lumos_core.federation.aggregator import Aggregator
+from lumos_core.federation.round_loop import FederationResult, run_federation
+from lumos_core.federation.simulated_speeds import SimulatedSpeeds
 from lumos_core.learning.parameters import ModelShape, Params
+from lumos_core.runs.checkpoint import OptimizerState
+from lumos_core.runs.history import Event
 from lumos_core.wire import versions
 from lumos_core.wire.codecs import codec
 from lumos_core.wire.messages import Instruction, Metrics, Reply, Talk, in_turn
@@ -16,6 +23,9 @@ from lumos_core.wire.reply_checks import evaluation_names, preparation
 
 ITEMS = 6
 CATALOG = "c" * 64
+NAMES = ("ann", "bob", "cy", "dee", "eve", "fay")
+SLOW = {"fay": 10.0}
+"""Seconds that a node needs to answer, with a simulated clock; the others need one."""
 Distort = Callable[[Instruction, Reply], Sequence[Reply]]
 """What arrives in place of a node's honest reply: nothing, something else, several things."""
 
@@ -130,3 +140,41 @@ def only(node: str, kind: str, change: Callable[[Reply], Sequence[Reply]]) -> Di
         return change(reply) if (instruction.node, instruction.kind) == (node, kind) else [reply]
 
     return distort
+
+
+# ---------------------------------------------------------------- nodes of different speeds
+def six_nodes(config: RunConfig) -> FakeTransport:
+    return FakeTransport([FakeNode(n, config, users=3 + i) for i, n in enumerate(NAMES)])
+
+
+def run_at_speeds(
+    config: RunConfig, speeds: dict[str, float] = SLOW, **options: Any
+) -> tuple[FederationResult, SimulatedSpeeds]:
+    """A federation of :func:`six_nodes`, and its transport, with the clock."""
+    transport = SimulatedSpeeds(six_nodes(config), speeds)
+    return run_federation(config, transport, CATALOG, start(), **options), transport
+
+
+def rounds_of(result: FederationResult) -> list[Event]:
+    return [e for e in result.events if e["event"] == "round"]
+
+
+def replayed(config: RunConfig, events: Sequence[Event]) -> Params:
+    """The model that the history describes: each named node's delta to the model that it had."""
+    nodes = six_nodes(config).known
+    models, optimizer = [start()], OptimizerState()
+    for event in events:
+        aggregator = Aggregator(config, models[-1], event["round"])
+        for name in event["ok"]:
+            age = event.get("staleness", {}).get(name, 0)
+            number = event["round"] - age
+            asked = Instruction(name, "train", number, models[number - 1])
+            aggregator.offer(nodes[name].answer(asked), evaluated=False, staleness=age)
+        params, optimizer = server_optimizer.step(models[-1], aggregator.delta(), optimizer, config)
+        models.append(params)
+    return models[-1]
+
+
+def same(a: Params, b: Params) -> bool:
+    """To the last bit; the order of arrays does not count."""
+    return a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)

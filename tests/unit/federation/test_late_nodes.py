@@ -8,26 +8,32 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation_fakes import CATALOG, FakeNode, FakeTransport, start
+from federation_fakes import (
+    CATALOG,
+    NAMES,
+    SLOW,
+    replayed,
+    rounds_of,
+    run_at_speeds,
+    same,
+    six_nodes,
+    start,
+)
 from typer.testing import CliRunner
 
 from lumos_core.cli.app import app
 from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError
-from lumos_core.federation import membership, server_optimizer
-from lumos_core.federation.aggregator import Aggregator
-from lumos_core.federation.round_loop import FederationResult, run_federation
+from lumos_core.federation import membership
+from lumos_core.federation.round_loop import run_federation
 from lumos_core.federation.simulate import simulate
 from lumos_core.federation.simulated_speeds import SimulatedSpeeds
-from lumos_core.learning.parameters import Params
-from lumos_core.runs.checkpoint import LATEST, OptimizerState, load_checkpoint
+from lumos_core.runs.checkpoint import LATEST, load_checkpoint
 from lumos_core.runs.history import Event
 from lumos_core.runs.status import status_of
 from lumos_core.wire.messages import Instruction, Reply
 
 Tiny = Callable[..., RunConfig]
-NAMES = ("ann", "bob", "cy", "dee", "eve", "fay")
-SLOW = {"fay": 10.0}
 
 
 @pytest.fixture(autouse=True)
@@ -44,54 +50,26 @@ def config(tiny: Tiny) -> Callable[..., RunConfig]:
     return make
 
 
-def _nodes(config: RunConfig) -> FakeTransport:
-    return FakeTransport([FakeNode(n, config, users=3 + i) for i, n in enumerate(NAMES)])
-
-
-def _run(
-    config: RunConfig, speeds: dict[str, float] = SLOW, **options: Any
-) -> tuple[FederationResult, SimulatedSpeeds]:
-    transport = SimulatedSpeeds(_nodes(config), speeds)
-    return run_federation(config, transport, CATALOG, start(), **options), transport
-
-
-def _rounds(result: FederationResult) -> list[Event]:
-    return [e for e in result.events if e["event"] == "round"]
-
-
-def _replayed(config: RunConfig, events: list[Event]) -> Params:
-    """The model that the history describes: the named nodes' deltas, round by round."""
-    nodes = _nodes(config).known
-    params, optimizer = start(), OptimizerState()
-    for event in events:
-        aggregator = Aggregator(config, params, event["round"])
-        for name in event["ok"]:
-            asked = Instruction(name, "train", event["round"], params)
-            aggregator.offer(nodes[name].answer(asked), evaluated=False)
-        params, optimizer = server_optimizer.step(params, aggregator.delta(), optimizer, config)
-    return params
-
-
 def test_a_slow_node_costs_the_others_nothing(config: Tiny) -> None:
     """Without it a round takes as long as the slow node; with it, as long as the others."""
-    waiting, all_in = _run(config(rounds=12))
-    closing, quick = _run(config(rounds=12, close_at=0.8))
+    waiting, all_in = run_at_speeds(config(rounds=12))
+    closing, quick = run_at_speeds(config(rounds=12, close_at=0.8))
     assert all_in.clock == pytest.approx(12 * 10.0, abs=10.0)
     assert quick.clock == pytest.approx(12.0)
     assert waiting.outcome == closing.outcome == "completed"
-    assert all(len(e["ok"]) == 6 for e in _rounds(waiting))
-    assert not any("late" in e or "busy" in e for e in _rounds(waiting))
+    assert all(len(e["ok"]) == 6 for e in rounds_of(waiting))
+    assert not any("late" in e or "busy" in e for e in rounds_of(waiting))
 
 
 def test_the_states_of_a_slow_node_round_by_round(config: Tiny) -> None:
     """Late, then busy until its answer has come, then asked again: it is late in rounds 1 and 11,
     as its answer comes after ten rounds of the others."""
-    result, _ = _run(config(rounds=13, close_at=0.8))
-    late = [e["round"] for e in _rounds(result) if "fay" in e.get("late", [])]
-    busy = [e["round"] for e in _rounds(result) if e.get("busy") == ["fay"]]
+    result, _ = run_at_speeds(config(rounds=13, close_at=0.8))
+    late = [e["round"] for e in rounds_of(result) if "fay" in e.get("late", [])]
+    busy = [e["round"] for e in rounds_of(result) if e.get("busy") == ["fay"]]
     assert late == [1, 11]
     assert busy == [*range(2, 11), 12, 13]
-    for event in _rounds(result):
+    for event in rounds_of(result):
         asked = {*event["ok"], *event.get("late", []), *event.get("busy", [])}
         assert asked == set(NAMES)
         assert event["failed"] == []
@@ -101,10 +79,8 @@ def test_the_states_of_a_slow_node_round_by_round(config: Tiny) -> None:
 def test_late_replies_are_never_part_of_the_model(config: Tiny, tmp_path: Path) -> None:
     """What a round used is what the history names, to the last bit."""
     cfg = config(rounds=12, close_at=0.8, server_optimizer="adam")
-    result, _ = _run(cfg, run_dir=tmp_path)
-    found = load_checkpoint(tmp_path / LATEST).params
-    for name, array in _replayed(cfg, _rounds(result)).items():
-        assert array.tobytes() == found[name].tobytes()
+    result, _ = run_at_speeds(cfg, run_dir=tmp_path)
+    assert same(replayed(cfg, rounds_of(result)), load_checkpoint(tmp_path / LATEST).params)
 
 
 def test_resumed_it_continues_from_what_the_history_names(config: Tiny, tmp_path: Path) -> None:
@@ -118,23 +94,21 @@ def test_resumed_it_continues_from_what_the_history_names(config: Tiny, tmp_path
             raise Killed  # after its line, before its checkpoint
 
     with pytest.raises(Killed):
-        _run(cfg, run_dir=tmp_path, on_event=die)
-    result, _ = _run(cfg, run_dir=tmp_path, resume=True)
-    assert [e["round"] for e in _rounds(result)] == list(range(1, 10))
-    found = load_checkpoint(tmp_path / LATEST).params
-    for name, array in _replayed(cfg, _rounds(result)).items():
-        assert array.tobytes() == found[name].tobytes()
+        run_at_speeds(cfg, run_dir=tmp_path, on_event=die)
+    result, _ = run_at_speeds(cfg, run_dir=tmp_path, resume=True)
+    assert [e["round"] for e in rounds_of(result)] == list(range(1, 10))
+    assert same(replayed(cfg, rounds_of(result)), load_checkpoint(tmp_path / LATEST).params)
 
 
 def test_a_run_may_begin_to_close_early_when_it_is_resumed(config: Tiny, tmp_path: Path) -> None:
-    _run(config(rounds=2), run_dir=tmp_path)
-    result, _ = _run(config(rounds=4, close_at=0.8), run_dir=tmp_path, resume=True)
-    assert [len(e["ok"]) for e in _rounds(result)] == [6, 6, 5, 5]
+    run_at_speeds(config(rounds=2), run_dir=tmp_path)
+    result, _ = run_at_speeds(config(rounds=4, close_at=0.8), run_dir=tmp_path, resume=True)
+    assert [len(e["ok"]) for e in rounds_of(result)] == [6, 6, 5, 5]
 
 
 def test_over_selection_takes_the_first_of_more(config: Tiny) -> None:
-    result, transport = _run(config(rounds=8, fraction=0.5, over_select=0.34))
-    for event in _rounds(result):
+    result, transport = run_at_speeds(config(rounds=8, fraction=0.5, over_select=0.34))
+    for event in rounds_of(result):
         assert len(event["ok"]) == 3
         assert len(event["ok"]) + len(event.get("late", [])) == 5 or event.get("busy")
         assert "fay" not in event["ok"]
@@ -144,14 +118,14 @@ def test_over_selection_takes_the_first_of_more(config: Tiny) -> None:
 def test_invalid_replies_do_not_close_a_round(config: Tiny) -> None:
     """Enough means enough valid ones: the slow node is waited for when others answer nonsense."""
     cfg = config(rounds=1, close_at=5, aggregation="mean")
-    nodes = _nodes(cfg)
+    nodes = six_nodes(cfg)
     nodes.distort = lambda asked, reply: (
         [replace(reply, error="out-of-memory")]
         if asked.kind == "train" and asked.node == "ann"
         else [reply]
     )
     result = run_federation(cfg, SimulatedSpeeds(nodes, SLOW), CATALOG, start())
-    (event,) = _rounds(result)
+    (event,) = rounds_of(result)
     assert "fay" in event["ok"]
     assert [f["node"] for f in event["failed"]] == ["ann"]
 
@@ -160,7 +134,7 @@ def test_what_late_replies_hold_is_not_logged(
     config: Tiny, caplog: pytest.LogCaptureFixture
 ) -> None:
     cfg = config(rounds=13, close_at=0.8)
-    nodes = _nodes(cfg)
+    nodes = six_nodes(cfg)
 
     def spoil(asked: Instruction, reply: Reply) -> list[Reply]:
         if (asked.node, asked.kind) == ("fay", "train"):
@@ -170,14 +144,14 @@ def test_what_late_replies_hold_is_not_logged(
     nodes.distort = spoil
     with caplog.at_level(logging.DEBUG):
         result = run_federation(cfg, SimulatedSpeeds(nodes, SLOW), CATALOG, start())
-    assert [e["round"] for e in _rounds(result) if "fay" in e.get("late", [])] == [1, 11]
+    assert [e["round"] for e in rounds_of(result) if "fay" in e.get("late", [])] == [1, 11]
     assert "4711" not in caplog.text
     assert "4711" not in str(result.events)
 
 
 def test_the_bytes_of_late_replies_are_counted(config: Tiny) -> None:
-    result, _ = _run(config(rounds=13, close_at=0.8))
-    up = [e["bytes_up"] for e in _rounds(result)]
+    result, _ = run_at_speeds(config(rounds=13, close_at=0.8))
+    up = [e["bytes_up"] for e in rounds_of(result)]
     assert up[0] == 5 * 7
     assert sum(up) == 13 * 5 * 7 + 7, "the answer to round 1"
 
@@ -187,15 +161,15 @@ def test_the_cost_of_late_nodes_in_privacy(config: Tiny, dp: str) -> None:
     """With noise of its own a node pays when it is asked, once. With the server's noise only a
     released model costs anything."""
     cfg = config(rounds=12, close_at=0.8, dp=dp, weighting="uniform", item_rows="all")
-    result, _ = _run(cfg)
-    paid = [e["round"] for e in _rounds(result) if "fay" in e["privacy"]["nodes"]]
+    result, _ = run_at_speeds(cfg)
+    paid = [e["round"] for e in rounds_of(result) if "fay" in e["privacy"]["nodes"]]
     assert paid == ([] if dp == "central" else [1, 11])
-    assert [len(set(e["privacy"]["nodes"]) - {"fay"}) for e in _rounds(result)] == [5] * 12
+    assert [len(set(e["privacy"]["nodes"]) - {"fay"}) for e in rounds_of(result)] == [5] * 12
 
 
 def test_evaluations_of_late_nodes_are_not_waited_for_either(config: Tiny) -> None:
     """The slow node does not train in every round, but is asked to evaluate in the others."""
-    result, transport = _run(config(rounds=6, fraction=0.5, close_at=0.6))
+    result, transport = run_at_speeds(config(rounds=6, fraction=0.5, close_at=0.6))
     assert transport.clock <= 8.0
     nodes = [len(e["nodes"]) for e in result.events if e["event"] == "evaluation"]
     assert min(nodes) >= 3
@@ -229,7 +203,7 @@ def test_simulated_shops_have_speeds(tiny: Tiny, toy_catalog: Any, toy_users: An
     cfg = tiny(rounds=3, close_at=2, round_timeout=60.0)
     shops = {name: toy_users(5, seed) for seed, name in enumerate(("a", "b", "c"))}
     result = simulate(cfg, toy_catalog, shops, seconds={"b": 10.0})
-    assert [e["ok"] for e in _rounds(result)] == [["a", "c"]] * 3
+    assert [e["ok"] for e in rounds_of(result)] == [["a", "c"]] * 3
     assert all(np.isfinite(array).all() for array in result.params.values())
     for wrong in ({"close_at": 0.5}, {"over_select": 0.5, "fraction": 0.5}):
         with pytest.raises(ConfigError, match="one user each train together"):
@@ -239,7 +213,7 @@ def test_simulated_shops_have_speeds(tiny: Tiny, toy_catalog: Any, toy_users: An
 
 
 def test_the_status_counts_the_rounds_without_a_node(config: Tiny, tmp_path: Path) -> None:
-    _run(config(rounds=13, close_at=0.8), run_dir=tmp_path)
+    run_at_speeds(config(rounds=13, close_at=0.8), run_dir=tmp_path)
     found = {node.name: node for node in status_of(tmp_path).nodes}
     assert {name: node.late for name, node in found.items()} == {
         **dict.fromkeys(NAMES, 0), "fay": 13,
@@ -247,5 +221,5 @@ def test_the_status_counts_the_rounds_without_a_node(config: Tiny, tmp_path: Pat
     assert all(node.failures == 0 for node in found.values())
     shown = CliRunner().invoke(app, ["status", str(tmp_path)])
     assert " late " in shown.output
-    _run(config(rounds=1), run_dir=tmp_path / "usual")
+    run_at_speeds(config(rounds=1), run_dir=tmp_path / "usual")
     assert " late " not in CliRunner().invoke(app, ["status", str(tmp_path / "usual")]).output
