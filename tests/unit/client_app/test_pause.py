@@ -3,7 +3,14 @@
 from pathlib import Path
 
 import pytest
-from flower_in_process import identify, node_context, set_message_id, tiny_config, write_nodes
+from flower_in_process import (
+    InProcessGrid,
+    identify,
+    node_context,
+    set_message_id,
+    tiny_config,
+    write_nodes,
+)
 from flwr.app import Message
 from typer.testing import CliRunner
 
@@ -12,13 +19,17 @@ from client_app.client import app
 from lumos_core.cli.app import app as cli
 from lumos_core.data import Catalog
 from lumos_core.federation.owner_pause import PAUSED, pause, resume
+from lumos_core.federation.round_loop import run_federation
 from lumos_core.flower import records
+from lumos_core.flower.cryptography import FLOWER
 from lumos_core.flower.records import Order
 from lumos_core.learning.model import get_params, new_model
+from lumos_core.learning.title_start import initial_params
 from lumos_core.privacy.ledger_file import read_lines
 from lumos_core.privacy.node_budget import Account
 from lumos_core.runs.advice import advice_for
 from lumos_core.wire import versions
+from server_app.grid_transport import GridTransport
 
 KINDS = [records.DESCRIBE, records.PREPARE, records.TRAIN, records.EVALUATE, records.SECURE]
 
@@ -58,6 +69,18 @@ def test_after_it_is_resumed_it_trains(folder):
     assert "error" in ask(folder)
     resume(state)
     assert "delta" in ask(folder)
+
+
+def test_a_federation_goes_on_without_it_and_says_why(folder, capfd):
+    pause(folder / "node-0" / "state")
+    config = tiny_config(folder, **{"min-replies": 1, "min-nodes": 1, "start-timeout": 1.0})
+    catalog = Catalog.read(folder / "catalog.tsv")
+    grid = InProcessGrid(app, {100 + n: node_context(config, n) for n in range(2)})
+    transport = GridTransport(grid, catalog.fingerprint, poll=0.01)
+    params = initial_params(config, catalog)
+    result = run_federation(config, transport, catalog.fingerprint, params, primitives=FLOWER)
+    assert [e["ok"] for e in result.events if e["event"] == "round"] == [["node-1"], ["node-1"]]
+    assert "node node-0: refused: it answers with error 'paused'" in capfd.readouterr().err
 
 
 def test_the_commands(folder):
