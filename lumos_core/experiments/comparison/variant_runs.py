@@ -26,6 +26,7 @@ from lumos_core.learning.metrics import means, ranking_sums
 if TYPE_CHECKING:
     from lumos_core.learning.baselines import OnEpoch
     from lumos_core.learning.parameters import Params
+    from lumos_core.learning.suggestions import Suggestions
 
 Partition = Literal["stored", "drawn", "users"]
 """Which users a node has: those of its folder, those that the run's seed draws for it, or one user
@@ -41,6 +42,9 @@ TARGET_COUNTS = "target_counts"
 """Key of results: packed counts of the test targets in the training histories."""
 HISTORY_LENGTHS = "history_lengths"
 """Key of results: packed lengths of the users' training histories."""
+SUGGESTED = "suggested"
+"""Key of results: of the first 20 suggestions of all users, on test, see
+:func:`suggested_facts`."""
 OWNERS = "owners"
 """Key of results: for each user, the packed number of the node that has them. A user of several
 nodes is counted on the first. Runs with one node, or one user a client, do not have it."""
@@ -183,7 +187,10 @@ def _counted(name: str, ground: Ground) -> tuple[Result, Ranks]:
     from lumos_core.learning.counting import count
 
     counted = count(name, ground.pooled.users, ground.catalog.titles)
-    found = {"chosen": counted.chosen, "curve": [], MERGED: ground.pooled.merged}
+    found = {
+        "chosen": counted.chosen, "curve": [], MERGED: ground.pooled.merged,
+        SUGGESTED: suggested_facts(counted.suggested, ground.pooled.users),
+    }  # fmt: skip
     return found, {"validation": counted.validation, "test": counted.test}
 
 
@@ -201,6 +208,9 @@ def _federated(config: RunConfig, ground: Ground) -> tuple[Result, Ranks]:
     curve = [e for e in result.events if e["event"] == "evaluation" and e["split"] == "validation"]
     trained = [e["bytes_up"] for e in result.events if e["event"] == "round"]
     since_best = sum(e["round"] > result.best_round for e in curve)
+    ranks, shown = final_ranks(
+        config, result.params, ground.pooled.users, ground.catalog, result.title_weight
+    )
     return {
         "best_round": result.best_round,
         "title_weight": result.title_weight,
@@ -211,7 +221,8 @@ def _federated(config: RunConfig, ground: Ground) -> tuple[Result, Ranks]:
         "bytes_up": trained,
         "epsilon": result.epsilon,
         MERGED: ground.pooled.merged,
-    }, final_ranks(config, result.params, ground.pooled.users, ground.catalog, result.title_weight)
+        SUGGESTED: shown,
+    }, ranks
 
 
 def _centralised(config: RunConfig, ground: Ground) -> tuple[Result, Ranks]:
@@ -222,6 +233,9 @@ def _centralised(config: RunConfig, ground: Ground) -> tuple[Result, Ranks]:
         curve.append({"round": epoch["epoch"], **{k: epoch[k] for k in ("hr@20", "ndcg@20")}})
 
     params, found = _trained(config, ground, [ground.pooled.users], on_epoch)[0]
+    ranks, shown = final_ranks(
+        config, params, ground.pooled.users, ground.catalog, found["title_weight"]
+    )
     return {
         "best_round": found["best_epoch"],
         "epochs": found["epochs"],
@@ -229,7 +243,8 @@ def _centralised(config: RunConfig, ground: Ground) -> tuple[Result, Ranks]:
         "converged": found["converged"],
         "curve": curve,
         MERGED: ground.pooled.merged,
-    }, final_ranks(config, params, ground.pooled.users, ground.catalog, found["title_weight"])
+        SUGGESTED: shown,
+    }, ranks
 
 
 def _local(config: RunConfig, ground: Ground) -> tuple[Result, Ranks | None]:
@@ -260,7 +275,7 @@ def _local(config: RunConfig, ground: Ground) -> tuple[Result, Ranks | None]:
         return found, None
     order = np.array([place[user] for user in ground.pooled.users.user_ids], dtype=np.int64)
     ranks = [
-        final_ranks(config, params, users, ground.catalog, found["title_weight"])
+        final_ranks(config, params, users, ground.catalog, found["title_weight"])[0]
         for (params, found), users in zip(outcomes, parts, strict=True)
     ]
     splits = ("validation", "test")
@@ -318,8 +333,9 @@ def final_ranks(
     users: Sequences,
     catalog: Catalog,
     title_weight: float = 0.0,
-) -> Ranks:
-    """The ranks of all users' held-out items by a finished model.
+) -> tuple[Ranks, Result]:
+    """The ranks of all users' held-out items by a finished model, and :func:`suggested_facts` of
+    what it suggests before the test items.
 
     Args:
         title_weight: of the titles' nearness, as it was chosen on validation.
@@ -327,13 +343,26 @@ def final_ranks(
     from lumos_core.learning.evaluation import user_ranks
     from lumos_core.learning.model import build_model, set_params
     from lumos_core.learning.parameters import ITEM_TABLE, ModelShape
+    from lumos_core.learning.suggestions import Suggestions
     from lumos_core.learning.title_nearness import TitleNearness
 
     model = build_model(ModelShape.of(config, len(params[ITEM_TABLE]) - 1), config.dropout)
     set_params(model, params)
     titles = TitleNearness.of(catalog) if title_weight else None
-    split = LeaveOneOut(users)
-    return {
+    split, suggested = LeaveOneOut(users), Suggestions(len(catalog))
+    ranks = {
         "validation": user_ranks(model, *split.validation(), titles, title_weight),
-        "test": user_ranks(model, *split.test(), titles, title_weight),
+        "test": user_ranks(model, *split.test(), titles, title_weight, suggested),
+    }
+    return ranks, suggested_facts(suggested, users)
+
+
+def suggested_facts(suggested: "Suggestions", users: Sequences) -> Result:
+    """What a result says of what is suggested: the share of the catalog that is, and how often a
+    suggested item occurs in the training histories, on average."""
+    train = LeaveOneOut(users).train()
+    uses = np.bincount(train.items, minlength=len(suggested.counts))
+    return {
+        "coverage": round(suggested.coverage, 6),
+        "mean_uses": round(suggested.mean_uses(uses), 4),
     }

@@ -88,7 +88,7 @@ def test_a_nodes_own_model_ranks_its_users(data: Path) -> None:
     _, ranks = variant_runs._local(config, ground)
     assert ranks is not None
     (params, _), *_ = variant_runs._trained(config, ground, [ground.nodes["node-0"]])
-    own = variant_runs.final_ranks(config, params, ground.nodes["node-0"], ground.catalog)
+    own, _ = variant_runs.final_ranks(config, params, ground.nodes["node-0"], ground.catalog)
     place = [users.user_ids.index(user) for user in ground.nodes["node-0"].user_ids]
     assert ranks["test"][place].tolist() == own["test"].tolist()
 
@@ -217,3 +217,10 @@ def test_a_yardstick_has_nothing_to_converge_and_tells_what_it_chose(data: Path)
     result = run(data, "markov-titles")
     assert "converged" not in result
     assert set(result["chosen"]) == {"half-life", "title-weight"}
+
+
+@pytest.mark.parametrize("variant", ["popularity", "fedavg", "centralised"])
+def test_results_say_what_is_suggested(data: Path, variant: str) -> None:
+    facts = run(data, variant)["suggested"]
+    assert 0 < facts["coverage"] <= 1
+    assert facts["mean_uses"] > 0
