@@ -67,7 +67,7 @@ def chosen_artefact(
         path = fetched
     if path is None:
         if config.catalog_artefact:
-            log.info("no catalog artefact beside catalog.tsv: titles are read here")
+            log.info("no catalog artefact here: titles are read, unless it comes from the server")
         return None
     try:
         about = About.read(path)

@@ -34,7 +34,7 @@ from lumos_core.views.titles.artefact_choice import (
 )
 from lumos_core.views.titles.artefact_offer import asks_a_model
 from lumos_core.views.titles.artefact_pieces import PIECE_BYTES, Offered, Piece, most_bytes
-from lumos_core.views.titles.artefact_reading import recipe
+from lumos_core.views.titles.artefact_reading import log_titles_read, recipe
 from lumos_core.views.titles.catalog_artefact import About, refuse
 
 log = logging.getLogger(__name__)
@@ -163,7 +163,9 @@ class Fetch:
                 refuse(part, f"the digest {about.digest}", f"{self._digest} (catalog-artefact)")
             if reason := unfit(part, about, catalog, model_fingerprint(choice), noun):
                 refuse(part, f"another artefact than offered: {reason}", "one that fits")
-            read_compared(Chosen(part, about), load_llm(choice), catalog, choice.cache)
+            llm = load_llm(choice)
+            read_compared(Chosen(part, about), llm, catalog, choice.cache)
+            log_titles_read(llm)
         except ArtefactError as error:
             self._drop(f"{error}")
         with part.open("rb") as file:

@@ -22,6 +22,7 @@ from lumos_core.views.titles.artefact_choice import (
     fetched_artefact,
     read_compared,
 )
+from lumos_core.views.titles.artefact_reading import log_titles_read
 from lumos_core.views.titles.judgements import artefact_space, catalog_tables
 from lumos_core.views.titles.resumable import Work
 from lumos_core.views.titles.shipped import seed_cache
@@ -130,9 +131,15 @@ def llm_view_factory(
         if mode == "score"
         else written_fingerprint(mode, model, catalog, settings, basis)
     )
-    return known, lambda work: make_writer(
-        load_llm(choice), choice, catalog, settings, mode, work, chosen
-    )
+
+    def make(work: Work | None) -> ViewWriter:
+        llm = load_llm(choice)
+        try:
+            return make_writer(llm, choice, catalog, settings, mode, work, chosen)
+        finally:  # also if the time is over before all are read
+            log_titles_read(llm)
+
+    return known, make
 
 
 def view_factory(
