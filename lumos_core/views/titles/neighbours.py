@@ -1,15 +1,12 @@
 """The nearest titles of every title.
 
 Up to `EXACT` titles all are compared with all. The time of that grows with the square of their
-number, so of more titles each is compared with those near it only: a few titles, drawn at random,
-are leaders, and every title belongs to the leader that is nearest to it; it is then compared with
-the titles of its own and of the nearest other leaders (cluster pruning: Manning, Raghavan, Schütze,
-Introduction to Information Retrieval, 2008, section 7.1.6). Groups have a bounded size, so that
-the time of a title does not depend on how many there are. Some neighbours are missed; how many,
-``benchmarks/catalog_scale.py`` measures.
+number, so more titles are put into groups of titles that are alike, and each is compared with those
+of the nearest groups only (an inverted file: Sivic and Zisserman, Video Google, ICCV 2003). Groups
+are small and a title looks into so many of them that its time hardly depends on how many titles
+there are. Some neighbours are missed; how many, ``benchmarks/catalog_scale.py`` measures.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,10 +17,11 @@ Ints = npt.NDArray[np.int64]
 
 EXACT = 20_000
 """The largest catalog of which all titles are compared with all."""
-GROUP = 512
-"""Titles of a leader, on average; a group has at most twice as many."""
-GROUPS = 16
-"""Groups that a title is compared with, its own included."""
+GROUP = 128
+"""Titles of a group, on average; at most twice as many."""
+GROUPS = 64
+"""Groups that a title looks into."""
+_MEANS = 3  # times that the centres of groups are moved to their means
 _SORTED_WHOLE = 1024  # shorter rows are sorted as a whole
 
 
@@ -56,47 +54,81 @@ def nearest(vectors: Any, k: int, block: int = 512) -> tuple[Ints, Floats]:
     """
     n = vectors.shape[0]
     k = min(k, n - 1)
+    if n > EXACT and k:
+        return _in_groups(vectors, k, block)
     rows, cosines = np.empty((n, k), np.int64), np.empty((n, k), np.float32)
-    parts = _all(n, block) if n <= EXACT else _by_groups(vectors, block)
-    for some, others in parts:
-        beside = vectors if len(others) == n else vectors[others]
-        scores = dense(vectors[some] @ beside.T)
-        scores[np.arange(len(some)), np.searchsorted(others, some)] = -np.inf
+    for start in range(0, n, block):
+        scores = dense(vectors[start : start + block] @ vectors.T)
+        own = np.arange(len(scores))
+        scores[own, start + own] = -np.inf
         best = top_k(scores, k)
-        rows[some] = others[best]
-        cosines[some] = np.take_along_axis(scores, best, axis=1)
+        rows[start : start + block] = best
+        cosines[start : start + block] = np.take_along_axis(scores, best, axis=1)
     return rows, cosines
 
 
-def _all(n: int, block: int) -> Iterator[tuple[Ints, Ints]]:
-    """Rows, and the rows that they are compared with: all."""
-    everything = np.arange(n)
-    for start in range(0, n, block):
-        yield everything[start : start + block], everything
-
-
-def _by_groups(vectors: Any, block: int) -> Iterator[tuple[Ints, Ints]]:
-    """Rows, and the rows that they are compared with, in order: those of the nearest groups."""
+def _in_groups(vectors: Any, k: int, block: int) -> tuple[Ints, Floats]:
+    """:func:`nearest`, of the titles of the nearest groups."""
     n = vectors.shape[0]
-    leaders = np.sort(np.random.default_rng(0).choice(n, -(-n // GROUP), replace=False))
-    chosen = np.concatenate(
+    groups, centres = _groups(vectors, block)
+    near = np.concatenate(
         [
-            dense(vectors[start : start + block] @ vectors[leaders].T).argmax(axis=1)
+            top_k(dense(vectors[start : start + block] @ centres.T), GROUPS)
             for start in range(0, n, block)
         ]
     )
-    groups, led_by = [], []
-    for number in range(len(leaders)):
-        members = np.flatnonzero(chosen == number)
+    rows, cosines = np.full((n, k), -1, np.int64), np.full((n, k), -np.inf, np.float32)
+    order = np.argsort(near, axis=None, kind="stable")
+    lookers = np.split(order // near.shape[1], np.cumsum(_counts(near, len(groups)))[:-1])
+    for members, looking in zip(groups, lookers, strict=True):
+        for start in range(0, len(looking), block):
+            some = looking[start : start + block]
+            scores = dense(vectors[some] @ vectors[members].T)
+            scores[some[:, None] == members] = -np.inf  # itself
+            known = np.concatenate([cosines[some], scores], axis=1)
+            named = np.concatenate([rows[some], np.broadcast_to(members, scores.shape)], axis=1)
+            best = top_k(known, k)
+            rows[some] = np.take_along_axis(named, best, axis=1)
+            cosines[some] = np.take_along_axis(known, best, axis=1)
+    return rows, cosines
+
+
+def _groups(vectors: Any, block: int) -> tuple[list[Ints], Any]:
+    """Rows of each group, none of them empty or too large, and its centre."""
+    from scipy.sparse import csr_array
+    from sklearn.preprocessing import normalize
+
+    n = vectors.shape[0]
+    count = -(-n // GROUP)
+    centres = vectors[np.sort(np.random.default_rng(0).choice(n, count, replace=False))]
+    for _ in range(_MEANS):
+        chosen = _chosen(vectors, centres, block)
+        ones = np.ones(n, dtype=np.float32)
+        membership = csr_array((ones, (chosen, np.arange(n))), shape=(count, n))
+        centres = normalize(membership @ vectors)
+    chosen = _chosen(vectors, centres, block)
+    groups, of = [], []
+    for number, members in enumerate(
+        np.split(np.argsort(chosen, kind="stable"), np.cumsum(_counts(chosen, count))[:-1])
+    ):
         for start in range(0, len(members), 2 * GROUP):
             groups.append(members[start : start + 2 * GROUP])
-            led_by.append(leaders[number])
-    between = dense(vectors[led_by] @ vectors[led_by].T)
-    np.fill_diagonal(between, np.inf)  # its own group is among them, however many are alike
-    for members, near in zip(groups, top_k(between, GROUPS), strict=True):
-        others = np.sort(np.concatenate([groups[number] for number in near]))
-        for start in range(0, len(members), block):
-            yield members[start : start + block], others
+            of.append(number)
+    return groups, centres[of]
+
+
+def _chosen(vectors: Any, centres: Any, block: int) -> Ints:
+    """[N] the nearest centre of each row."""
+    return np.concatenate(
+        [
+            dense(vectors[start : start + block] @ centres.T).argmax(axis=1)
+            for start in range(0, vectors.shape[0], block)
+        ]
+    )
+
+
+def _counts(numbers: Ints, of: int) -> Ints:
+    return np.bincount(numbers.ravel(), minlength=of)
 
 
 def dense(product: Any) -> Floats:
