@@ -9,8 +9,11 @@ its peak memory is its own; ``exponent`` says how the seconds grow between the t
 is linear.
 
 *found* is the share of each title's exact neighbours that are found, for some titles, where not
-all are compared with all (``neighbours.py``). *hours of reading* are not measured but extrapolated: tokens of all titles, counted with the bundled
-model's tokenizer, at the rate of ``catalog_cost.json``.
+all are compared with all (``neighbours.py``); where half of a title's vector is random, as here,
+fewer are found than in a real catalog.
+
+*CPU-hours* of reading are not measured but extrapolated: tokens an item, and the rate, are those
+that ``catalog_cost.json`` has measured on the bundled catalog.
 """
 
 import argparse
