@@ -230,12 +230,13 @@ class GridTransport:
         for i in instructions:
             spoken = self._protocols.get(i.node, PROTOCOL)
             asked = (i.round, i.evaluate or "", id(i.secure), i.seconds, i.title_weight, spoken)
-            key = (id(i.params), *asked)
+            piece = -1 if i.piece is None else i.piece.number
+            key = (id(i.params), id(i.offered), piece, *asked)
             if key not in contents:
                 secure: dict[str, object] | None = None if i.secure is None else {**i.secure}
                 order = Order(
                     i.params, i.round, i.evaluate, self._catalog, secure, i.seconds,
-                    i.title_weight, spoken,
+                    i.title_weight, spoken, i.offered, i.piece,
                 )  # fmt: skip
                 contents[key] = records.encode_order(order)
             node_id = self._ids.get(i.node, 0)
@@ -446,7 +447,7 @@ def _to_reply(asked: Instruction, message: Answer, bytes_down: int) -> Reply:
         if kind == "train":
             arrays, metrics = records.decode_train(content)
             return Reply(node, kind, arrays, metrics, bytes_up=size, bytes_down=bytes_down)
-        if kind in ("evaluate", "prepare"):
+        if kind in ("evaluate", "prepare", "artefact"):
             metrics = records.decode_metrics(content)
             return Reply(node, kind, metrics=metrics, bytes_up=size, bytes_down=bytes_down)
         info = records.decode_describe(content)

@@ -171,7 +171,7 @@ class LLMKeys(FlatConfig):
     catalog_artefact: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = key(
         "",
         "digest of the catalog.safetensors beside catalog.tsv (lumos catalog show): another one is "
-        "refused; empty: any that fits is used",
+        "refused, and nodes without one fetch it from the server; empty: any that fits is used",
     )
     llm_mode: Literal["auto", "score", "trie", "free"] = key(
         "auto",

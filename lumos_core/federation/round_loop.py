@@ -60,6 +60,7 @@ from lumos_core.runs.checkpoint import (
 from lumos_core.runs.history import HISTORY, VERSIONS, Event, History, OnEvent, utc_now
 from lumos_core.runs.node_metrics import by_node
 from lumos_core.runs.resume import KnownAs, StartingPoint, never, starting_point
+from lumos_core.views.titles.artefact_offer import Offer
 from lumos_core.wire import reply_checks, versions
 from lumos_core.wire.messages import Instruction, Reply, Split, Transport, exchange
 from lumos_core.wire.versions import Versions
@@ -154,8 +155,9 @@ class Federation:
         primitives: Primitives | None = None,
         started: Event | None = None,
         on_refused: OnRefused = lambda refused: None,
+        offer: Offer | None = None,
     ) -> None:
-        self.config, self.transport = config, transport
+        self.config, self.transport, self.offer = config, transport, offer
         self.params, self.optimizer = start.checkpoint.params, start.checkpoint.optimizer
         self.progress = start.checkpoint.progress
         self.best = start.best
@@ -187,7 +189,7 @@ class Federation:
         self._save(LATEST, self.params, self.optimizer)
         self._add_early()
         if self.config.has_views and self.config.view_timeout and self._ended() is None:
-            ViewPhase(self.config, self.transport, self.members, self.history).run()
+            ViewPhase(self.config, self.transport, self.members, self.history, self.offer).run()
         return self._finish(self._rounds())
 
     def _rounds(self) -> Ended:
@@ -661,6 +663,7 @@ def run_federation(
     known_as: KnownAs = never,
     started: Event | None = None,
     on_refused: OnRefused = lambda refused: None,
+    offer: Offer | None = None,
 ) -> FederationResult:
     """Run rounds until there have been ``config.rounds``.
 
@@ -678,6 +681,7 @@ def run_federation(
             the run's catalog (see :meth:`~lumos_core.data.catalog.Catalog.is_known_as`).
         started: the event that says where ``initial`` is from, if it was trained before.
         on_refused: called with the nodes that are refused at the moment, and why.
+        offer: the catalog artefact, for nodes that lack it.
 
     Returns:
         The result; ``outcome`` is "failed" if any round failed.
@@ -693,5 +697,5 @@ def run_federation(
     start = starting_point(run_dir, Checkpoint(initial, {}, progress), resume, known_as)
     history = History(run_dir / HISTORY if run_dir else None, on_event, start.events)
     return Federation(
-        config, transport, start, run_dir, history, primitives, started, on_refused
+        config, transport, start, run_dir, history, primitives, started, on_refused, offer
     ).run()

@@ -17,7 +17,8 @@ _BY_CODE = {
     "may be written.",
     "out-of-memory": "Give the node more memory, or lower batch-size.",
     "artefact-refused": "Copy catalog.safetensors to the node again, or remove it there: the node "
-    "then reads the titles itself. Its terminal says what is wrong with the file.",
+    "then reads the titles itself, as it does at once if the file came from the server. Its "
+    "terminal says what is wrong with the file.",
     "bad-data": "Run 'lumos node check' on the node: it names the file and line that is wrong.",
     "bad-configuration": "Look at the node's terminal: it names the key that does not fit.",
     "model-failed": "Run 'lumos doctor' on the node: its language model cannot be used.",
