@@ -125,6 +125,11 @@ def measured(config: RunConfig) -> RunConfig:
             "evaluation = none: this command measures models on items that are held out; leave "
             "evaluation as it is"
         )
+    if config.evaluation != "leave-one-out":
+        raise ConfigError(
+            f"evaluation = {config.evaluation}: this command measures models on each user's last "
+            "two items; leave evaluation as it is"
+        )
     return config
 
 

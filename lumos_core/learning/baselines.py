@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from lumos_core.config import RunConfig, next_item_only
-from lumos_core.data.sequences import LeaveOneOut, Sequences
+from lumos_core.data.sequences import Sequences
+from lumos_core.data.splits import LeaveOneOut
 from lumos_core.learning.counting import POPULARITY, count
 from lumos_core.learning.evaluation import best_weight, evaluate
 from lumos_core.learning.metrics import SELECTION_METRIC, means, ranking_sums

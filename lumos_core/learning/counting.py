@@ -24,7 +24,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lumos_core.data.sequences import LeaveOneOut, Sequences
+from lumos_core.data.sequences import Sequences
+from lumos_core.data.splits import LeaveOneOut
 from lumos_core.learning.batching import sorted_batches
 from lumos_core.learning.evaluation import EVALUATION_BATCH, Scorer, target_ranks
 from lumos_core.learning.metrics import SELECTION_METRIC, means, ranking_sums
