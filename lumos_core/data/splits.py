@@ -67,6 +67,10 @@ class LeaveOneOut:
         """(histories without their last item, int64 [U] = the last items)."""
         return self.sequences.without_last(1), self._last(1)
 
+    def users_in(self, split: str) -> NDArray[np.int64]:
+        """int64 [U]: all users, who have a target in "validation" and in "test"."""
+        return np.arange(len(self.sequences))
+
     def _last(self, back: int) -> Targets:
         return self.sequences.items[self.sequences.offsets[1:] - back].astype(np.int64)
 
@@ -88,6 +92,10 @@ class AllTrain:
     def test(self) -> tuple[Sequences, Targets]:
         """Raises DataError: there are no targets."""
         return self.validation()
+
+    def users_in(self, split: str) -> NDArray[np.int64]:
+        """int64 [0]: nobody has a target."""
+        return np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,10 +25,11 @@ import numpy.typing as npt
 import torch
 
 from lumos_core.data.sequences import Sequences
-from lumos_core.data.splits import LeaveOneOut
+from lumos_core.data.splits import LeaveOneOut, Split
 from lumos_core.learning.batching import sorted_batches
 from lumos_core.learning.evaluation import EVALUATION_BATCH, Scorer, target_ranks
 from lumos_core.learning.metrics import SELECTION_METRIC, means, ranking_sums
+from lumos_core.learning.shown_items import ShownItems
 from lumos_core.views.titles.space import TitleSpace
 from lumos_core.views.titles.tfidf import tfidf_vectors
 
@@ -74,21 +75,29 @@ class Yardstick:
     scores: Callable[[Sequences, Sequence[Setting]], Iterator[Floats]]
 
 
-def count(name: str, users: Sequences, titles: Sequence[str]) -> Counted:
+def count(
+    name: str,
+    users: Sequences,
+    titles: Sequence[str],
+    split: Split | None = None,
+    shown: ShownItems | None = None,
+) -> Counted:
     """Rank the held-out items of all users by a yardstick.
 
     Args:
         name: a key of :data:`YARDSTICKS`.
-        users: all users; each needs three interactions.
+        users: all users; each needs three interactions, unless ``split`` says otherwise.
         titles: of the items, in catalog order.
+        split: what is counted and what is ranked; leave-one-out if not given.
+        shown: counts what the users of the test are shown.
     """
-    split = LeaveOneOut(users)
+    split = split or LeaveOneOut(users)
     yardstick = YARDSTICKS[name](split.train(), titles)
     rows = _ranks(yardstick, yardstick.grid, *split.validation())
     values = [means(ranking_sums(row)).get(SELECTION_METRIC, 0.0) for row in rows]
     best = int(np.argmax(values))
     chosen = yardstick.grid[best]
-    (test,) = _ranks(yardstick, [chosen], *split.test())
+    (test,) = _ranks(yardstick, [chosen], *split.test(), shown)
     return Counted(dict(chosen), rows[best], test)
 
 
@@ -204,14 +213,18 @@ YARDSTICKS: Mapping[str, Builder] = {
 
 
 def _ranks(
-    yardstick: Yardstick, settings: Sequence[Setting], histories: Sequences, targets: np.ndarray
+    yardstick: Yardstick,
+    settings: Sequence[Setting],
+    histories: Sequences,
+    targets: np.ndarray,
+    shown: ShownItems | None = None,
 ) -> np.ndarray:
     """float64 [settings, U]; each batch of users is scored once for all settings."""
     ranks = np.empty((len(settings), len(histories)))
     for users in sorted_batches(histories.lengths, EVALUATION_BATCH):
         chosen = histories.subset(users)
         for row, scores in enumerate(yardstick.scores(chosen, settings)):
-            ranks[row, users] = target_ranks(_scorer(scores), chosen, targets[users])
+            ranks[row, users] = target_ranks(_scorer(scores), chosen, targets[users], shown)
     return ranks
 
 

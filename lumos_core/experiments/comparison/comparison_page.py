@@ -18,6 +18,7 @@ from lumos_core.experiments.comparison.curves_picture import federated
 from lumos_core.experiments.comparison.fairness import LENGTHS
 from lumos_core.experiments.comparison.parts import PARTS
 from lumos_core.experiments.comparison.rarity import CLASSES, CountClass, Floats
+from lumos_core.experiments.comparison.shown import SHOWN_HEADER, SHOWN_LEGEND, shown_rows
 from lumos_core.experiments.comparison.variants import UNFEDERATED
 from lumos_core.experiments.results_file import Result
 from lumos_core.pages.charts import Chart, Line, line_chart
@@ -266,6 +267,10 @@ def _classes(comparison: Comparison) -> list[Table]:
         tables.append(_by_class("items of the user's history", LENGTHS, lengths, rates))
         rows = [[name, *comparison.spreads(name)] for name in comparison.groups]
         tables.append(Table("Spread over nodes and users", SPREAD_HEADER, rows, folded=True))
+    if shown := shown_rows(comparison.groups):
+        tables.append(
+            Table("What users are shown", SHOWN_HEADER, [[*r] for r in shown], note=SHOWN_LEGEND)
+        )
     return tables
 
 

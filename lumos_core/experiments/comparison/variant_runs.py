@@ -12,16 +12,20 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from lumos_core.config import RunConfig
-from lumos_core.data import Catalog, LeaveOneOut, Sequences, partition_users
+from lumos_core.data import Catalog, Sequences, partition_users
 from lumos_core.data.pooled import Pooled, pool
 from lumos_core.data.prepared_folder import load_prepared, read_dataset_facts
+from lumos_core.data.splits import Split, SplitKeys, least_history, split_of
+from lumos_core.errors import DataError
 from lumos_core.experiments.comparison import tuning, variants
 from lumos_core.experiments.comparison.fairness import training_lengths
 from lumos_core.experiments.comparison.packed_ranks import pack_counts, pack_ranks
 from lumos_core.experiments.comparison.rarity import target_counts
+from lumos_core.experiments.comparison.shown import SHOWN_METRICS
 from lumos_core.experiments.jobs import Job, data_facts
 from lumos_core.experiments.results_file import Result, ResultsFile
 from lumos_core.learning.metrics import means, ranking_sums
+from lumos_core.learning.shown_items import ShownItems
 
 if TYPE_CHECKING:
     from lumos_core.learning.baselines import OnEpoch
@@ -75,15 +79,17 @@ class VariantRun(Job):
         }
 
     def work(self) -> Result:
-        ground = Ground.of(self.data, self.partition, self.config.seed)
-        found, ranks = _run(self, ground)
+        ground = Ground.of(self.data, self.partition, self.config.seed, self.config)
+        shown = ShownItems(len(ground.catalog))
+        found, ranks = _run(self, ground, shown)
         users = sum(map(len, ground.nodes.values()))
         facts: Result = {"nodes": users if ground.one_user else len(ground.nodes), "users": users}
         if ranks is not None:
             found |= {split: means(ranking_sums(row)) for split, row in ranks.items()}
             found[RANKS] = {split: pack_ranks(row) for split, row in ranks.items()}
-            facts[TARGET_COUNTS] = pack_ranks(target_counts(ground.pooled.users))
+            facts[TARGET_COUNTS] = pack_ranks(target_counts(ground.pooled.users, ground.split))
             facts |= user_facts(ground)
+            found[SHOWN_METRICS] = _shown_metrics(shown, ground.split)
         return {**facts, **found}
 
 
@@ -104,17 +110,30 @@ class Ground:
     nodes: Mapping[str, Sequences]
     pooled: Pooled
     drawn: bool
+    split: Split
     one_user: bool = False
 
     @classmethod
-    def of(cls, folder: Path, partition: Partition, seed: int) -> "Ground":
+    def of(
+        cls, folder: Path, partition: Partition, seed: int, keys: SplitKeys | None = None
+    ) -> "Ground":
         """Read a prepared folder and, if asked for, deal its users out to as many nodes anew.
 
+        Args:
+            folder: a prepared folder.
+            partition: which users a node has.
+            seed: of the run.
+            keys: what is held out; leave-one-out if not given.
+
         Raises:
-            DataError: it is not a prepared folder, or a file in it is malformed.
+            DataError: it is not a prepared folder, or a file in it is malformed, or a window of
+                time in which nobody has a target.
         """
-        catalog, nodes = load_prepared(folder)
-        pooled, drawn = pool(folder, catalog, nodes), partition == "drawn"
+        keys = keys or RunConfig()
+        least = least_history(keys.evaluation)
+        catalog, nodes = load_prepared(folder, least)
+        pooled, drawn = pool(folder, catalog, nodes, least), partition == "drawn"
+        split = _measuring(folder, keys, pooled.users)
         if drawn:
             scheme = read_dataset_facts(folder).partition
             owners = partition_users(
@@ -125,21 +144,42 @@ class Ground:
         if one_user:
             nodes = [pooled.users]
         named = {f"node-{n}": users for n, users in enumerate(nodes)}
-        return cls(folder, catalog, named, pooled, drawn, one_user)
+        return cls(folder, catalog, named, pooled, drawn, split, one_user)
 
     def owners(self) -> np.ndarray:
-        """int64 [U]: the number of the first node that has each of the pooled users."""
+        """int64 [U]: the number of the first node that has each of the pooled users with a test
+        target."""
         owner: dict[str, int] = {}
         for number, users in enumerate(self.nodes.values()):
             for user in users.user_ids:
                 owner.setdefault(user, number)
-        return np.array([owner[user] for user in self.pooled.users.user_ids], dtype=np.int64)
+        owners = [owner[user] for user in self.split.sequences.user_ids]
+        return np.array(owners, dtype=np.int64)[self.split.users_in("test")]
+
+
+def _measuring(folder: Path, keys: SplitKeys, users: Sequences) -> Split:
+    """The split of all users.
+
+    Raises:
+        DataError: nobody has a target in one of its windows.
+    """
+    split = split_of(keys, users)
+    for name in ("validation", "test"):
+        if not len(split.users_in(name)):
+            raise DataError(
+                f"{folder}: found no user with an interaction before evaluate-from = "
+                f"{keys.evaluate_from} and one in the {name} window, expected some; choose other "
+                "days for evaluate-from and test-from"
+            )
+    return split
 
 
 def user_facts(ground: Ground) -> Result:
     """What results say about their users, whatever the run: how long their histories are, and which
     node has them."""
-    facts: Result = {HISTORY_LENGTHS: pack_counts(training_lengths(ground.pooled.users))}
+    facts: Result = {
+        HISTORY_LENGTHS: pack_counts(training_lengths(ground.pooled.users, ground.split))
+    }
     if len(ground.nodes) > 1:
         facts[OWNERS] = pack_counts(ground.owners())
     return facts
@@ -169,25 +209,30 @@ def add_user_facts(file: ResultsFile, folder: Path) -> None:
     file.change(with_facts)
 
 
-def _run(job: VariantRun, ground: Ground) -> tuple[Result, Ranks | None]:
+def _shown_metrics(shown: ShownItems, split: Split) -> dict[str, float]:
+    popularity = np.bincount(split.train().items, minlength=shown.num_items + 1)[1:]
+    return shown.metrics(popularity, split.test()[1])
+
+
+def _run(job: VariantRun, ground: Ground, shown: ShownItems) -> tuple[Result, Ranks | None]:
     if job.variant in variants.COUNTED:
-        return _counted(job.variant, ground)
+        return _counted(job.variant, ground, shown)
     if job.variant == variants.LOCAL:
-        return _local(job.config, ground)
+        return _local(job.config, ground, shown)
     if job.variant in variants.UNFEDERATED:
-        return _centralised(job.config, ground)
-    return _federated(job.config, ground)
+        return _centralised(job.config, ground, shown)
+    return _federated(job.config, ground, shown)
 
 
-def _counted(name: str, ground: Ground) -> tuple[Result, Ranks]:
+def _counted(name: str, ground: Ground, shown: ShownItems) -> tuple[Result, Ranks]:
     from lumos_core.learning.counting import count
 
-    counted = count(name, ground.pooled.users, ground.catalog.titles)
+    counted = count(name, ground.pooled.users, ground.catalog.titles, ground.split, shown)
     found = {"chosen": counted.chosen, "curve": [], MERGED: ground.pooled.merged}
     return found, {"validation": counted.validation, "test": counted.test}
 
 
-def _federated(config: RunConfig, ground: Ground) -> tuple[Result, Ranks]:
+def _federated(config: RunConfig, ground: Ground, shown: ShownItems) -> tuple[Result, Ranks]:
     from lumos_core.federation.simulate import prepared_views, simulate
 
     count = len(ground.pooled.users) if ground.one_user else len(ground.nodes)
@@ -211,10 +256,12 @@ def _federated(config: RunConfig, ground: Ground) -> tuple[Result, Ranks]:
         "bytes_up": trained,
         "epsilon": result.epsilon,
         MERGED: ground.pooled.merged,
-    }, final_ranks(config, result.params, ground.pooled.users, ground.catalog, result.title_weight)
+    }, final_ranks(
+        config, result.params, ground.pooled.users, ground.catalog, result.title_weight, shown
+    )
 
 
-def _centralised(config: RunConfig, ground: Ground) -> tuple[Result, Ranks]:
+def _centralised(config: RunConfig, ground: Ground, shown: ShownItems) -> tuple[Result, Ranks]:
     """One model for all users."""
     curve: list[Result] = []
 
@@ -229,10 +276,12 @@ def _centralised(config: RunConfig, ground: Ground) -> tuple[Result, Ranks]:
         "converged": found["converged"],
         "curve": curve,
         MERGED: ground.pooled.merged,
-    }, final_ranks(config, params, ground.pooled.users, ground.catalog, found["title_weight"])
+    }, final_ranks(
+        config, params, ground.pooled.users, ground.catalog, found["title_weight"], shown
+    )
 
 
-def _local(config: RunConfig, ground: Ground) -> tuple[Result, Ranks | None]:
+def _local(config: RunConfig, ground: Ground, shown: ShownItems) -> tuple[Result, Ranks | None]:
     """One model per node, with metrics over all users. Ranks are kept only if every user is on one
     node: otherwise several models would rank the same user."""
     parts = list(ground.nodes.values())
@@ -260,7 +309,7 @@ def _local(config: RunConfig, ground: Ground) -> tuple[Result, Ranks | None]:
         return found, None
     order = np.array([place[user] for user in ground.pooled.users.user_ids], dtype=np.int64)
     ranks = [
-        final_ranks(config, params, users, ground.catalog, found["title_weight"])
+        final_ranks(config, params, users, ground.catalog, found["title_weight"], shown)
         for (params, found), users in zip(outcomes, parts, strict=True)
     ]
     splits = ("validation", "test")
@@ -318,11 +367,13 @@ def final_ranks(
     users: Sequences,
     catalog: Catalog,
     title_weight: float = 0.0,
+    shown: ShownItems | None = None,
 ) -> Ranks:
     """The ranks of all users' held-out items by a finished model.
 
     Args:
         title_weight: of the titles' nearness, as it was chosen on validation.
+        shown: counts what the users of the test are shown.
     """
     from lumos_core.learning.evaluation import user_ranks
     from lumos_core.learning.model import build_model, set_params
@@ -332,8 +383,8 @@ def final_ranks(
     model = build_model(ModelShape.of(config, len(params[ITEM_TABLE]) - 1), config.dropout)
     set_params(model, params)
     titles = TitleNearness.of(catalog) if title_weight else None
-    split = LeaveOneOut(users)
+    split = split_of(config, users)
     return {
         "validation": user_ranks(model, *split.validation(), titles, title_weight),
-        "test": user_ranks(model, *split.test(), titles, title_weight),
+        "test": user_ranks(model, *split.test(), titles, title_weight, shown),
     }
