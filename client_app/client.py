@@ -24,6 +24,7 @@ from lumos_core import logs
 from lumos_core.config import SIMULATION_DATA, NodeConfig, RunConfig
 from lumos_core.errors import ConfigError
 from lumos_core.federation.owner_floor import REFUSED, BelowFloorError, Floor, Refusal
+from lumos_core.federation.owner_pause import check_pause
 from lumos_core.flower import records
 from lumos_core.runs.folder_version import check_folder
 from lumos_core.safe_files import append_bounded, private_folder
@@ -56,6 +57,7 @@ def answer(message: Message, context: Context) -> Message:
             name, told = settings.name, versions.own().to_info()
         else:
             versions.check_spoken(order.protocol)
+        check_pause(state)
         config = RunConfig.from_flat(context.run_config)
         floor = Floor(_KINDS[kind], config, settings)
         content = _carry_out(kind, Task(context, config, settings, order, floor))

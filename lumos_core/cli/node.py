@@ -19,13 +19,15 @@ from lumos_core.cli.node_options import (
     State,
     SuperLink,
     read_bundle,
-    shown_epsilon,
 )
+from lumos_core.cli.node_page import page_command
+from lumos_core.cli.node_pause import pause_command, resume_command
 from lumos_core.deployment import node_keys
 from lumos_core.deployment.folders import NODE_KEY, NODE_SETTINGS, NodeBundle
 from lumos_core.deployment.node_supervisor import check, keep_running, state_folder
 from lumos_core.errors import ConfigError, DataError
 from lumos_core.federation.owner_floor import Refusal, policy
+from lumos_core.privacy.ledger_words import shown_epsilon
 from lumos_core.privacy.node_budget import FILE, Account, AccountError, Spent, bounded
 
 node_app = typer.Typer(name="node", help="A node on this machine.", no_args_is_help=True)
@@ -175,6 +177,9 @@ def policy_command(
         _print_policy(found, place)
 
 
+node_app.command("page")(page_command)
+node_app.command("pause")(pause_command)
+node_app.command("resume")(resume_command)
 node_app.command("forget")(forget_command)
 node_app.command("ledger")(ledger_command)
 

@@ -13,7 +13,7 @@ from lumos_core.data.sequences import Sequences
 from lumos_core.learning.batching import pad, sorted_batches
 from lumos_core.learning.metrics import SELECTION_METRIC, ranking_sums
 from lumos_core.learning.model import SASRec
-from lumos_core.learning.shown_items import ShownItems
+from lumos_core.learning.suggestions import Suggestions
 from lumos_core.learning.title_nearness import TitleNearness, fused_by_weight
 
 EVALUATION_BATCH = 256
@@ -52,17 +52,18 @@ def user_ranks(
     targets: np.ndarray,
     titles: TitleNearness | None = None,
     weight: float = 0.0,
-    shown: ShownItems | None = None,
+    suggested: Suggestions | None = None,
 ) -> np.ndarray:
     """The rank of each user's target; arguments as for :func:`evaluate`, with one weight.
 
     Args:
-        shown: counts what the users are shown.
+        suggested: counts what is suggested to these users.
 
     Returns:
         float64 [U], see :func:`target_ranks`.
     """
-    ranks: np.ndarray = ranks_by_weight(model, histories, targets, titles, (weight,), shown)[0]
+    weights = (weight,)
+    ranks: np.ndarray = ranks_by_weight(model, histories, targets, titles, weights, suggested)[0]
     return ranks
 
 
@@ -77,11 +78,11 @@ def ranks_by_weight(
     targets: np.ndarray,
     titles: TitleNearness | None,
     weights: Sequence[float],
-    shown: ShownItems | None = None,
+    suggested: Suggestions | None = None,
 ) -> np.ndarray:
     """The rank of each user's target for each weight of the titles' nearness.
 
-    Args: as in :func:`evaluate`; ``shown`` counts what the users are shown, by all weights.
+    Args: as in :func:`evaluate` and, with one weight, :func:`user_ranks`.
 
     Returns:
         float64 [weights, U], 1 = best.
@@ -98,7 +99,7 @@ def ranks_by_weight(
     try:
         with torch.inference_mode():
             batch = batch_users(model.shape.num_items)
-            return _ranks(scores, len(weights), histories, targets, batch, shown)
+            return _ranks(scores, len(weights), histories, targets, batch, suggested)
     finally:
         model.train(was_training)
 
@@ -123,7 +124,10 @@ def encoder_scores(model: SASRec, histories: Sequence[np.ndarray]) -> torch.Tens
 
 
 def target_ranks(
-    score: Scorer, histories: Sequences, targets: np.ndarray, shown: ShownItems | None = None
+    score: Scorer,
+    histories: Sequences,
+    targets: np.ndarray,
+    suggested: Suggestions | None = None,
 ) -> np.ndarray:
     """Rank of each target (1 = best) among itself and the items that are not in the history.
 
@@ -132,12 +136,17 @@ def target_ranks(
     number counts as the lowest, so that a diverged model gains nothing either. Users are scored in
     batches of similar length; only a few arrays of ``EVALUATION_BATCH × N`` exist at a time.
 
+    Args:
+        suggested: counts what is suggested to these users.
+
     Returns:
         float64 [U].
     """
-    ranks: np.ndarray = _ranks(
-        lambda users: iter((score(users),)), 1, histories, targets, shown=shown
-    )[0]
+
+    def scores(users: np.ndarray) -> Iterator[torch.Tensor]:
+        return iter((score(users),))
+
+    ranks: np.ndarray = _ranks(scores, 1, histories, targets, suggested=suggested)[0]
     return ranks
 
 
@@ -147,7 +156,7 @@ def _ranks(
     histories: Sequences,
     targets: np.ndarray,
     batch: int = EVALUATION_BATCH,
-    shown: ShownItems | None = None,
+    suggested: Suggestions | None = None,
 ) -> np.ndarray:
     """:func:`target_ranks` for several rankings of the same users: float64 [rankings, U]."""
     ranks = np.empty((rankings, len(histories)))
@@ -160,8 +169,8 @@ def _ranks(
             found = torch.where(found.isnan(), -torch.inf, found)
             own = found.gather(1, target)
             found[rows, columns] = -torch.inf
-            if shown is not None:
-                shown.add(found)
+            if suggested is not None:
+                suggested.add(found)
             found.scatter_(1, target, own)
             # int32 is enough, and torch adds up booleans in it several times as fast as in int64
             greater = (found > own).sum(1, dtype=torch.int32)

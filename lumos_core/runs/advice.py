@@ -8,6 +8,8 @@ _BY_CODE = {
     "lumos prepare LOG --items catalog.tsv --out mine --nodes 1 --k-core 0 --keep-all-items",
     "foreign-app": "Install the server's release of LUMOS on the node, or let the node's owner "
     "approve this app (approved-apps in node.toml).",
+    "paused": "The node's owner has paused it. It takes part again when they resume it "
+    "('lumos node resume' there); it is asked again by itself.",
     "other-protocol": "Install a release of LUMOS on the node that speaks the server's protocol.",
     "ledger-failed": "Make room on the node's disk; if there is room, its spent.json is damaged "
     "and node.log says so.",

@@ -10,15 +10,16 @@ from statistics import mean, stdev
 from lumos_core.experiments.comparison.comparison_table import (
     COST_HEADER,
     SPREAD_HEADER,
+    SUGGESTIONS_HEADER,
     Comparison,
     cost_rows,
     relative_differences,
+    suggestion_rows,
 )
 from lumos_core.experiments.comparison.curves_picture import federated
 from lumos_core.experiments.comparison.fairness import LENGTHS
 from lumos_core.experiments.comparison.parts import PARTS
 from lumos_core.experiments.comparison.rarity import CLASSES, CountClass, Floats
-from lumos_core.experiments.comparison.shown import SHOWN_HEADER, SHOWN_LEGEND, shown_rows
 from lumos_core.experiments.comparison.variants import UNFEDERATED
 from lumos_core.experiments.results_file import Result
 from lumos_core.pages.charts import Chart, Line, line_chart
@@ -267,10 +268,8 @@ def _classes(comparison: Comparison) -> list[Table]:
         tables.append(_by_class("items of the user's history", LENGTHS, lengths, rates))
         rows = [[name, *comparison.spreads(name)] for name in comparison.groups]
         tables.append(Table("Spread over nodes and users", SPREAD_HEADER, rows, folded=True))
-    if shown := shown_rows(comparison.groups):
-        tables.append(
-            Table("What users are shown", SHOWN_HEADER, [[*r] for r in shown], note=SHOWN_LEGEND)
-        )
+    if found := suggestion_rows(comparison):
+        tables.append(Table("What is suggested", SUGGESTIONS_HEADER, found, folded=True))
     return tables
 
 

@@ -1,8 +1,8 @@
 """Results of `lumos compare`: tables in Markdown.
 
 The first table says how good the variants are, the second what each part of a method adds, the
-third how hits depend on the rarity of the target, two more whom they serve, the last what they
-cost. Results of earlier versions have
+third how hits depend on the rarity of the target, two more whom they serve, one what they suggest,
+the last what they cost. Results of earlier versions have
 no ranks of users: their differences are paired by seed only, without an interval, and they are in
 the first table alone. Where no result says how long the users' histories are, the two tables are
 left out.
@@ -20,12 +20,12 @@ from lumos_core.experiments.comparison.intervals import Bootstrap, Floats, Inter
 from lumos_core.experiments.comparison.packed_ranks import unpack_counts, unpack_ranks
 from lumos_core.experiments.comparison.parts import PARTS
 from lumos_core.experiments.comparison.rarity import CLASSES, RARE, CountClass, hit_rate
-from lumos_core.experiments.comparison.shown import shown_table
 from lumos_core.experiments.comparison.tuning import TUNED, in_table
 from lumos_core.experiments.comparison.variant_runs import (
     HISTORY_LENGTHS,
     OWNERS,
     RANKS,
+    SUGGESTED,
     TARGET_COUNTS,
 )
 from lumos_core.experiments.comparison.variants import VARIANTS
@@ -43,6 +43,10 @@ SPREAD_HEADER = (
     "HR@20 of nodes and users", "nodes: mean", "deviation", "worst tenth", "users: worst tenth",
     "never hit",
 )  # fmt: skip
+SUGGESTIONS_HEADER = (
+    "first 20 suggestions of all users", "share of the catalog", "uses in training",
+    "uses, against those of targets",
+)  # fmt: skip
 _NONE = "–"
 
 _LEGEND = f"""\
@@ -54,6 +58,11 @@ its cap on rounds or epochs, not by patience.
 _PARTS_LEGEND = """\
 What the method gains by a part, over the seeds that both have; marks as above. CPU-seconds and
 bytes depend on when patience ended a run; the CPU-seconds of writing views are not in them.
+"""
+_SUGGESTIONS_LEGEND = """\
+Means over seeds, on test. The share of the catalog that is suggested to anybody (coverage), and how
+often a suggested item occurs in training; above 1 in the last column, what is suggested is more
+popular than what users take.
 """
 _FAIRNESS_LEGEND = """\
 Nodes count the same, whatever their size; means over seeds. A user's HR@20 is that over all seeds,
@@ -250,7 +259,7 @@ def comparison_table(results: Sequence[Result], reference: str) -> str:
                 comparison.groups,
             ),
             *_fairness_tables(comparison),
-            *shown_table(comparison.groups),
+            *_suggestions_table(comparison),
             _cost_table(comparison),
         ]
     )
@@ -370,6 +379,26 @@ def _part(comparison: Comparison, method: str, part: str) -> list[str]:
 def _added(pair: Sequence[Sequence[float]], form: str) -> str:
     """The difference of two means; unknown if one has no values."""
     return form.format(mean(pair[0]) - mean(pair[1])) if all(pair) else _NONE
+
+
+def _suggestions_table(comparison: Comparison) -> list[str]:
+    """Coverage and popularity bias; none where no result has them."""
+    rows = suggestion_rows(comparison)
+    return [markdown_table(SUGGESTIONS_HEADER, rows), _SUGGESTIONS_LEGEND] if rows else []
+
+
+def suggestion_rows(comparison: Comparison) -> list[list[str]]:
+    """For each variant whose results have it what :data:`SUGGESTIONS_HEADER` names."""
+    targets = comparison.target_counts
+    rows = []
+    for name, group in comparison.groups.items():
+        known = [result[SUGGESTED] for result in group if result.get(SUGGESTED)]
+        if known and targets is not None:
+            uses = mean(facts["mean_uses"] for facts in known)
+            coverage = mean(facts["coverage"] for facts in known)
+            bias = uses / targets.mean()
+            rows.append([name, f"{coverage:.1%}", f"{uses:.1f}", f"{bias:.2f}"])
+    return rows
 
 
 def _cost_table(comparison: Comparison) -> str:

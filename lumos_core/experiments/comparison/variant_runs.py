@@ -21,15 +21,14 @@ from lumos_core.experiments.comparison import tuning, variants
 from lumos_core.experiments.comparison.fairness import training_lengths
 from lumos_core.experiments.comparison.packed_ranks import pack_counts, pack_ranks
 from lumos_core.experiments.comparison.rarity import target_counts
-from lumos_core.experiments.comparison.shown import SHOWN_METRICS
 from lumos_core.experiments.jobs import Job, data_facts
 from lumos_core.experiments.results_file import Result, ResultsFile
 from lumos_core.learning.metrics import means, ranking_sums
-from lumos_core.learning.shown_items import ShownItems
 
 if TYPE_CHECKING:
     from lumos_core.learning.baselines import OnEpoch
     from lumos_core.learning.parameters import Params
+    from lumos_core.learning.suggestions import Suggestions
 
 Partition = Literal["stored", "drawn", "users"]
 """Which users a node has: those of its folder, those that the run's seed draws for it, or one user
@@ -45,6 +44,9 @@ TARGET_COUNTS = "target_counts"
 """Key of results: packed counts of the test targets in the training histories."""
 HISTORY_LENGTHS = "history_lengths"
 """Key of results: packed lengths of the users' training histories."""
+SUGGESTED = "suggested"
+"""Key of results: of the first 20 suggestions of all users, on test, see
+:func:`suggested_facts`."""
 OWNERS = "owners"
 """Key of results: for each user, the packed number of the node that has them. A user of several
 nodes is counted on the first. Runs with one node, or one user a client, do not have it."""
@@ -80,8 +82,7 @@ class VariantRun(Job):
 
     def work(self) -> Result:
         ground = Ground.of(self.data, self.partition, self.config.seed, self.config)
-        shown = ShownItems(len(ground.catalog))
-        found, ranks = _run(self, ground, shown)
+        found, ranks = _run(self, ground)
         users = sum(map(len, ground.nodes.values()))
         facts: Result = {"nodes": users if ground.one_user else len(ground.nodes), "users": users}
         if ranks is not None:
@@ -89,7 +90,6 @@ class VariantRun(Job):
             found[RANKS] = {split: pack_ranks(row) for split, row in ranks.items()}
             facts[TARGET_COUNTS] = pack_ranks(target_counts(ground.pooled.users, ground.split))
             facts |= user_facts(ground)
-            found[SHOWN_METRICS] = _shown_metrics(shown, ground.split)
         return {**facts, **found}
 
 
@@ -209,30 +209,28 @@ def add_user_facts(file: ResultsFile, folder: Path) -> None:
     file.change(with_facts)
 
 
-def _shown_metrics(shown: ShownItems, split: Split) -> dict[str, float]:
-    popularity = np.bincount(split.train().items, minlength=shown.num_items + 1)[1:]
-    return shown.metrics(popularity, split.test()[1])
-
-
-def _run(job: VariantRun, ground: Ground, shown: ShownItems) -> tuple[Result, Ranks | None]:
+def _run(job: VariantRun, ground: Ground) -> tuple[Result, Ranks | None]:
     if job.variant in variants.COUNTED:
-        return _counted(job.variant, ground, shown)
+        return _counted(job.variant, ground)
     if job.variant == variants.LOCAL:
-        return _local(job.config, ground, shown)
+        return _local(job.config, ground)
     if job.variant in variants.UNFEDERATED:
-        return _centralised(job.config, ground, shown)
-    return _federated(job.config, ground, shown)
+        return _centralised(job.config, ground)
+    return _federated(job.config, ground)
 
 
-def _counted(name: str, ground: Ground, shown: ShownItems) -> tuple[Result, Ranks]:
+def _counted(name: str, ground: Ground) -> tuple[Result, Ranks]:
     from lumos_core.learning.counting import count
 
-    counted = count(name, ground.pooled.users, ground.catalog.titles, ground.split, shown)
-    found = {"chosen": counted.chosen, "curve": [], MERGED: ground.pooled.merged}
+    counted = count(name, ground.pooled.users, ground.catalog.titles, ground.split)
+    found = {
+        "chosen": counted.chosen, "curve": [], MERGED: ground.pooled.merged,
+        SUGGESTED: suggested_facts(counted.suggested, ground.split.train()),
+    }  # fmt: skip
     return found, {"validation": counted.validation, "test": counted.test}
 
 
-def _federated(config: RunConfig, ground: Ground, shown: ShownItems) -> tuple[Result, Ranks]:
+def _federated(config: RunConfig, ground: Ground) -> tuple[Result, Ranks]:
     from lumos_core.federation.simulate import prepared_views, simulate
 
     count = len(ground.pooled.users) if ground.one_user else len(ground.nodes)
@@ -246,6 +244,9 @@ def _federated(config: RunConfig, ground: Ground, shown: ShownItems) -> tuple[Re
     curve = [e for e in result.events if e["event"] == "evaluation" and e["split"] == "validation"]
     trained = [e["bytes_up"] for e in result.events if e["event"] == "round"]
     since_best = sum(e["round"] > result.best_round for e in curve)
+    ranks, shown = final_ranks(
+        config, result.params, ground.pooled.users, ground.catalog, result.title_weight
+    )
     return {
         "best_round": result.best_round,
         "title_weight": result.title_weight,
@@ -256,12 +257,11 @@ def _federated(config: RunConfig, ground: Ground, shown: ShownItems) -> tuple[Re
         "bytes_up": trained,
         "epsilon": result.epsilon,
         MERGED: ground.pooled.merged,
-    }, final_ranks(
-        config, result.params, ground.pooled.users, ground.catalog, result.title_weight, shown
-    )
+        SUGGESTED: shown,
+    }, ranks
 
 
-def _centralised(config: RunConfig, ground: Ground, shown: ShownItems) -> tuple[Result, Ranks]:
+def _centralised(config: RunConfig, ground: Ground) -> tuple[Result, Ranks]:
     """One model for all users."""
     curve: list[Result] = []
 
@@ -269,6 +269,9 @@ def _centralised(config: RunConfig, ground: Ground, shown: ShownItems) -> tuple[
         curve.append({"round": epoch["epoch"], **{k: epoch[k] for k in ("hr@20", "ndcg@20")}})
 
     params, found = _trained(config, ground, [ground.pooled.users], on_epoch)[0]
+    ranks, shown = final_ranks(
+        config, params, ground.pooled.users, ground.catalog, found["title_weight"]
+    )
     return {
         "best_round": found["best_epoch"],
         "epochs": found["epochs"],
@@ -276,12 +279,11 @@ def _centralised(config: RunConfig, ground: Ground, shown: ShownItems) -> tuple[
         "converged": found["converged"],
         "curve": curve,
         MERGED: ground.pooled.merged,
-    }, final_ranks(
-        config, params, ground.pooled.users, ground.catalog, found["title_weight"], shown
-    )
+        SUGGESTED: shown,
+    }, ranks
 
 
-def _local(config: RunConfig, ground: Ground, shown: ShownItems) -> tuple[Result, Ranks | None]:
+def _local(config: RunConfig, ground: Ground) -> tuple[Result, Ranks | None]:
     """One model per node, with metrics over all users. Ranks are kept only if every user is on one
     node: otherwise several models would rank the same user."""
     parts = list(ground.nodes.values())
@@ -309,7 +311,7 @@ def _local(config: RunConfig, ground: Ground, shown: ShownItems) -> tuple[Result
         return found, None
     order = np.array([place[user] for user in ground.pooled.users.user_ids], dtype=np.int64)
     ranks = [
-        final_ranks(config, params, users, ground.catalog, found["title_weight"], shown)
+        final_ranks(config, params, users, ground.catalog, found["title_weight"])[0]
         for (params, found), users in zip(outcomes, parts, strict=True)
     ]
     splits = ("validation", "test")
@@ -367,24 +369,35 @@ def final_ranks(
     users: Sequences,
     catalog: Catalog,
     title_weight: float = 0.0,
-    shown: ShownItems | None = None,
-) -> Ranks:
-    """The ranks of all users' held-out items by a finished model.
+) -> tuple[Ranks, Result]:
+    """The ranks of all users' held-out items by a finished model, and :func:`suggested_facts` of
+    what it suggests before the test items.
 
     Args:
         title_weight: of the titles' nearness, as it was chosen on validation.
-        shown: counts what the users of the test are shown.
     """
     from lumos_core.learning.evaluation import user_ranks
     from lumos_core.learning.model import build_model, set_params
     from lumos_core.learning.parameters import ITEM_TABLE, ModelShape
+    from lumos_core.learning.suggestions import Suggestions
     from lumos_core.learning.title_nearness import TitleNearness
 
     model = build_model(ModelShape.of(config, len(params[ITEM_TABLE]) - 1), config.dropout)
     set_params(model, params)
     titles = TitleNearness.of(catalog) if title_weight else None
-    split = split_of(config, users)
-    return {
+    split, suggested = split_of(config, users), Suggestions(len(catalog))
+    ranks = {
         "validation": user_ranks(model, *split.validation(), titles, title_weight),
-        "test": user_ranks(model, *split.test(), titles, title_weight, shown),
+        "test": user_ranks(model, *split.test(), titles, title_weight, suggested),
+    }
+    return ranks, suggested_facts(suggested, split.train())
+
+
+def suggested_facts(suggested: "Suggestions", train: Sequences) -> Result:
+    """What a result says of what is suggested: the share of the catalog that is, and how often a
+    suggested item occurs in the training histories, on average."""
+    uses = np.bincount(train.items, minlength=len(suggested.counts))
+    return {
+        "coverage": round(suggested.coverage, 6),
+        "mean_uses": round(suggested.mean_uses(uses), 4),
     }
