@@ -22,7 +22,8 @@ from torch import Tensor
 
 from lumos_core.cli.options import with_overrides
 from lumos_core.config import RunConfig
-from lumos_core.data.sequences import LeaveOneOut, Sequences
+from lumos_core.data.sequences import Sequences
+from lumos_core.data.splits import LeaveOneOut
 from lumos_core.experiments.comparison.rarity import RARE, target_counts
 from lumos_core.experiments.comparison.variant_runs import Ground
 from lumos_core.experiments.jobs import library_versions

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.node_cache import read_kept_node
-from lumos_core.data.sequences import least_history
+from lumos_core.data.splits import least_history
 from lumos_core.federation.node import Node
 from lumos_core.federation.owner_floor import time_limit
+from lumos_core.runs.node_metrics import LEAST_USERS
 from lumos_core.views.meter import Meter
 from lumos_core.views.source import view_source
 from lumos_core.views.view import ViewSource, no_views
@@ -43,5 +44,5 @@ def open_node(
         )  # fmt: skip
     return Node(
         node.name, catalog, sequences, config, views, node.device, node.state_folder,
-        lambda: time_limit(node),
+        lambda: time_limit(node), max(LEAST_USERS, node.min_users),
     )  # fmt: skip

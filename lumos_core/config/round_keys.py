@@ -2,10 +2,12 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from lumos_core.config.flat import Count, FlatConfig, Fraction, Positive, PositiveFloat, key
+from lumos_core.config.flat import Count, FlatConfig, Fraction, Positive, PositiveFloat, day, key
 from lumos_core.config.node_choice import NodeChoice
+
+Day = Annotated[str, AfterValidator(day)]
 
 
 class RoundKeys(FlatConfig):
@@ -46,10 +48,26 @@ class RoundKeys(FlatConfig):
     max_staleness: Count = key(
         20, "with mode = async: a reply to a model older by more rounds is refused"
     )
-    evaluation: Literal["leave-one-out", "none"] = key(
+    evaluation: Literal["leave-one-out", "last-days", "none"] = key(
         "leave-one-out",
-        "what is held out to measure models: each user's last two items; or nothing: all is "
-        "trained on, users with fewer than three items take part, and the last model is the result",
+        "what is held out to measure models: each user's last two items; what happened from a day "
+        "on; or nothing: the last model is the result. Users with fewer than three items take part "
+        "with the latter two",
+    )
+    last_days: Positive = key(
+        7,
+        "with evaluation = last-days and no evaluate-from: days before the start of the run, by "
+        "the server's clock, from which on nothing is trained on",
+    )
+    evaluate_from: Day = key(
+        "",
+        "with evaluation = last-days: the first day (UTC, such as 2026-11-22) that is not trained "
+        "on; empty: the server takes it from last-days",
+    )
+    test_from: Day = key(
+        "",
+        "with evaluation = last-days: the first day (UTC) of the test, which ends the validation; "
+        "empty: all held-out days are for validation, and there is no test",
     )
     evaluate_every: Positive = key(
         1,
@@ -82,6 +100,35 @@ class RoundKeys(FlatConfig):
                 "is known to be better; choose patience = 0"
             )
         return self
+
+    @model_validator(mode="after")
+    def _days_in_order(self) -> Self:
+        """Refuse days that would have no effect, or leave a window empty."""
+        if self.evaluation != "last-days":
+            for name, found in (
+                ("evaluate-from", self.evaluate_from), ("test-from", self.test_from)
+            ):  # fmt: skip
+                if found:
+                    raise ValueError(
+                        f"{name} = {found} has no effect with evaluation = {self.evaluation}; "
+                        "choose evaluation = last-days, or leave it out"
+                    )
+        elif not self.evaluate_from:
+            raise ValueError(
+                "evaluation = last-days needs evaluate-from, the first day that is not trained on, "
+                "such as evaluate-from=2026-11-22"
+            )
+        elif self.test_from and self.test_from <= self.evaluate_from:
+            raise ValueError(
+                f"test-from = {self.test_from} must be after evaluate-from = {self.evaluate_from}, "
+                "where validation begins"
+            )
+        return self
+
+    @property
+    def tests(self) -> bool:
+        """Whether there are test targets beside those of validation."""
+        return self.evaluation == "leave-one-out" or bool(self.test_from)
 
     @property
     def holds_out(self) -> bool:

@@ -593,6 +593,9 @@ ADDED_LATER: dict[str, Scalar] = {
     "buffer-size": 3,
     "max-staleness": 20,
     "evaluation": "leave-one-out",
+    "last-days": 7,
+    "evaluate-from": "",
+    "test-from": "",
     "catalog-artefact": "",
     "start-model": "",
 }

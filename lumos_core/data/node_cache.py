@@ -69,15 +69,18 @@ def _load(path: Path, key: str) -> Sequences | None:
                 return None
             users = kept["user_ids"].tobytes().decode().split("\n")  # ids hold no line break
             left_out = int(kept["left_out"])
-            return Sequences(tuple(users), kept["items"], kept["offsets"], left_out)
+            times = kept["times"]
+            return Sequences(tuple(users), kept["items"], kept["offsets"], left_out, times)
     except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile):
         return None  # missing or damaged: the tables are read, and the histories kept again
 
 
 def _save(path: Path, key: str, sequences: Sequences) -> None:
+    assert sequences.times is not None  # read_node gives them
     buffer = io.BytesIO()
     np.savez(
         buffer,
+        times=sequences.times,
         key=key,
         user_ids=np.frombuffer("\n".join(sequences.user_ids).encode(), dtype=np.uint8),
         items=sequences.items,

@@ -36,7 +36,8 @@ from lumos_core.data.node_cache import KEPT as CACHE
 from lumos_core.data.node_folder import read_node
 from lumos_core.data.prepared_folder import NODE_FILE, node_folders
 from lumos_core.data.removed_users import Removal, delete, leftovers, removal_of
-from lumos_core.data.sequences import LeaveOneOut, Sequences
+from lumos_core.data.sequences import Sequences
+from lumos_core.data.splits import LeaveOneOut
 from lumos_core.deployment.supervision import alone
 from lumos_core.deployment.unfinished import UNFINISHED, Unfinished
 from lumos_core.errors import DataError, reason_of

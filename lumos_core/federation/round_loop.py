@@ -445,7 +445,7 @@ class Federation:
             self.best, self.progress = self.params, replace(self.progress, best_round=last)
             self._save(BEST, self.best, {})
         test: dict[str, float] = {}
-        if self.config.holds_out:
+        if self.config.tests:
             test = self._evaluate_everywhere(self.progress.best_round, "test", self.best)
         failure = self._failure(ended, test)
         validation = self._evaluated(self.progress.best_round) or {}
@@ -469,7 +469,7 @@ class Federation:
         failed = sum(event["event"] == Outcome.FAILED.event for event in self.history.events)
         if failed:
             return f"{failed} rounds failed (see history.jsonl)"
-        return "" if test or not self.config.holds_out else "no node answered the final evaluation"
+        return "" if test or not self.config.tests else "no node answered the final evaluation"
 
     # --- nodes
 

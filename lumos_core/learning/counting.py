@@ -24,7 +24,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lumos_core.data.sequences import LeaveOneOut, Sequences
+from lumos_core.data.sequences import Sequences
+from lumos_core.data.splits import LeaveOneOut, Split
 from lumos_core.learning.batching import sorted_batches
 from lumos_core.learning.evaluation import EVALUATION_BATCH, Scorer, target_ranks
 from lumos_core.learning.metrics import SELECTION_METRIC, means, ranking_sums
@@ -76,15 +77,18 @@ class Yardstick:
     scores: Callable[[Sequences, Sequence[Setting]], Iterator[Floats]]
 
 
-def count(name: str, users: Sequences, titles: Sequence[str]) -> Counted:
+def count(
+    name: str, users: Sequences, titles: Sequence[str], split: Split | None = None
+) -> Counted:
     """Rank the held-out items of all users by a yardstick.
 
     Args:
         name: a key of :data:`YARDSTICKS`.
-        users: all users; each needs three interactions.
+        users: all users; each needs three interactions, unless ``split`` says otherwise.
         titles: of the items, in catalog order.
+        split: what is counted and what is ranked; leave-one-out if not given.
     """
-    split = LeaveOneOut(users)
+    split = split or LeaveOneOut(users)
     yardstick = YARDSTICKS[name](split.train(), titles)
     rows = _ranks(yardstick, yardstick.grid, *split.validation())
     values = [means(ranking_sums(row)).get(SELECTION_METRIC, 0.0) for row in rows]

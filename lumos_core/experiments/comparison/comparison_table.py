@@ -154,7 +154,9 @@ class Comparison:
                 if OWNERS in r
             ]
         )
-        of_users = user_spread([unpack_ranks(row) for r in group for row in r[RANKS].values()])
+        of_users = user_spread(
+            [unpack_ranks(r[RANKS][split]) for r in group for split in _splits_of_all(r)]
+        )
         found: list[float] = [*(of_nodes or [math.nan] * 3), *(of_users or [math.nan] * 2)]
         texts = [_NONE if math.isnan(value) else f"{value:.4f}" for value in found]
         return [*texts[:-1], texts[-1] if math.isnan(found[-1]) else f"{found[-1]:.1%}"]
@@ -210,6 +212,13 @@ class Comparison:
         return self.bootstraps[count].relative(values[::2], values[1::2])
 
 
+def _splits_of_all(result: Result) -> tuple[str, ...]:
+    """The splits in which the users of the test have a target: with a split by time, other users
+    have one in validation."""
+    by_time = result.get("config", {}).get("evaluation") == "last-days"
+    return ("test",) if by_time else ("validation", "test")
+
+
 def _as_text(rates: Sequence[float | None]) -> list[str]:
     return [_NONE if rate is None else f"{rate:.4f}" for rate in rates]
 
@@ -239,6 +248,7 @@ def comparison_table(results: Sequence[Result], reference: str) -> str:
     return "\n".join(
         [
             markdown_table([*header, "HR@20, rare"], _quality(comparison)),
+            *_by_time(comparison),
             _LEGEND,
             *_parts_table(comparison),
             _class_table(
@@ -253,6 +263,20 @@ def comparison_table(results: Sequence[Result], reference: str) -> str:
             _cost_table(comparison),
         ]
     )
+
+
+def _by_time(comparison: Comparison) -> list[str]:
+    """Where a split by time is, and how many users it measures; nothing for leave-one-out."""
+    result = next(iter(comparison.groups.values()))[0]
+    config = result.get("config", {})
+    if config.get("evaluation") != "last-days" or RANKS not in result:
+        return []
+    users = {split: len(unpack_ranks(row)) for split, row in result[RANKS].items()}
+    return [
+        f"Split by time: trained on what is before {config['evaluate-from']}, validation up to "
+        f"{config['test-from']} ({users['validation']} users), test from then on "
+        f"({users['test']} users).\n"
+    ]
 
 
 def table_rows(results: Sequence[Result], reference: str) -> list[list[str]]:
@@ -316,7 +340,10 @@ def _fairness_tables(comparison: Comparison) -> list[str]:
         return []
     by_length = _class_table("length of the history", LENGTHS, lengths, comparison.by_length, names)
     spreads = markdown_table(SPREAD_HEADER, [[name, *comparison.spreads(name)] for name in names])
-    return [by_length, spreads, _FAIRNESS_LEGEND]
+    legend = _FAIRNESS_LEGEND
+    if _by_time(comparison):  # validation and test have other users
+        legend = legend.replace("on validation and test;", "on test;")
+    return [by_length, spreads, legend]
 
 
 def _parts_table(comparison: Comparison) -> list[str]:

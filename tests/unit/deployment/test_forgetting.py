@@ -18,7 +18,7 @@ from lumos_core.data import Catalog
 from lumos_core.data.layout import shared_state
 from lumos_core.data.node_cache import KEPT as CACHE
 from lumos_core.data.node_folder import read_node
-from lumos_core.data.sequences import LeaveOneOut
+from lumos_core.data.splits import LeaveOneOut
 from lumos_core.deployment import forgetting as module
 from lumos_core.deployment.forgetting import (
     UNFINISHED,
