@@ -61,6 +61,7 @@ def answer(message: Message, context: Context) -> Message:
         config = RunConfig.from_flat(context.run_config)
         floor = Floor(_KINDS[kind], config, settings)
         content = _carry_out(kind, Task(context, config, settings, order, floor))
+        check_pause(state)  # its owner may have paused it while it worked
         floor.sends(records.payload_bytes(content))
     except Exception as error:
         content = records.encode_error(_note(state, error), name, told)
