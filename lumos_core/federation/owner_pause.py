@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from lumos_core.errors import DataError, reason_of
+from lumos_core.errors import DataError, LumosError, reason_of
 from lumos_core.federation.owner_floor import BelowFloorError
 from lumos_core.safe_files import JsonFile, private_folder
 
@@ -28,12 +28,15 @@ class Pause(JsonFile):
 
     @classmethod
     def of_node(cls, state: Path) -> Self | None:
-        """A node's pause; None if it is not paused. A damaged file is a pause as well: only its
-        owner ends one."""
+        """A node's pause; None if it is not paused. A damaged file, or one of a newer LUMOS, is a
+        pause as well: only its owner ends one."""
         path = state / PAUSED
         if not path.exists():
             return None
-        return cls.read_if_sound(path) or cls()
+        try:
+            return cls.read(path)
+        except LumosError:
+            return cls()
 
 
 def pause(state: Path) -> bool:

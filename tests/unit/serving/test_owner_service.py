@@ -279,6 +279,7 @@ def test_a_pause_twice_is_one(desk: Desk) -> None:
     assert Pause.of_node(desk.state) == since
 
 
-def test_a_damaged_pause_is_a_pause(desk: Desk) -> None:
-    (desk.state / PAUSED).write_text("not json")
+@pytest.mark.parametrize("content", ["not json", '{"schema_version": 99}'])
+def test_a_pause_that_cannot_be_read_is_a_pause(desk: Desk, content: str) -> None:
+    (desk.state / PAUSED).write_text(content)
     assert "This node is paused" in desk.page()
