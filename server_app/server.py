@@ -55,6 +55,7 @@ def _federate(grid: Grid, config: RunConfig, run_dir: Path, observe: OnEvent) ->
     from lumos_core.federation.round_loop import run_federation
     from lumos_core.federation.warm_start import first_params
     from lumos_core.runs.attendance import ATTENDANCE, AttendanceBook
+    from lumos_core.runs.identity import RunIdentity
     from server_app.grid_transport import GridTransport
 
     if not config.catalog:
@@ -63,7 +64,11 @@ def _federate(grid: Grid, config: RunConfig, run_dir: Path, observe: OnEvent) ->
     initial, start = first_params(config, catalog, run_dir)
     with AttendanceBook(run_dir / ATTENDANCE).kept() as book:
         transport = GridTransport(
-            grid, catalog.fingerprint, registered=_registered_names(), attendance=book
+            grid,
+            catalog.fingerprint,
+            registered=_registered_names(),
+            attendance=book,
+            run=RunIdentity.of(run_dir).run,
         )
         return run_federation(  # resumes what is there: a restarted server loses nothing
             config, transport, catalog.fingerprint, initial, run_dir=run_dir, on_event=observe,

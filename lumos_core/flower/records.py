@@ -49,6 +49,7 @@ MESSAGE_TYPES = {
 VERSION_KEYS = ("version", "protocol", "flower", "python")
 """Keys of versions, in a describe reply and in a failed one."""
 Arrays = Mapping[str, np.ndarray]
+RUN_NAME = "[0-9a-f]{0,64}"
 _MAX_NAME = 200  # characters in the name of an array, a metric or a node
 _CODE = re.compile("[a-z][a-z0-9-]{0,39}")
 
@@ -65,6 +66,7 @@ class Order(NamedTuple):
         seconds: in a ``prepare``, the longest time to work on views.
         title_weight: of the titles' nearness, for rankings by ``params``.
         protocol: what the server speaks with this node; 0 if it is LUMOS 0.1.
+        run: names the run, over restarts of the server; empty if the server did not send it.
     """
 
     params: dict[str, np.ndarray] | None
@@ -75,6 +77,7 @@ class Order(NamedTuple):
     seconds: float = 0.0
     title_weight: float = 0.0
     protocol: int = PROTOCOL
+    run: str = ""
 
 
 # ---------------------------------------------------------------- server → node
@@ -87,6 +90,7 @@ def encode_order(order: Order) -> RecordDict:
         "seconds": order.seconds,
         "title-weight": order.title_weight,
         "protocol": order.protocol,
+        "run": order.run,
     }
     content = RecordDict({INSTRUCTION: ConfigRecord(values)})
     if order.params is not None:
@@ -120,7 +124,15 @@ def decode_order(content: RecordDict) -> Order:
     if not isinstance(protocol, int) or protocol < 0:
         raise ReplyError(f"instruction: 'protocol' is {protocol!r}, expected a whole number")
     order = Order(params, round_, split, catalog, packet, seconds, weight)  # type: ignore[arg-type]
-    return order._replace(protocol=protocol)
+    return order._replace(protocol=protocol, run=_run_name(values))
+
+
+def _run_name(values: ConfigRecord) -> str:
+    """The name of the run; empty where a server of an older version did not send it."""
+    run = values.get("run", "")
+    if not isinstance(run, str) or not re.fullmatch(RUN_NAME, run):
+        raise ReplyError(f"instruction: 'run' is {str(run)[:40]!r}, expected hexadecimal digits")
+    return run
 
 
 def _not_negative(values: ConfigRecord, name: str) -> float:
