@@ -232,12 +232,15 @@ class GridTransport:
         batch = []
         for i in instructions:
             spoken = self._protocols.get(i.node, PROTOCOL)
-            asked = (i.round, i.evaluate or "", id(i.secure), i.seconds, i.title_weight, spoken)
+            asked = (
+                i.round, i.evaluate or "", id(i.secure), i.seconds, i.title_weight, spoken,
+                i.catalog,
+            )  # fmt: skip
             key = (id(i.params), *asked)
             if key not in contents:
                 secure: dict[str, object] | None = None if i.secure is None else {**i.secure}
                 order = Order(
-                    i.params, i.round, i.evaluate, self._catalog, secure, i.seconds,
+                    i.params, i.round, i.evaluate, i.catalog or self._catalog, secure, i.seconds,
                     i.title_weight, spoken, self._run,
                 )  # fmt: skip
                 contents[key] = records.encode_order(order)

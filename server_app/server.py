@@ -52,6 +52,7 @@ def main(grid: Grid, context: Context) -> None:
 
 def _federate(grid: Grid, config: RunConfig, run_dir: Path, observe: OnEvent) -> "FederationResult":
     from lumos_core.data.catalog import Catalog
+    from lumos_core.data.catalog_versions import Lineage
     from lumos_core.federation.round_loop import run_federation
     from lumos_core.federation.warm_start import first_params
     from lumos_core.runs.attendance import ATTENDANCE, AttendanceBook
@@ -61,6 +62,7 @@ def _federate(grid: Grid, config: RunConfig, run_dir: Path, observe: OnEvent) ->
     if not config.catalog:
         raise ConfigError("key 'catalog' is required: the path of catalog.tsv on the server")
     catalog = Catalog.read(Path(config.catalog))
+    lineage = Lineage.of(catalog)
     initial, start = first_params(config, catalog, run_dir)
     with AttendanceBook(run_dir / ATTENDANCE).kept() as book:
         transport = GridTransport(
@@ -74,6 +76,7 @@ def _federate(grid: Grid, config: RunConfig, run_dir: Path, observe: OnEvent) ->
             config, transport, catalog.fingerprint, initial, run_dir=run_dir, on_event=observe,
             resume=True, primitives=_primitives(config), known_as=catalog.is_known_as,
             on_refused=book.refuse, started=start.event() if start else None,
+            lineage=lineage,
         )  # fmt: skip
 
 

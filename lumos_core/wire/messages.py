@@ -33,6 +33,7 @@ class Instruction:
     secure: Packet | None = None  # of secure aggregation; with "train": that of its upload step
     seconds: float = 0.0  # with "prepare": the longest time to work on views
     title_weight: float = 0.0  # of the titles' nearness, for rankings by the model in `params`
+    catalog: str = ""  # fingerprint of the node's catalog, if it is an earlier version of the run's
 
 
 @dataclass(frozen=True)
