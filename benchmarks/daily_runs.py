@@ -37,10 +37,10 @@ from lumos_core import Catalog, RunConfig, simulate
 from lumos_core.data import Sequences
 from lumos_core.data.sample import bundled_sample
 from lumos_core.experiments.jobs import library_versions
-from lumos_core.federation.grown_catalog import model_for
 from lumos_core.learning.evaluation import user_ranks
 from lumos_core.learning.model import build_model, set_params
 from lumos_core.learning.title_nearness import TitleNearness
+from lumos_core.recommend.grown_catalog import model_for
 from lumos_core.recommend.model_files import read_whole
 from lumos_core.safe_files import write_json
 

@@ -112,6 +112,7 @@ def _carry_out(kind: str, job: Task) -> RecordDict:
     """The content of the reply; the table says what this kind of message needs."""
     duty = DUTIES[kind]
     job.floor.check_run()
+    fits = True
     if duty.data:
         job.open_data(duty.views)
         try:
@@ -120,7 +121,10 @@ def _carry_out(kind: str, job: Task) -> RecordDict:
             if duty.other_catalog == "refused":
                 raise
             _note(job.settings.state_folder, error)
+            fits = False
         job.check_work()
+        if fits:
+            job.keep_data()
     content = duty.work(job)
     if duty.keeps_model and job.settings.keep_model:
         _keep(job, trains=kind == records.TRAIN)

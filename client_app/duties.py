@@ -44,6 +44,7 @@ from lumos_core.flower import records
 from lumos_core.flower.records import Order
 
 if TYPE_CHECKING:  # they import torch, which a step of secure aggregation does not need
+    from client_app.open_node import RunData
     from lumos_core.federation.node import Node
     from lumos_core.learning.parameters import Params
     from lumos_core.views.meter import Meter
@@ -65,7 +66,8 @@ class Task:
     settings: NodeConfig
     order: Order
     floor: Floor
-    meter: "Meter" = field(init=False)  # these two exist only if the duty needs data
+    meter: "Meter" = field(init=False)  # these three exist only if the duty needs data
+    data: "RunData" = field(init=False)
     node: "Node" = field(init=False)
 
     @property
@@ -81,13 +83,24 @@ class Task:
         Args:
             views: says how many seconds the node may take to write missing views.
         """
-        from client_app.open_node import open_node
+        from client_app.open_node import open_node, read_data
         from lumos_core.runs.resume import run_key
         from lumos_core.views.meter import Meter
 
         self.meter = Meter(self.settings.state_folder, run_key(self.config, self.order.catalog))
         seconds = None if views is None else views(self)
-        self.node = open_node(self.config, self.settings, self.meter, seconds)
+        self.data = read_data(self.config, self.settings, self.order.run, self.order.catalog)
+        self.node = open_node(self.config, self.settings, self.meter, seconds, self.data)
+
+    def keep_data(self) -> None:
+        """Let all later messages of the run find the data that this one has found."""
+        from client_app.open_node import keep_data
+
+        try:
+            keep_data(self.config, self.settings, self.order.run, self.data)
+        except OSError as error:
+            # the node's log says it: rows that are ingested now would enter in this run
+            log.warning("the data of this run could not be kept (%s)", type(error).__name__)
 
     def check_work(self) -> None:
         """Raises BelowFloorError if this node's owner does not allow the work."""

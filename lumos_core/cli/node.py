@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from lumos_core.cli.node_forget import forget_command
+from lumos_core.cli.node_ingest import ingest_command
 from lumos_core.cli.node_ledger import ledger_command
 from lumos_core.cli.node_options import (
     Bundle,
@@ -181,6 +182,7 @@ node_app.command("page")(page_command)
 node_app.command("pause")(pause_command)
 node_app.command("resume")(resume_command)
 node_app.command("forget")(forget_command)
+node_app.command("ingest")(ingest_command)
 node_app.command("ledger")(ledger_command)
 
 

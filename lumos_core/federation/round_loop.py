@@ -36,11 +36,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from lumos_core.config import RunConfig
+from lumos_core.data.catalog_versions import Lineage
 from lumos_core.errors import ConfigError, FederationError, ReplyError
 from lumos_core.federation import best_round, server_optimizer
 from lumos_core.federation.aggregator import Aggregator
 from lumos_core.federation.closing import Close, to_ask
 from lumos_core.federation.membership import OTHER_PROTOCOL, Membership, OnRefused
+from lumos_core.federation.older_catalogs import OlderCatalogs
 from lumos_core.federation.open_questions import OpenQuestions
 from lumos_core.federation.view_phase import ViewPhase
 from lumos_core.learning.metrics import SELECTION_METRIC, means
@@ -156,8 +158,10 @@ class Federation:
         started: Event | None = None,
         on_refused: OnRefused = lambda refused: None,
         offer: Offer | None = None,
+        lineage: Lineage | None = None,
     ) -> None:
-        self.config, self.transport, self.offer = config, transport, offer
+        self.catalogs = OlderCatalogs(transport, config, lineage)
+        self.config, self.transport, self.offer = config, self.catalogs, offer
         self.params, self.optimizer = start.checkpoint.params, start.checkpoint.optimizer
         self.progress = start.checkpoint.progress
         self.best = start.best
@@ -168,7 +172,7 @@ class Federation:
         if config.secure_aggregation:
             if primitives is None:
                 raise ConfigError("secure-aggregation = true: this kind of run has no cryptography")
-            self.secure = SecureExchange(config, transport, primitives)
+            self.secure = SecureExchange(config, self.transport, primitives)
         known = [event["event"] for event in history.events]
         # events before the first checkpoint
         self._early: list[Event] | None = (
@@ -176,7 +180,7 @@ class Federation:
         )
         expected = {"catalog": self.progress.catalog, "shape": self.progress.shape}
         self.members = Membership(
-            transport, expected, self._note_versions, config.nodes, on_refused
+            self.transport, expected, self._note_versions, config.nodes, on_refused, self.catalogs
         )
         self.questions: OpenQuestions  # while there are rounds
         self.late_count = config.mode == "async"
@@ -242,7 +246,7 @@ class Federation:
         busy = sorted(at_work & set(names))
         able = [name for name in names if self.budget.allows(name)]
         free = [name for name in able if name not in at_work]
-        aggregator = Aggregator(self.config, self.params, number)
+        aggregator = Aggregator(self.config, self.params, number, items=self.catalogs.items)
         answered: list[Reply] = []
         usable = len(free) + (len(at_work) if self.late_count else 0)
         if usable >= self.config.min_replies:
@@ -664,6 +668,7 @@ def run_federation(
     started: Event | None = None,
     on_refused: OnRefused = lambda refused: None,
     offer: Offer | None = None,
+    lineage: Lineage | None = None,
 ) -> FederationResult:
     """Run rounds until there have been ``config.rounds``.
 
@@ -682,6 +687,7 @@ def run_federation(
         started: the event that says where ``initial`` is from, if it was trained before.
         on_refused: called with the nodes that are refused at the moment, and why.
         offer: the catalog artefact, for nodes that lack it.
+        lineage: the run's catalog and the versions before it; nodes with one of these take part.
 
     Returns:
         The result; ``outcome`` is "failed" if any round failed.
@@ -697,5 +703,14 @@ def run_federation(
     start = starting_point(run_dir, Checkpoint(initial, {}, progress), resume, known_as)
     history = History(run_dir / HISTORY if run_dir else None, on_event, start.events)
     return Federation(
-        config, transport, start, run_dir, history, primitives, started, on_refused, offer
+        config,
+        transport,
+        start,
+        run_dir,
+        history,
+        primitives,
+        started,
+        on_refused,
+        offer,
+        lineage,
     ).run()

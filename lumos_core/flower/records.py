@@ -56,6 +56,7 @@ VERSION_KEYS = ("version", "protocol", "flower", "python")
 """Keys of versions, in a describe reply and in a failed one."""
 Arrays = Mapping[str, np.ndarray]
 _MAX_TEXT = 1000  # characters of what an instruction says about an artefact
+RUN_NAME = "[0-9a-f]{0,64}"
 _MAX_NAME = 200  # characters in the name of an array, a metric or a node
 _CODE = re.compile("[a-z][a-z0-9-]{0,39}")
 
@@ -74,6 +75,7 @@ class Order(NamedTuple):
         protocol: what the server speaks with this node; 0 if it is LUMOS 0.1.
         offered: the server's catalog artefact, if the instruction is about it.
         piece: a piece of it.
+        run: names the run, over restarts of the server; empty if the server did not send it.
     """
 
     params: dict[str, np.ndarray] | None
@@ -86,6 +88,7 @@ class Order(NamedTuple):
     protocol: int = PROTOCOL
     offered: Offered | None = None
     piece: Piece | None = None
+    run: str = ""
 
 
 # ---------------------------------------------------------------- server → node
@@ -98,6 +101,7 @@ def encode_order(order: Order) -> RecordDict:
         "seconds": order.seconds,
         "title-weight": order.title_weight,
         "protocol": order.protocol,
+        "run": order.run,
     }
     content = RecordDict({INSTRUCTION: ConfigRecord(values)})
     if order.params is not None:
@@ -136,7 +140,9 @@ def decode_order(content: RecordDict) -> Order:
     if not isinstance(protocol, int) or protocol < 0:
         raise ReplyError(f"instruction: 'protocol' is {protocol!r}, expected a whole number")
     order = Order(params, round_, split, catalog, packet, seconds, weight)  # type: ignore[arg-type]
-    return order._replace(protocol=protocol, offered=_offered(content), piece=_piece(content))
+    return order._replace(
+        protocol=protocol, offered=_offered(content), piece=_piece(content), run=_run_name(values)
+    )
 
 
 def _offered(content: RecordDict) -> Offered | None:
@@ -164,6 +170,14 @@ def _piece(content: RecordDict) -> Piece | None:
     if len(arrays) != 1 or array is None or array.dtype != np.uint8 or array.ndim != 1:
         raise ReplyError("instruction: 'piece' must be one row of bytes")
     return Piece(number, array.tobytes())
+
+
+def _run_name(values: ConfigRecord) -> str:
+    """The name of the run; empty where a server of an older version did not send it."""
+    run = values.get("run", "")
+    if not isinstance(run, str) or not re.fullmatch(RUN_NAME, run):
+        raise ReplyError(f"instruction: 'run' is {str(run)[:40]!r}, expected hexadecimal digits")
+    return run
 
 
 def _not_negative(values: ConfigRecord, name: str) -> float:

@@ -36,6 +36,7 @@ class Instruction:
     title_weight: float = 0.0  # of the titles' nearness, for rankings by the model in `params`
     offered: Offered | None = None  # with "artefact": the server's catalog artefact
     piece: Piece | None = None  # with "artefact": a piece of it; None: the first question
+    catalog: str = ""  # fingerprint of the node's catalog, if it is an earlier version of the run's
 
 
 @dataclass(frozen=True)
