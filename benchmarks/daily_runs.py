@@ -14,7 +14,8 @@ has bought before left out:
 * **frozen**: the model of the first evening, with rows for new items, never trained again.
 
 Of purchases of items that nobody had bought before that day no model can rank any; their number is
-in the results.
+in the results. Purchases of items whose first sale was in the last 14 days are measured by
+themselves as well (`new`): there a new item's start from titles, and training since, has to show.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,15 +37,16 @@ from lumos_core import Catalog, RunConfig, simulate
 from lumos_core.data import Sequences
 from lumos_core.data.sample import bundled_sample
 from lumos_core.experiments.jobs import library_versions
-from lumos_core.federation.grown_catalog import model_for
 from lumos_core.learning.evaluation import user_ranks
 from lumos_core.learning.model import build_model, set_params
 from lumos_core.learning.title_nearness import TitleNearness
+from lumos_core.recommend.grown_catalog import model_for
 from lumos_core.recommend.model_files import read_whole
 from lumos_core.safe_files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "daily_runs.json"
 LEAST = 3  # interactions of a user who takes part
+NEW_DAYS = 14  # so long after its first sale an item is new
 KINDS = ("warm", "cold", "long cold", "frozen")
 
 
@@ -58,6 +60,7 @@ class Evening:
         users: ids, in the order of ``histories``.
         histories: of all users who take part.
         asked, targets: user (row of ``histories``) and item of each purchase to predict.
+        new: bool, one for each of ``targets``: whether the item is new.
         unknown: purchases of the next day of items that are not in the catalog.
     """
 
@@ -67,6 +70,7 @@ class Evening:
     histories: list[list[int]]
     asked: np.ndarray
     targets: np.ndarray
+    new: np.ndarray
     unknown: int
 
 
@@ -95,7 +99,9 @@ def _evening(
     taking = [(user, items) for user, items in found.iter_rows() if len(items) >= LEAST]
     histories = [[index[i] for i in items] for _, items in taking]
     row = {user: n for n, (user, _) in enumerate(taking)}
-    asked, targets, unknown = [], [], 0
+    since = day - timedelta(days=NEW_DAYS)
+    old = set(past.filter(pl.col("day") <= since)["item_id"])
+    asked, targets, new, unknown = [], [], [], 0
     for user, item in future.select("user_id", "item_id").unique(maintain_order=True).iter_rows():
         if user not in row:
             continue
@@ -104,9 +110,10 @@ def _evening(
         elif index[item] not in histories[row[user]]:
             asked.append(row[user])
             targets.append(index[item])
+            new.append(item not in old)
     return Evening(
         day, catalog, [user for user, _ in taking], histories, np.array(asked, dtype=np.int64),
-        np.array(targets, dtype=np.int64), unknown,
+        np.array(targets, dtype=np.int64), np.array(new, dtype=bool), unknown,
     )  # fmt: skip
 
 
@@ -120,8 +127,8 @@ def shops(evening: Evening, nodes: int, away: bool) -> dict[str, Sequences]:
     return {name: Sequences.from_lists(lists) for name, lists in parts.items() if lists}
 
 
-def hits(model_folder: Path, evening: Evening, k: int = 20) -> float:
-    """Share of the next day's purchases among the first k."""
+def hits(model_folder: Path, evening: Evening, k: int = 20) -> np.ndarray:
+    """bool [purchases of the next day]: whether the item is among the first k."""
     params, card = read_whole(model_folder)
     params, card = model_for(model_folder, params, card, evening.catalog)
     model = build_model(card.model_shape)
@@ -129,7 +136,8 @@ def hits(model_folder: Path, evening: Evening, k: int = 20) -> float:
     asked = Sequences.from_lists([evening.histories[user] for user in evening.asked])
     titles = TitleNearness.of(evening.catalog) if card.title_weight else None
     ranks = user_ranks(model.eval(), asked, evening.targets, titles, card.title_weight)
-    return float((ranks <= k).mean())
+    found: np.ndarray = ranks <= k
+    return found
 
 
 def month(options: argparse.Namespace, place: Path) -> Iterator[dict[str, Any]]:
@@ -141,7 +149,7 @@ def month(options: argparse.Namespace, place: Path) -> Iterator[dict[str, Any]]:
         result: dict[str, Any] = {
             "day": evening.day.isoformat(), "items": len(evening.catalog),
             "users": len(evening.users), "nodes": len(parts), "purchases": len(evening.targets),
-            "unknown": evening.unknown,
+            "unknown": evening.unknown, "new": int(evening.new.sum()),
         }  # fmt: skip
 
         def train(
@@ -167,7 +175,10 @@ def month(options: argparse.Namespace, place: Path) -> Iterator[dict[str, Any]]:
         }
         warm = models["warm"]
         if len(evening.targets):
-            result |= {kind: round(hits(models[kind], evening), 4) for kind in KINDS}
+            for kind in KINDS:
+                found = hits(models[kind], evening)
+                result[kind] = round(float(found.mean()), 4)
+                result[f"{kind} new hits"] = int(found[evening.new].sum())
         yield result
 
 
@@ -203,6 +214,13 @@ def mean(days: list[dict[str, Any]], kind: str) -> float:
     return float(np.average([d[kind] for d in days], weights=[d["purchases"] for d in days]))
 
 
+def new_items(days: list[dict[str, Any]]) -> dict[str, Any]:
+    """Purchases of new items on these days, and HR@20 of them."""
+    count = sum(day["new"] for day in days)
+    rates = {k: round(sum(d[f"{k} new hits"] for d in days) / count, 4) for k in KINDS if count}
+    return {"purchases": count, "hr@20": rates}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=bundled_sample())
@@ -228,9 +246,13 @@ def main() -> None:
     sold = [day for day in days if day["purchases"]]
     totals = {kind: round(mean(sold, kind), 4) for kind in KINDS}
     cost = {k: round(sum(d[f"{k} cpu_seconds"] for d in days), 1) for k in KINDS if k != "frozen"}
-    write_json(options.out, {**facts, "hr@20": totals, "cpu_seconds": cost, "evenings": days})
+    new = new_items(sold)
+    write_json(
+        options.out,
+        {**facts, "hr@20": totals, "new": new, "cpu_seconds": cost, "evenings": days},
+    )
     draw(days, options.out.with_suffix(".png"))
-    print(json.dumps({"hr@20": totals, "cpu_seconds": cost}))
+    print(json.dumps({"hr@20": totals, "new": new, "cpu_seconds": cost}))
 
 
 if __name__ == "__main__":

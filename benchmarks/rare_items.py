@@ -5,7 +5,8 @@
 For each prepared folder a `fedavg-plus` is trained as in `lumos compare --partition drawn` with one
 seed. Its best model then ranks all users with the nearness of titles added at many weights
 (`sum`), with a mixture of the model's probabilities and those of titles, softmax(20 · cosine), in
-many shares (`mixture`), and by titles alone. The table shows HR@20 and NDCG@20 of all targets, and
+many shares (`mixture`), with the two rankings interleaved (`turns`: of the first places the share
+is titles'), and by titles alone. The table shows HR@20 and NDCG@20 of all targets, and
 HR@20 of targets with fewer than five uses in training, on the test split; what validation would
 choose is bold. So it shows what a higher weight of rare items takes from the others.
 """
@@ -21,7 +22,8 @@ from torch import Tensor
 
 from lumos_core.cli.options import with_overrides
 from lumos_core.config import RunConfig
-from lumos_core.data.sequences import LeaveOneOut, Sequences
+from lumos_core.data.sequences import Sequences
+from lumos_core.data.splits import LeaveOneOut
 from lumos_core.experiments.comparison.rarity import RARE, target_counts
 from lumos_core.experiments.comparison.variant_runs import Ground
 from lumos_core.experiments.jobs import library_versions
@@ -37,28 +39,49 @@ from lumos_core.terminal.tables import markdown_table
 RESULTS = Path(__file__).parent / "results" / "rare_items.json"
 WEIGHTS = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 SHARES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
+TURNS = (0.1, 0.25, 0.5)
 SHARPNESS = 20.0  # of the titles' probabilities: softmax(20 · cosine)
 BATCH = 512
-Rule = Callable[[Tensor, Tensor], Tensor]
-"""Scores of the model and nearness of titles, both [B, N] → what is ranked."""
+Rule = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Scores of the model and nearness of titles, both [B, N], and which items the user has met, bool
+[B, N] → what is ranked."""
 
 
 def mixture(share: float) -> Rule:
-    def rule(scores: Tensor, near: Tensor) -> Tensor:
+    def rule(scores: Tensor, near: Tensor, met: Tensor) -> Tensor:
         model, titles = scores.softmax(dim=1), (SHARPNESS * near).softmax(dim=1)
         return (1 - share) * model + share * titles
 
     return rule
 
 
+def turns(share: float) -> Rule:
+    def rule(scores: Tensor, near: Tensor, met: Tensor) -> Tensor:
+        of_model, of_titles = (
+            _places(ranked.masked_fill(met, -torch.inf)) / part
+            for ranked, part in ((scores, 1 - share), (near, share))
+        )
+        return -torch.minimum(of_model, of_titles)
+
+    return rule
+
+
+def _places(scores: Tensor) -> Tensor:
+    """float [B, N]: 1 for the best of a row, 2 for the next, …"""
+    order = scores.argsort(dim=1, descending=True)
+    places = torch.arange(1, scores.shape[1] + 1, dtype=scores.dtype).expand_as(scores)
+    return torch.empty_like(scores).scatter_(1, order, places)
+
+
 def rules() -> dict[str, Rule]:
     """All ways to rank, by name."""
     added = {
-        f"sum {weight:g}": lambda scores, near, weight=weight: fused(scores, near, weight)
+        f"sum {weight:g}": lambda scores, near, met, weight=weight: fused(scores, near, weight)
         for weight in WEIGHTS
     }
     mixed = {f"mixture {share:g}": mixture(share) for share in SHARES}
-    return {**added, **mixed, "titles alone": lambda scores, near: near}
+    shared = {f"turns {share:g}": turns(share) for share in TURNS}
+    return {**added, **mixed, **shared, "titles alone": lambda scores, near, met: near}
 
 
 def ranks_by_rule(
@@ -77,7 +100,7 @@ def ranks_by_rule(
                 met[row, torch.from_numpy(history.astype(np.int64) - 1)] = True
             wanted = torch.from_numpy(targets[first : first + BATCH].astype(np.int64) - 1)[:, None]
             for name, rule in rules().items():
-                ranked = rule(scores, near).masked_fill(met, -torch.inf)
+                ranked = rule(scores, near, met).masked_fill(met, -torch.inf)
                 target = ranked.gather(1, wanted)
                 above = (ranked > target).sum(dim=1) + ((ranked == target).sum(dim=1) - 1) / 2
                 found[name].append(above.numpy() + 1.0)
@@ -102,7 +125,7 @@ def measure(data: Path, config: RunConfig) -> list[dict[str, Any]]:
          "rare": float((test[name][rare] <= 20).mean()) if rare.any() else None}
         for name in test
     ]  # fmt: skip
-    for kind in ("sum", "mixture"):
+    for kind in ("sum", "mixture", "turns"):
         best = max(
             (row for row in rows if row["rule"].startswith(kind)),
             key=lambda row: row["validation"]["ndcg@20"],

@@ -34,7 +34,7 @@ from lumos_core.data import Catalog
 from lumos_core.data.prepare import prepare
 from lumos_core.data.prepared_folder import load_prepared
 from lumos_core.data.sample import bundled_sample
-from lumos_core.data.sequences import LeaveOneOut
+from lumos_core.data.splits import LeaveOneOut
 from lumos_core.safe_files import write_json
 from lumos_core.views.build import build_views
 from lumos_core.views.llm import likelihood

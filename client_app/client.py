@@ -24,6 +24,7 @@ from lumos_core import logs
 from lumos_core.config import SIMULATION_DATA, NodeConfig, RunConfig
 from lumos_core.errors import ConfigError
 from lumos_core.federation.owner_floor import REFUSED, BelowFloorError, Floor, Refusal
+from lumos_core.federation.owner_pause import check_pause
 from lumos_core.flower import records
 from lumos_core.runs.folder_version import check_folder
 from lumos_core.safe_files import append_bounded, private_folder
@@ -56,9 +57,11 @@ def answer(message: Message, context: Context) -> Message:
             name, told = settings.name, versions.own().to_info()
         else:
             versions.check_spoken(order.protocol)
+        check_pause(state)
         config = RunConfig.from_flat(context.run_config)
         floor = Floor(_KINDS[kind], config, settings)
         content = _carry_out(kind, Task(context, config, settings, order, floor))
+        check_pause(state)  # its owner may have paused it while it worked
         floor.sends(records.payload_bytes(content))
     except Exception as error:
         content = records.encode_error(_note(state, error), name, told)
@@ -109,6 +112,7 @@ def _carry_out(kind: str, job: Task) -> RecordDict:
     """The content of the reply; the table says what this kind of message needs."""
     duty = DUTIES[kind]
     job.floor.check_run()
+    fits = True
     if duty.data:
         job.open_data(duty.views)
         try:
@@ -117,7 +121,10 @@ def _carry_out(kind: str, job: Task) -> RecordDict:
             if duty.other_catalog == "refused":
                 raise
             _note(job.settings.state_folder, error)
+            fits = False
         job.check_work()
+        if fits:
+            job.keep_data()
     content = duty.work(job)
     if duty.keeps_model and job.settings.keep_model:
         _keep(job, trains=kind == records.TRAIN)

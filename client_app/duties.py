@@ -4,8 +4,10 @@ A node never sends a message first, it only answers. Flower starts a fresh proce
 message, so nothing stays in memory: what a node has to remember is in its state folder. In a run
 the server first asks every node to `describe` itself and refuses nodes with another catalog or
 model. If the method has views, it then asks the nodes to `prepare` theirs, piece by piece, until
-they have written all that they will. In each round it asks some to `train` and, when an evaluation
-is due, the others to `evaluate`; at the end all `evaluate` the best model on the test targets.
+they have written all that they will; a node that lacks the run's catalog artefact is given it
+before, piece by piece as well (`artefact`). In each round it asks some to `train` and, when an
+evaluation is due, the others to `evaluate`; at the end all `evaluate` the best model on the test
+targets.
 
 The node does not enforce this order. A restarted server begins again with `describe`, and a node
 that joins late is asked to train without having prepared, so every message must be possible after
@@ -16,7 +18,8 @@ Most messages need the node's data: opening them imports torch and reads the his
 catalog. A message from a server with another catalog is refused: the same row would mean another
 item, and the work would be worthless. `describe` is the exception: the node only records the
 difference in its own log, because the server cannot name a refused node before it knows the name.
-The steps of secure aggregation before and after the upload need no data and are answered at once.
+The steps of secure aggregation before and after the upload need no data and are answered at once,
+and so are most pieces of the artefact.
 
 Before anything else the node compares the message with its owner's floor, the table of
 `lumos_core.federation.owner_floor`, and before it trains it writes down what that costs.
@@ -26,20 +29,22 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from flwr.app import Context, RecordDict
 
 from client_app.error_codes import CatalogMismatchError
 from lumos_core.config import NodeConfig, RunConfig
-from lumos_core.data.catalog import differing_versions, short_fingerprint
-from lumos_core.data.layout import PREPARE_NODE
+from lumos_core.data.catalog import Catalog, differing_versions, short_fingerprint
+from lumos_core.data.layout import PREPARE_NODE, node_files
 from lumos_core.errors import ReplyError
 from lumos_core.federation.owner_floor import Floor
 from lumos_core.flower import records
 from lumos_core.flower.records import Order
 
 if TYPE_CHECKING:  # they import torch, which a step of secure aggregation does not need
+    from client_app.open_node import RunData
     from lumos_core.federation.node import Node
     from lumos_core.learning.parameters import Params
     from lumos_core.views.meter import Meter
@@ -61,7 +66,8 @@ class Task:
     settings: NodeConfig
     order: Order
     floor: Floor
-    meter: "Meter" = field(init=False)  # these two exist only if the duty needs data
+    meter: "Meter" = field(init=False)  # these three exist only if the duty needs data
+    data: "RunData" = field(init=False)
     node: "Node" = field(init=False)
 
     @property
@@ -77,13 +83,24 @@ class Task:
         Args:
             views: says how many seconds the node may take to write missing views.
         """
-        from client_app.open_node import open_node
+        from client_app.open_node import open_node, read_data
         from lumos_core.runs.resume import run_key
         from lumos_core.views.meter import Meter
 
         self.meter = Meter(self.settings.state_folder, run_key(self.config, self.order.catalog))
         seconds = None if views is None else views(self)
-        self.node = open_node(self.config, self.settings, self.meter, seconds)
+        self.data = read_data(self.config, self.settings, self.order.run, self.order.catalog)
+        self.node = open_node(self.config, self.settings, self.meter, seconds, self.data)
+
+    def keep_data(self) -> None:
+        """Let all later messages of the run find the data that this one has found."""
+        from client_app.open_node import keep_data
+
+        try:
+            keep_data(self.config, self.settings, self.order.run, self.data)
+        except OSError as error:
+            # the node's log says it: rows that are ingested now would enter in this run
+            log.warning("the data of this run could not be kept (%s)", type(error).__name__)
 
     def check_work(self) -> None:
         """Raises BelowFloorError if this node's owner does not allow the work."""
@@ -100,7 +117,17 @@ class Task:
 
     def check_catalog(self) -> None:
         """Raises CatalogMismatchError if the server has another catalog."""
-        found, expected = self.node.catalog.fingerprint, self.order.catalog
+        self._check_same(self.node.catalog)
+
+    def catalog(self) -> Catalog:
+        """The catalog alone, for a duty that needs none of the node's other data. Raises
+        CatalogMismatchError if the server has another one."""
+        found = Catalog.read(node_files(Path(self.settings.data)).catalog)
+        self._check_same(found)
+        return found
+
+    def _check_same(self, catalog: Catalog) -> None:
+        found, expected = catalog.fingerprint, self.order.catalog
         if expected not in ("", found):
             raise CatalogMismatchError(
                 f"this node's catalog.tsv has fingerprint {short_fingerprint(found)}…, the run's "
@@ -130,6 +157,17 @@ def describe(job: Task) -> RecordDict:
         log.warning("data: %s", users.users_text)
     tags = {"tags": job.settings.tags} if job.settings.tags else {}
     return records.encode_describe({**job.node.describe(), **tags})
+
+
+def artefact(job: Task) -> RecordDict:
+    """Take a piece of the run's catalog artefact, if this node lacks it, has the same model and
+    versions, and its owner allows it; report whether another piece is wanted, and which."""
+    from lumos_core.views.titles.artefact_fetch import Fetch
+
+    if job.order.offered is None:
+        raise ReplyError("the instruction offered no artefact")
+    wanted = Fetch(job.config, job.settings, job.order.offered, job.catalog).answer(job.order.piece)
+    return records.encode_metrics({"wanted": int(wanted.wanted), "piece": wanted.piece})
 
 
 def prepare(job: Task) -> RecordDict:
@@ -194,6 +232,7 @@ class Duty(NamedTuple):
 
 DUTIES: Mapping[str, Duty] = {
     records.DESCRIBE: Duty(describe, other_catalog="noted"),
+    records.ARTEFACT: Duty(artefact, data=False),
     records.PREPARE: Duty(prepare, views=piece_seconds),
     records.TRAIN: Duty(train, views=view_seconds, keeps_model=True),
     records.EVALUATE: Duty(evaluate, keeps_model=True),

@@ -14,6 +14,7 @@ from lumos_core.errors import (
     ReplyError,
 )
 from lumos_core.federation.owner_floor import BelowFloorError
+from lumos_core.federation.owner_pause import PausedError
 from lumos_core.privacy.node_budget import AccountError
 from lumos_core.wire.versions import OtherProtocolError
 
@@ -24,6 +25,7 @@ FOREIGN_APP = "foreign-app"  # lumos_core.flower.app_gate: its owner has not app
 LEDGER_FAILED = "ledger-failed"  # without its line in the ledger a reply must not leave; without
 # being written down first, no training begins
 OTHER_PROTOCOL = "other-protocol"  # the server speaks one that this node does not have
+PAUSED = "paused"  # by its owner
 SECAGG_REFUSED = "secagg-refused"  # secure aggregation would not have protected this node
 
 _CODES: tuple[tuple[type[BaseException], str], ...] = (
@@ -53,6 +55,8 @@ def code_of(error: BaseException) -> str:
         return CATALOG_MISMATCH
     if isinstance(error, LedgerError | AccountError):
         return LEDGER_FAILED
+    if isinstance(error, PausedError):
+        return PAUSED
     if isinstance(error, BelowFloorError):
         plain = error.key == "require-secure-aggregation"
         return SECAGG_REFUSED if plain else f"{BELOW_FLOOR}-{error.key}"

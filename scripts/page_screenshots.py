@@ -1,11 +1,12 @@
-"""Makes the pictures of pages in docs/pictures: the report of a run of the bundled sample, and its
-live page, in the Chromium of the system.
+"""Makes the pictures of pages in docs/pictures: the report of a run of the bundled sample, its live
+page, and the page of a node's owner, in the Chromium of the system.
 
     python scripts/page_screenshots.py [--out docs/pictures]
 
 Called by ``make screenshots``. The run is a real one in this process, without views
 (a minute). The live page shows the same run's folder as it was after six
-rounds, with one node that does not answer and one that was refused: both are made up here.
+rounds, with one node that does not answer and one that was refused: both are made up here. The node
+is one of a simulation with Flower's engine, so that it has a ledger.
 """
 
 import argparse
@@ -19,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 import chromium  # noqa: E402
+from serving_support import node_page  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
 from lumos_core.cli.app import app  # noqa: E402
@@ -41,28 +43,48 @@ REFUSED = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "pictures")
+    parser.add_argument("--only", choices=("runs", "node"), help="not all of them")
     parser.add_argument("--run-dir", type=Path, help="a run that is there, instead of a new one")
     options = parser.parse_args()
     if reason := chromium.missing():
         sys.exit(reason)
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, chromium.chromium() as browser:
-        run_dir = options.run_dir or simulated(Path(folder) / "run")
-        report = (run_dir / "report.html").resolve().as_uri()
-        picture(browser, report, options.out / "report.png", 1280, 1560, "light")
-        picture(browser, report, options.out / "report-phone.png", 360, 740, "dark")
-        live = Path(folder) / "live" / "run"
-        cut(run_dir, live)
-        with only_server(live), watching(live, "127.0.0.1", 0) as address:
-            picture(browser, address, options.out / "live.png", 1280, 1000, "light")
+        if options.only != "node":
+            of_runs(browser, options.run_dir, Path(folder), options.out)
+        if options.only != "runs":
+            of_a_node(browser, Path(folder), options.out)
 
 
-def simulated(run_dir: Path) -> Path:
-    """A run of the bundled sample."""
-    result = CliRunner().invoke(app, [*ARGUMENTS, "--run-dir", str(run_dir)])
+def of_runs(browser: object, given: Path | None, folder: Path, out: Path) -> None:
+    """The report of a run, and its live page."""
+    run_dir = given or folder / "run"
+    if given is None:
+        lumos(*ARGUMENTS, "--run-dir", str(run_dir))
+    report = (run_dir / "report.html").resolve().as_uri()
+    picture(browser, report, out / "report.png", 1280, 1560, "light")
+    picture(browser, report, out / "report-phone.png", 360, 740, "dark")
+    live = folder / "live" / "run"
+    cut(run_dir, live)
+    with only_server(live), watching(live, "127.0.0.1", 0) as address:
+        picture(browser, address, out / "live.png", 1280, 1000, "light")
+
+
+def of_a_node(browser: object, folder: Path, out: Path) -> None:
+    """The page of a node's owner."""
+    data = folder / "shops"
+    lumos("prepare", "sample", "--out", str(data), "--nodes", "3")
+    of_data = ["--data", str(data), "--run-dir", str(folder / "simulation"), "--no-baselines"]
+    lumos("simulate", *of_data, "--method", "fedavg-plus", "--rounds", "4")
+    with node_page(data / "node-0") as address:
+        picture(browser, address, out / "node.png", 1280, 1700, "light")
+        picture(browser, address, out / "node-phone.png", 360, 740, "dark")
+
+
+def lumos(*arguments: str) -> None:
+    result = CliRunner().invoke(app, arguments)
     if result.exit_code:
         sys.exit(result.output)
-    return run_dir
 
 
 def cut(run_dir: Path, live: Path) -> None:

@@ -90,6 +90,8 @@ class GridTransport:
         registered: node id → the only name that this node may use; may change meanwhile. None if
             nodes have no keys: then a name belongs to the newest id that claims it.
         attendance: is told who was asked to train or evaluate, and who has answered.
+        run: names the run, over restarts of the server; sent with every instruction, so that a node
+            knows in which of them it has the same data.
     """
 
     def __init__(
@@ -99,8 +101,9 @@ class GridTransport:
         poll: float = POLL_SECONDS,
         registered: Mapping[int, str] | None = None,
         attendance: AttendanceBook | None = None,
+        run: str = "",
     ) -> None:
-        self._grid, self._catalog, self.poll = grid, catalog, poll
+        self._grid, self._catalog, self.poll, self._run = grid, catalog, poll, run
         self._registered = registered
         self.attendance = attendance
         self._names: dict[int, str] = {}  # node id → name
@@ -137,7 +140,7 @@ class GridTransport:
             if now - since <= DESCRIBE_SECONDS and whose == self._registered_name(node_id)
         }
         new = sorted(online - self._names.keys() - waiting - left_out)
-        content = records.encode_order(Order(None, 0, None, self._catalog))
+        content = records.encode_order(Order(None, 0, None, self._catalog, run=self._run))
         for message_id, node_id in zip(
             self._push([(n, records.DESCRIBE, content, 0) for n in new], DESCRIBE_SECONDS),
             new,
@@ -229,13 +232,17 @@ class GridTransport:
         batch = []
         for i in instructions:
             spoken = self._protocols.get(i.node, PROTOCOL)
-            asked = (i.round, i.evaluate or "", id(i.secure), i.seconds, i.title_weight, spoken)
-            key = (id(i.params), *asked)
+            asked = (
+                i.round, i.evaluate or "", id(i.secure), i.seconds, i.title_weight, spoken,
+                i.catalog,
+            )  # fmt: skip
+            piece = -1 if i.piece is None else i.piece.number
+            key = (id(i.params), id(i.offered), piece, *asked)
             if key not in contents:
                 secure: dict[str, object] | None = None if i.secure is None else {**i.secure}
                 order = Order(
-                    i.params, i.round, i.evaluate, self._catalog, secure, i.seconds,
-                    i.title_weight, spoken,
+                    i.params, i.round, i.evaluate, i.catalog or self._catalog, secure, i.seconds,
+                    i.title_weight, spoken, i.offered, i.piece, self._run,
                 )  # fmt: skip
                 contents[key] = records.encode_order(order)
             node_id = self._ids.get(i.node, 0)
@@ -446,7 +453,7 @@ def _to_reply(asked: Instruction, message: Answer, bytes_down: int) -> Reply:
         if kind == "train":
             arrays, metrics = records.decode_train(content)
             return Reply(node, kind, arrays, metrics, bytes_up=size, bytes_down=bytes_down)
-        if kind in ("evaluate", "prepare"):
+        if kind in ("evaluate", "prepare", "artefact"):
             metrics = records.decode_metrics(content)
             return Reply(node, kind, metrics=metrics, bytes_up=size, bytes_down=bytes_down)
         info = records.decode_describe(content)

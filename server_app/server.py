@@ -52,23 +52,33 @@ def main(grid: Grid, context: Context) -> None:
 
 def _federate(grid: Grid, config: RunConfig, run_dir: Path, observe: OnEvent) -> "FederationResult":
     from lumos_core.data.catalog import Catalog
+    from lumos_core.data.catalog_versions import Lineage
     from lumos_core.federation.round_loop import run_federation
     from lumos_core.federation.warm_start import first_params
     from lumos_core.runs.attendance import ATTENDANCE, AttendanceBook
+    from lumos_core.runs.identity import RunIdentity
+    from lumos_core.views.titles.artefact_offer import Offer
     from server_app.grid_transport import GridTransport
 
     if not config.catalog:
         raise ConfigError("key 'catalog' is required: the path of catalog.tsv on the server")
     catalog = Catalog.read(Path(config.catalog))
+    offer = Offer.of(config, catalog)
+    lineage = Lineage.of(catalog)
     initial, start = first_params(config, catalog, run_dir)
     with AttendanceBook(run_dir / ATTENDANCE).kept() as book:
         transport = GridTransport(
-            grid, catalog.fingerprint, registered=_registered_names(), attendance=book
+            grid,
+            catalog.fingerprint,
+            registered=_registered_names(),
+            attendance=book,
+            run=RunIdentity.of(run_dir).run,
         )
         return run_federation(  # resumes what is there: a restarted server loses nothing
             config, transport, catalog.fingerprint, initial, run_dir=run_dir, on_event=observe,
             resume=True, primitives=_primitives(config), known_as=catalog.is_known_as,
             on_refused=book.refuse, started=start.event() if start else None,
+            offer=offer, lineage=lineage,
         )  # fmt: skip
 
 

@@ -10,8 +10,9 @@ from rich.console import Console
 
 from lumos_core.cli.options import ConfigOption
 from lumos_core.cli.views import LLMOption, QuantizationOption, catalog_stages, configured
-from lumos_core.data.catalog import Catalog
-from lumos_core.data.layout import ARTEFACT_FILE
+from lumos_core.data.catalog import HEADER, Catalog
+from lumos_core.data.catalog_versions import Lineage
+from lumos_core.data.layout import ARTEFACT_FILE, CATALOG_FILE, CATALOG_VERSIONS
 from lumos_core.errors import ConfigError
 from lumos_core.terminal.progress import Progress
 from lumos_core.views.llm.find import LLMConfig, llm_config, model_fingerprint
@@ -59,16 +60,62 @@ def build_command(
 
 @catalog_app.command("extend")
 def extend_command(
-    artefact: ArtefactPath,
-    catalog: CatalogPath,
-    out: OutOption,
+    old: Annotated[
+        Path,
+        typer.Argument(help="A catalog.tsv, or an artefact that 'lumos catalog build' made."),
+    ],
+    new: Annotated[Path, typer.Argument(help="The catalog.tsv with all items, old and new.")],
+    out: Annotated[
+        Path, typer.Option(help="The file to write: of a catalog, its name is catalog.tsv.")
+    ],
     llm: LLMOption = None,
     quantization: QuantizationOption = None,
 ) -> None:
-    """Add the titles that an artefact lacks, and read only these; what it says of others stays.
+    """Make the next version of a catalog or of an artefact.
 
-    Needs the language model that made the artefact. Ctrl-C is safe at any time.
+    Of a catalog: items may be added at the end and titles corrected; what moves or removes an item
+    is refused by name. Beside OUT a chain of versions is written, by which models and nodes with an
+    earlier version can still be used. --out may be OLD itself.
+
+    Of an artefact: only titles that it lacks are read, by the language model that made it; what it
+    says of others stays. Ctrl-C is safe at any time.
     """
+    if _is_table(old):
+        _extend_catalog(old, new, out)
+    else:
+        _extend_artefact(old, new, out, llm, quantization)
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a file is a catalog.tsv: the header of an artefact is not text."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(HEADER)) == HEADER.encode()
+    except OSError:
+        return path.suffix == ".tsv"  # whoever reads it says what is wrong
+
+
+def _extend_catalog(old: Path, new: Path, out: Path) -> None:
+    if out.name != CATALOG_FILE:
+        raise ConfigError(f"--out {out}: expected a file called {CATALOG_FILE}")
+    chain, grown = Lineage.of(Catalog.read(old)).extended(Catalog.read(new))
+    chain.write(out)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    for item, before, now in grown.corrected:
+        console.print(f"corrected  {item}: {before!r} is now {now!r}")
+    console.print(
+        f"{out}: version {grown.number}, {len(chain.catalog):,} items: {grown.added:,} added, "
+        f"{len(grown.corrected):,} titles corrected"
+    )
+    console.print(f"fingerprint {chain.catalog.fingerprint}")
+    console.print(
+        f"the earlier versions are in {out.with_name(CATALOG_VERSIONS)}: it goes with the catalog"
+    )
+
+
+def _extend_artefact(
+    artefact: Path, catalog: Path, out: Path, llm: str | None, quantization: str | None
+) -> None:
     from lumos_core.views.llm.load import load_llm
     from lumos_core.views.titles.artefact_reading import check_fit, extend_artefact
 

@@ -87,7 +87,7 @@ def compare_command(
     everything = [v for v in VARIANTS if clients == "nodes" or v not in NEED_OTHER_USERS]
     chosen = everything if variants == "all" else names(variants or default, "--variants")
     own = {"seed": "--seeds", "method": "--variants"}
-    base = measured(with_overrides(defaults_for(data), config, own))
+    base = measured(with_overrides(defaults_for(data), config, own), by_time=True)
     of_nodes: Partition = "users" if clients == "users" else partition
     suite = _Comparison(chosen, integers(seeds, "--seeds"), reference, of_nodes, tune)
     results = run_suite(suite, data, out, base, jobs)

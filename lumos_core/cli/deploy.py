@@ -34,7 +34,13 @@ from lumos_core.deployment.node_keys import PublicKey
 from lumos_core.deployment.renewal import SERVER_DAYS
 from lumos_core.errors import ConfigError, FederationError
 from lumos_core.runs.certificate_dates import WARN_DAYS
-from lumos_core.runs.report import REPORTED_METRICS, cells, federated_row, write_report
+from lumos_core.runs.report import (
+    REPORTED_METRICS,
+    cells,
+    federated_row,
+    untested,
+    write_report,
+)
 from lumos_core.runs.report_page import write_failed_page, write_page
 from lumos_core.runs.summary import RunSummary
 
@@ -380,7 +386,7 @@ def _print_results(console: Console, run_dir: Path, summary: RunSummary) -> None
     """Print how the run ended, as a table and in one line, and write its report."""
     if summary.reason:
         console.print(f"ended early: {summary.reason}", highlight=False)
-    if not summary.test:  # evaluation = none
+    if not summary.test:  # evaluation = none, or last-days without a test
         write_report(run_dir, summary, [])
     elif summary.test.keys() >= set(REPORTED_METRICS):  # not in summaries of older versions
         rows = [federated_row(summary)]
@@ -390,7 +396,7 @@ def _print_results(console: Console, run_dir: Path, summary: RunSummary) -> None
         head, *body = (row[:-1] for row in cells(rows))
         console.print(results_table(head, body, boxed=True))
     best = run_dir / "checkpoint" / "best.safetensors"
-    quality = f"round {summary.best_round} is the last; nothing was held out to measure it"
+    quality = untested(summary)
     if summary.test:
         quality = f"round {summary.best_round} is best, test HR@20 {summary.test['hr@20']:.4f}"
     console.print(f"completed; {quality}; model: {best}")

@@ -105,10 +105,11 @@ def serve_series(
             has completed.
     """
     from lumos_core.config import RunConfig
+    from lumos_core.deployment.plan import dated
     from lumos_core.deployment.series import Series
     from lumos_core.deployment.server_supervisor import serve
 
-    if series.max_epsilon and RunConfig.from_flat({**flat, "catalog": ""}).dp == "none":
+    if series.max_epsilon and RunConfig.from_flat(dated({**flat, "catalog": ""})).dp == "none":
         raise ConfigError("--series-epsilon: the runs have no differential privacy; choose -c dp=…")
     seconds = series.timetable.every.total_seconds() / 3
     patient = {} if "start-timeout" in flat else {"start-timeout": max(seconds, 1.0)}

@@ -8,7 +8,7 @@ from rich.console import Console
 from lumos_core.config import NodeConfig
 from lumos_core.data import Catalog
 from lumos_core.data.sample import is_bundled, is_of_bundled_user
-from lumos_core.data.sequences import split_of
+from lumos_core.data.splits import split_of
 from lumos_core.runs.report_page import Example
 from lumos_core.views.source import stored_views
 from lumos_core.views.view import UserViews
@@ -67,12 +67,11 @@ def _examples(plan: "LocalPlan") -> Iterator[tuple[str, list[int], UserViews]]:
     """Users whose views are in their node's store, taken from each node in turn."""
     found = []
     for folder, sequences in zip(plan.folders, plan.sequences, strict=True):
-        train = split_of(plan.config.evaluation, sequences).train()
+        split = split_of(plan.config, sequences)
+        train, names = split.train(), split.sequences.user_ids
         some = [u for u in range(len(train)) if len(train[u]) in _LENGTHS]
         node = NodeConfig.from_flat({"data": str(folder.resolve()), **plan.node_settings})
         views = stored_views(plan.config, node, plan.catalog, train.subset(some))
-        found.append(
-            [(sequences.user_ids[some[u]], train[some[u]].tolist(), v) for u, v in views.items()]
-        )
+        found.append([(names[some[u]], train[some[u]].tolist(), v) for u, v in views.items()])
     in_turn = [users[n] for n in range(USERS) for users in found if n < len(users)]
     yield from in_turn[:USERS]

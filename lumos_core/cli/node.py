@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from lumos_core.cli.node_forget import forget_command
+from lumos_core.cli.node_ingest import ingest_command
 from lumos_core.cli.node_ledger import ledger_command
 from lumos_core.cli.node_options import (
     Bundle,
@@ -19,13 +20,15 @@ from lumos_core.cli.node_options import (
     State,
     SuperLink,
     read_bundle,
-    shown_epsilon,
 )
+from lumos_core.cli.node_page import page_command
+from lumos_core.cli.node_pause import pause_command, resume_command
 from lumos_core.deployment import node_keys
 from lumos_core.deployment.folders import NODE_KEY, NODE_SETTINGS, NodeBundle
 from lumos_core.deployment.node_supervisor import check, keep_running, state_folder
 from lumos_core.errors import ConfigError, DataError
 from lumos_core.federation.owner_floor import Refusal, policy
+from lumos_core.privacy.ledger_words import shown_epsilon
 from lumos_core.privacy.node_budget import FILE, Account, AccountError, Spent, bounded
 
 node_app = typer.Typer(name="node", help="A node on this machine.", no_args_is_help=True)
@@ -175,7 +178,11 @@ def policy_command(
         _print_policy(found, place)
 
 
+node_app.command("page")(page_command)
+node_app.command("pause")(pause_command)
+node_app.command("resume")(resume_command)
 node_app.command("forget")(forget_command)
+node_app.command("ingest")(ingest_command)
 node_app.command("ledger")(ledger_command)
 
 

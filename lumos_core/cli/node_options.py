@@ -70,11 +70,6 @@ def node_settings(
     return NodeConfig.from_flat(with_options(assignments(settings or []), options))
 
 
-def shown_epsilon(epsilon: float | None) -> str:
-    """ε as commands of a node show it; None: it has no bound."""
-    return "no bound" if epsilon is None else f"{epsilon:.3g}"
-
-
 def _absolute(llm: str) -> str:
     """The absolute path of a model that is a file or folder, as the node's processes run in another
     folder; the name of any other model is unchanged."""

@@ -114,16 +114,30 @@ def with_overrides(
     return RunConfig.from_flat({**base.to_flat(), **changes})
 
 
-def measured(config: RunConfig) -> RunConfig:
+def measured(config: RunConfig, by_time: bool = False) -> RunConfig:
     """The configuration of a command that measures models.
 
+    Args:
+        config: of the command.
+        by_time: whether it can also measure them with a split by time.
+
     Raises:
-        ConfigError: nothing is held out to measure them.
+        ConfigError: nothing is held out to measure them, or not in a way that the command knows.
     """
     if not config.holds_out:
         raise ConfigError(
             "evaluation = none: this command measures models on items that are held out; leave "
             "evaluation as it is"
+        )
+    if by_time and not config.tests:
+        raise ConfigError(
+            f"evaluation = last-days with evaluate-from = {config.evaluate_from}: this command "
+            "needs a test as well; give its first day, -c test-from=YYYY-MM-DD"
+        )
+    if not by_time and config.evaluation != "leave-one-out":
+        raise ConfigError(
+            f"evaluation = {config.evaluation}: this command measures models on each user's last "
+            "two items; leave evaluation as it is"
         )
     return config
 

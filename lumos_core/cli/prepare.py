@@ -54,6 +54,16 @@ def prepare_command(
             min=0, help="Keep users and items with at least this many interactions; 0: off"
         ),
     ] = 5,
+    min_interactions: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Interactions that a user must have, whatever --k-core says of items (default: "
+            "--k-core, and 3 at least). With fewer than 3, only runs with evaluation = last-days "
+            "or none take such users.",
+            show_default=False,
+        ),
+    ] = None,
     dedup: Annotated[
         Literal["exact", "item", "none"],
         typer.Option(
@@ -156,6 +166,7 @@ def prepare_command(
             nodes=nodes,
             seed=seed,
             k_core=k_core,
+            min_interactions=min_interactions,
             source_format=source_format,
             items=items,
             columns=columns,
@@ -200,7 +211,9 @@ def summary_table(dataset: "PreparedDataset") -> Table:
     table.add_row("history lengths", f"{least} … {most}, median {median:g}, mean {mean:.1f}")
     table.add_section()
     by_core = f", {dropped.core_users:,} by the {dataset.k_core}-core" if dataset.k_core else ""
-    table.add_row("dropped users", f"{dropped.short_users:,} with fewer than 3{by_core}")
+    table.add_row(
+        "dropped users", f"{dropped.short_users:,} with fewer than {dataset.rows.least}{by_core}"
+    )
     table.add_row("dropped items", f"{dropped.items:,} without interactions")
     table.add_section()
     for n, (users, count) in enumerate(

@@ -30,7 +30,7 @@ from lumos_core.errors import ConfigError, FederationError, require_extra
 from lumos_core.federation.one_user_clients import check_one_user_clients
 from lumos_core.processes.children import Children, ending_on_signals
 from lumos_core.runs.history import OnEvent
-from lumos_core.runs.report import Row, cells, federated_row, write_report
+from lumos_core.runs.report import Row, cells, federated_row, untested, write_report
 from lumos_core.runs.report_page import PAGE, write_failed_page, write_page
 from lumos_core.runs.summary import RunSummary
 from lumos_core.views.source import ViewCount, count_views
@@ -220,7 +220,7 @@ def _execute(
             if address:
                 console.print(f"{'page':>8}  {address}", highlight=False)
             centralised = None
-            if baselines and plan.config.holds_out:
+            if baselines and plan.config.evaluation == "leave-one-out":
                 centralised = start_baselines(children, plan.config, plan.data, plan.run_dir)
             with RoundLines(console, plan.config.rounds, local=True).live() as lines:
                 summary = federate(lines)
@@ -245,7 +245,7 @@ def _execute(
             f"to resume:  lumos {command} --resume --run-dir {plan.run_dir}", highlight=False
         )
         raise typer.Exit(130) from None
-    _print_results(console, plan.run_dir, report, rows)
+    _print_results(console, plan.run_dir, report, rows, summary)
     if plan.config.has_views:
         console.print(
             f"{'views':>8}  {view_line(found, _count_views(plan, stores))}", highlight=False
@@ -284,12 +284,17 @@ def view_line(before: ViewCount, after: ViewCount) -> str:
     return f"{text}, {missing} still missing" if missing else text
 
 
-def _print_results(console: Console, run_dir: Path, report: Path, rows: list[Row]) -> None:
+def _print_results(
+    console: Console, run_dir: Path, report: Path, rows: list[Row], summary: RunSummary
+) -> None:
     if rows:
         head, *body = cells(rows)
         console.print(results_table(head, body, boxed=True))
     else:
-        console.print("the last model is the result: evaluation = none holds nothing out")
+        if summary.validation:
+            console.print(untested(summary), highlight=False)
+        else:
+            console.print("the last model is the result: evaluation = none holds nothing out")
     places = {
         "model": run_dir / "checkpoint" / "best.safetensors",
         "history": run_dir / "history.jsonl",

@@ -7,9 +7,13 @@ import typer
 from rich.console import Console
 
 from lumos_core.cli.node_options import Data, Settings, SomeBundle, State, node_settings
+from lumos_core.cli.node_page import owner_of
 
 if TYPE_CHECKING:
     from lumos_core.serving.access_token import Access
+
+
+_TOKEN = "TOKEN"  # as it is printed; the terminal may be seen by others
 
 
 def serve_command(
@@ -42,9 +46,9 @@ def serve_command(
 ) -> None:
     """Answer requests for recommendations from local histories. Nothing is sent elsewhere.
 
-    GET /recommend?user=ID&k=10, POST /recommend with {"items": [ID, ...], "k": 10}, /health and
-    /metrics. A newer model and newer data are taken into use without a restart. Nothing of a
-    request is logged.
+    GET /recommend?user=ID&k=10, POST /recommend with {"items": [ID, ...], "k": 10}, /health,
+    /metrics, and at / the page of 'lumos node page'. A newer model and newer data are taken into
+    use without a restart. Nothing of a request is logged.
     """
     node = node_settings(bundle, data, state, settings)
     # these import torch and polars
@@ -68,10 +72,14 @@ def serve_command(
     newest = Newest(Path(node.data), node.state_folder, model, include_seen=include_seen)
     listening = open_socket(host, port)
     console.print(f"serving {url_of(listening)}  {_who(access)}")
+    address = f"?token={_TOKEN}" if access.token else ""
+    console.print(f"for this node's owner: {url_of(listening)}/{address}")
     if newest.served.version is None:
         console.print("no model yet: requests are answered with 503 until this node has kept one")
     try:
-        serve_until_signal(http_service(newest, access, threads=node.threads), listening, newest)
+        owner = owner_of(node, newest)
+        service = http_service(newest, access, threads=node.threads, owner=owner)
+        serve_until_signal(service, listening, newest)
     except KeyboardInterrupt:
         console.print("interrupted; requests in progress were answered")
         raise typer.Exit(130) from None

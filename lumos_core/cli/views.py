@@ -15,7 +15,8 @@ from lumos_core.cli.screens import results_table
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data import Catalog, LeaveOneOut, Sequences
 from lumos_core.data.layout import shared_state
-from lumos_core.data.sequences import MIN_HISTORY, least_history, split_of
+from lumos_core.data.sequences import MIN_HISTORY
+from lumos_core.data.splits import least_history, split_of
 from lumos_core.errors import ConfigError, DataError
 from lumos_core.terminal.progress import Progress, Task
 from lumos_core.views.build import BuildProgress
@@ -335,10 +336,11 @@ def _build_shared(run: RunConfig, data: Path, console: Console) -> BuildProgress
     node = _node(folders[0], shared_state(data))
 
     def read() -> tuple[Catalog, Sequences]:
-        catalog, nodes = load_prepared(data)
-        users = pool(data, catalog, nodes).users
+        least = least_history(run.evaluation)
+        catalog, nodes = load_prepared(data, least)
+        users = pool(data, catalog, nodes, least).users
         for folder in folders:
-            take_over(run, node, _node(folder), catalog, split_of(run.evaluation, users).train())
+            take_over(run, node, _node(folder), catalog, split_of(run, users).train())
         return catalog, users
 
     return _build(run, node, data.name, read, console)
@@ -367,7 +369,7 @@ def _build(
         source = view_source(
             run, node, catalog, on_progress=show, on_stage=catalog_stages(progress)
         )
-        source(split_of(run.evaluation, sequences).train())
+        source(split_of(run, sequences).train())
     return last
 
 

@@ -17,6 +17,7 @@ from lumos_core.config.node_config import (
     SIMULATION_DATA,
     NodeConfig,
 )
+from lumos_core.config.round_keys import RoundKeys
 from lumos_core.config.run_config import (
     BAG,
     LIGR,
@@ -26,7 +27,6 @@ from lumos_core.config.run_config import (
     LLMKeys,
     ModelKeys,
     PrivacyKeys,
-    RoundKeys,
     RunConfig,
     SecureKeys,
     TrainingKeys,

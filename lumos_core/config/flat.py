@@ -2,6 +2,7 @@
 which Flower passes a configuration."""
 
 from collections.abc import Mapping
+from datetime import date
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -29,6 +30,17 @@ def key(default: Any, meaning: str, *, free: bool = False) -> Any:
         free: whether its value may change when a run is resumed.
     """
     return Field(default, description=meaning, json_schema_extra={"free": free})
+
+
+def day(text: str) -> str:
+    """Check a day of the calendar, or nothing.
+
+    Raises:
+        ValueError: it is not spelled ``YYYY-MM-DD``, or not in the calendar.
+    """
+    if text and (len(text) != 10 or date.fromisoformat(text).isoformat() != text):
+        raise ValueError("expected a day such as 2026-11-22")
+    return text
 
 
 def kebab(name: str) -> str:

@@ -74,6 +74,11 @@ class NodeConfig(FloorKeys):
         "use the catalog.safetensors beside catalog.tsv if it fits; false: this node's own "
         "language model reads all titles",
     )
+    fetch_catalog_artefact: bool = key(
+        True,
+        "without a catalog.safetensors beside catalog.tsv, take the run's from the server; false: "
+        "this node's own language model reads all titles",
+    )
     view_seconds: NonNegative = key(
         60.0, "seconds per round to write views that are still missing in the rounds"
     )

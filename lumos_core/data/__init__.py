@@ -11,6 +11,7 @@ long as the node's data has not changed, that process needs no table reader (`no
 
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.partition import partition_users
-from lumos_core.data.sequences import LeaveOneOut, Sequences
+from lumos_core.data.sequences import Sequences
+from lumos_core.data.splits import LeaveOneOut
 
 __all__ = ["Catalog", "LeaveOneOut", "Sequences", "partition_users"]

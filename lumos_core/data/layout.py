@@ -7,6 +7,8 @@ from typing import Literal, NamedTuple
 from lumos_core.errors import DataError
 
 CATALOG_FILE = "catalog.tsv"
+CATALOG_VERSIONS = "catalog.versions.json"
+"""The versions of the ``catalog.tsv`` beside it; optional."""
 ARTEFACT_FILE = "catalog.safetensors"
 """What a language model says about the titles of the ``catalog.tsv`` beside it; optional."""
 PREPARE_NODE = (

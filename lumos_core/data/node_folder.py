@@ -54,7 +54,8 @@ def to_sequences(interactions: pl.DataFrame, catalog: Catalog) -> Sequences:
     runs = ordered["user_id"].rle().struct.unnest()
     offsets = np.concatenate([[0], runs["len"].cast(pl.Int64).cum_sum().to_numpy()])
     items = ordered["index"].to_numpy(writable=True)
-    return Sequences(tuple(runs["value"]), items, offsets.astype(np.int64))
+    times = ordered["timestamp"].cast(pl.Float64).to_numpy(writable=True)
+    return Sequences(tuple(runs["value"]), items, offsets.astype(np.int64), times=times)
 
 
 def chronological(interactions: pl.DataFrame) -> pl.DataFrame:

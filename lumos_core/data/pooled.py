@@ -28,7 +28,9 @@ class Pooled:
     merged: int = 0
 
 
-def pool(folder: Path, catalog: Catalog, nodes: Sequence[Sequences]) -> Pooled:
+def pool(
+    folder: Path, catalog: Catalog, nodes: Sequence[Sequences], min_history: int = MIN_HISTORY
+) -> Pooled:
     """One history per user, even if the user's interactions are on several nodes.
 
     Such histories are merged in the order of time; an interaction that several nodes hold (same
@@ -39,6 +41,7 @@ def pool(folder: Path, catalog: Catalog, nodes: Sequence[Sequences]) -> Pooled:
         folder: a prepared folder.
         catalog: its catalog.
         nodes: the histories of its nodes, as ``load_prepared`` gives them.
+        min_history: interactions that a user must have, on all nodes together.
 
     Raises:
         DataError: naming file and line, if a node's file has changed and is malformed.
@@ -54,7 +57,8 @@ def pool(folder: Path, catalog: Catalog, nodes: Sequence[Sequences]) -> Pooled:
     first = pl.col("node").min().over("user_id", "item_id", "timestamp")
     users = to_sequences(rows.filter(pl.col("node") == first), catalog)
     merged = rows.group_by("user_id").agg(pl.col("node").n_unique()).filter(pl.col("node") > 1)
-    return Pooled(_long_enough(users, rows["user_id"].unique(maintain_order=True)), len(merged))
+    order = rows["user_id"].unique(maintain_order=True)
+    return Pooled(_long_enough(users, order, min_history), len(merged))
 
 
 def merged_text(users: int) -> str:
@@ -66,9 +70,9 @@ def merged_text(users: int) -> str:
     )
 
 
-def _long_enough(users: Sequences, order: pl.Series) -> Sequences:
+def _long_enough(users: Sequences, order: pl.Series, least: int) -> Sequences:
     """The users with enough interactions, in this order."""
     place = {user: u for u, user in enumerate(users.user_ids)}
     chosen = np.array([place[user] for user in order], dtype=np.int64)
-    chosen = chosen[users.lengths[chosen] >= MIN_HISTORY]
+    chosen = chosen[users.lengths[chosen] >= least]
     return replace(users.subset(chosen), left_out=len(users) - len(chosen))

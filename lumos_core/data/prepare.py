@@ -32,7 +32,7 @@ class Dropped:
 
     unknown_items: int = 0  # interactions with items that are not in the list of items
     duplicates: int = 0  # interactions
-    short_users: int = 0  # users who had fewer than 3 interactions to begin with
+    short_users: int = 0  # users who had too few interactions to begin with
     core_users: int = 0  # users who had enough before the filter removed rare items
     interactions: int = 0  # those of all these users, and those with rare items
     items: int = 0  # items of the list that are in no history, or in none any more
@@ -49,6 +49,7 @@ class Rows:
     duplicates: int
     short_users: int
     by_core: int
+    least: int = MIN_HISTORY  # interactions of a user who is not short
 
     def dropped(self) -> dict[str, int]:
         """How many rows were dropped, by reason; only reasons that occurred."""
@@ -56,7 +57,7 @@ class Rows:
             "without a user": self.missing_users,
             "with unknown items": self.unknown_items,
             "duplicates": self.duplicates,
-            f"of users with fewer than {MIN_HISTORY}": self.short_users,
+            f"of users with fewer than {self.least}": self.short_users,
             "of rare users and items": self.by_core,
         }
         return {reason: count for reason, count in reasons.items() if count}
@@ -104,6 +105,7 @@ def prepare(
     nodes: int = 3,
     seed: int = 0,
     k_core: int = 5,
+    min_interactions: int | None = None,
     source_format: str = AUTO,
     items: Path | None = None,
     columns: Columns | None = None,
@@ -124,7 +126,10 @@ def prepare(
         out: the folder to write: new, empty, or already holding the same.
         nodes: number of nodes; every user belongs to exactly one, drawn by ``seed``.
         k_core: keep the part of the log in which every user and item has at least this many
-            interactions; 0 filters no items. Users with fewer than 3 are always left out.
+            interactions; 0 filters no items.
+        min_interactions: interactions that a user must have, whatever ``k_core`` says of items; by
+            default ``k_core``, and 3 at least: leave-one-out needs as many. Shorter histories are
+            for runs with another ``evaluation``; others leave them out when they read the data.
         dedup: see :func:`drop_duplicates`.
         unknown_items: what to do with interactions whose item is not in the list of items; "keep"
             takes the id as title; "auto" is "drop" if ``items`` is a run's catalog, "error" for
@@ -142,6 +147,8 @@ def prepare(
     """
     if k_core < 0:
         raise DataError(f"k-core = {k_core}, expected 0 (off) or more")
+    if min_interactions is not None and min_interactions < 1:
+        raise DataError(f"min-interactions = {min_interactions}, expected at least 1")
     if nodes < 1:
         raise DataError(f"nodes = {nodes}, expected at least 1")
     check_target(out)
@@ -155,11 +162,13 @@ def prepare(
     on_step(1)
     known, unknown, told = _resolve_unknown(log, unknown_items)
     unique = drop_duplicates(known, dedup)
-    kept = chronological(_core(unique, k_core))
+    short = MIN_HISTORY if min_interactions is None else min_interactions
+    least = max(k_core, MIN_HISTORY) if min_interactions is None else min_interactions
+    kept = chronological(_core(unique, least, k_core))
     if kept.is_empty():
         raise DataError(
             f"{log.interactions.path}: none of {len(known)} interactions is left by k-core = "
-            f"{k_core} and at least {MIN_HISTORY} per user; lower --k-core or give more data"
+            f"{k_core} and at least {short} per user; lower --k-core or give more data"
         )
     on_step(2)
     catalog, untitled, unlisted = _catalog(log, kept, keep_all_items or log.fixed)
@@ -179,7 +188,7 @@ def prepare(
         interactions=len(kept),
         catalog_fingerprint=catalog.fingerprint,
     )
-    rows = _rows(log, known, unique, kept)
+    rows = _rows(log, known, unique, kept, short)
     on_step(3)
     reused = write_prepared(out, catalog, parts, facts, force=force)
     on_step(4)
@@ -201,7 +210,7 @@ def prepare(
         node_users=tuple(part["user_id"].n_unique() for part in parts),
         node_interactions=tuple(len(part) for part in parts),
         fingerprint=catalog.fingerprint,
-        dropped=_dropped(log, known, unique, kept, unknown, catalog),
+        dropped=_dropped(log, known, unique, kept, unknown, catalog, short),
         rows=rows,
         columns=dict(log.interactions.columns),
         domain=of_items,
@@ -264,9 +273,9 @@ def _drop_warnings(log: RawLog, dropped: int) -> tuple[str, ...]:
     )
 
 
-def _core(interactions: pl.DataFrame, k: int) -> pl.DataFrame:
+def _core(interactions: pl.DataFrame, least: int, k: int) -> pl.DataFrame:
     users, items = codes(interactions["user_id"]), codes(interactions["item_id"])
-    return interactions.filter(core_mask(users, items, max(k, MIN_HISTORY), k))
+    return interactions.filter(core_mask(users, items, least, k))
 
 
 def _catalog(log: RawLog, kept: pl.DataFrame, keep_all: bool) -> tuple[Catalog, int, int]:
@@ -289,10 +298,12 @@ def _distribute(kept: pl.DataFrame, nodes: int, seed: int, scheme: Partition) ->
     return [kept.filter(pl.Series(owner == n)) for n in range(nodes)]
 
 
-def _rows(log: RawLog, known: pl.DataFrame, unique: pl.DataFrame, kept: pl.DataFrame) -> Rows:
+def _rows(
+    log: RawLog, known: pl.DataFrame, unique: pl.DataFrame, kept: pl.DataFrame, least: int
+) -> Rows:
     read = len(log.interactions.frame) + log.interactions.missing
     lengths = unique.select(pl.len().over("user_id")).to_series()
-    short = int((lengths < MIN_HISTORY).sum())
+    short = int((lengths < least).sum())
     rows = Rows(
         read=read,
         kept=len(kept),
@@ -301,6 +312,7 @@ def _rows(log: RawLog, known: pl.DataFrame, unique: pl.DataFrame, kept: pl.DataF
         duplicates=len(known) - len(unique),
         short_users=short,
         by_core=len(unique) - len(kept) - short,
+        least=least,
     )
     assert rows.read == rows.kept + sum(rows.dropped().values())
     return rows
@@ -313,9 +325,10 @@ def _dropped(
     kept: pl.DataFrame,
     unknown: int,
     catalog: Catalog,
+    least: int,
 ) -> Dropped:
     counts = unique["user_id"].value_counts()["count"]
-    short = int((counts < MIN_HISTORY).sum())
+    short = int((counts < least).sum())
     unlisted = sum(1 for _ in set(catalog.item_ids).difference(log.items["item_id"]))
     return Dropped(
         unknown_items=unknown,

@@ -25,7 +25,7 @@ from lumos_core.data.domains import NOUNS
 from lumos_core.data.layout import CATALOG_FILE, DATASET_FILE
 from lumos_core.data.node_folder import read_node
 from lumos_core.data.reading.text_files import check_file
-from lumos_core.data.sequences import Sequences
+from lumos_core.data.sequences import MIN_HISTORY, Sequences
 from lumos_core.errors import DataError, reason_of
 from lumos_core.safe_files import JsonFile, write_atomically
 
@@ -88,8 +88,12 @@ class NodeFacts(_Facts):
     catalog_fingerprint: str = ""
 
 
-def load_prepared(folder: Path) -> tuple[Catalog, list[Sequences]]:
+def load_prepared(folder: Path, min_history: int = MIN_HISTORY) -> tuple[Catalog, list[Sequences]]:
     """The catalog and every node's histories (for centralised training and experiments).
+
+    Args:
+        folder: a prepared folder.
+        min_history: interactions that a user must have, as for ``read_node``.
 
     Raises:
         DataError: naming the file that is missing, malformed or does not belong to the others.
@@ -97,7 +101,7 @@ def load_prepared(folder: Path) -> tuple[Catalog, list[Sequences]]:
     catalog = Catalog.read(folder / CATALOG_FILE)
     parts = []
     for node in node_folders(folder):
-        own, sequences = read_node(node)
+        own, sequences = read_node(node, min_history)
         if own.fingerprint != catalog.fingerprint:
             raise DataError(
                 f"{node / CATALOG_FILE}: differs from {folder / CATALOG_FILE}, expected the same "

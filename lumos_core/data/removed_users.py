@@ -7,7 +7,6 @@ what should be in it before it replaces the old one, in one step and with the sa
 import gzip
 import os
 import shutil
-import tempfile
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,10 +20,11 @@ from lumos_core.data.layout import node_files
 from lumos_core.data.node_folder import to_sequences
 from lumos_core.data.prepared_folder import NODE_FILE, NodeFacts
 from lumos_core.data.reading.table_files import Table, without_records
+from lumos_core.data.rewriting import prefix, rewritten, take_over
 from lumos_core.data.sequences import MIN_HISTORY, Sequences
-from lumos_core.errors import DataError, NewerFileError, reason_of
+from lumos_core.errors import DataError, NewerFileError
 
-_GZIP_MAGIC = b"\x1f\x8b"
+GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,19 @@ class Removal:
         """
         if not self.found:
             return
-        before = self.path.stat()
-        try:
-            with tempfile.TemporaryDirectory(dir=self.path.parent, prefix=_prefix(self.path)) as at:
-                fresh = Path(at) / self.path.name  # the suffix says how it is read
-                self._write_to(fresh)
-                self._compare(fresh)
-                _take_over(before, fresh)
-                os.replace(fresh, self.path)
-            self._renew_facts()
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot be written: {reason_of(error)}") from error
+        self._check_unchanged()
+        with rewritten(self.path) as fresh:
+            self._write_to(fresh)
+            self._compare(fresh)
+        renew_facts(self.folder, self.table.frame.filter(~self.gone))
+
+    def _check_unchanged(self) -> None:
+        """Rows that came since the file was read must not be lost."""
+        if not read_interactions(self.path).frame.equals(self.table.frame):
+            raise DataError(
+                f"{self.path}: the file has changed since it was read, so nothing was removed; "
+                "give the same command again"
+            )
 
     def _write_to(self, fresh: Path) -> None:
         if self.table.format == "parquet":
@@ -80,10 +82,8 @@ class Removal:
         else:
             text = without_records(self.table, self.gone)
             with self.path.open("rb") as file:
-                packed = file.read(2) == _GZIP_MAGIC
+                packed = file.read(2) == GZIP_MAGIC
             fresh.write_bytes(gzip.compress(text) if packed else text)
-        with fresh.open("rb") as file:
-            os.fsync(file.fileno())
 
     def _compare(self, fresh: Path) -> None:
         """Refuse a new file that would not hold exactly the rows that are to stay."""
@@ -97,17 +97,6 @@ class Removal:
                 "others, so it was left as it is; remove the rows yourself, then use "
                 "'lumos node forget --derived'"
             )
-
-    def _renew_facts(self) -> None:
-        """The counts in ``node.json``, if there is one; they are for people."""
-        path = self.folder / NODE_FILE
-        with suppress(NewerFileError):
-            if path.is_file() and (facts := NodeFacts.read_if_sound(path)) is not None:
-                left = self.table.frame.filter(~self.gone)
-                counts = {"users": left["user_id"].n_unique(), "interactions": len(left)}
-                before = path.stat()
-                facts.model_copy(update=counts).write(path)
-                _take_over(before, path)
 
 
 def removal_of(folder: Path, users: Collection[str]) -> Removal:
@@ -148,8 +137,8 @@ def removal_of(folder: Path, users: Collection[str]) -> Removal:
 def leftovers(path: Path) -> list[Path]:
     """Temporary files and folders beside a file, of processes that were killed while they wrote
     it."""
-    prefix = _prefix(path)
-    return sorted(p for p in path.parent.glob(f"{prefix}*") if p.name != f"{prefix}lock")
+    start = prefix(path)
+    return sorted(p for p in path.parent.glob(f"{start}*") if p.name != f"{start}lock")
 
 
 def delete(path: Path) -> None:
@@ -160,13 +149,17 @@ def delete(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _prefix(path: Path) -> str:
-    return f".{path.name}."  # also that of safe_files.replacing
+def renew_facts(folder: Path, interactions: pl.DataFrame) -> None:
+    """Renew the counts in ``node.json``, if there is one; they are for people.
 
-
-def _take_over(before: os.stat_result, path: Path) -> None:
-    """Give a file the mode and the owner of the one that it replaces."""
-    os.chmod(path, before.st_mode & 0o7777)
-    if (path.stat().st_uid, path.stat().st_gid) != (before.st_uid, before.st_gid):
-        with suppress(PermissionError):  # only root may give files away
-            os.chown(path, before.st_uid, before.st_gid)
+    Args:
+        folder: the node's data folder.
+        interactions: all of the node's.
+    """
+    path = folder / NODE_FILE
+    with suppress(NewerFileError):
+        if path.is_file() and (facts := NodeFacts.read_if_sound(path)) is not None:
+            users, rows = interactions["user_id"].n_unique(), len(interactions)
+            before = path.stat()
+            facts.model_copy(update={"users": users, "interactions": rows}).write(path)
+            take_over(before, path)

@@ -1,17 +1,17 @@
-"""Histories of users as item indices, and their leave-one-out split."""
+"""Histories of users as item indices, with the time of each interaction where it is known."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
-
-from lumos_core.errors import DataError
 
 MIN_HISTORY = 3  # one item to train on, one for validation, one for the test
 
 Items = NDArray[np.int32]
 Targets = NDArray[np.int64]
+Times = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,12 +23,15 @@ class Sequences:
         items: int32 [sum of lengths], catalog indices (1..N).
         offsets: int64 [U + 1]; user u owns ``items[offsets[u]:offsets[u + 1]]``.
         left_out: number of users of the same data who are not here: their histories are too short.
+        times: float64, one for each item, as the file has them (any unit, or positions); None if
+            nobody kept them.
     """
 
     user_ids: tuple[str, ...]
     items: Items
     offsets: NDArray[np.int64]
     left_out: int = 0
+    times: Times | None = None
 
     def __post_init__(self) -> None:
         if self.items.dtype != np.int32 or self.offsets.dtype != np.int64:
@@ -37,6 +40,8 @@ class Sequences:
             raise ValueError("offsets must be [U + 1] and start with 0")
         if self.offsets[-1] != len(self.items) or (np.diff(self.offsets) < 0).any():
             raise ValueError("offsets must rise to the number of items")
+        if self.times is not None and self.times.shape != self.items.shape:
+            raise ValueError(f"{self.times.shape} times of {self.items.shape} items")
 
     def __len__(self) -> int:
         """The number of users."""
@@ -80,7 +85,9 @@ class Sequences:
         names = tuple(name for part in parts for name in part.user_ids)
         lengths = np.concatenate([part.lengths for part in parts])
         items = np.concatenate([part.items for part in parts])
-        return cls(names, items, _offsets(lengths), sum(part.left_out for part in parts))
+        known = [part.times for part in parts if part.times is not None]
+        times = np.concatenate(known) if len(known) == len(parts) else None
+        return cls(names, items, _offsets(lengths), sum(part.left_out for part in parts), times)
 
     def subset(self, indices: Sequence[int] | NDArray[np.integer]) -> "Sequences":
         """The users at these positions, in this order."""
@@ -90,8 +97,9 @@ class Sequences:
         lengths = self.lengths[chosen]
         offsets = _offsets(lengths)
         source = np.repeat(self.offsets[:-1][chosen] - offsets[:-1], lengths)
-        items = self.items[source + np.arange(offsets[-1])]
-        return Sequences(tuple(self.user_ids[i] for i in chosen), items, offsets)
+        at = source + np.arange(offsets[-1])
+        names = tuple(self.user_ids[i] for i in chosen)
+        return Sequences(names, self.items[at], offsets, 0, _where(self.times, at))
 
     def without_last(self, n: int) -> "Sequences":
         """Every history without its last n items; all must be at least n long."""
@@ -100,80 +108,22 @@ class Sequences:
         keep = np.ones(len(self.items), dtype=bool)
         for back in range(1, n + 1):
             keep[self.offsets[1:] - back] = False
-        return Sequences(self.user_ids, self.items[keep], _offsets(self.lengths - n))
+        lengths = _offsets(self.lengths - n)
+        return Sequences(self.user_ids, self.items[keep], lengths, 0, _where(self.times, keep))
 
+    def shortened(self, lengths: NDArray[np.int64]) -> "Sequences":
+        """The first items of every history.
 
-@dataclass(frozen=True, eq=False)
-class LeaveOneOut:
-    """The split of the sequential-recommendation literature: last item = test, second last =
-    validation, the rest trains (Kang & McAuley, "Self-Attentive Sequential Recommendation", 2018).
-
-    Raises:
-        DataError: if a user has fewer than 3 items.
-    """
-
-    sequences: Sequences
-
-    def __post_init__(self) -> None:
-        short = np.flatnonzero(self.sequences.lengths < MIN_HISTORY)
-        if short.size:
-            u = int(short[0])
-            raise DataError(
-                f"user {self.sequences.user_ids[u]!r} has {len(self.sequences[u])} items, expected "
-                f"at least {MIN_HISTORY} (training, validation, test); {short.size} such users; "
-                "remove them, or let 'lumos prepare' do it"
-            )
-
-    def train(self) -> Sequences:
-        """Every history without its last two items."""
-        return self.sequences.without_last(2)
-
-    def validation(self) -> tuple[Sequences, Targets]:
-        """(histories without their last two items, int64 [U] = the second last items)."""
-        return self.train(), self._last(2)
-
-    def test(self) -> tuple[Sequences, Targets]:
-        """(histories without their last item, int64 [U] = the last items)."""
-        return self.sequences.without_last(1), self._last(1)
-
-    def _last(self, back: int) -> Targets:
-        return self.sequences.items[self.sequences.offsets[1:] - back].astype(np.int64)
-
-
-@dataclass(frozen=True, eq=False)
-class AllTrain:
-    """No split: every item of every user is trained on, and nothing is held out."""
-
-    sequences: Sequences
-
-    def train(self) -> Sequences:
-        """The histories as they are."""
-        return self.sequences
-
-    def validation(self) -> tuple[Sequences, Targets]:
-        """Raises DataError: there are no targets."""
-        raise DataError("evaluation = none: no item was held out")
-
-    def test(self) -> tuple[Sequences, Targets]:
-        """Raises DataError: there are no targets."""
-        return self.validation()
-
-
-Split = LeaveOneOut | AllTrain
-
-
-def split_of(evaluation: str, sequences: Sequences) -> Split:
-    """The split that a run's key ``evaluation`` asks for.
-
-    Raises:
-        DataError: a user has too few items for it.
-    """
-    return AllTrain(sequences) if evaluation == "none" else LeaveOneOut(sequences)
-
-
-def least_history(evaluation: str) -> int:
-    """Interactions that a user must have to take part."""
-    return 1 if evaluation == "none" else MIN_HISTORY
+        Args:
+            lengths: int64 [U], how many.
+        """
+        if lengths.shape != self.lengths.shape or ((lengths < 0) | (lengths > self.lengths)).any():
+            raise ValueError("lengths must be [U], from 0 to those of the histories")
+        places = np.arange(len(self.items)) - np.repeat(self.offsets[:-1], self.lengths)
+        keep = places < np.repeat(lengths, self.lengths)
+        return Sequences(
+            self.user_ids, self.items[keep], _offsets(lengths), 0, _where(self.times, keep)
+        )
 
 
 def users_text(users: int, left_out: int) -> str:
@@ -181,6 +131,10 @@ def users_text(users: int, left_out: int) -> str:
     if not left_out:
         return f"{users} users"
     return f"{users} users ({left_out} more left out: fewer than {MIN_HISTORY} interactions each)"
+
+
+def _where(times: Times | None, at: NDArray[np.generic]) -> Times | None:
+    return None if times is None else cast(Times, times[at])
 
 
 def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -3,7 +3,8 @@
 =====================  ==========================================================================
 data                   rows of the file of interactions; the file is written anew without them
 unfinished copies      temporary files of processes that were killed while they wrote these files
-cached histories       ``histories.npz``; it is made again from the data
+cached histories       ``histories.npz`` and ``snapshot.npz``, the data of the run that goes on;
+                       they are made again from the data
 views                  views in the node's store, and in the one that the nodes of a prepared
                        folder share, that are not of a user who stays
 error feedback         ``residuals/``: the unsent rest of a delta is a sum over all users, from
@@ -19,8 +20,10 @@ logs of processes, in which exceptions have no text.
 
 **An interruption is repaired by the same command.** Before anything is removed, a salted digest of
 the ids is written to ``forgetting.json``, which is deleted at the very end. By it the command knows
-the users again when they are gone from the data. The data come first: a node that is started after
-an interruption trains without the users. At the end the ledger gets a line with counts and no ids.
+the users again when they are gone from the data. Before the data it also writes ``forgotten.json``,
+digests that stay: rows of these users that arrive later are not taken. The data come first: a node
+that is started after an interruption trains without the users. At the end the ledger gets a line
+with counts and no ids.
 """
 
 import os
@@ -31,12 +34,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lumos_core.config import NodeConfig
+from lumos_core.data.forgotten_users import FORGOTTEN_USERS, ForgottenUsers
 from lumos_core.data.layout import CATALOG_FILE, DATASET_FILE, shared_state
 from lumos_core.data.node_cache import KEPT as CACHE
+from lumos_core.data.node_cache import SNAPSHOT
 from lumos_core.data.node_folder import read_node
 from lumos_core.data.prepared_folder import NODE_FILE, node_folders
 from lumos_core.data.removed_users import Removal, delete, leftovers, removal_of
-from lumos_core.data.sequences import LeaveOneOut, Sequences
+from lumos_core.data.rewriting import changing_data
+from lumos_core.data.sequences import Sequences
+from lumos_core.data.splits import LeaveOneOut
 from lumos_core.deployment.supervision import alone
 from lumos_core.deployment.unfinished import UNFINISHED, Unfinished
 from lumos_core.errors import DataError, reason_of
@@ -102,6 +109,7 @@ class Forgetting:
         state = self.node.state_folder
         try:
             self.unfinished.write(state / UNFINISHED, 0o600)
+            self._keep_away(state)
             for step in self.steps:
                 step.carry_out()
                 yield step
@@ -113,6 +121,15 @@ class Forgetting:
                 f"{where}: cannot be removed or written: {reason_of(error)}; not everything was "
                 "removed: repair this and give the same command again, which does the rest"
             ) from error
+
+    def _keep_away(self, state: Path) -> None:
+        """Rows of these users that arrive later are not taken."""
+        if not self.unfinished.users:
+            return
+        with changing_data(state):
+            known = ForgottenUsers.of_node(state)
+            longer = known.adding(self.unfinished.salt, self.unfinished.users)
+            longer.write(state / FORGOTTEN_USERS, 0o600)
 
     def _line(self) -> dict[str, object]:
         return {
@@ -153,7 +170,8 @@ def forgetting(node: NodeConfig, users: Collection[str]) -> Forgetting:
         DataError: a user is unknown, nobody would be left to train with, or the data are malformed.
     """
     before = Unfinished.of_node(node.state_folder)
-    unfinished = before or Unfinished(salt=secrets.token_hex(16))
+    salts = list(ForgottenUsers.of_node(node.state_folder).users)
+    unfinished = before or Unfinished(salt=salts[0] if salts else secrets.token_hex(16))
     removal = removal_of(Path(node.data), users)
     unknown = [u for u in users if u not in removal.found and not unfinished.has(u)]
     if unknown:
@@ -184,10 +202,15 @@ def _steps(node: NodeConfig, removal: Removal) -> Iterator[Step]:
     if removal.found:
         rows = f"{removal.interactions:,} of {len(removal.gone):,} interactions"
         text = f"{rows} are taken out; the file is written anew with all others"
-        yield Step("data", removal.path, text, _size(removal.path), removal.write)
-    cache = state / CACHE
+
+        def write() -> None:
+            with changing_data(state):
+                removal.write()
+
+        yield Step("data", removal.path, text, _size(removal.path), write)
+    cache, snapshot = state / CACHE, state / SNAPSHOT
     models = [state / name for name in (KEPT_FINAL, KEPT_LATEST)]
-    written = (removal.path, cache, *models)
+    written = (removal.path, cache, snapshot, *models)
     for path in written:
         yield from _deleted(
             "unfinished copies",
@@ -195,7 +218,10 @@ def _steps(node: NodeConfig, removal: Removal) -> Iterator[Step]:
             *leftovers(path),
         )
     yield from _deleted(
-        "cached histories", "all users' histories; made again from the data when needed", cache
+        "cached histories",
+        "all users' histories; made again from the data when needed",
+        cache,
+        snapshot,
     )
     items = ItemNames(removal.catalog)
     yield from _views(state / STORE, items, removal.staying)
@@ -299,8 +325,9 @@ def _learned(node: NodeConfig) -> Iterator[str]:
 def _elsewhere(found: Forgetting) -> Iterator[str]:
     yield (
         "LUMOS does not know of the log that the data were prepared from (the next 'lumos prepare' "
-        "of it brings the users back), nor of recommendations, exports, run folders and backups "
-        "that you have elsewhere. Remove the users there yourself. A disk may keep deleted blocks "
+        "of it writes the users' rows again; the node does not train with them), nor of "
+        "recommendations, exports, run folders and backups that you have elsewhere. Remove "
+        "the users there yourself. A disk may keep deleted blocks "
         "until it needs them, and snapshots of a file system keep them on purpose."
     )
     if others := list(_unknown_files(found)):

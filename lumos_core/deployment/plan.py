@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from lumos_core.data.layout import CATALOG_FILE
 from lumos_core.data.prepare import prepare
 from lumos_core.data.prepared_folder import load_prepared, node_folders, prepared_noun
 from lumos_core.data.sample import SAMPLE_DOMAIN, bundled_sample
+from lumos_core.data.splits import least_history
 from lumos_core.errors import ConfigError
 from lumos_core.flower import fast_polling
 from lumos_core.learning.devices import check_device
@@ -80,6 +81,7 @@ def plan_local(
         saved = _saved_config(run_dir)
         flat = {**saved.to_flat(), **flat}
         data = data or Path(saved.catalog).parent
+    flat = dated(flat)
     _check_parts(RunConfig.from_flat(flat))
     try:
         check_device(NodeConfig.from_flat({"data": ".", **node_settings}).device)
@@ -102,7 +104,7 @@ def plan_local(
     config = config.replace(catalog=str(data / CATALOG_FILE))
     if resume:
         check_same_run(run_dir, config)  # before the baselines are started
-    catalog, sequences = load_prepared(data)
+    catalog, sequences = load_prepared(data, least_history(config.evaluation))
     config, begun = _started(config, catalog, run_dir, start, saved)
     if resume:
         check_catalog(run_dir, catalog, Path(config.catalog))
@@ -159,10 +161,30 @@ def server_config(flat: Mapping[str, Any], nodes: int, catalog: Path, run_dir: P
         known |= _needed_before(saved, nodes, given="min-replies" in flat)
         known["llm-noun"] = saved.llm_noun
         known["start-model"] = saved.start_model
-    flat = {**known, **flat, "catalog": str(catalog.resolve())}
+        if flat.get("evaluation") == "last-days":  # else the keys are of another run
+            known["evaluate-from"] = saved.evaluate_from
+    flat = dated({**known, **flat, "catalog": str(catalog.resolve())})
     config = for_nodes(flat, nodes)
     _check_parts(config)
     return config
+
+
+def dated(flat: Mapping[str, Any], today: date | None = None) -> dict[str, Any]:
+    """The keys of a run, with the day from which on ``evaluation = last-days`` holds out.
+
+    Nodes cannot find that day themselves: none knows the newest time in the data of the others, and
+    each would hold out other days. So the server says it, once, when the run begins.
+
+    Args:
+        flat: keys of the run; of a resumed run with the day that it began with.
+        today: by the server's clock, UTC.
+    """
+    keys = dict(flat)
+    if keys.get("evaluation") == "last-days" and not keys.get("evaluate-from"):
+        days = RunConfig.from_flat({"last-days": keys.get("last-days", 7)}).last_days
+        today = today or datetime.now(UTC).date()
+        keys["evaluate-from"] = (today - timedelta(days=days)).isoformat()
+    return keys
 
 
 def server_start(

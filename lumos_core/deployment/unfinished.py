@@ -4,10 +4,10 @@ Apart from :mod:`lumos_core.deployment.forgetting`, so that a node's supervisor 
 without loading what reads data.
 """
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from lumos_core.data.forgotten_users import digest
 from lumos_core.safe_files import JsonFile
 
 if TYPE_CHECKING:  # it imports polars
@@ -52,4 +52,4 @@ class Unfinished(JsonFile):
         return self.model_copy(update=changes)
 
     def _digest(self, user: str) -> str:
-        return hashlib.sha256(f"{self.salt} {user}".encode()).hexdigest()
+        return digest(self.salt, user)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +11,12 @@ from lumos_core.config import RunConfig
 from lumos_core.errors import ReplyError
 from lumos_core.federation import aggregation
 from lumos_core.federation.best_round import capped
-from lumos_core.learning.parameters import ITEM_TABLE, Params
+from lumos_core.learning.parameters import (
+    ITEM_TABLE,
+    Params,
+    of_first_items,
+    with_later_items,
+)
 from lumos_core.privacy import mechanisms
 from lumos_core.runs.history import Event
 from lumos_core.wire import reply_checks
@@ -33,6 +39,7 @@ class Aggregator:
         asked: the nodes that were asked to train in this round.
         late: those of them that had not answered when it closed.
         staleness: by node, how many rounds older the model is that it trained, if it is older.
+        items: by node whose catalog is an earlier version, how many items it knows.
     """
 
     config: RunConfig
@@ -44,6 +51,7 @@ class Aggregator:
     asked: list[str] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
     staleness: dict[str, int] = field(default_factory=dict)
+    items: Mapping[str, int] = field(default_factory=dict)
     _names: set[str] = field(default_factory=set, repr=False)
 
     @property
@@ -73,10 +81,14 @@ class Aggregator:
                     f"it trained a model that is {staleness} rounds old, "
                     f"max-staleness = {self.config.max_staleness}"
                 )
+            known = self.items.get(reply.node)
+            like = self.params if known is None else of_first_items(self.params, known)
             delta = reply_checks.check_train(
-                reply.arrays or {}, reply.metrics, self.params, self.config, evaluated,
+                reply.arrays or {}, reply.metrics, like, self.config, evaluated,
                 max(len(reply.sum_of), 1), reply.rows,
             )  # fmt: skip
+            if known is not None:
+                delta = with_later_items(delta, self.params)
         except ReplyError as error:
             self.failed |= dict.fromkeys(reply.sum_of or (reply.node,), str(error))
             log.warning("node %s: train reply rejected: %s", reply.node, error)

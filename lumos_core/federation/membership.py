@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from lumos_core.config.node_choice import NodeChoice, claimed_tags
 from lumos_core.data.catalog import differing_versions, short_fingerprint
+from lumos_core.federation.older_catalogs import OlderCatalog, OlderCatalogs
 from lumos_core.wire import versions
 from lumos_core.wire.messages import Instruction, Reply, Transport, exchange
 from lumos_core.wire.versions import UNKNOWN, Versions
@@ -52,6 +53,7 @@ class Membership:
         on_versions: called whenever a node has told its versions.
         chosen: which nodes the run has, as its key ``nodes``.
         on_refused: called with all nodes that are refused, and why, whenever nodes were asked.
+        catalogs: knows earlier versions of the run's catalog, and is told who has one.
     """
 
     def __init__(
@@ -61,9 +63,11 @@ class Membership:
         on_versions: OnVersions = lambda name, found, note: None,
         chosen: str = "",
         on_refused: OnRefused = lambda refused: None,
+        catalogs: OlderCatalogs | None = None,
     ) -> None:
         self._chosen, self._choice = chosen, NodeChoice.of(chosen)
         self._transport, self._expected = transport, dict(expected)
+        self._catalogs = catalogs
         self._on_versions, self._on_refused = on_versions, on_refused
         self.users: dict[str, int] = {}  # by member: how many users it claims to have
         self._members: set[str] = set()
@@ -138,20 +142,30 @@ class Membership:
         answers = {r.node: r for r in exchange(self._transport, questions, seconds)}
         for name in names:
             answer = answers.get(name)
-            reason = self._mismatch(answer)
+            older = self._older(answer)
+            reason = self._mismatch(answer, older)
             if answer is not None and (answer.error is None or answer.info):
                 found = Versions.of(answer.info)
                 note = versions.problem_with(found) or versions.skew_of(found)
-                self._on_versions(name, found, note)
+                stays = [older.note] if older is not None and not reason else []
+                self._on_versions(name, found, "; ".join([*([note] if note else []), *stays]))
             if reason:
                 self._refuse(name, reason)
             else:
                 self._refused.pop(name, None)
                 self._members.add(name)
+                if self._catalogs is not None:
+                    self._catalogs.note(name, older)
                 self.users[name] = _count(answers[name].info.get("users", ""))
         self._on_refused(self.refused)
 
-    def _mismatch(self, answer: Reply | None) -> str:
+    def _older(self, answer: Reply | None) -> OlderCatalog | None:
+        """The earlier version of the run's catalog that a node has, if it has one."""
+        if answer is None or answer.error is not None or self._catalogs is None:
+            return None
+        return self._catalogs.find(str(answer.info.get("catalog")))
+
+    def _mismatch(self, answer: Reply | None, older: OlderCatalog | None) -> str:
         """Why a node may not take part, or nothing."""
         if answer is None:
             return "it does not answer"
@@ -159,7 +173,12 @@ class Membership:
             return f"it answers with error {answer.error[:80]!r}{_advice(answer)}"
         if problem := versions.problem_with(Versions.of(answer.info)):
             return problem
-        for name, value in self._expected.items():
+        expected = self._expected
+        if older is not None:
+            if older.refusal:
+                return older.refusal
+            expected = {"catalog": older.version.fingerprint, "shape": older.shape}
+        for name, value in expected.items():
             found = str(answer.info.get(name))
             if found != value:
                 return (

@@ -9,7 +9,8 @@ import numpy as np
 
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
-from lumos_core.data.sequences import Sequences, split_of
+from lumos_core.data.sequences import Sequences
+from lumos_core.data.splits import split_of
 from lumos_core.federation.error_feedback import FOLDER, Residuals
 from lumos_core.learning.evaluation import evaluate
 from lumos_core.learning.model import SASRec, build_model, get_params, set_params
@@ -17,6 +18,7 @@ from lumos_core.learning.parameters import ModelShape, Params
 from lumos_core.learning.title_nearness import TitleNearness
 from lumos_core.learning.training import Trainer, TrainingSet, TrainSums, never_ends
 from lumos_core.privacy import mechanisms, noise
+from lumos_core.runs.node_metrics import LEAST_USERS
 from lumos_core.runs.resume import run_key
 from lumos_core.views.view import ViewSource, no_views
 from lumos_core.wire import deltas, versions
@@ -33,12 +35,14 @@ class Node:
         name: stable name; with the run's seed it determines every random draw of the node.
         catalog: the public catalog.
         sequences: the node's users, each with at least three interactions; with ``evaluation =
-            none``, one.
+            none`` or ``last-days``, one.
         config: the run's configuration.
         views: where views come from; asked at every training while views are missing.
         device: torch device of training and evaluation.
         state: folder of this node for its error feedback and the key of its noise; without it both
             are kept in memory only.
+        least_evaluated: with ``evaluation = last-days``, whose windows may hold few users: the
+            fewest users that an evaluation may be about; with fewer it says nothing (no users).
         timer: called when a training begins; what it returns is called before every step, and
             ends the training if it raises.
     """
@@ -53,10 +57,12 @@ class Node:
         device: str = "cpu",
         state: Path | None = None,
         timer: Callable[[], Callable[[], None]] = lambda: never_ends,
+        least_evaluated: int = LEAST_USERS,
     ) -> None:
+        self._least_evaluated = least_evaluated if config.evaluation == "last-days" else 0
         self._timer = timer
         self.name, self.catalog, self.config, self.device = name, catalog, config, device
-        self.split = split_of(config.evaluation, sequences)
+        self.split = split_of(config, sequences)
         self._views = views
         debts = state / FOLDER / run_key(config, catalog.fingerprint) if state else None
         key = noise.node_key(state if config.dp in ("distributed", "user") else None)
@@ -149,6 +155,8 @@ class Node:
     def _evaluate(self, model: SASRec, split: str, title_weight: float = 0.0) -> Metrics:
         held_out = {"validation": self.split.validation, "test": self.split.test}
         histories, targets = held_out[split]()
+        if len(histories) < self._least_evaluated:  # sums over so few would be about single users
+            histories, targets = histories.subset([]), targets[:0]
         weights = self.config.title_weights if split == "validation" else (title_weight,)
         titles = self._title_nearness() if any(weights) else None
         return evaluation_metrics(evaluate(model, histories, targets, titles, weights))

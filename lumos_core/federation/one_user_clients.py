@@ -33,10 +33,10 @@ def check_one_user_clients(config: RunConfig) -> None:
             f"close-at = {config.close_at:g}, over-select = {config.over_select:g}: clients with "
             "one user each train together, so none is late; set the two to 1 and 0"
         )
-    if not config.holds_out:
+    if config.evaluation != "leave-one-out":
         raise ConfigError(
-            "evaluation = none is for nodes that serve their users; clients with one user each are "
-            "simulated to be measured: choose evaluation = leave-one-out"
+            f"evaluation = {config.evaluation} is for nodes that serve their users; clients with "
+            "one user each are simulated to be measured: choose evaluation = leave-one-out"
         )
     if config.mode == "async":
         raise ConfigError(

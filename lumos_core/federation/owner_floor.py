@@ -26,7 +26,7 @@ from lumos_core.safe_files import JsonFile
 from lumos_core.views.llm.find import BUNDLED
 
 REFUSED = "refused.json"  # in the state folder: the last refusal
-EVERY = frozenset({"describe", "prepare", "train", "evaluate", "secagg"})
+EVERY = frozenset({"describe", "artefact", "prepare", "train", "evaluate", "secagg"})
 """Kinds of messages."""
 _TRAIN = frozenset({"train"})
 _TOWARDS_TRAINING = frozenset({"describe", "prepare", "train"})
@@ -404,7 +404,7 @@ LIMITS: tuple[Limit, ...] = (
         _few_users,
         "add users to the node's data, or lower the limit in node.toml",
         lambda n: f"works only if its reply speaks for {n.min_users} or more users",
-        EVERY - {"secagg"},
+        EVERY - {"secagg", "artefact"},
         counted=True,
     ),
     Limit(
@@ -445,7 +445,7 @@ LIMITS: tuple[Limit, ...] = (
         _many_bytes,
         _REPAIR_DAY,
         lambda n: _at_most(n.max_bytes_a_day, "bytes sent a day (UTC)"),
-        EVERY - {"secagg"},
+        EVERY - {"secagg", "artefact"},
         counted=True,
     ),
 )

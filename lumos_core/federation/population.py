@@ -17,7 +17,8 @@ import numpy as np
 
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
-from lumos_core.data.sequences import LeaveOneOut, Sequences
+from lumos_core.data.sequences import Sequences
+from lumos_core.data.splits import LeaveOneOut
 from lumos_core.federation import aggregation
 from lumos_core.federation.closing import wanted
 from lumos_core.federation.error_feedback import Residuals

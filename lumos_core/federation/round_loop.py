@@ -36,11 +36,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from lumos_core.config import RunConfig
+from lumos_core.data.catalog_versions import Lineage
 from lumos_core.errors import ConfigError, FederationError, ReplyError
 from lumos_core.federation import best_round, server_optimizer
 from lumos_core.federation.aggregator import Aggregator
 from lumos_core.federation.closing import Close, to_ask
 from lumos_core.federation.membership import OTHER_PROTOCOL, Membership, OnRefused
+from lumos_core.federation.older_catalogs import OlderCatalogs
 from lumos_core.federation.open_questions import OpenQuestions
 from lumos_core.federation.view_phase import ViewPhase
 from lumos_core.learning.metrics import SELECTION_METRIC, means
@@ -60,6 +62,7 @@ from lumos_core.runs.checkpoint import (
 from lumos_core.runs.history import HISTORY, VERSIONS, Event, History, OnEvent, utc_now
 from lumos_core.runs.node_metrics import by_node
 from lumos_core.runs.resume import KnownAs, StartingPoint, never, starting_point
+from lumos_core.views.titles.artefact_offer import Offer
 from lumos_core.wire import reply_checks, versions
 from lumos_core.wire.messages import Instruction, Reply, Split, Transport, exchange
 from lumos_core.wire.versions import Versions
@@ -154,8 +157,11 @@ class Federation:
         primitives: Primitives | None = None,
         started: Event | None = None,
         on_refused: OnRefused = lambda refused: None,
+        offer: Offer | None = None,
+        lineage: Lineage | None = None,
     ) -> None:
-        self.config, self.transport = config, transport
+        self.catalogs = OlderCatalogs(transport, config, lineage)
+        self.config, self.transport, self.offer = config, self.catalogs, offer
         self.params, self.optimizer = start.checkpoint.params, start.checkpoint.optimizer
         self.progress = start.checkpoint.progress
         self.best = start.best
@@ -166,7 +172,7 @@ class Federation:
         if config.secure_aggregation:
             if primitives is None:
                 raise ConfigError("secure-aggregation = true: this kind of run has no cryptography")
-            self.secure = SecureExchange(config, transport, primitives)
+            self.secure = SecureExchange(config, self.transport, primitives)
         known = [event["event"] for event in history.events]
         # events before the first checkpoint
         self._early: list[Event] | None = (
@@ -174,7 +180,7 @@ class Federation:
         )
         expected = {"catalog": self.progress.catalog, "shape": self.progress.shape}
         self.members = Membership(
-            transport, expected, self._note_versions, config.nodes, on_refused
+            self.transport, expected, self._note_versions, config.nodes, on_refused, self.catalogs
         )
         self.questions: OpenQuestions  # while there are rounds
         self.late_count = config.mode == "async"
@@ -187,7 +193,7 @@ class Federation:
         self._save(LATEST, self.params, self.optimizer)
         self._add_early()
         if self.config.has_views and self.config.view_timeout and self._ended() is None:
-            ViewPhase(self.config, self.transport, self.members, self.history).run()
+            ViewPhase(self.config, self.transport, self.members, self.history, self.offer).run()
         return self._finish(self._rounds())
 
     def _rounds(self) -> Ended:
@@ -240,7 +246,7 @@ class Federation:
         busy = sorted(at_work & set(names))
         able = [name for name in names if self.budget.allows(name)]
         free = [name for name in able if name not in at_work]
-        aggregator = Aggregator(self.config, self.params, number)
+        aggregator = Aggregator(self.config, self.params, number, items=self.catalogs.items)
         answered: list[Reply] = []
         usable = len(free) + (len(at_work) if self.late_count else 0)
         if usable >= self.config.min_replies:
@@ -443,7 +449,7 @@ class Federation:
             self.best, self.progress = self.params, replace(self.progress, best_round=last)
             self._save(BEST, self.best, {})
         test: dict[str, float] = {}
-        if self.config.holds_out:
+        if self.config.tests:
             test = self._evaluate_everywhere(self.progress.best_round, "test", self.best)
         failure = self._failure(ended, test)
         validation = self._evaluated(self.progress.best_round) or {}
@@ -467,7 +473,7 @@ class Federation:
         failed = sum(event["event"] == Outcome.FAILED.event for event in self.history.events)
         if failed:
             return f"{failed} rounds failed (see history.jsonl)"
-        return "" if test or not self.config.holds_out else "no node answered the final evaluation"
+        return "" if test or not self.config.tests else "no node answered the final evaluation"
 
     # --- nodes
 
@@ -661,6 +667,8 @@ def run_federation(
     known_as: KnownAs = never,
     started: Event | None = None,
     on_refused: OnRefused = lambda refused: None,
+    offer: Offer | None = None,
+    lineage: Lineage | None = None,
 ) -> FederationResult:
     """Run rounds until there have been ``config.rounds``.
 
@@ -678,6 +686,8 @@ def run_federation(
             the run's catalog (see :meth:`~lumos_core.data.catalog.Catalog.is_known_as`).
         started: the event that says where ``initial`` is from, if it was trained before.
         on_refused: called with the nodes that are refused at the moment, and why.
+        offer: the catalog artefact, for nodes that lack it.
+        lineage: the run's catalog and the versions before it; nodes with one of these take part.
 
     Returns:
         The result; ``outcome`` is "failed" if any round failed.
@@ -693,5 +703,14 @@ def run_federation(
     start = starting_point(run_dir, Checkpoint(initial, {}, progress), resume, known_as)
     history = History(run_dir / HISTORY if run_dir else None, on_event, start.events)
     return Federation(
-        config, transport, start, run_dir, history, primitives, started, on_refused
+        config,
+        transport,
+        start,
+        run_dir,
+        history,
+        primitives,
+        started,
+        on_refused,
+        offer,
+        lineage,
     ).run()

@@ -9,7 +9,7 @@ another run, and a run with the same settings as last night's is a different one
     RUN_DIR/start.json           where it is from
 
 The catalog may have grown since the model was trained, by items at its end
-(:mod:`lumos_core.federation.grown_catalog`); the copy has rows for them.
+(:mod:`lumos_core.recommend.grown_catalog`); the copy has rows for them.
 
 Only parameters are taken over. The server's optimiser begins at rest, and whatever decides how the
 run trains is its own configuration.
@@ -26,10 +26,10 @@ import numpy as np
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.errors import ConfigError, LumosError, ModelError
-from lumos_core.federation.grown_catalog import model_for
 from lumos_core.learning.model import build_model, get_params, set_params
 from lumos_core.learning.parameters import ModelShape, Params
 from lumos_core.learning.title_start import initial_params
+from lumos_core.recommend.grown_catalog import model_for
 from lumos_core.recommend.model_files import ModelCard, read_whole, save_model
 from lumos_core.runs.history import WARM_START, Event, utc_now
 from lumos_core.safe_files import JsonFile

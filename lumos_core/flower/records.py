@@ -2,8 +2,11 @@
 
 ================  ==============================================================================
 to a node         ArrayRecord ``model`` (train and evaluate only), ConfigRecord ``instruction``
+                  with ``query.artefact`` also ConfigRecord ``offered``: size and kind of the
+                  server's catalog artefact; and ArrayRecord ``piece``: a part of its bytes
 train reply       ArrayRecord ``delta`` + MetricRecord ``metrics``
 evaluate reply    MetricRecord ``metrics``
+artefact reply    MetricRecord ``metrics``: whether the node wants a piece, and which
 prepare reply     MetricRecord ``metrics``: two flags, and the rough progress of the views
 describe reply    ConfigRecord ``node``: counts, fingerprints, versions
 secure rounds     ConfigRecord ``secagg`` to and from the node: a packet of
@@ -28,6 +31,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, Metri
 
 from lumos_core.errors import ReplyError
 from lumos_core.privacy.secure_aggregation.packets import MASKED
+from lumos_core.views.titles.artefact_pieces import MAX_BYTES, Offered, Piece
 from lumos_core.wire.messages import Metrics, Packet, Split
 from lumos_core.wire.reply_limits import MAX_RECORDS, ReplyLimits
 from lumos_core.wire.versions import PROTOCOL
@@ -35,10 +39,12 @@ from lumos_core.wire.versions import PROTOCOL
 MODEL, INSTRUCTION = "model", "instruction"
 DELTA, METRICS, NODE, ERROR = "delta", "metrics", "node", "error"
 SECAGG, UPLOAD = "secagg", "upload"
+OFFERED, PIECE, PIECE_NUMBER = "offered", "piece", "number"
 DESCRIBE, TRAIN, EVALUATE = "query.describe", "train", "evaluate"  # Flower message types
-PREPARE, SECURE = "query.prepare", "query.secagg"
+ARTEFACT, PREPARE, SECURE = "query.artefact", "query.prepare", "query.secagg"
 MESSAGE_TYPES = {
     "describe": DESCRIBE,
+    "artefact": ARTEFACT,
     "prepare": PREPARE,
     "train": TRAIN,
     "evaluate": EVALUATE,
@@ -49,6 +55,8 @@ MESSAGE_TYPES = {
 VERSION_KEYS = ("version", "protocol", "flower", "python")
 """Keys of versions, in a describe reply and in a failed one."""
 Arrays = Mapping[str, np.ndarray]
+_MAX_TEXT = 1000  # characters of what an instruction says about an artefact
+RUN_NAME = "[0-9a-f]{0,64}"
 _MAX_NAME = 200  # characters in the name of an array, a metric or a node
 _CODE = re.compile("[a-z][a-z0-9-]{0,39}")
 
@@ -65,6 +73,9 @@ class Order(NamedTuple):
         seconds: in a ``prepare``, the longest time to work on views.
         title_weight: of the titles' nearness, for rankings by ``params``.
         protocol: what the server speaks with this node; 0 if it is LUMOS 0.1.
+        offered: the server's catalog artefact, if the instruction is about it.
+        piece: a piece of it.
+        run: names the run, over restarts of the server; empty if the server did not send it.
     """
 
     params: dict[str, np.ndarray] | None
@@ -75,6 +86,9 @@ class Order(NamedTuple):
     seconds: float = 0.0
     title_weight: float = 0.0
     protocol: int = PROTOCOL
+    offered: Offered | None = None
+    piece: Piece | None = None
+    run: str = ""
 
 
 # ---------------------------------------------------------------- server → node
@@ -87,12 +101,18 @@ def encode_order(order: Order) -> RecordDict:
         "seconds": order.seconds,
         "title-weight": order.title_weight,
         "protocol": order.protocol,
+        "run": order.run,
     }
     content = RecordDict({INSTRUCTION: ConfigRecord(values)})
     if order.params is not None:
         content[MODEL] = to_record(order.params)
     if order.secure is not None:
         content[SECAGG] = ConfigRecord(order.secure)  # type: ignore[arg-type]
+    if order.offered is not None:
+        number = -1 if order.piece is None else order.piece.number
+        content[OFFERED] = ConfigRecord({**order.offered._asdict(), PIECE_NUMBER: number})
+    if order.piece is not None:
+        content[PIECE] = to_record({PIECE: np.frombuffer(order.piece.content, dtype=np.uint8)})
     return content
 
 
@@ -120,7 +140,44 @@ def decode_order(content: RecordDict) -> Order:
     if not isinstance(protocol, int) or protocol < 0:
         raise ReplyError(f"instruction: 'protocol' is {protocol!r}, expected a whole number")
     order = Order(params, round_, split, catalog, packet, seconds, weight)  # type: ignore[arg-type]
-    return order._replace(protocol=protocol)
+    return order._replace(
+        protocol=protocol, offered=_offered(content), piece=_piece(content), run=_run_name(values)
+    )
+
+
+def _offered(content: RecordDict) -> Offered | None:
+    """The catalog artefact that an instruction is about, if it is about one."""
+    record = content.config_records.get(OFFERED)
+    if record is None:
+        return None
+    size, *texts = (record.get(name) for name in Offered._fields)
+    if type(size) is not int or not 0 < size <= MAX_BYTES:
+        raise ReplyError(f"instruction: 'size' is {size!r}, expected 1 … {MAX_BYTES}")
+    if not all(isinstance(text, str) and len(text) <= _MAX_TEXT for text in texts):
+        raise ReplyError("instruction: 'model', 'recipe' and 'noun' must be short texts")
+    return Offered(size, *map(str, texts))
+
+
+def _piece(content: RecordDict) -> Piece | None:
+    """The piece of an artefact that an instruction brings, if it brings one."""
+    record, offered = content.array_records.get(PIECE), content.config_records.get(OFFERED)
+    if record is None or offered is None:
+        return None
+    number, arrays = offered.get(PIECE_NUMBER), from_record(record)
+    array = arrays.get(PIECE)
+    if type(number) is not int or number < 0:
+        raise ReplyError(f"instruction: 'number' is {number!r}, expected one from 0 on")
+    if len(arrays) != 1 or array is None or array.dtype != np.uint8 or array.ndim != 1:
+        raise ReplyError("instruction: 'piece' must be one row of bytes")
+    return Piece(number, array.tobytes())
+
+
+def _run_name(values: ConfigRecord) -> str:
+    """The name of the run; empty where a server of an older version did not send it."""
+    run = values.get("run", "")
+    if not isinstance(run, str) or not re.fullmatch(RUN_NAME, run):
+        raise ReplyError(f"instruction: 'run' is {str(run)[:40]!r}, expected hexadecimal digits")
+    return run
 
 
 def _not_negative(values: ConfigRecord, name: str) -> float:
@@ -186,7 +243,7 @@ def decode_train(content: RecordDict) -> tuple[dict[str, np.ndarray], Metrics]:
 
 
 def decode_metrics(content: RecordDict) -> Metrics:
-    """The metrics alone, of an evaluate or prepare reply. Raises as :func:`decode_train`."""
+    """The metrics of an evaluate, prepare or artefact reply. Raises as :func:`decode_train`."""
     _expect(content, {METRICS: MetricRecord})
     return _metrics(content.metric_records[METRICS])
 

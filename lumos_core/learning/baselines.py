@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from lumos_core.config import RunConfig, next_item_only
-from lumos_core.data.sequences import LeaveOneOut, Sequences
+from lumos_core.data.sequences import Sequences
+from lumos_core.data.splits import split_of
 from lumos_core.learning.counting import POPULARITY, count
 from lumos_core.learning.evaluation import best_weight, evaluate
 from lumos_core.learning.metrics import SELECTION_METRIC, means, ranking_sums
@@ -43,7 +44,7 @@ def train_centralised(
         "test"}.
     """
     config = config.replace(method=next_item_only(config.method))
-    split = LeaveOneOut(sequences)
+    split = split_of(config, sequences)
     model = build_model(ModelShape.of(config, len(initial[ITEM_TABLE]) - 1), config.dropout)
     set_params(model, initial)
     model.to(device)

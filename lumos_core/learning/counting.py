@@ -24,10 +24,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lumos_core.data.sequences import LeaveOneOut, Sequences
+from lumos_core.data.sequences import Sequences
+from lumos_core.data.splits import LeaveOneOut, Split
 from lumos_core.learning.batching import sorted_batches
 from lumos_core.learning.evaluation import EVALUATION_BATCH, Scorer, target_ranks
 from lumos_core.learning.metrics import SELECTION_METRIC, means, ranking_sums
+from lumos_core.learning.suggestions import Suggestions
 from lumos_core.views.titles.space import TitleSpace
 from lumos_core.views.titles.tfidf import tfidf_vectors
 
@@ -53,11 +55,13 @@ class Counted:
     Attributes:
         chosen: the point of its grid that is best on the validation targets.
         validation, test: float64 [U] rank of every user's target at that point.
+        suggested: what is suggested to the users before their test targets.
     """
 
     chosen: dict[str, float]
     validation: np.ndarray
     test: np.ndarray
+    suggested: Suggestions
 
 
 @dataclass(frozen=True)
@@ -73,22 +77,26 @@ class Yardstick:
     scores: Callable[[Sequences, Sequence[Setting]], Iterator[Floats]]
 
 
-def count(name: str, users: Sequences, titles: Sequence[str]) -> Counted:
+def count(
+    name: str, users: Sequences, titles: Sequence[str], split: Split | None = None
+) -> Counted:
     """Rank the held-out items of all users by a yardstick.
 
     Args:
         name: a key of :data:`YARDSTICKS`.
-        users: all users; each needs three interactions.
+        users: all users; each needs three interactions, unless ``split`` says otherwise.
         titles: of the items, in catalog order.
+        split: what is counted and what is ranked; leave-one-out if not given.
     """
-    split = LeaveOneOut(users)
+    split = split or LeaveOneOut(users)
     yardstick = YARDSTICKS[name](split.train(), titles)
     rows = _ranks(yardstick, yardstick.grid, *split.validation())
     values = [means(ranking_sums(row)).get(SELECTION_METRIC, 0.0) for row in rows]
     best = int(np.argmax(values))
     chosen = yardstick.grid[best]
-    (test,) = _ranks(yardstick, [chosen], *split.test())
-    return Counted(dict(chosen), rows[best], test)
+    suggested = Suggestions(len(titles))
+    (test,) = _ranks(yardstick, [chosen], *split.test(), suggested)
+    return Counted(dict(chosen), rows[best], test, suggested)
 
 
 # ---------------------------------------------------------------- scores
@@ -203,14 +211,18 @@ YARDSTICKS: Mapping[str, Builder] = {
 
 
 def _ranks(
-    yardstick: Yardstick, settings: Sequence[Setting], histories: Sequences, targets: np.ndarray
+    yardstick: Yardstick,
+    settings: Sequence[Setting],
+    histories: Sequences,
+    targets: np.ndarray,
+    suggested: Suggestions | None = None,
 ) -> np.ndarray:
     """float64 [settings, U]; each batch of users is scored once for all settings."""
     ranks = np.empty((len(settings), len(histories)))
     for users in sorted_batches(histories.lengths, EVALUATION_BATCH):
         chosen = histories.subset(users)
         for row, scores in enumerate(yardstick.scores(chosen, settings)):
-            ranks[row, users] = target_ranks(_scorer(scores), chosen, targets[users])
+            ranks[row, users] = target_ranks(_scorer(scores), chosen, targets[users], suggested)
     return ranks
 
 

@@ -13,6 +13,7 @@ from lumos_core.data.sequences import Sequences
 from lumos_core.learning.batching import pad, sorted_batches
 from lumos_core.learning.metrics import SELECTION_METRIC, ranking_sums
 from lumos_core.learning.model import SASRec
+from lumos_core.learning.suggestions import Suggestions
 from lumos_core.learning.title_nearness import TitleNearness, fused_by_weight
 
 EVALUATION_BATCH = 256
@@ -51,13 +52,18 @@ def user_ranks(
     targets: np.ndarray,
     titles: TitleNearness | None = None,
     weight: float = 0.0,
+    suggested: Suggestions | None = None,
 ) -> np.ndarray:
     """The rank of each user's target; arguments as for :func:`evaluate`, with one weight.
+
+    Args:
+        suggested: counts what is suggested to these users.
 
     Returns:
         float64 [U], see :func:`target_ranks`.
     """
-    ranks: np.ndarray = ranks_by_weight(model, histories, targets, titles, (weight,))[0]
+    weights = (weight,)
+    ranks: np.ndarray = ranks_by_weight(model, histories, targets, titles, weights, suggested)[0]
     return ranks
 
 
@@ -72,10 +78,11 @@ def ranks_by_weight(
     targets: np.ndarray,
     titles: TitleNearness | None,
     weights: Sequence[float],
+    suggested: Suggestions | None = None,
 ) -> np.ndarray:
     """The rank of each user's target for each weight of the titles' nearness.
 
-    Args: as in :func:`evaluate`.
+    Args: as in :func:`evaluate` and, with one weight, :func:`user_ranks`.
 
     Returns:
         float64 [weights, U], 1 = best.
@@ -92,7 +99,7 @@ def ranks_by_weight(
     try:
         with torch.inference_mode():
             batch = batch_users(model.shape.num_items)
-            return _ranks(scores, len(weights), histories, targets, batch)
+            return _ranks(scores, len(weights), histories, targets, batch, suggested)
     finally:
         model.train(was_training)
 
@@ -116,7 +123,12 @@ def encoder_scores(model: SASRec, histories: Sequence[np.ndarray]) -> torch.Tens
     return model.scores(hidden).cpu()
 
 
-def target_ranks(score: Scorer, histories: Sequences, targets: np.ndarray) -> np.ndarray:
+def target_ranks(
+    score: Scorer,
+    histories: Sequences,
+    targets: np.ndarray,
+    suggested: Suggestions | None = None,
+) -> np.ndarray:
     """Rank of each target (1 = best) among itself and the items that are not in the history.
 
     A target that is also in the history (a repeated purchase) competes with the unseen items. Ties
@@ -124,10 +136,17 @@ def target_ranks(score: Scorer, histories: Sequences, targets: np.ndarray) -> np
     number counts as the lowest, so that a diverged model gains nothing either. Users are scored in
     batches of similar length; only a few arrays of ``EVALUATION_BATCH × N`` exist at a time.
 
+    Args:
+        suggested: counts what is suggested to these users.
+
     Returns:
         float64 [U].
     """
-    ranks: np.ndarray = _ranks(lambda users: iter((score(users),)), 1, histories, targets)[0]
+
+    def scores(users: np.ndarray) -> Iterator[torch.Tensor]:
+        return iter((score(users),))
+
+    ranks: np.ndarray = _ranks(scores, 1, histories, targets, suggested=suggested)[0]
     return ranks
 
 
@@ -137,6 +156,7 @@ def _ranks(
     histories: Sequences,
     targets: np.ndarray,
     batch: int = EVALUATION_BATCH,
+    suggested: Suggestions | None = None,
 ) -> np.ndarray:
     """:func:`target_ranks` for several rankings of the same users: float64 [rankings, U]."""
     ranks = np.empty((rankings, len(histories)))
@@ -149,6 +169,8 @@ def _ranks(
             found = torch.where(found.isnan(), -torch.inf, found)
             own = found.gather(1, target)
             found[rows, columns] = -torch.inf
+            if suggested is not None:
+                suggested.add(found)
             found.scatter_(1, target, own)
             # int32 is enough, and torch adds up booleans in it several times as fast as in int64
             greater = (found > own).sum(1, dtype=torch.int32)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ ITEM_TABLE = "items.weight"
 ITEM_BIAS = "bias"
 """Name of the item bias, float32 [N + 1], of models that have one."""
 
+_OF_ITEMS = (ITEM_TABLE, ITEM_BIAS)
+
 
 def with_all_rows(part: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
     """An array whose other rows are zero.
@@ -28,6 +31,32 @@ def with_all_rows(part: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
     whole = np.zeros((count, *part.shape[1:]), dtype=part.dtype)
     whole[rows] = part
     return whole
+
+
+def of_first_items(params: Mapping[str, np.ndarray], items: int) -> Params:
+    """A model's arrays without the rows of later items.
+
+    Args:
+        params: of a model of N items.
+        items: M, at most N.
+
+    Returns:
+        The same arrays (views, no copies), those of items with 1 + M rows.
+    """
+    return {n: a[: 1 + items] if n in _OF_ITEMS else a for n, a in params.items()}
+
+
+def with_later_items(part: Mapping[str, np.ndarray], like: Mapping[str, np.ndarray]) -> Params:
+    """The opposite for a delta: rows of later items are zero.
+
+    Args:
+        part: a delta of the first items.
+        like: arrays of all items.
+    """
+    return {
+        n: with_all_rows(a, np.arange(len(a)), len(like[n])) if n in _OF_ITEMS else a
+        for n, a in part.items()
+    }
 
 
 _ADDED_LATER = {"encoder": SASREC, "item_bias": False}

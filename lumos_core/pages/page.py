@@ -6,7 +6,7 @@ live page, its script by hash; nothing else is fetched, run or sent, whatever te
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -137,7 +137,29 @@ class Rows:
     kind: str = "rows"
 
 
-Block = Paragraph | Findings | Table | Charts | Rows
+@dataclass(frozen=True)
+class Form:
+    """A button, with at most one field for text beside it. It works without a script.
+
+    Attributes:
+        action: the path that the form is sent to, by POST.
+        button: what the button says.
+        hidden: names and values that are sent as well.
+        field: name of the field; empty: none.
+        label: what belongs into the field.
+        tone: of the button.
+    """
+
+    action: str
+    button: str
+    hidden: Mapping[str, str]
+    field: str = ""
+    label: str = ""
+    tone: Tone = "plain"
+    kind: str = "form"
+
+
+Block = Paragraph | Findings | Table | Charts | Rows | Form
 
 
 @dataclass(frozen=True)
@@ -200,9 +222,16 @@ class Snapshot:
 
 
 # ---------------------------------------------------------------- HTML
-def render(page: Page) -> str:
-    """The page as HTML, in one file without a script."""
-    return _template("report.html").render(page=page, style=style(), policy=policy())
+def render(page: Page, *, forms: bool = False) -> str:
+    """The page as HTML, in one file without a script.
+
+    Args:
+        page: the page.
+        forms: it has forms, which may be sent to where the page came from.
+    """
+    return _template("report.html").render(
+        page=page, style=style(), policy=policy(forms=forms), referrer=referrer(forms=forms)
+    )
 
 
 def render_live(shown: Snapshot, name: str) -> str:
@@ -237,17 +266,24 @@ def style() -> str:
     return _text("page.css")
 
 
-def policy(script: str = "", *, header: bool = False) -> str:
+def referrer(*, forms: bool = False) -> str:
+    """What a page says of itself where its links and forms lead. A browser sends no ``Origin`` with
+    a form of a page that says nothing."""
+    return "same-origin" if forms else "no-referrer"
+
+
+def policy(script: str = "", *, header: bool = False, forms: bool = False) -> str:
     """The content-security policy of a page.
 
     Args:
         script: the only script that may run; it may also connect to where the page came from.
         header: for the HTTP header, which can also forbid frames.
+        forms: whether forms may be sent, to where the page came from.
     """
     rules = ["default-src 'none'", f"style-src '{_hash(style())}'"]
     if script:
         rules += [f"script-src '{_hash(script)}'", "connect-src 'self'"]
-    rules += ["base-uri 'none'", "form-action 'none'"]
+    rules += ["base-uri 'none'", f"form-action '{'self' if forms else 'none'}'"]
     if header:
         rules.append("frame-ancestors 'none'")
     return "; ".join(rules)

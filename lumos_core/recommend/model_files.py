@@ -27,12 +27,7 @@ from safetensors.numpy import save
 
 from lumos_core import __version__
 from lumos_core.config import LIGR, SASREC, RunConfig, Scalar
-from lumos_core.data.catalog import (
-    FINGERPRINT_PATTERN,
-    Catalog,
-    differing_versions,
-    short_fingerprint,
-)
+from lumos_core.data.catalog import FINGERPRINT_PATTERN, Catalog
 from lumos_core.errors import ConfigError, ModelError
 from lumos_core.learning.model import SASRec, build_model, set_params
 from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
@@ -219,7 +214,8 @@ def load_model(place: Path | str, catalog: Catalog, device: "torch.device | str"
 
     Args:
         place: an exported folder, a run folder or a model file.
-        catalog: the catalog whose items the model will rank.
+        catalog: the catalog whose items the model will rank: that of the model, or one that has
+            grown from it (:mod:`lumos_core.recommend.grown_catalog`).
         device: torch device.
 
     Returns:
@@ -250,8 +246,14 @@ def load_with_card(
     """:func:`load_model`, and the model's card."""
     path = model_file_at(place)
     params, card = read_model(path)
-    _check_catalog(path, card, catalog)
+    its_own = catalog.is_known_as(card.catalog)
+    if its_own:
+        _check_size(path, card, catalog)
     _check_whole(path, params, card)
+    if not its_own:
+        from lumos_core.recommend.grown_catalog import model_for  # imports what compares titles
+
+        params, card = model_for(path, params, card, catalog)
     model = build_model(card.model_shape)
     set_params(model, params)
     model.title_weight = card.title_weight
@@ -302,15 +304,7 @@ def _of_checkpoint(path: Path, checkpoint: Checkpoint) -> tuple[Params, ModelCar
     return checkpoint.params, card
 
 
-def _check_catalog(path: Path, card: ModelCard, catalog: Catalog) -> None:
-    if not catalog.is_known_as(card.catalog):
-        theirs, ours = card.catalog, catalog.fingerprint
-        raise ModelError(
-            f"{path}: was made for another catalog (fingerprint {short_fingerprint(theirs)}…, "
-            f"found {short_fingerprint(ours)}…); use the catalog.tsv of its run, or a model of "
-            "this one"
-            f"{differing_versions(theirs, ours)}"
-        )
+def _check_size(path: Path, card: ModelCard, catalog: Catalog) -> None:
     if card.shape.num_items != len(catalog):
         raise ModelError(
             f"{path}: says {card.shape.num_items} items, but its catalog has {len(catalog)}; "

@@ -8,6 +8,8 @@ _BY_CODE = {
     "lumos prepare LOG --items catalog.tsv --out mine --nodes 1 --k-core 0 --keep-all-items",
     "foreign-app": "Install the server's release of LUMOS on the node, or let the node's owner "
     "approve this app (approved-apps in node.toml).",
+    "paused": "The node's owner has paused it. It takes part again when they resume it "
+    "('lumos node resume' there); it is asked again by itself.",
     "other-protocol": "Install a release of LUMOS on the node that speaks the server's protocol.",
     "ledger-failed": "Make room on the node's disk; if there is room, its spent.json is damaged "
     "and node.log says so.",
@@ -15,7 +17,8 @@ _BY_CODE = {
     "may be written.",
     "out-of-memory": "Give the node more memory, or lower batch-size.",
     "artefact-refused": "Copy catalog.safetensors to the node again, or remove it there: the node "
-    "then reads the titles itself. Its terminal says what is wrong with the file.",
+    "then reads the titles itself, as it does at once if the file came from the server. Its "
+    "terminal says what is wrong with the file.",
     "bad-data": "Run 'lumos node check' on the node: it names the file and line that is wrong.",
     "bad-configuration": "Look at the node's terminal: it names the key that does not fit.",
     "model-failed": "Run 'lumos doctor' on the node: its language model cannot be used.",

@@ -64,9 +64,17 @@ def write_report(run_dir: Path, summary: RunSummary, rows: list[Row]) -> Path:
 
 
 def _result(summary: RunSummary) -> str:
-    if summary.test:
+    if summary.validation:
         return f"the model of round {summary.best_round} was best on validation"
-    return "the last model is the result, as nothing was held out to measure it"
+    return "the last model is the result, as nothing has measured it"
+
+
+def untested(summary: RunSummary) -> str:
+    """What a run without test metrics says about its result."""
+    if not summary.validation:
+        return f"round {summary.best_round} is the last; nothing has measured it"
+    value = summary.validation["hr@20"]
+    return f"round {summary.best_round} is best, validation HR@20 {value:.4f}; there was no test"
 
 
 def _start(events: Sequence[Event]) -> list[str]:

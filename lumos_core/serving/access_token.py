@@ -8,6 +8,7 @@ import hmac
 import ipaddress
 import secrets
 from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 
 from lumos_core.errors import ConfigError, reason_of
@@ -16,6 +17,7 @@ from lumos_core.safe_files import private_folder, write_atomically
 TOKEN_FILE = "serve-token"
 """In the node's state folder: the token that is made where one is needed and none is given."""
 SHORTEST = 16
+COOKIE = "lumos-serve"
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,24 @@ class Access:
             write_atomically(path, f"{secrets.token_urlsafe(32)}\n".encode(), mode=0o600)
         return cls(host, _read(path), path)
 
-    def admits(self, authorization: bytes) -> bool:
-        """Whether a request with this ``Authorization`` header may be answered."""
+    def admits(self, authorization: bytes, cookie: bytes = b"") -> bool:
+        """Whether a request with these headers may be answered. Browsers, which send no
+        ``Authorization`` by themselves, bring a cookie that the owner's page has given them."""
         if not self.token:
             return True
         scheme, _, given = authorization.partition(b" ")
-        same = hmac.compare_digest(given.strip(), self.token.encode())
-        return scheme.lower() == b"bearer" and same
+        if scheme.lower() == b"bearer" and self.is_token(given.strip()):
+            return True
+        found = _cookies(cookie).get(COOKIE)
+        return found is not None and self.is_token(found.value.encode())
+
+    def is_token(self, given: bytes) -> bool:
+        """Whether this is the token; never, where there is none."""
+        return bool(self.token) and hmac.compare_digest(given, self.token.encode())
+
+    def cookie(self) -> str:
+        """The ``Set-Cookie`` header for a browser whose user has the token."""
+        return f"{COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/"
 
     def knows_host(self, header: bytes) -> bool:
         """Whether a request is for this service by its ``Host`` header.
@@ -87,6 +100,13 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _cookies(header: bytes) -> SimpleCookie:
+    try:
+        return SimpleCookie(header.decode("latin-1"))
+    except CookieError:
+        return SimpleCookie()
 
 
 def _read(path: Path) -> str:

@@ -1,4 +1,5 @@
-"""The service: ``/recommend``, ``/health`` and ``/metrics``, and what they answer.
+"""The service: ``/recommend``, ``/health`` and ``/metrics``, and what they answer. The owner's page
+at ``/`` is in `owner_service`.
 
 Answers are JSON. Every error is ``{"error": "…"}``, with what was found, what was expected and how
 to repair it; it goes to the client alone. Of wrong values only the field is named, and ids that are
@@ -23,6 +24,7 @@ from lumos_core.errors import DataError
 from lumos_core.recommend.recommender import History, Recommendation
 from lumos_core.serving.access_token import Access
 from lumos_core.serving.newest_model import ModelVersion, Newest, Served
+from lumos_core.serving.owner_service import Owner, add_owner_page
 from lumos_core.serving.request_guard import Guard, Limits, RefusedError, failure
 from lumos_core.serving.request_metrics import RequestMetrics
 
@@ -55,7 +57,12 @@ class Asked(BaseModel):
 
 
 def http_service(
-    newest: Newest, access: Access, *, threads: int = 1, limits: Limits | None = None
+    newest: Newest,
+    access: Access,
+    *,
+    threads: int = 1,
+    limits: Limits | None = None,
+    owner: Owner | None = None,
 ) -> ASGIApp:
     """The service as an ASGI application.
 
@@ -64,6 +71,7 @@ def http_service(
         access: who may ask.
         threads: rankings at a time.
         limits: bounds of requests.
+        owner: the node, for the owner's page; None: there is none.
     """
     metrics = RequestMetrics(newest)
     ranking = CapacityLimiter(threads)
@@ -100,6 +108,8 @@ def http_service(
         """Counters for Prometheus."""
         return Response(metrics.text(), media_type=_PROMETHEUS)
 
+    if owner is not None:
+        add_owner_page(service, owner, access)
     service.add_exception_handler(RequestValidationError, _invalid)
     service.add_exception_handler(HTTPException, _unknown)
     service.add_exception_handler(RefusedError, _refused)
@@ -199,7 +209,7 @@ async def _unknown(request: Request, error: Exception) -> Response:
         404: "no such path",
         405: "this path does not have this method",
     }.get(error.status_code, str(error.detail))
-    known = "there are GET and POST /recommend, GET /health and GET /metrics"
+    known = "there are GET and POST /recommend, GET /health, GET /metrics and the page at /"
     return JSONResponse({"error": f"{reason}; {known}"}, error.status_code, error.headers)
 
 

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from urllib.parse import parse_qs
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 OPEN_PATH = "/health"
 """Needs no token, and is answered however much there is to do: supervisors ask for it."""
+PAGE_PATH = "/"
+"""The owner's page; its address may hold the token, for browsers."""
 _UNBOUNDED = (OPEN_PATH, "/metrics")
 
 
@@ -114,7 +117,7 @@ class Guard:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
-        self._check_access(scope["path"], headers)
+        self._check_access(scope, headers)
         with self._one_of_many(scope["path"]):
             body = await self._body(headers, receive)
             try:
@@ -127,14 +130,18 @@ class Guard:
                     retry_after="1",
                 ) from None
 
-    def _check_access(self, path: str, headers: dict[bytes, bytes]) -> None:
+    def _check_access(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        path = scope["path"]
         if not self._access.knows_host(headers.get(b"host", b"")):
             raise RefusedError(
                 403,
                 "the Host of the request is not this machine; ask for "
                 f"http://{self._access.host}, or start the service with --token-file",
             )
-        if path != OPEN_PATH and not self._access.admits(headers.get(b"authorization", b"")):
+        if path == PAGE_PATH and self._access.is_token(_given_token(scope)):
+            return  # the page gives the browser a cookie
+        given = headers.get(b"authorization", b""), headers.get(b"cookie", b"")
+        if path != OPEN_PATH and not self._access.admits(*given):
             raise RefusedError(
                 401,
                 "a token is needed: send the header 'Authorization: Bearer TOKEN'; TOKEN is in the "
@@ -197,6 +204,11 @@ class Guard:
 def failure(error: Exception) -> RefusedError:
     """What a client is told of an error of LUMOS: its type, because its text may quote others."""
     return RefusedError(500, f"an error of LUMOS ({type(error).__name__}); the service goes on")
+
+
+def _given_token(scope: Scope) -> bytes:
+    query: bytes = scope.get("query_string", b"")
+    return parse_qs(query).get(b"token", [b""])[0]
 
 
 class _GoneError(Exception):

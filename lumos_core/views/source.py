@@ -7,7 +7,8 @@ import numpy as np
 
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
-from lumos_core.data.sequences import Sequences, split_of
+from lumos_core.data.sequences import Sequences
+from lumos_core.data.splits import split_of
 from lumos_core.views.build import OnProgress, build_views
 from lumos_core.views.item_names import ItemNames
 from lumos_core.views.provenance import writer_of
@@ -40,7 +41,7 @@ def count_views(
     Raises:
         ModelError: the model cannot be found.
     """
-    train = split_of(config.evaluation, sequences).train()
+    train = split_of(config, sequences).train()
     keys = _keys(config, node, catalog, train)
     found = _stored(node, catalog, set(keys.values()))
     return ViewCount(len(found), len(set(keys.values())))

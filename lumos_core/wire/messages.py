@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lumos_core.learning.parameters import Params
+from lumos_core.views.titles.artefact_pieces import Offered, Piece
 
 Split = Literal["validation", "test"]
 Rows = npt.NDArray[np.int64]
@@ -26,13 +27,16 @@ class Instruction:
     """What a node is asked to do."""
 
     node: str
-    kind: Literal["describe", "prepare", "train", "evaluate", "secagg"]
+    kind: Literal["describe", "artefact", "prepare", "train", "evaluate", "secagg"]
     round: int = 0
     params: Params | None = None
     evaluate: Split | None = None  # the targets to evaluate the received model on
     secure: Packet | None = None  # of secure aggregation; with "train": that of its upload step
     seconds: float = 0.0  # with "prepare": the longest time to work on views
     title_weight: float = 0.0  # of the titles' nearness, for rankings by the model in `params`
+    offered: Offered | None = None  # with "artefact": the server's catalog artefact
+    piece: Piece | None = None  # with "artefact": a piece of it; None: the first question
+    catalog: str = ""  # fingerprint of the node's catalog, if it is an earlier version of the run's
 
 
 @dataclass(frozen=True)

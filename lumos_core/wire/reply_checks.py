@@ -13,7 +13,7 @@ from lumos_core.learning.metrics import CUTOFFS
 from lumos_core.learning.parameters import ITEM_TABLE, Params
 from lumos_core.wire import deltas
 from lumos_core.wire.codecs import codec
-from lumos_core.wire.messages import Metrics, Rows
+from lumos_core.wire.messages import Metrics, Reply, Rows
 
 TRAIN_METRICS = frozenset(
     {"users", "examples", "loss", "contrastive", "contrastive-users", "views-complete", "seconds"}
@@ -28,6 +28,11 @@ PREPARATION_METRICS = frozenset({"complete", "done", "percent", "seconds-left"})
 """Answers to ``prepare``: whether every user has views, whether the node has written all that it
 will write before the first round, its rough progress in percent (0 where the node does not reveal
 counts), and the seconds that are left."""
+
+FETCH_METRICS = frozenset({"wanted", "piece"})
+"""Answers to ``artefact``: whether the node wants a piece of the server's catalog artefact, and the
+piece's number. A node that wants none says no more than that: it may have the file, another model,
+or an owner who does not allow it."""
 
 
 def evaluation_names(weights: Sequence[float]) -> frozenset[str]:
@@ -62,10 +67,10 @@ def _wire_name(name: str, weight: float) -> str:
 EVALUATION_METRICS = evaluation_names((0.0,))
 """Metrics of rankings without the nearness of titles."""
 
-COUNTS = frozenset({"users", "examples", "contrastive-users", "eval-users", "percent"})
+COUNTS = frozenset({"users", "examples", "contrastive-users", "eval-users", "percent", "piece"})
 """Metrics that are whole numbers."""
 
-FLAGS = frozenset({"views-complete", "complete", "done"})
+FLAGS = frozenset({"views-complete", "complete", "done", "wanted"})
 """Metrics that are 0 or 1; a sum of replies counts the ones."""
 
 MAX_COUNT = 10**9
@@ -145,6 +150,22 @@ def check_preparation(metrics: Mapping[str, float]) -> None:
     _check_metrics(metrics, PREPARATION_METRICS)
     if metrics["percent"] > 100:
         raise ReplyError(f"metric 'percent' is {metrics['percent']}, expected 0 … 100")
+
+
+def check_answers(reply: Reply, kind: str) -> None:
+    """Raises ReplyError unless a reply is an answer to that kind of instruction, and no error."""
+    if reply.kind != kind:
+        raise ReplyError(f"answers {reply.kind[:20]!r} to {kind!r}")
+    if reply.error is not None:
+        raise ReplyError(f"error {reply.error[:80]!r}")
+
+
+def check_fetch(metrics: Mapping[str, float], pieces: int) -> None:
+    """Raises ReplyError unless ``metrics`` are exactly an answer to ``artefact``, and the wanted
+    piece is one of so many."""
+    _check_metrics(metrics, FETCH_METRICS)
+    if metrics["wanted"] and metrics["piece"] >= pieces:
+        raise ReplyError(f"metric 'piece' is {metrics['piece']}, expected one of {pieces}")
 
 
 def rankings_of(

@@ -27,7 +27,7 @@ from deployment_support import (
 
 from lumos_core.config import RunConfig
 from lumos_core.data.prepared_folder import load_prepared
-from lumos_core.data.sequences import LeaveOneOut
+from lumos_core.data.splits import LeaveOneOut
 from lumos_core.federation.in_process import InProcessTransport
 from lumos_core.federation.node import Node
 from lumos_core.federation.round_loop import run_federation

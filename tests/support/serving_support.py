@@ -2,6 +2,12 @@
 service."""
 
 import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +68,18 @@ def expected(path: Path, items: list[int], top: int = 10) -> list[str]:
 def sequences() -> Sequences:
     """The users of :data:`USERS`."""
     return Sequences.from_lists(list(USERS.values()), list(USERS))
+
+
+@contextmanager
+def node_page(data: Path, *options: str) -> Iterator[str]:
+    """``lumos node page`` as a process; yields the address that it prints."""
+    argv = [sys.executable, "-m", "lumos_core", "node", "page", "--data", str(data), "--port", "0"]
+    process = subprocess.Popen([*argv, *options], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        found = re.search(r"http://\S+", process.stdout.readline())
+        assert found is not None
+        yield found.group(0)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)

@@ -71,7 +71,7 @@ RUNNING = {key: value for key, value in SERVICES.items() if key[1] != "init"}
 ONE_HOST = {service: SERVICES["compose.yml", service] for service in ("init", "server", *NODES)}
 
 
-@pytest.mark.parametrize("name", [*FILES, "common.yml"])
+@pytest.mark.parametrize("name", [*FILES, "common.yml", "artefact.yml"])
 def test_the_specification_accepts_the_files(name: str) -> None:
     vendored = resources.files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json"
     schema = json.loads(vendored.read_text())
@@ -438,6 +438,20 @@ def test_data_of_ones_own(init: ModuleType, tmp_path: Path) -> None:
     for node in NODES[:2]:
         found = (tmp_path / "init" / node / "data/interactions.tsv").read_bytes()
         assert found == (tmp_path / "prepared" / node / "interactions.tsv").read_bytes()
+
+
+def test_a_catalog_artefact_goes_to_the_server_and_to_all_nodes(
+    init: ModuleType, tmp_path: Path
+) -> None:
+    rows = [f"u{user}\ti{(user + step) % 9}\t{step}" for user in range(12) for step in range(6)]
+    log = tmp_path / "log.tsv"
+    log.write_text("user_id\titem_id\ttimestamp\n" + "\n".join(rows) + "\n")
+    prepare(log, tmp_path / "prepared", nodes=2, seed=0, k_core=0)
+    (tmp_path / "prepared/catalog.safetensors").write_bytes(b"what a model says")
+    init.main(NODES[:2])
+    for folder in ("server", *(f"{node}/data" for node in NODES[:2])):
+        found = tmp_path / "init" / folder / "catalog.safetensors"
+        assert found.read_bytes() == b"what a model says"
 
 
 # ---------------------------------------------------------------- health

@@ -3,6 +3,8 @@ that the server of a run, or `lumos serve`, does not export."""
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -120,6 +122,38 @@ def test_every_query_is_of_a_metric_that_is_exported(
         assert set(re.findall(r"(\w+)=", selector)) >= OF_THE_SERVICE, expression
     if name == "lumos.json":  # of a run everything is shown
         assert asked == {n for n in exported if not n.endswith("_created")}
+
+
+def checked(expressions: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """What promtool says of expressions, with values in the place of Grafana's variables."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is missing (Debian: apt-get install prometheus)")
+    rules = [
+        {"record": f"query:{number}", "expr": re.sub(r"\$(job|instance)\b", ".+", text)}
+        for number, text in enumerate(
+            text.replace("$__rate_interval", "5m") for text in expressions
+        )
+    ]
+    path = folder / "rules.yml"  # JSON is YAML
+    path.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}), "utf-8")
+    return subprocess.run(
+        [promtool, "check", "rules", str(path)], capture_output=True, text=True, check=False
+    )
+
+
+def test_prometheus_can_read_every_query(dashboard: Dashboard, tmp_path: Path) -> None:
+    expressions = [expression for expression, _ in queries(dashboard)]
+    assert expressions
+    assert not [
+        text
+        for text in expressions
+        if "$" in re.sub(r"\$(job|instance|__rate_interval)\b", "", text)
+    ]
+    found = checked(expressions, tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert f"{len(expressions)} rules found" in found.stdout
+    assert checked([*expressions, "sum by (("], tmp_path).returncode != 0, "it sees something"
 
 
 def test_values_of_labels_are_those_of_the_server(dashboard: Dashboard) -> None:

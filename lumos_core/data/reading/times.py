@@ -118,16 +118,27 @@ def _nanoseconds(text: str) -> int | None:
     return round(seconds) * 1_000_000_000 + int(fraction.ljust(9, "0") or 0)
 
 
-def _check_unit(table: Table, times: pl.Series, raw: pl.Series) -> None:
-    """Refuse times in two units, such as seconds and milliseconds: sorting would mix them up."""
-    if raw.dtype.is_temporal() or not raw.len():
-        return
+def units_of(times: pl.Series) -> dict[str, int]:
+    """Units in which there are Unix times after 1973, and the first row with one of each; smaller
+    numbers may have any unit, or be positions.
+
+    >>> units_of(pl.Series([3, 1_700_000_000]))
+    {'seconds': 1}
+    """
     size = times.abs().cast(pl.Float64)
     first: dict[str, int] = {}
     for (least, unit), (beyond, _) in zip(_UNITS, (*_UNITS[1:], (float("inf"), "")), strict=True):
         inside = (size >= least) & (size < beyond)
         if inside.any():
             first[unit] = first_true(inside)
+    return first
+
+
+def _check_unit(table: Table, times: pl.Series, raw: pl.Series) -> None:
+    """Refuse times in two units, such as seconds and milliseconds: sorting would mix them up."""
+    if raw.dtype.is_temporal() or not raw.len():
+        return
+    first = units_of(times)
     if len(first) > 1:
         (one, a), (other, b) = list(first.items())[:2]
         raise DataError(

@@ -104,6 +104,11 @@ def _run_of(
     trying: str | None = None,
 ) -> VariantRun:
     config = tuning.at_point(variants.variant_config(name, base), tuned or trying)
+    if name == variants.LOCAL and config.evaluation == "last-days":
+        raise ConfigError(
+            "variant 'local' with evaluation = last-days: a node may have nobody in a window, and "
+            "nothing to choose its model by; leave the variant out"
+        )
     if partition == "users":
         check_one_user(name, config)
     return VariantRun(data, config, name, partition, tuned, trying)

@@ -10,9 +10,11 @@ from statistics import mean, stdev
 from lumos_core.experiments.comparison.comparison_table import (
     COST_HEADER,
     SPREAD_HEADER,
+    SUGGESTIONS_HEADER,
     Comparison,
     cost_rows,
     relative_differences,
+    suggestion_rows,
 )
 from lumos_core.experiments.comparison.curves_picture import federated
 from lumos_core.experiments.comparison.fairness import LENGTHS
@@ -266,6 +268,8 @@ def _classes(comparison: Comparison) -> list[Table]:
         tables.append(_by_class("items of the user's history", LENGTHS, lengths, rates))
         rows = [[name, *comparison.spreads(name)] for name in comparison.groups]
         tables.append(Table("Spread over nodes and users", SPREAD_HEADER, rows, folded=True))
+    if found := suggestion_rows(comparison):
+        tables.append(Table("What is suggested", SUGGESTIONS_HEADER, found, folded=True))
     return tables
 
 

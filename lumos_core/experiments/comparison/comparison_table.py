@@ -1,8 +1,8 @@
 """Results of `lumos compare`: tables in Markdown.
 
 The first table says how good the variants are, the second what each part of a method adds, the
-third how hits depend on the rarity of the target, two more whom they serve, the last what they
-cost. Results of earlier versions have
+third how hits depend on the rarity of the target, two more whom they serve, one what they suggest,
+the last what they cost. Results of earlier versions have
 no ranks of users: their differences are paired by seed only, without an interval, and they are in
 the first table alone. Where no result says how long the users' histories are, the two tables are
 left out.
@@ -25,6 +25,7 @@ from lumos_core.experiments.comparison.variant_runs import (
     HISTORY_LENGTHS,
     OWNERS,
     RANKS,
+    SUGGESTED,
     TARGET_COUNTS,
 )
 from lumos_core.experiments.comparison.variants import VARIANTS
@@ -42,6 +43,10 @@ SPREAD_HEADER = (
     "HR@20 of nodes and users", "nodes: mean", "deviation", "worst tenth", "users: worst tenth",
     "never hit",
 )  # fmt: skip
+SUGGESTIONS_HEADER = (
+    "first 20 suggestions of all users", "share of the catalog", "uses in training",
+    "uses, against those of targets",
+)  # fmt: skip
 _NONE = "–"
 
 _LEGEND = f"""\
@@ -53,6 +58,11 @@ its cap on rounds or epochs, not by patience.
 _PARTS_LEGEND = """\
 What the method gains by a part, over the seeds that both have; marks as above. CPU-seconds and
 bytes depend on when patience ended a run; the CPU-seconds of writing views are not in them.
+"""
+_SUGGESTIONS_LEGEND = """\
+Means over seeds, on test. The share of the catalog that is suggested to anybody (coverage), and how
+often a suggested item occurs in training; above 1 in the last column, what is suggested is more
+popular than what users take.
 """
 _FAIRNESS_LEGEND = """\
 Nodes count the same, whatever their size; means over seeds. A user's HR@20 is that over all seeds,
@@ -144,7 +154,9 @@ class Comparison:
                 if OWNERS in r
             ]
         )
-        of_users = user_spread([unpack_ranks(row) for r in group for row in r[RANKS].values()])
+        of_users = user_spread(
+            [unpack_ranks(r[RANKS][split]) for r in group for split in _splits_of_all(r)]
+        )
         found: list[float] = [*(of_nodes or [math.nan] * 3), *(of_users or [math.nan] * 2)]
         texts = [_NONE if math.isnan(value) else f"{value:.4f}" for value in found]
         return [*texts[:-1], texts[-1] if math.isnan(found[-1]) else f"{found[-1]:.1%}"]
@@ -200,6 +212,13 @@ class Comparison:
         return self.bootstraps[count].relative(values[::2], values[1::2])
 
 
+def _splits_of_all(result: Result) -> tuple[str, ...]:
+    """The splits in which the users of the test have a target: with a split by time, other users
+    have one in validation."""
+    by_time = result.get("config", {}).get("evaluation") == "last-days"
+    return ("test",) if by_time else ("validation", "test")
+
+
 def _as_text(rates: Sequence[float | None]) -> list[str]:
     return [_NONE if rate is None else f"{rate:.4f}" for rate in rates]
 
@@ -229,6 +248,7 @@ def comparison_table(results: Sequence[Result], reference: str) -> str:
     return "\n".join(
         [
             markdown_table([*header, "HR@20, rare"], _quality(comparison)),
+            *_by_time(comparison),
             _LEGEND,
             *_parts_table(comparison),
             _class_table(
@@ -239,9 +259,24 @@ def comparison_table(results: Sequence[Result], reference: str) -> str:
                 comparison.groups,
             ),
             *_fairness_tables(comparison),
+            *_suggestions_table(comparison),
             _cost_table(comparison),
         ]
     )
+
+
+def _by_time(comparison: Comparison) -> list[str]:
+    """Where a split by time is, and how many users it measures; nothing for leave-one-out."""
+    result = next(iter(comparison.groups.values()))[0]
+    config = result.get("config", {})
+    if config.get("evaluation") != "last-days" or RANKS not in result:
+        return []
+    users = {split: len(unpack_ranks(row)) for split, row in result[RANKS].items()}
+    return [
+        f"Split by time: trained on what is before {config['evaluate-from']}, validation up to "
+        f"{config['test-from']} ({users['validation']} users), test from then on "
+        f"({users['test']} users).\n"
+    ]
 
 
 def table_rows(results: Sequence[Result], reference: str) -> list[list[str]]:
@@ -305,7 +340,10 @@ def _fairness_tables(comparison: Comparison) -> list[str]:
         return []
     by_length = _class_table("length of the history", LENGTHS, lengths, comparison.by_length, names)
     spreads = markdown_table(SPREAD_HEADER, [[name, *comparison.spreads(name)] for name in names])
-    return [by_length, spreads, _FAIRNESS_LEGEND]
+    legend = _FAIRNESS_LEGEND
+    if _by_time(comparison):  # validation and test have other users
+        legend = legend.replace("on validation and test;", "on test;")
+    return [by_length, spreads, legend]
 
 
 def _parts_table(comparison: Comparison) -> list[str]:
@@ -341,6 +379,26 @@ def _part(comparison: Comparison, method: str, part: str) -> list[str]:
 def _added(pair: Sequence[Sequence[float]], form: str) -> str:
     """The difference of two means; unknown if one has no values."""
     return form.format(mean(pair[0]) - mean(pair[1])) if all(pair) else _NONE
+
+
+def _suggestions_table(comparison: Comparison) -> list[str]:
+    """Coverage and popularity bias; none where no result has them."""
+    rows = suggestion_rows(comparison)
+    return [markdown_table(SUGGESTIONS_HEADER, rows), _SUGGESTIONS_LEGEND] if rows else []
+
+
+def suggestion_rows(comparison: Comparison) -> list[list[str]]:
+    """For each variant whose results have it what :data:`SUGGESTIONS_HEADER` names."""
+    targets = comparison.target_counts
+    rows = []
+    for name, group in comparison.groups.items():
+        known = [result[SUGGESTED] for result in group if result.get(SUGGESTED)]
+        if known and targets is not None:
+            uses = mean(facts["mean_uses"] for facts in known)
+            coverage = mean(facts["coverage"] for facts in known)
+            bias = f"{uses / targets.mean():.2f}" if targets.any() else _NONE
+            rows.append([name, f"{coverage:.1%}", f"{uses:.1f}", bias])
+    return rows
 
 
 def _cost_table(comparison: Comparison) -> str:

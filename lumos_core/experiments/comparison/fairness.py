@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lumos_core.data.sequences import LeaveOneOut, Sequences
+from lumos_core.data.sequences import Sequences
+from lumos_core.data.splits import LeaveOneOut, Split
 from lumos_core.experiments.comparison.rarity import CountClass, Floats
 from lumos_core.learning.metrics import worst_tenth
 
@@ -47,9 +48,15 @@ class UserSpread(NamedTuple):
     never: float
 
 
-def training_lengths(users: Sequences) -> npt.NDArray[np.int64]:
-    """int64 [U]: how many items each user's training history has."""
-    return LeaveOneOut(users).train().lengths
+def training_lengths(users: Sequences, split: Split | None = None) -> npt.NDArray[np.int64]:
+    """int64 [U]: how many items the training history of each user with a test target has.
+
+    Args:
+        users: all users.
+        split: of theirs; leave-one-out if not given.
+    """
+    split = split or LeaveOneOut(users)
+    return split.train().lengths[split.users_in("test")]
 
 
 def node_spread(runs: Sequence[tuple[Floats, Owners]]) -> NodeSpread | None:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lumos_core.data.sequences import LeaveOneOut, Sequences
+from lumos_core.data.sequences import Sequences
+from lumos_core.data.splits import LeaveOneOut, Split
 
 Floats = npt.NDArray[np.float64]
 
@@ -37,9 +38,14 @@ CLASSES = (
 RARE = CLASSES[0]
 
 
-def target_counts(users: Sequences) -> npt.NDArray[np.int64]:
-    """int64 [U]: how often each user's test item occurs in the training histories of all."""
-    split = LeaveOneOut(users)
+def target_counts(users: Sequences, split: Split | None = None) -> npt.NDArray[np.int64]:
+    """int64 [U]: how often each user's test item occurs in the training histories of all.
+
+    Args:
+        users: all users.
+        split: of theirs; leave-one-out if not given.
+    """
+    split = split or LeaveOneOut(users)
     _, targets = split.test()
     counts = np.bincount(split.train().items, minlength=int(targets.max(initial=0)) + 1)
     return counts[targets]

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from lumos_core.config import RunConfig
-from lumos_core.data import Catalog, LeaveOneOut, Sequences, partition_users
+from lumos_core.data import Catalog, Sequences, partition_users
 from lumos_core.data.pooled import Pooled, pool
 from lumos_core.data.prepared_folder import load_prepared, read_dataset_facts
+from lumos_core.data.splits import Split, SplitKeys, least_history, split_of
+from lumos_core.errors import DataError
 from lumos_core.experiments.comparison import tuning, variants
 from lumos_core.experiments.comparison.fairness import training_lengths
 from lumos_core.experiments.comparison.packed_ranks import pack_counts, pack_ranks
@@ -26,6 +28,7 @@ from lumos_core.learning.metrics import means, ranking_sums
 if TYPE_CHECKING:
     from lumos_core.learning.baselines import OnEpoch
     from lumos_core.learning.parameters import Params
+    from lumos_core.learning.suggestions import Suggestions
 
 Partition = Literal["stored", "drawn", "users"]
 """Which users a node has: those of its folder, those that the run's seed draws for it, or one user
@@ -41,6 +44,9 @@ TARGET_COUNTS = "target_counts"
 """Key of results: packed counts of the test targets in the training histories."""
 HISTORY_LENGTHS = "history_lengths"
 """Key of results: packed lengths of the users' training histories."""
+SUGGESTED = "suggested"
+"""Key of results: of the first 20 suggestions of all users, on test, see
+:func:`suggested_facts`."""
 OWNERS = "owners"
 """Key of results: for each user, the packed number of the node that has them. A user of several
 nodes is counted on the first. Runs with one node, or one user a client, do not have it."""
@@ -75,14 +81,14 @@ class VariantRun(Job):
         }
 
     def work(self) -> Result:
-        ground = Ground.of(self.data, self.partition, self.config.seed)
+        ground = Ground.of(self.data, self.partition, self.config.seed, self.config)
         found, ranks = _run(self, ground)
         users = sum(map(len, ground.nodes.values()))
         facts: Result = {"nodes": users if ground.one_user else len(ground.nodes), "users": users}
         if ranks is not None:
             found |= {split: means(ranking_sums(row)) for split, row in ranks.items()}
             found[RANKS] = {split: pack_ranks(row) for split, row in ranks.items()}
-            facts[TARGET_COUNTS] = pack_ranks(target_counts(ground.pooled.users))
+            facts[TARGET_COUNTS] = pack_ranks(target_counts(ground.pooled.users, ground.split))
             facts |= user_facts(ground)
         return {**facts, **found}
 
@@ -104,17 +110,30 @@ class Ground:
     nodes: Mapping[str, Sequences]
     pooled: Pooled
     drawn: bool
+    split: Split
     one_user: bool = False
 
     @classmethod
-    def of(cls, folder: Path, partition: Partition, seed: int) -> "Ground":
+    def of(
+        cls, folder: Path, partition: Partition, seed: int, keys: SplitKeys | None = None
+    ) -> "Ground":
         """Read a prepared folder and, if asked for, deal its users out to as many nodes anew.
 
+        Args:
+            folder: a prepared folder.
+            partition: which users a node has.
+            seed: of the run.
+            keys: what is held out; leave-one-out if not given.
+
         Raises:
-            DataError: it is not a prepared folder, or a file in it is malformed.
+            DataError: it is not a prepared folder, or a file in it is malformed, or a window of
+                time in which nobody has a target.
         """
-        catalog, nodes = load_prepared(folder)
-        pooled, drawn = pool(folder, catalog, nodes), partition == "drawn"
+        keys = keys or RunConfig()
+        least = least_history(keys.evaluation)
+        catalog, nodes = load_prepared(folder, least)
+        pooled, drawn = pool(folder, catalog, nodes, least), partition == "drawn"
+        split = _measuring(folder, keys, pooled.users)
         if drawn:
             scheme = read_dataset_facts(folder).partition
             owners = partition_users(
@@ -125,21 +144,42 @@ class Ground:
         if one_user:
             nodes = [pooled.users]
         named = {f"node-{n}": users for n, users in enumerate(nodes)}
-        return cls(folder, catalog, named, pooled, drawn, one_user)
+        return cls(folder, catalog, named, pooled, drawn, split, one_user)
 
     def owners(self) -> np.ndarray:
-        """int64 [U]: the number of the first node that has each of the pooled users."""
+        """int64 [U]: the number of the first node that has each of the pooled users with a test
+        target."""
         owner: dict[str, int] = {}
         for number, users in enumerate(self.nodes.values()):
             for user in users.user_ids:
                 owner.setdefault(user, number)
-        return np.array([owner[user] for user in self.pooled.users.user_ids], dtype=np.int64)
+        owners = [owner[user] for user in self.split.sequences.user_ids]
+        return np.array(owners, dtype=np.int64)[self.split.users_in("test")]
+
+
+def _measuring(folder: Path, keys: SplitKeys, users: Sequences) -> Split:
+    """The split of all users.
+
+    Raises:
+        DataError: nobody has a target in one of its windows.
+    """
+    split = split_of(keys, users)
+    for name in ("validation", "test"):
+        if not len(split.users_in(name)):
+            raise DataError(
+                f"{folder}: found no user with an interaction before evaluate-from = "
+                f"{keys.evaluate_from} and one in the {name} window, expected some; choose other "
+                "days for evaluate-from and test-from"
+            )
+    return split
 
 
 def user_facts(ground: Ground) -> Result:
     """What results say about their users, whatever the run: how long their histories are, and which
     node has them."""
-    facts: Result = {HISTORY_LENGTHS: pack_counts(training_lengths(ground.pooled.users))}
+    facts: Result = {
+        HISTORY_LENGTHS: pack_counts(training_lengths(ground.pooled.users, ground.split))
+    }
     if len(ground.nodes) > 1:
         facts[OWNERS] = pack_counts(ground.owners())
     return facts
@@ -182,8 +222,11 @@ def _run(job: VariantRun, ground: Ground) -> tuple[Result, Ranks | None]:
 def _counted(name: str, ground: Ground) -> tuple[Result, Ranks]:
     from lumos_core.learning.counting import count
 
-    counted = count(name, ground.pooled.users, ground.catalog.titles)
-    found = {"chosen": counted.chosen, "curve": [], MERGED: ground.pooled.merged}
+    counted = count(name, ground.pooled.users, ground.catalog.titles, ground.split)
+    found = {
+        "chosen": counted.chosen, "curve": [], MERGED: ground.pooled.merged,
+        SUGGESTED: suggested_facts(counted.suggested, ground.split.train()),
+    }  # fmt: skip
     return found, {"validation": counted.validation, "test": counted.test}
 
 
@@ -201,6 +244,9 @@ def _federated(config: RunConfig, ground: Ground) -> tuple[Result, Ranks]:
     curve = [e for e in result.events if e["event"] == "evaluation" and e["split"] == "validation"]
     trained = [e["bytes_up"] for e in result.events if e["event"] == "round"]
     since_best = sum(e["round"] > result.best_round for e in curve)
+    ranks, shown = final_ranks(
+        config, result.params, ground.pooled.users, ground.catalog, result.title_weight
+    )
     return {
         "best_round": result.best_round,
         "title_weight": result.title_weight,
@@ -211,7 +257,8 @@ def _federated(config: RunConfig, ground: Ground) -> tuple[Result, Ranks]:
         "bytes_up": trained,
         "epsilon": result.epsilon,
         MERGED: ground.pooled.merged,
-    }, final_ranks(config, result.params, ground.pooled.users, ground.catalog, result.title_weight)
+        SUGGESTED: shown,
+    }, ranks
 
 
 def _centralised(config: RunConfig, ground: Ground) -> tuple[Result, Ranks]:
@@ -222,6 +269,9 @@ def _centralised(config: RunConfig, ground: Ground) -> tuple[Result, Ranks]:
         curve.append({"round": epoch["epoch"], **{k: epoch[k] for k in ("hr@20", "ndcg@20")}})
 
     params, found = _trained(config, ground, [ground.pooled.users], on_epoch)[0]
+    ranks, shown = final_ranks(
+        config, params, ground.pooled.users, ground.catalog, found["title_weight"]
+    )
     return {
         "best_round": found["best_epoch"],
         "epochs": found["epochs"],
@@ -229,7 +279,8 @@ def _centralised(config: RunConfig, ground: Ground) -> tuple[Result, Ranks]:
         "converged": found["converged"],
         "curve": curve,
         MERGED: ground.pooled.merged,
-    }, final_ranks(config, params, ground.pooled.users, ground.catalog, found["title_weight"])
+        SUGGESTED: shown,
+    }, ranks
 
 
 def _local(config: RunConfig, ground: Ground) -> tuple[Result, Ranks | None]:
@@ -260,7 +311,7 @@ def _local(config: RunConfig, ground: Ground) -> tuple[Result, Ranks | None]:
         return found, None
     order = np.array([place[user] for user in ground.pooled.users.user_ids], dtype=np.int64)
     ranks = [
-        final_ranks(config, params, users, ground.catalog, found["title_weight"])
+        final_ranks(config, params, users, ground.catalog, found["title_weight"])[0]
         for (params, found), users in zip(outcomes, parts, strict=True)
     ]
     splits = ("validation", "test")
@@ -318,8 +369,9 @@ def final_ranks(
     users: Sequences,
     catalog: Catalog,
     title_weight: float = 0.0,
-) -> Ranks:
-    """The ranks of all users' held-out items by a finished model.
+) -> tuple[Ranks, Result]:
+    """The ranks of all users' held-out items by a finished model, and :func:`suggested_facts` of
+    what it suggests before the test items.
 
     Args:
         title_weight: of the titles' nearness, as it was chosen on validation.
@@ -327,13 +379,25 @@ def final_ranks(
     from lumos_core.learning.evaluation import user_ranks
     from lumos_core.learning.model import build_model, set_params
     from lumos_core.learning.parameters import ITEM_TABLE, ModelShape
+    from lumos_core.learning.suggestions import Suggestions
     from lumos_core.learning.title_nearness import TitleNearness
 
     model = build_model(ModelShape.of(config, len(params[ITEM_TABLE]) - 1), config.dropout)
     set_params(model, params)
     titles = TitleNearness.of(catalog) if title_weight else None
-    split = LeaveOneOut(users)
-    return {
+    split, suggested = split_of(config, users), Suggestions(len(catalog))
+    ranks = {
         "validation": user_ranks(model, *split.validation(), titles, title_weight),
-        "test": user_ranks(model, *split.test(), titles, title_weight),
+        "test": user_ranks(model, *split.test(), titles, title_weight, suggested),
+    }
+    return ranks, suggested_facts(suggested, split.train())
+
+
+def suggested_facts(suggested: "Suggestions", train: Sequences) -> Result:
+    """What a result says of what is suggested: the share of the catalog that is, and how often a
+    suggested item occurs in the training histories, on average."""
+    uses = np.bincount(train.items, minlength=len(suggested.counts))
+    return {
+        "coverage": round(suggested.coverage, 6),
+        "mean_uses": round(suggested.mean_uses(uses), 4),
     }

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from lumos_core.config import RunConfig, Scalar
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.prepared_folder import load_prepared
-from lumos_core.data.sequences import LeaveOneOut, Sequences
+from lumos_core.data.sequences import Sequences
+from lumos_core.data.splits import LeaveOneOut
 from lumos_core.experiments.inference.leakage import area_under_curve
 from lumos_core.learning.parameters import ModelShape, Params
 

@@ -120,7 +120,7 @@ def measure_honest_users(params: Params, config: RunConfig, ground: Ground) -> d
     ten, "target-rank" is its mean rank as a share of the catalog. If the weight of the titles'
     nearness is to be chosen, it is chosen on these users' validation targets.
     """
-    from lumos_core.data.sequences import LeaveOneOut
+    from lumos_core.data.splits import LeaveOneOut
     from lumos_core.learning.evaluation import best_weight, evaluate, ranks_by_weight
     from lumos_core.learning.title_nearness import TitleNearness
 

@@ -41,7 +41,11 @@ class Chosen(NamedTuple):
 
 
 def chosen_artefact(
-    config: RunConfig, catalog: Catalog, model: str, noun: str | None = None
+    config: RunConfig,
+    catalog: Catalog,
+    model: str,
+    noun: str | None = None,
+    fetched: Path | None = None,
 ) -> Chosen | None:
     """The artefact beside a catalog, if there is one that fits; none of its arrays but the keys is
     read.
@@ -51,19 +55,23 @@ def chosen_artefact(
         catalog: as it was read from its file.
         model: fingerprint of the language model.
         noun: what a history is; None if priors are not needed.
+        fetched: where an artefact that came from the server would be; used if none is beside the
+            catalog.
 
     Raises:
         ArtefactError: the file is damaged, or is not the one that the run names.
         NewerFileError: a newer LUMOS wrote it.
     """
     path = artefact_beside(catalog.path)
+    if path is None and fetched is not None and fetched.exists():
+        path = fetched
     if path is None:
         if config.catalog_artefact:
-            log.info("no catalog artefact beside catalog.tsv: titles are read here")
+            log.info("no catalog artefact here: titles are read, unless it comes from the server")
         return None
     try:
         about = About.read(path)
-        if reason := _unfit(path, about, catalog, model, noun):
+        if reason := unfit(path, about, catalog, model, noun):
             log.info("%s is not used: %s; titles are read here", path, reason)
             return None
     except OSError as error:
@@ -80,8 +88,17 @@ def chosen_artefact(
     return Chosen(path, about)
 
 
-def _unfit(path: Path, about: About, catalog: Catalog, model: str, noun: str | None) -> str:
-    """Why an artefact cannot be used; empty if it can."""
+def fetched_artefact(cache_dir: Path, digest: str) -> Path:
+    """Where the artefact of that digest is after it has come from a server."""
+    return cache_dir / "catalogs" / f"fetched-{digest}.safetensors"
+
+
+def unfit(path: Path, about: About, catalog: Catalog, model: str, noun: str | None) -> str:
+    """Why an artefact cannot be used; empty if it can.
+
+    Raises:
+        ArtefactError: it is damaged.
+    """
     if about.model != model:
         return f"it is by the model {about.model[:16]}, this machine has {model[:16]}"
     if about.recipe != recipe():

@@ -1,6 +1,7 @@
 """Makes, extends and checks a catalog artefact by reading titles with the language model."""
 
 import hashlib
+import logging
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,8 @@ from lumos_core.views.titles.judgements import (
     prompt_tokens,
 )
 from lumos_core.views.titles.resumable import Pieces, Work
+
+log = logging.getLogger(__name__)
 
 SAMPLE = 4
 """Titles that a machine reads itself before it uses a file of somebody else."""
@@ -157,6 +160,12 @@ def check_sample(
         difference = float(abs(said.prior[row] - read.prior[row]))
         if difference > PRIOR_AGREES:
             _lies(path, title, f"a prior that is {difference:.1f} off", llm)
+
+
+def log_titles_read(llm: LocalLLM) -> None:
+    """Tell the owner what a model that was loaded for the titles of a catalog has read."""
+    if llm.read.tokens:
+        log.info("titles of the catalog: %d tokens read by the language model", llm.read.tokens)
 
 
 def check_fit(path: Path, basis: FrozenBasis, llm: LocalLLM) -> None:

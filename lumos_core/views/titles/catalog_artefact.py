@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from lumos_core.errors import ArtefactError, reason_of
 from lumos_core.safe_files import refuse_newer, write_atomically
+from lumos_core.views.titles.artefact_pieces import MAX_BYTES
 from lumos_core.views.titles.embeddings import DIM
 from lumos_core.views.titles.frozen_basis import (
     Floats,
@@ -41,8 +42,6 @@ Bytes = npt.NDArray[np.uint8]
 Arrays = dict[str, npt.NDArray[Any]]
 
 FORMAT, FORMAT_VERSION = "lumos-catalog", 1
-MAX_BYTES = 2 * 1024**3
-"""A larger file is refused: about 600,000 titles."""
 KEY_BYTES = 16
 _HEADER_BYTES = 64 * 1024
 _TEXT = 1000  # most characters of a text in the metadata

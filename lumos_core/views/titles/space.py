@@ -2,7 +2,7 @@
 
 Works on any title vectors, dense (LLM embeddings) or sparse (TF-IDF). Rows are items in catalog
 order, so row r is catalog index r + 1. Histories and results hold catalog indices, except those of
-:func:`top_k`, which are row numbers.
+:func:`~lumos_core.views.titles.neighbours.top_k`, which are row numbers.
 """
 
 import hashlib
@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from lumos_core.views.titles.neighbours import dense, nearest, top_k
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -30,13 +32,6 @@ def recency_weights(length: int, half_life: float) -> Floats:
     return np.asarray(weights / weights.sum(), dtype=np.float32)
 
 
-def top_k(scores: Floats, k: int) -> Ints:
-    """[B, min(k, N)] positions of the largest scores, best first; ties go to the lower position."""
-    k = min(k, scores.shape[-1])
-    # a partition alone could break ties at the boundary differently in another version of numpy
-    return np.argsort(-scores, axis=-1, kind="stable")[:, :k]
-
-
 class TitleSpace:
     """Title vectors; the nearer two are, the more similar are the titles.
 
@@ -52,24 +47,17 @@ class TitleSpace:
 
     def near(self, histories: Sequence[Sequence[int]], half_life: float) -> Floats:
         """[B, N] recency-weighted mean cosine of each history's items with every item."""
-        return _dense(self._mix(histories, half_life) @ self.vectors.T)
+        return dense(self._mix(histories, half_life) @ self.vectors.T)
 
-    def neighbours(self, k: int, block: int = 512) -> tuple[Ints, Floats]:
-        """The k nearest other items of every item.
+    def neighbours(self, k: int) -> tuple[Ints, Floats]:
+        """The k nearest other items of every item; in a large catalog some of them are missed, see
+        :mod:`~lumos_core.views.titles.neighbours`.
 
         Returns:
             catalog indices and cosines, both [N, min(k, N - 1)], nearest first.
         """
-        n = len(self)
-        indices, cosines = [], []
-        for start in range(0, n, block):
-            scores = _dense(self.vectors[start : start + block] @ self.vectors.T)
-            rows = np.arange(scores.shape[0])
-            scores[rows, start + rows] = -np.inf
-            best = top_k(scores, min(k, n - 1))
-            indices.append(best + 1)
-            cosines.append(np.take_along_axis(scores, best, axis=1))
-        return np.concatenate(indices), np.concatenate(cosines)
+        rows, cosines = nearest(self.vectors, k)
+        return rows + 1, cosines
 
     def _mix(self, histories: Sequence[Sequence[int]], half_life: float) -> Any:
         from scipy.sparse import csr_array
@@ -134,8 +122,3 @@ def substitutes(history: Sequence[int], table: Ints) -> tuple[int, ...]:
 def repeat_to(items: Sequence[int], length: int) -> tuple[int, ...]:
     """The items, repeated from the start until there are ``length`` of them."""
     return tuple(items[i % len(items)] for i in range(length))
-
-
-def _dense(product: Any) -> Floats:
-    array = product if isinstance(product, np.ndarray) else product.toarray()
-    return np.asarray(array, dtype=np.float32)

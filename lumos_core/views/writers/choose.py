@@ -16,7 +16,13 @@ from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.views.llm.find import LLMConfig, llm_config, model_fingerprint, model_size
 from lumos_core.views.llm.load import LocalLLM, load_llm
-from lumos_core.views.titles.artefact_choice import Chosen, chosen_artefact, read_compared
+from lumos_core.views.titles.artefact_choice import (
+    Chosen,
+    chosen_artefact,
+    fetched_artefact,
+    read_compared,
+)
+from lumos_core.views.titles.artefact_reading import log_titles_read
 from lumos_core.views.titles.judgements import artefact_space, catalog_tables
 from lumos_core.views.titles.resumable import Work
 from lumos_core.views.titles.shipped import seed_cache
@@ -115,16 +121,25 @@ def llm_view_factory(
     mode, model = choose_mode(config, choice), model_fingerprint(choice)
     chosen = None
     if node.use_catalog_artefact:
-        chosen = chosen_artefact(config, catalog, model, settings.noun)
+        fetched = None
+        if node.fetch_catalog_artefact and config.catalog_artefact:
+            fetched = fetched_artefact(choice.cache, config.catalog_artefact)
+        chosen = chosen_artefact(config, catalog, model, settings.noun, fetched)
     basis = chosen.about.basis if chosen else ""
     known = (
         writer_fingerprint(model, catalog, settings, basis)
         if mode == "score"
         else written_fingerprint(mode, model, catalog, settings, basis)
     )
-    return known, lambda work: make_writer(
-        load_llm(choice), choice, catalog, settings, mode, work, chosen
-    )
+
+    def make(work: Work | None) -> ViewWriter:
+        llm = load_llm(choice)
+        try:
+            return make_writer(llm, choice, catalog, settings, mode, work, chosen)
+        finally:  # also if the time is over before all are read
+            log_titles_read(llm)
+
+    return known, make
 
 
 def view_factory(

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from lumos_core.cli.app import app
 from lumos_core.data.catalog import Catalog
-from lumos_core.errors import ArtefactError, ConfigError
+from lumos_core.data.catalog_versions import Lineage
+from lumos_core.errors import ArtefactError, ConfigError, DataError
 from lumos_core.views.titles.catalog_artefact import CatalogArtefact
 
 TITLES = tuple(f"thing number {n} of {'paper' if n % 2 else 'tin'}" for n in range(12))
@@ -83,3 +84,25 @@ def test_what_was_tampered_with_is_not_shown(model: Path, tmp_path: Path) -> Non
     out.write_bytes(content)
     with pytest.raises(ArtefactError, match=r"catalog\.safetensors: catalog artefact refused"):
         lumos("show", out)
+
+
+def test_the_next_version_of_a_catalog(tmp_path: Path) -> None:
+    """It is written in place, lists what was corrected, and refuses what renumbers."""
+    here = catalog(tmp_path / "catalog.tsv", TITLES[:10])
+    new = catalog(tmp_path / "new.tsv", ("thing number 0", *TITLES[1:]))
+    told = " ".join(lumos("extend", here, new, "--out", here).split())
+    assert f"corrected i0: '{TITLES[0]}' is now 'thing number 0'" in told
+    assert "version 2, 12 items: 2 added, 1 titles corrected" in told
+    assert here.read_bytes() == new.read_bytes()
+    chain = Lineage.of(Catalog.read(here))
+    assert [version.items for version in chain.versions] == [10, 12]
+    assert "version 2, 12 items: 0 added" in " ".join(
+        lumos("extend", here, new, "--out", here).split()
+    )
+    Catalog(("i1", "i0"), ("a", "b")).write(new)
+    with pytest.raises(DataError, match="item 'i0' is number 2, expected 1"):
+        lumos("extend", here, new, "--out", here)
+    with pytest.raises(ConfigError, match=r"expected a file called catalog\.tsv"):
+        lumos("extend", here, here, "--out", tmp_path / "other.tsv")
+    with pytest.raises(DataError, match="missing"):
+        lumos("extend", tmp_path / "missing.tsv", here, "--out", here)

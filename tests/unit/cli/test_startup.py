@@ -22,7 +22,7 @@ COMMANDS = [
     "deploy", "deploy init", "deploy add-node", "deploy remove-node", "deploy rotate-node",
     "deploy renew", "deploy server", "deploy demo",
     "node", "node init", "node start", "node check", "node app-digest", "node policy",
-    "node forget", "node ledger",
+    "node page", "node pause", "node resume", "node forget", "node ingest", "node ledger",
     "catalog", "catalog build", "catalog extend", "catalog show",
     "llm", "llm check",
     "views", "views build", "views show", "views list", "views gc",

@@ -18,7 +18,15 @@ from lumos_core.runs.history import read_history
 from lumos_core.views.llm.find import llm_config
 from lumos_core.views.llm.load import load_llm
 from lumos_core.views.source import STORE
-from lumos_core.views.titles import artefact_reading, embeddings
+from lumos_core.views.titles import (
+    artefact_fetch,
+    artefact_offer,
+    artefact_pieces,
+    artefact_reading,
+    embeddings,
+)
+from lumos_core.views.titles.artefact_offer import Offer
+from lumos_core.views.titles.artefact_pieces import Piece
 from lumos_core.views.titles.artefact_reading import build_artefact
 from lumos_core.views.titles.catalog_artefact import CatalogArtefact
 from lumos_core.views.view_store import ViewStore
@@ -53,14 +61,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         machine[0] = name
         monkeypatch.setenv("LUMOS_CACHE", str(tmp_path / "caches" / name))
 
-    def build() -> CatalogArtefact:
+    def build(nodes: Any = range(NODES)) -> CatalogArtefact:
         at("builder")
         config = tiny_config(folder, **keys)
         choice = llm_config(config)
         catalog = Catalog.read(folder / "catalog.tsv")
         made = build_artefact(load_llm(choice), choice, catalog, config.llm_noun)
         made.write(folder / FILE)
-        for n in range(NODES):
+        for n in nodes:
             shutil.copy(folder / FILE, folder / f"node-{n}" / FILE)
         return made
 
@@ -92,6 +100,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         return config
 
     go.folder, go.read, go.build = folder, read, build  # type: ignore[attr-defined]
+    go.caches = tmp_path / "caches"  # type: ignore[attr-defined]
     return go
 
 
@@ -143,3 +152,65 @@ def test_an_owner_may_demand_an_own_reading(run: Any) -> None:
     titles = Catalog.read(run.folder / "catalog.tsv").titles
     assert sorted(run.read["node-2"]) == sorted(titles)
     assert len(run.read["node-0"]) == artefact_reading.SAMPLE
+
+
+# ---------------------------------------------------------------- from the server
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (artefact_pieces, artefact_fetch, artefact_offer):
+        monkeypatch.setattr(module, "PIECE_BYTES", 10_000)
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_the_file_beside_one_catalog_serves_nodes_that_lack_it(run: Any) -> None:
+    """One node has it beside its catalog, one fetches it, one reads itself as its owner demands."""
+    made = run.build(nodes=[0])
+    run({2: {"fetch-catalog-artefact": False}}, **{"catalog-artefact": made.about.digest})
+    assert summary(run.folder)["outcome"] == "completed"
+    assert summary(run.folder)["views"]["complete"] is True
+    titles = Catalog.read(run.folder / "catalog.tsv").titles
+    assert {name: len(read) for name, read in run.read.items()} == {
+        "builder": len(titles),
+        "node-0": artefact_reading.SAMPLE,
+        "node-1": artefact_reading.SAMPLE,
+        "node-2": len(titles),
+    }
+    fetched = run.caches / "node-1" / "catalogs" / f"fetched-{made.about.digest}.safetensors"
+    assert fetched.read_bytes() == (run.folder / FILE).read_bytes()
+    assert not (run.folder / "node-1" / FILE).exists()
+    sent = [json.loads(line) for line in ledger(run.folder / "node-1")]
+    asked = [line for line in sent if line["message"] == "query.artefact"]
+    assert len(asked) == -(-fetched.stat().st_size // 10_000) + 1
+    assert {tuple(record["names"]) for line in asked for record in line["records"]} == {
+        ("piece", "wanted")
+    }
+
+
+def ledger(node: Path) -> list[str]:
+    return (node / "state" / "ledger.jsonl").read_text().splitlines()
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_server_that_sends_another_file_is_refused_by_name_and_costs_no_views(
+    run: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = run.build(nodes=[0, 2])
+    plainly = Offer.piece
+
+    def damaged(offer: Offer, number: int) -> Piece:
+        piece = plainly(offer, number)
+        return Piece(number, piece.content[:-1] + b"!")
+
+    monkeypatch.setattr(Offer, "piece", damaged)
+    run(**{"catalog-artefact": made.about.digest})
+    found = summary(run.folder)
+    assert (found["outcome"], found["rounds"]) == ("completed", 2)
+    assert found["views"]["complete"] is True, "it has read the titles itself"
+    titles = Catalog.read(run.folder / "catalog.tsv").titles
+    assert len(run.read["node-1"]) == len(titles)
+    log = (run.folder / "node-1" / "state" / "node.log").read_text()
+    assert f"catalog artefact {made.about.digest} of the server" in log
+    server_log = capfd.readouterr().err.splitlines()
+    assert any("node node-1: " in line and "artefact-refused" in line for line in server_log)
+    history = read_history(run.folder / "run" / "history.jsonl")
+    assert [event["nodes_ok"] for event in history if event["event"] == "round"] == [3, 3]

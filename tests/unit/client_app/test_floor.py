@@ -22,6 +22,7 @@ from lumos_core.config import NodeConfig
 from lumos_core.data import Catalog
 from lumos_core.federation.node import Node
 from lumos_core.federation.owner_floor import Refusal
+from lumos_core.federation.owner_pause import pause
 from lumos_core.federation.round_loop import run_federation
 from lumos_core.flower import records
 from lumos_core.flower.cryptography import FLOWER
@@ -216,3 +217,17 @@ def test_virtual_nodes_belong_to_whoever_names_the_model(folder, monkeypatch):
     context = replace(node_context(config, 0), node_config={"partition-id": 0})
     message = Message(records.encode_order(Order(None, 0, None, "")), 100, records.DESCRIBE)
     assert list(app(set_message_id(message, "m1"), context).content) == ["node"]
+
+
+def test_a_delta_that_was_being_made_when_its_owner_paused_stays_here(folder, monkeypatch):
+    train = Node.train
+
+    def and_pause(self, *arguments):
+        pause(state_of(folder))
+        return train(self, *arguments)
+
+    monkeypatch.setattr(Node, "train", and_pause)
+    content = ask(tiny_config(folder))
+    assert {n: dict(r) for n, r in content.items()} == {"error": {"code": "paused"}}
+    spent = Account(state_of(folder)).read()
+    assert (spent.trainings, spent.bytes_today) == (1, 0)

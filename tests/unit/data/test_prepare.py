@@ -214,3 +214,22 @@ def test_nodes_must_share_the_catalog(source: Path, tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("Three", "Drei"))
     with pytest.raises(DataError, match=r"node-1/catalog\.tsv: differs"):
         load_prepared(out)
+
+
+def test_short_histories_are_kept_if_asked_for(source: Path, tmp_path: Path) -> None:
+    write_log(source, [*ROWS, "one\t1\t9", "two\t1\t9", "two\t2\t10"])
+    usual = prepare(source, tmp_path / "usual", nodes=1, k_core=0)
+    assert (usual.users, usual.dropped.short_users) == (4, 2)
+    asked = prepare(source, tmp_path / "asked", nodes=1, k_core=4, min_interactions=1)
+    assert (asked.users, asked.lengths[0], asked.dropped.short_users) == (6, 1, 0)
+    two = prepare(source, tmp_path / "two", nodes=1, k_core=0, min_interactions=2)
+    assert (two.users, two.dropped.short_users) == (5, 1)
+    assert "1 of users with fewer than 2" in two.rows.sentence()
+    _, (sequences,) = load_prepared(tmp_path / "asked")
+    assert (len(sequences), sequences.left_out) == (4, 2), "leave-one-out needs three"
+    assert len(load_prepared(tmp_path / "asked", min_history=1)[1][0]) == 6
+
+
+def test_no_users_without_interactions(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="min-interactions = 0, expected at least 1"):
+        prepare(source, tmp_path / "out", min_interactions=0)

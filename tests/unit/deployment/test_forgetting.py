@@ -15,10 +15,13 @@ from flower_in_process import InProcessGrid, identify, node_context, tiny_config
 from client_app.client import app
 from lumos_core.config import NodeConfig
 from lumos_core.data import Catalog
+from lumos_core.data.forgotten_users import readmit_users
+from lumos_core.data.ingest import ingest
 from lumos_core.data.layout import shared_state
 from lumos_core.data.node_cache import KEPT as CACHE
+from lumos_core.data.node_cache import SNAPSHOT, keep_snapshot, read_kept_node
 from lumos_core.data.node_folder import read_node
-from lumos_core.data.sequences import LeaveOneOut
+from lumos_core.data.splits import LeaveOneOut
 from lumos_core.deployment import forgetting as module
 from lumos_core.deployment.forgetting import (
     UNFINISHED,
@@ -108,8 +111,8 @@ def test_after_a_federation_nothing_of_a_user_is_left_and_the_next_one_brings_no
     assert traces(folder, USER) == []
     assert stored(folder) == (5, 0)
     assert sorted(path.name for path in state.iterdir() if not path.name.startswith(".")) == [
-        "ledger.jsonl", "model", "spent.json", "views-progress.json", "views.sqlite",
-        "views.sqlite.lock",
+        "forgotten.json", "ledger.jsonl", "model", "spent.json", "views-progress.json",
+        "views.sqlite", "views.sqlite.lock",
     ]  # fmt: skip
     assert list((state / "model").iterdir()) == []
     assert (state / "spent.json").read_bytes() == before["spent.json"], "spent ε does not come back"
@@ -414,3 +417,44 @@ def test_files_that_lumos_does_not_know_are_named(folder: Path) -> None:
     assert "Not looked into, as LUMOS does not know them: interactions.bak in" in text
     assert "hard link" in text
     assert "5 users are left, and min-users = 6" in text
+
+
+def test_rows_that_arrive_later_do_not_bring_a_user_back(folder: Path) -> None:
+    """Neither by 'lumos node ingest' nor by a file that somebody puts into the data folder."""
+    own = folder / "node-0"
+    before = (own / "interactions.tsv").read_bytes()
+    forget(node(folder), USER)
+    forget(node(folder), "u0x4")
+    log = folder / "log.tsv"
+    log.write_bytes(before)
+    done = ingest(log, own, own / "state")
+    assert (done.added, done.new_users) == (0, 0)
+    assert done.forgotten == before.count(f"{USER}\t".encode()) + before.count(b"u0x4\t")
+    assert traces(folder / "node-0", USER) == []
+
+    (own / "interactions.tsv").write_bytes(before)  # 'lumos prepare --force' of the old log
+    left = read_kept_node(own, own / "state")[1]
+    assert left.user_ids == ("u0x0", "u0x2", "u0x3", "u0x5")
+    assert readmit_users(own / "state", [USER]) == [USER]
+    assert USER in read_kept_node(own, own / "state")[1].user_ids
+
+
+def test_the_data_of_a_run_that_goes_on_are_removed_too(folder: Path) -> None:
+    own = folder / "node-0"
+    keep_snapshot(own / "state", "ab" * 8, *read_node(own))
+    assert SNAPSHOT in traces(folder, USER)
+    forget(node(folder), USER)
+    assert traces(folder, USER) == []
+
+
+def test_rows_that_arrive_while_somebody_decides_are_not_lost(folder: Path) -> None:
+    own = folder / "node-0"
+    found = forgetting(node(folder), [USER])
+    log = folder / "log.tsv"
+    log.write_text("user_id\titem_id\ttimestamp\nnew\ti1\t1\n")
+    assert ingest(log, own, own / "state").added == 1
+    with pytest.raises(DataError, match="the file has changed"):
+        list(found.carry_out())
+    forget(node(folder), USER)
+    assert "new\ti1\t1" in (own / "interactions.tsv").read_text()
+    assert traces(own, USER) == []

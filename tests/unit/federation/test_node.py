@@ -14,7 +14,8 @@ from client_app.open_node import open_node
 from lumos_core import __version__
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
-from lumos_core.data.sequences import LeaveOneOut, Sequences
+from lumos_core.data.sequences import Sequences
+from lumos_core.data.splits import LeaveOneOut
 from lumos_core.errors import DataError, ModelError
 from lumos_core.federation.node import Node
 from lumos_core.learning.evaluation import evaluate

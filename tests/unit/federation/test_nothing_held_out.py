@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from lumos_core import Catalog, RunConfig, simulate
 from lumos_core.cli.app import app
 from lumos_core.data import Sequences
-from lumos_core.data.sequences import AllTrain, LeaveOneOut, least_history, split_of
+from lumos_core.data.splits import AllTrain, LeaveOneOut, least_history, split_of
 from lumos_core.errors import ConfigError, DataError
 from lumos_core.federation import membership
 from lumos_core.federation.node import Node
@@ -58,7 +58,7 @@ def _same(a: Params, b: Params) -> bool:
 
 # ---------------------------------------------------------------- the split
 def test_everything_trains() -> None:
-    split = split_of("none", SHORT)
+    split = split_of(RunConfig(evaluation="none", title_weight=0.0), SHORT)
     assert isinstance(split, AllTrain)
     assert [h.tolist() for h in split.train()] == [[1, 2, 3, 4], [5, 6], [7]]
     for targets in (split.validation, split.test):
@@ -69,9 +69,9 @@ def test_everything_trains() -> None:
 
 def test_by_default_two_items_are_held_out() -> None:
     assert least_history("leave-one-out") == 3
-    assert isinstance(split_of("leave-one-out", SHORT.subset([0])), LeaveOneOut)
+    assert isinstance(split_of(RunConfig(), SHORT.subset([0])), LeaveOneOut)
     with pytest.raises(DataError, match="expected at least 3"):
-        split_of("leave-one-out", SHORT)
+        split_of(RunConfig(), SHORT)
 
 
 # ---------------------------------------------------------------- a node

@@ -9,6 +9,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from lumos_core.errors import ReplyError
 from lumos_core.flower import records
 from lumos_core.flower.records import Order
+from lumos_core.views.titles.artefact_pieces import Offered, Piece
 
 RNG = np.random.default_rng(0)
 DELTA = {
@@ -144,3 +145,48 @@ def test_describe_replies_are_short_texts():
     for facts in ({"name": 3}, {"name": "x" * 1000}, {"n" * 1000: "x"}):
         with pytest.raises(ReplyError, match="short str"):
             records.decode_describe(RecordDict({"node": ConfigRecord(facts)}))
+
+
+# ---------------------------------------------------------------- pieces of an artefact
+OFFERED = Offered(9, "a model", "1/2", "products")
+
+
+@pytest.mark.parametrize("piece", [None, Piece(0, b"abc"), Piece(7, b"")])
+def test_an_offer_arrives_as_it_was_given(piece):
+    sent = Order(None, 0, None, "c", offered=OFFERED, piece=piece)
+    assert records.decode_order(records.encode_order(sent)) == sent
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": 0}, {"size": 2**40}, {"size": "9"}, {"size": True}, {"model": 3}, {"noun": None},
+        {"recipe": "x" * 2000}, {"number": -1}, {"number": 0.5},
+    ],
+)  # fmt: skip
+def test_an_offer_that_is_none_is_refused(change):
+    content = records.encode_order(
+        Order(None, 0, None, "", offered=OFFERED, piece=Piece(0, b"abc"))
+    )
+    values = {**content.config_records["offered"], **change}
+    content["offered"] = ConfigRecord({k: v for k, v in values.items() if v is not None})
+    with pytest.raises(ReplyError, match="instruction"):
+        records.decode_order(content)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"piece": np.zeros(3, np.float32)},
+        {"piece": np.zeros((1, 3), np.uint8)},
+        {"other": np.zeros(3, np.uint8)},
+        {"piece": np.zeros(3, np.uint8), "other": np.zeros(3, np.uint8)},
+    ],
+)
+def test_a_piece_that_is_no_bytes_is_refused(arrays):
+    content = records.encode_order(
+        Order(None, 0, None, "", offered=OFFERED, piece=Piece(0, b"abc"))
+    )
+    content["piece"] = records.to_record(arrays)
+    with pytest.raises(ReplyError, match="one row of bytes"):
+        records.decode_order(content)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lumos_core.config import RunConfig
-from lumos_core.data.sequences import LeaveOneOut, Sequences
+from lumos_core.data.sequences import Sequences
+from lumos_core.data.splits import LeaveOneOut
 from lumos_core.learning import baselines
 from lumos_core.learning.baselines import popularity, train_centralised
 from lumos_core.learning.evaluation import evaluate

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lumos_core.config import RunConfig
-from lumos_core.data.sequences import LeaveOneOut, Sequences
+from lumos_core.data.sequences import Sequences
+from lumos_core.data.splits import LeaveOneOut
 from lumos_core.learning import evaluation
 from lumos_core.learning.evaluation import evaluate, target_ranks, user_ranks
 from lumos_core.learning.metrics import means, ranking_sums

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from lumos_core.data import Catalog, Sequences
-from lumos_core.data.sequences import LeaveOneOut
+from lumos_core.data.splits import LeaveOneOut
 from lumos_core.learning.evaluation import best_weight, encoder_scores, evaluate, ranks_by_weight
 from lumos_core.learning.model import new_model
 from lumos_core.learning.title_nearness import (

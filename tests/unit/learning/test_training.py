@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lumos_core.config import RunConfig
-from lumos_core.data.sequences import LeaveOneOut, Sequences
+from lumos_core.data.sequences import Sequences
+from lumos_core.data.splits import LeaveOneOut
 from lumos_core.learning import objectives
 from lumos_core.learning.adam import Adam
 from lumos_core.learning.model import get_params, new_model, set_params

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lumos_core.config import RunConfig
-from lumos_core.data.sequences import LeaveOneOut, Sequences
+from lumos_core.data.sequences import Sequences
+from lumos_core.data.splits import LeaveOneOut
 from lumos_core.learning.adam import Adam
 from lumos_core.learning.model import SASRec, new_model
 from lumos_core.learning.training import Trainer, TrainingSet, TrainSums

@@ -7,7 +7,8 @@ import pytest
 from lumos_core.cli.run import view_line
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
-from lumos_core.data.sequences import LeaveOneOut, Sequences
+from lumos_core.data.sequences import Sequences
+from lumos_core.data.splits import LeaveOneOut
 from lumos_core.views.source import STORE, ViewCount, count_views, view_source
 
 CATALOG = Catalog(tuple("abcdefgh"), tuple(f"title {n}" for n in range(8)))

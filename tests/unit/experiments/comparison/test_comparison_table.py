@@ -199,3 +199,17 @@ def test_rows_stand_in_the_order_of_variants_not_of_the_file() -> None:
     first, *_ = tables(BASE, result("popularity", 0, 0.1, 0.1), result("lumos", 0, 0.6, 0.6))
     names = [line.split("|")[1].strip() for line in first.splitlines()[2:]]
     assert names == ["lumos", "popularity", "base"]
+
+
+def test_what_is_suggested_is_compared_with_what_users_take() -> None:
+    """Targets are used 0 to 59 times, so on average 26.975 with 400 users."""
+    shown = {"coverage": 0.25, "mean_uses": 54.0}
+    found = tables(BASE, result("ours", 0, 0.6, 0.6, suggested=shown))
+    (table,) = (text for text in found if text.startswith("| first 20 suggestions"))
+    uses = (np.arange(USERS) % 60).mean()
+    assert row(table, "ours")[1:] == ["25.0%", "54.0", f"{54.0 / uses:.2f}"]
+    assert "| base |" not in table, "an older result does not have it"
+
+
+def test_results_without_it_have_no_such_table() -> None:
+    assert not any(text.startswith("| first 20") for text in tables(BASE))

@@ -12,7 +12,10 @@ from lumos_core.data.layout import shared_state
 from lumos_core.data.pooled import pool
 from lumos_core.data.prepare import prepare
 from lumos_core.data.prepared_folder import load_prepared
+from lumos_core.data.splits import split_of
+from lumos_core.errors import ConfigError, DataError
 from lumos_core.experiments.comparison import compare, variant_runs
+from lumos_core.experiments.comparison.comparison_table import comparison_table
 from lumos_core.experiments.comparison.packed_ranks import unpack_counts, unpack_ranks
 from lumos_core.experiments.comparison.variant_runs import (
     Ground,
@@ -88,7 +91,7 @@ def test_a_nodes_own_model_ranks_its_users(data: Path) -> None:
     _, ranks = variant_runs._local(config, ground)
     assert ranks is not None
     (params, _), *_ = variant_runs._trained(config, ground, [ground.nodes["node-0"]])
-    own = variant_runs.final_ranks(config, params, ground.nodes["node-0"], ground.catalog)
+    own, _ = variant_runs.final_ranks(config, params, ground.nodes["node-0"], ground.catalog)
     place = [users.user_ids.index(user) for user in ground.nodes["node-0"].user_ids]
     assert ranks["test"][place].tolist() == own["test"].tolist()
 
@@ -217,3 +220,89 @@ def test_a_yardstick_has_nothing_to_converge_and_tells_what_it_chose(data: Path)
     result = run(data, "markov-titles")
     assert "converged" not in result
     assert set(result["chosen"]) == {"half-life", "title-weight"}
+
+
+@pytest.mark.parametrize("variant", ["popularity", "fedavg", "centralised"])
+def test_results_say_what_is_suggested(data: Path, variant: str) -> None:
+    facts = run(data, variant)["suggested"]
+    assert 0 < facts["coverage"] <= 1
+    assert facts["mean_uses"] > 0
+
+
+# ---------------------------------------------------------------- a split by time
+DAY = 86_400
+BY_TIME = SMALL.replace(evaluation="last-days", evaluate_from="2024-01-21", test_from="2024-02-01")
+
+
+@pytest.fixture(scope="module")
+def dated_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """45 users on three nodes: 40 who buy every ten days from 1 to 6 January on, and five who buy
+    once, in January."""
+    folder = tmp_path_factory.mktemp("dated")
+    start = 1_704_067_200  # 2024-01-01
+    rows = [
+        f"u{u:02d}\ti{(u * 3 + t * (1 + u % 3)) % 30}\t{start + (u % 6 + 10 * t) * DAY}"
+        for u in range(40)
+        for t in range(5)
+    ]
+    rows += [f"v{u}\ti{u}\t{start + u * DAY}" for u in range(5)]
+    (folder / "interactions.tsv").write_text("user_id\titem_id\ttimestamp\n" + "\n".join(rows))
+    titles = [f"i{i}\tthing number {i} of {'paper' if i % 2 else 'tin'}" for i in range(30)]
+    (folder / "items.tsv").write_text("item_id\ttitle\n" + "\n".join(titles))
+    prepare(folder, folder / "out", nodes=3, seed=0, k_core=0, min_interactions=1)
+    return folder / "out"
+
+
+@pytest.mark.parametrize("name", ["fedavg", "centralised", "popularity", "markov-titles"])
+@pytest.mark.parametrize("partition", ["stored", "drawn"])
+def test_a_split_by_time_ranks_those_who_come_back(
+    dated_data: Path, name: str, partition: str
+) -> None:
+    result = run(dated_data, name, base=BY_TIME, partition=partition)
+    assert result["users"] == 45
+    for split in ("validation", "test"):
+        ranks = unpack_ranks(result["ranks"][split])
+        assert ranks.shape == (40,)
+        assert means(ranking_sums(ranks)) == pytest.approx(result[split], abs=1e-12)
+    lengths = unpack_counts(result["history_lengths"])
+    assert lengths.tolist() == [2] * 40, "1 and 11 January are before the 21st"
+    assert unpack_counts(result["owners"]).shape == (40,)
+    table = comparison_table([result], name)
+    assert "before 2024-01-21, validation up to 2024-02-01 (40 users), test" in table
+
+
+def test_what_comes_later_changes_nothing_that_was_counted(dated_data: Path) -> None:
+    """Popularity of a split by time is that of the training window alone."""
+    catalog, nodes = load_prepared(dated_data, 1)
+    split = split_of(BY_TIME, pool(dated_data, catalog, nodes, 1).users)
+    seen = np.bincount(split.train().items, minlength=len(catalog) + 1)[1:]
+    histories, targets = split.test()
+    for history, target, rank in zip(
+        histories,
+        targets,
+        unpack_ranks(run(dated_data, "popularity", base=BY_TIME)["ranks"]["test"]),
+        strict=True,
+    ):
+        rivals = [seen[i - 1] for i in range(1, 31) if i != target and i not in history]
+        own = seen[target - 1]
+        expected = 1 + sum(r > own for r in rivals) + sum(r == own for r in rivals) / 2
+        assert rank == expected
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"test_from": "2025-01-01"}, "found no user .* one in the test window"),
+        ({"evaluate_from": "2023-01-01"}, "found no interaction before it"),
+    ],
+)
+def test_a_window_without_users_is_refused(
+    dated_data: Path, keys: dict[str, str], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        Ground.of(dated_data, "stored", 0, BY_TIME.replace(**keys))
+
+
+def test_local_models_have_no_windows(dated_data: Path) -> None:
+    with pytest.raises(ConfigError, match="variant 'local' with evaluation = last-days"):
+        run(dated_data, "local", base=BY_TIME)

@@ -8,7 +8,8 @@ import pytest
 
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
-from lumos_core.data.sequences import LeaveOneOut, Sequences
+from lumos_core.data.sequences import Sequences
+from lumos_core.data.splits import LeaveOneOut
 from lumos_core.experiments.inference.leakage import area_under_curve
 from lumos_core.experiments.inference.membership import (
     NODES,

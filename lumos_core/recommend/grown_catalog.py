@@ -1,21 +1,25 @@
-"""A model for a catalog that has grown since it was trained, by items at its end.
+"""A model for a later version of its catalog: more items at its end, some titles corrected.
 
 A new item's embedding is the weighted mean of those of the five items with the nearest titles, and
-so is its bias: what is known of a thing that nobody has met yet is what it is like. Anything that
-gives another number to an item that the model knows is refused, because rows of the model would
-then mean other items.
+so is its bias: what is known of a thing that nobody has met yet is what it is like. An item whose
+title was corrected keeps its row. Anything that gives another number to an item that the model
+knows is refused, because rows of the model would then mean other items.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from lumos_core.data.catalog import Catalog, differing_versions, short_fingerprint
+from lumos_core.data.catalog_versions import Lineage
 from lumos_core.errors import ModelError
 from lumos_core.learning.parameters import ITEM_BIAS, ITEM_TABLE, Params
-from lumos_core.recommend.model_files import ModelCard, Shape
 from lumos_core.views.titles.vectors import tfidf_title_vectors
+
+if TYPE_CHECKING:
+    from lumos_core.recommend.model_files import ModelCard
 
 NEIGHBOURS = 5
 """Items whose rows a new item's row is made of."""
@@ -24,8 +28,8 @@ _BLOCK = 1024  # new items at a time, so that no matrix of all pairs is made
 
 
 def model_for(
-    place: Path, params: Params, card: ModelCard, catalog: Catalog
-) -> tuple[Params, ModelCard]:
+    place: Path, params: Params, card: "ModelCard", catalog: Catalog
+) -> "tuple[Params, ModelCard]":
     """A model with rows for all items of a catalog; unchanged if the catalog is its own.
 
     Args:
@@ -39,9 +43,9 @@ def model_for(
     """
     known = card.shape.num_items
     _check_grown(place, card, catalog)
-    if known == len(catalog):
+    if catalog.is_known_as(card.catalog):
         return params, card
-    shape = Shape.model_validate({**card.model_shape.to_dict(), "num_items": len(catalog)})
+    shape = card.shape.model_copy(update={"num_items": len(catalog)})
     fitting = card.model_copy(update={"shape": shape, "catalog": catalog.fingerprint})
     return grown(params, known, catalog), fitting
 
@@ -97,15 +101,19 @@ def _neighbours(
     return indices, weights / weights.sum(axis=1, keepdims=True)
 
 
-def _check_grown(place: Path, card: ModelCard, catalog: Catalog) -> None:
+def _check_grown(place: Path, card: "ModelCard", catalog: Catalog) -> None:
     """Check that the model's items are the first ones of the catalog."""
-    if catalog.extends(card.shape.num_items, card.catalog):
+    known = card.shape.num_items
+    if catalog.extends(known, card.catalog):
+        return
+    if Lineage.of(catalog).descends_from(known, card.catalog):
         return
     theirs, ours = card.catalog, catalog.fingerprint
     raise ModelError(
         f"{place}: was made for another catalog ({card.shape.num_items} items, fingerprint "
         f"{short_fingerprint(theirs)}…), and this one ({len(catalog)} items, "
         f"{short_fingerprint(ours)}…) has not grown from it: its rows would mean other items. A "
-        "catalog may grow by items at its end; ids and titles before them must stay as they were"
+        "catalog may grow by items at its end; ids before them must stay as they were, and titles "
+        "may be corrected by 'lumos catalog extend', which writes catalog.versions.json beside it"
         f"{differing_versions(theirs, ours)}"
     )

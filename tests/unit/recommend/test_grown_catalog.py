@@ -7,11 +7,12 @@ import pytest
 
 from lumos_core import Catalog, RunConfig, load_model, simulate
 from lumos_core.data import Sequences
+from lumos_core.data.catalog_versions import Lineage
 from lumos_core.errors import ModelError
-from lumos_core.federation.grown_catalog import grown
 from lumos_core.federation.warm_start import Start
 from lumos_core.learning.model import get_params
 from lumos_core.learning.parameters import ITEM_BIAS, ITEM_TABLE
+from lumos_core.recommend.grown_catalog import grown
 
 THINGS = [f"{colour} {thing}" for thing in ("lamp", "cup", "chair") for colour in ["red", "blue"]]
 CATALOG = Catalog(tuple(f"i{n}" for n in range(len(THINGS))), tuple(THINGS))
@@ -76,6 +77,52 @@ def test_a_catalog_that_renumbers_items_is_refused(
 ) -> None:
     with pytest.raises(ModelError, match="has not grown from it"):
         Start.read(trained, CONFIG, Catalog(ids, titles))
+
+
+def test_a_model_of_an_earlier_catalog_can_be_used_until_the_next_one_comes(trained: Path) -> None:
+    before, now = load_model(trained, CATALOG), load_model(trained, GROWN)
+    assert (before.shape.num_items, now.shape.num_items) == (6, 8)
+    for name, array in get_params(before).items():
+        assert np.array_equal(get_params(now)[name][: len(array)], array), name
+    with pytest.raises(ModelError, match="has not grown from it"):
+        load_model(trained, Catalog(GROWN.item_ids[1:], GROWN.titles[1:]))
+
+
+CORRECTED = Catalog(GROWN.item_ids, ("RED lamp", *GROWN.titles[1:]))
+
+
+def versions(folder: Path) -> Catalog:
+    """The third version of a catalog, with the chain beside it: first it grew, then a title was
+    corrected."""
+    chain, _ = Lineage.of(CATALOG).extended(GROWN)
+    chain, _ = chain.extended(CORRECTED)
+    chain.write(folder / "catalog.tsv")
+    return Catalog.read(folder / "catalog.tsv")
+
+
+def test_a_corrected_title_keeps_its_row(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="'lumos catalog extend'"):
+        Start.read(trained, CONFIG, CORRECTED)
+    catalog = versions(tmp_path)
+    before = get_params(load_model(trained, CATALOG))
+    start = Start.read(trained, CONFIG, catalog)
+    assert np.array_equal(start.params[ITEM_TABLE][:7], before[ITEM_TABLE])
+    assert start.card.catalog == catalog.fingerprint
+    assert load_model(trained, catalog).shape.num_items == 8
+    result = simulate(CONFIG, catalog, SHOPS, run_dir=tmp_path / "run", start=trained)
+    assert result.params[ITEM_TABLE].shape == (9, 8)
+
+
+def test_a_correction_alone_keeps_all_rows(trained: Path, tmp_path: Path) -> None:
+    chain, grown_by = Lineage.of(CATALOG).extended(
+        Catalog(CATALOG.item_ids, ("RED lamp", *CATALOG.titles[1:]))
+    )
+    assert (grown_by.added, len(grown_by.corrected)) == (0, 1)
+    chain.write(tmp_path / "catalog.tsv")
+    catalog = Catalog.read(tmp_path / "catalog.tsv")
+    params = Start.read(trained, CONFIG, catalog).params
+    before = get_params(load_model(trained, CATALOG))
+    assert all(np.array_equal(params[name], before[name]) for name in before)
 
 
 def test_a_grown_start_is_kept_for_the_grown_catalog(trained: Path, tmp_path: Path) -> None:
