@@ -84,9 +84,9 @@ def test_no_server_keeps_a_node_at_work_for_long(folder, monkeypatch, asked, all
     seen = []
     whole = open_node.open_node
 
-    def remember(config, settings, meter=None, seconds=None):
+    def remember(config, settings, meter=None, seconds=None, data=None):
         seen.append(seconds)
-        return whole(config, settings, meter, seconds)
+        return whole(config, settings, meter, seconds, data)
 
     monkeypatch.setattr(open_node, "open_node", remember)
     told(prepare(folder, seconds=asked))
