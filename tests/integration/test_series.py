@@ -1,6 +1,7 @@
-"""Three nights over TLS and real processes: after the first the server is restored from a backup
-and the catalog grows, in the second the server is killed and started again. Nobody touches the
-nodes."""
+"""Three nights over TLS and real processes: after the first the server is restored from a backup,
+the catalog grows, for the server and one of two nodes, and this node gets new interactions; in the
+second more of them come, and the server
+is killed and started again. Nobody touches the nodes."""
 
 import json
 import shutil
@@ -13,10 +14,11 @@ from deployment_support import Terminals, leftovers, named, wait_for, write_prep
 from hosts_support import settings
 
 from lumos_core import Catalog, RunConfig, load_model
+from lumos_core.data.layout import CATALOG_VERSIONS
 from lumos_core.federation.warm_start import START_FACTS, StartFacts
 from lumos_core.flower import commands
 from lumos_core.runs.folder import read_config
-from lumos_core.runs.history import read_history
+from lumos_core.runs.history import VERSIONS, read_history
 from lumos_core.runs.series_file import SERIES, SeriesFile
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
@@ -55,10 +57,26 @@ class Shop(Terminals):
         shutil.rmtree(self.kit)
         subprocess.run(["tar", "-xzf", archive, "-C", folder], check=True)
 
-    def add_item(self, item: str) -> None:
-        for file in self.data.rglob("catalog.tsv"):
-            if not file.is_symlink():
-                file.write_text(file.read_text() + item)
+    def extend_catalog(self, item: str) -> None:
+        """The next version, which the server and node-0 get and node-1 does not."""
+        catalog, new = self.data / "catalog.tsv", self.place / "new.tsv"
+        first, *rest = catalog.read_text().splitlines(keepends=True)[1:]
+        new.write_text("item_id\ttitle\n" + first.replace("thing", "THING") + "".join(rest) + item)
+        self.lumos("catalog", "extend", str(catalog), str(new), "--out", str(catalog))
+        for name in ("catalog.tsv", CATALOG_VERSIONS):
+            shutil.copy(self.data / name, self.data / "node-0" / name)
+
+    def ingest(self, user: str) -> str:
+        """A new user's interactions come to node-0 while it is running."""
+        log = self.place / f"{user}.tsv"
+        rows = "".join(f"{user}\ti{n}\t{n}\n" for n in range(5))
+        log.write_text(f"user_id\titem_id\ttimestamp\n{rows}")
+        return self.lumos("node", "ingest", str(log), "--data", "data/node-0")
+
+    def users(self, night: str) -> list[int]:
+        """How many users trained in each round of a night."""
+        history = read_history(self.series / "runs" / night / "history.jsonl")
+        return [event["users"] for event in history if event["event"] == "round"]
 
     def file(self) -> SeriesFile:
         return SeriesFile.read_if_there(self.series / SERIES) or SeriesFile()
@@ -83,11 +101,14 @@ def test_three_nights_on_a_timetable(shop: Shop) -> None:
     shop.start_nodes()
     assert shop.start_server(1).wait(SECONDS) == 0, shop.said("server")
     shop.restore_from_backup()
-    shop.add_item("new\tthing number new\n")
+    shop.extend_catalog("new\tthing number new\n")
+    assert "5 rows = 5 added (1 new user)" in shop.ingest("tuesday")
+    assert "5 rows = 0 added + 5 known" in shop.ingest("tuesday")
 
     server = shop.start_server(3)
     night = wait_for(lambda: len(n := shop.file().nights) == 2 and n[1].name, SECONDS)
     wait_for(lambda: 0 < shop.rounds(night) < ROUNDS, SECONDS)
+    shop.ingest("wednesday")
     for process in [*named(server.pid, "flwr-serverapp"), *named(server.pid, "flower-superlink")]:
         process.kill()
     server.kill()
@@ -99,7 +120,15 @@ def test_three_nights_on_a_timetable(shop: Shop) -> None:
     assert [n.outcome for n in done.nights] == ["completed"] * 3
     assert [n.rounds for n in done.nights] == [ROUNDS] * 3
     assert done.nights[1].name == night
+    assert [shop.users(n.name) for n in done.nights] == [[count] * ROUNDS for count in (16, 17, 18)]
     assert done.ended == "3 nights are done, --nights 3"
+    for later in done.nights[1:]:
+        history = read_history(shop.series / "runs" / later.name / "history.jsonl")
+        [note] = {e["note"] for e in history if e["event"] == VERSIONS}
+        assert note.startswith(
+            "uses catalog version 1 of 2: it trains and ranks the first 40 items"
+        )
+        assert all(e["ok"] == ["node-0", "node-1"] for e in history if e["event"] == "round")
     grown = Catalog.read(shop.data / "catalog.tsv")
     load_model(shop.series / "current", grown)
     seeds = [_config(shop, n.name).seed for n in done.nights]
