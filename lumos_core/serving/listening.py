@@ -83,20 +83,27 @@ def serve_until_signal(service: ASGIApp, listening: socket.socket, newest: Newes
     ended = threading.Event()
     watch = threading.Thread(target=newest.watch, args=(ended, LOOK_SECONDS), daemon=True)
 
+    signals: list[int] = []
+
     def end(number: int, frame: FrameType | None) -> None:
         """For a signal before the server handles it, and when the server raises it again at its
         end, for whoever handled it before."""
+        signals.append(number)
         server.should_exit = True
 
-    before = signal.signal(signal.SIGTERM, end)
+    # Ctrl-C as well: asyncio's own handler cancels a task, which may have ended when it comes
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     watch.start()
     try:
         server.run(sockets=[listening])
     finally:
         ended.set()
         listening.close()
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         logging.getLogger(__name__).info("ended")
+    if signal.SIGINT in signals:
+        raise KeyboardInterrupt
 
 
 class QuietConnectionsEnd(H11Protocol):
