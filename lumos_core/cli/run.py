@@ -24,8 +24,9 @@ from lumos_core.data.layout import shared_state
 from lumos_core.data.sequences import users_text
 from lumos_core.deployment.centralised_child import start_baselines, wait_for_baselines
 from lumos_core.deployment.local import LocalNode, deploy, simulate_here, simulate_with_flower
+from lumos_core.deployment.ray_cluster import check_address, check_cluster, machines_line
 from lumos_core.deployment.round_lines import RoundLines
-from lumos_core.errors import ConfigError, FederationError
+from lumos_core.errors import ConfigError, FederationError, require_extra
 from lumos_core.federation.one_user_clients import check_one_user_clients
 from lumos_core.processes.children import Children, ending_on_signals
 from lumos_core.runs.history import OnEvent
@@ -73,6 +74,14 @@ Clients = Annotated[
     ),
 ]
 
+Ray = Annotated[
+    str,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="With --engine flower: spread the nodes over the machines of a running Ray cluster, "
+        "of which this machine is one. Trusted networks only.",
+    ),
+]
 
 _NO_PAGE: AbstractContextManager[str] = nullcontext("")
 
@@ -126,6 +135,7 @@ def simulate_command(
     baselines: Baselines = True,
     engine: Engine = "flower",
     clients: Clients = "nodes",
+    ray: Ray = "",
 ) -> None:
     """Run the same federation without a network: virtual nodes of Flower, or one process."""
     from lumos_core.deployment.plan import plan_local  # imports polars
@@ -141,6 +151,8 @@ def simulate_command(
             f"--clients users --engine {engine}: a virtual node for each user would take a process "
             "a message; use --engine in-process"
         )
+    if ray:
+        _check_ray(ray, engine)
     plan = plan_local(flat, {}, data, nodes, run_dir, resume, start)
     if clients == "users":
         check_one_user_clients(plan.config)
@@ -149,7 +161,7 @@ def simulate_command(
     def federate(on_event: OnEvent) -> RunSummary:
         if engine == "flower":
             return simulate_with_flower(
-                plan.config, plan.data, len(names), plan.run_dir, on_event, resume, plan.start
+                plan.config, plan.data, len(names), plan.run_dir, on_event, resume, plan.start, ray
             )
         users = dict(zip(names, plan.sequences, strict=True))
         return simulate_here(
@@ -157,7 +169,20 @@ def simulate_command(
             plan.start,
         )  # fmt: skip
 
+    if ray:
+        console = Console(soft_wrap=True)
+        with console.status("asking the machines of the Ray cluster"):
+            machines = check_cluster(ray, plan.data)
+        console.print(machines_line(machines), highlight=False)
     _execute("simulate", plan, baselines, federate, clients)
+
+
+def _check_ray(address: str, engine: str) -> None:
+    """Raises ConfigError: the address is none, this engine has no cluster, or Ray is missing."""
+    check_address(address)
+    if engine != "flower":
+        raise ConfigError(f"--ray --engine {engine}: only Flower's engine has a Ray cluster")
+    require_extra("ray", "simulation", "--ray")
 
 
 # ---------------------------------------------------------------- execution

@@ -6,6 +6,7 @@ of `lumos_core.flower.commands`.
 
 ``plan``                the configuration and data of a run, checked before anything starts
 ``local``               one SuperLink with SuperNodes, or the simulation engine
+``ray_cluster``         that engine on several machines; ``ray_facts`` asks what each of them has
 ``local_supernode``     one of these SuperNodes, started again when it has ended
 ``server_supervisor``   the server of a deployment; a process that dies is started again
 ``node_supervisor``     a node of a deployment; a process that dies is started again

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lumos_core.config import SIMULATION_DATA, NodeConfig, RunConfig, Scalar
 from lumos_core.data import Catalog, Sequences
+from lumos_core.deployment import ray_cluster
 from lumos_core.deployment.follow import Watch, ended
 from lumos_core.deployment.hung_processes import LINK_SECONDS, Probe, end_hung
 from lumos_core.deployment.local_supernode import RESTARTS, LocalSuperNode
@@ -123,6 +124,7 @@ def simulate_with_flower(
     on_event: OnEvent,
     resume: bool = False,
     start: "Start | None" = None,
+    cluster: str = "",
 ) -> RunSummary:
     """Run a federation of virtual nodes under Flower's simulation engine.
 
@@ -134,6 +136,8 @@ def simulate_with_flower(
         on_event: called with every event of the history.
         resume: resume the run in ``run_dir``.
         start: see :func:`deploy`.
+        cluster: ``HOST:PORT`` of a Ray cluster, see
+            :func:`~lumos_core.deployment.ray_cluster.check_cluster`; empty: this machine alone.
 
     Returns:
         The run's summary; look at its ``outcome``.
@@ -147,18 +151,23 @@ def simulate_with_flower(
     states = [NodeConfig(data=str(data / f"node-{n}")).state_folder for n in range(nodes)]
     with workplace() as place, ending_on_signals(), Children(run_dir / "logs") as children:
         [control] = commands.free_ports(1)
-        ray = place / "r"  # sockets live there: the path must stay short
-        ray.mkdir()
-        variables = {
-            SIMULATION_DATA: str(data.resolve()),
-            "RAY_TMPDIR": str(ray),
-            "OMP_NUM_THREADS": "1",
-        }
+        variables = ray_cluster.variables(cluster, data) if cluster else _own_ray(place, data)
         link = SuperLink(children, place, config, control, None, variables=variables)
         link.wait_healthy()
         with link.probe() as probe:
             watch = _LocalWatch(link, probe, [], states, on_event)
             return link.run(run_dir, watch, virtual_nodes=nodes)
+
+
+def _own_ray(place: Path, data: Path) -> dict[str, str]:
+    """The environment of a SuperLink whose simulation starts a Ray of its own."""
+    ray = place / "r"  # sockets live there: the path must stay short
+    ray.mkdir()
+    return {
+        SIMULATION_DATA: str(data.resolve()),
+        "RAY_TMPDIR": str(ray),
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def simulate_here(

@@ -75,6 +75,10 @@ class Network:
         found = (line.split()[3].rpartition(":") for line in lines)
         return {(address.strip("[]"), int(port)) for address, _, port in found}
 
+    def pids(self, host: str) -> list[int]:
+        """The processes that run on a host."""
+        return [int(pid) for pid in _pids(self._name(host))]
+
     def plug(self, host: str, up: bool = True) -> None:
         """Put a host's cable in, or pull it out."""
         state = "up" if up else "down"
@@ -146,12 +150,15 @@ def _ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
 
 
+def _pids(namespace: str) -> list[str]:
+    argv = ["ip", "netns", "pids", namespace]
+    return subprocess.run(argv, capture_output=True, text=True, check=False).stdout.split()
+
+
 def _kill_all(namespace: str) -> None:
     """End what still runs in a namespace of ours."""
     for number in ("-TERM", "-KILL"):
-        pids = subprocess.run(
-            ["ip", "netns", "pids", namespace], capture_output=True, text=True, check=False
-        ).stdout.split()
+        pids = _pids(namespace)
         if not pids:
             return
         subprocess.run(["kill", number, *pids], capture_output=True, check=False)

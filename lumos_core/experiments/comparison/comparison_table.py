@@ -396,8 +396,8 @@ def suggestion_rows(comparison: Comparison) -> list[list[str]]:
         if known and targets is not None:
             uses = mean(facts["mean_uses"] for facts in known)
             coverage = mean(facts["coverage"] for facts in known)
-            bias = uses / targets.mean()
-            rows.append([name, f"{coverage:.1%}", f"{uses:.1f}", f"{bias:.2f}"])
+            bias = f"{uses / targets.mean():.2f}" if targets.any() else _NONE
+            rows.append([name, f"{coverage:.1%}", f"{uses:.1f}", bias])
     return rows
 
 
