@@ -23,7 +23,7 @@ SLOW, SECONDS = "node-3", 25.0
 def _run(tmp_path: Path, **changes: object) -> list[Event]:
     data, run_dir = write_prepared(tmp_path / "data", nodes=4), tmp_path / "run"
     config = RunConfig(catalog=str(data / "catalog.tsv"), **{**CONFIG, **changes})
-    app = slow_app(tmp_path / "app", SLOW, SECONDS)
+    app = slow_app(tmp_path / "app", {SLOW: SECONDS})
     with start(deploying(app, data, config, 4, run_dir), tmp_path) as supervisor:
         output, _ = supervisor.communicate(timeout=400)
     assert supervisor.returncode == 0, output
@@ -69,3 +69,21 @@ def test_a_late_reply_counts_in_a_later_round(tmp_path: Path) -> None:
     assert with_slow
     assert all(e["staleness"][SLOW] >= 1 for e in with_slow)
     assert all(len(e["ok"]) == 3 and e["failed"] == [] for e in rounds)
+
+
+@pytest.mark.timeout(700)
+def test_before_and_after_in_one_run(tmp_path: Path) -> None:
+    """Rounds wait for the slow node until the run is resumed with ``close-at``."""
+    data, run_dir = write_prepared(tmp_path / "data", nodes=4), tmp_path / "run"
+    app = slow_app(tmp_path / "app", {SLOW: SECONDS})
+    for changes in ({"rounds": 2}, {"rounds": 6, "close_at": 0.75}):
+        config = RunConfig(catalog=str(data / "catalog.tsv"), **{**CONFIG, **changes})
+        argv = deploying(app, data, config, 4, run_dir, resume="close_at" in changes)
+        with start(argv, tmp_path) as supervisor:
+            output, _ = supervisor.communicate(timeout=300)
+        assert supervisor.returncode == 0, output
+    rounds = [e for e in read_history(run_dir / "history.jsonl") if e["event"] == "round"]
+    before, after = rounds[:2], rounds[2:]
+    assert all(e["seconds"] >= SECONDS and SLOW in e["ok"] for e in before)
+    assert all(e["seconds"] < SECONDS and SLOW not in e["ok"] for e in after)
+    assert len(after) == 4

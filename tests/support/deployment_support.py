@@ -137,7 +137,9 @@ def approve(bundle: Path, digest: str) -> None:
         file.write(f'approved-apps = ["{digest}"]\n')
 
 
-def deploying(app: Path, data: Path, config: RunConfig, nodes: int, run_dir: Path) -> list[str]:
+def deploying(
+    app: Path, data: Path, config: RunConfig, nodes: int, run_dir: Path, *, resume: bool = False
+) -> list[str]:
     """A command that deploys the app of a folder, as ``lumos run`` does the installed one,
     except that a node that died is not started again."""
     code = (
@@ -147,7 +149,7 @@ def deploying(app: Path, data: Path, config: RunConfig, nodes: int, run_dir: Pat
         "from lumos_core.deployment.local import LocalNode, deploy\n"
         f"data, config = Path({str(data)!r}), RunConfig.from_flat({config.to_flat()!r})\n"
         f"nodes = [LocalNode(f'node-{{n}}', data / f'node-{{n}}') for n in range({nodes})]\n"
-        f"summary = deploy(config, nodes, Path({str(run_dir)!r}), print, restarts=0)\n"
+        f"summary = deploy(config, nodes, Path({str(run_dir)!r}), print, {resume}, restarts=0)\n"
         "print(summary.reason)\n"
         "sys.exit(summary.outcome != 'completed')"
     )

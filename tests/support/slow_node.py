@@ -1,5 +1,6 @@
-"""A node of real processes that takes a fixed time longer for every training, and no processor."""
+"""Nodes of real processes that take a fixed time longer for every training, and no processor."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from deployment_support import wrapped_app
@@ -19,18 +20,16 @@ app.evaluate()(honest.answer)
 
 @app.train()
 def train(message, context):
-    if context.node_config["name"] == {name!r}:
-        time.sleep({seconds!r})
+    time.sleep({seconds!r}.get(context.node_config["name"], 0.0))
     return honest.answer(message, context)
 """
 
 
-def slow_app(folder: Path, name: str, seconds: float) -> Path:
+def slow_app(folder: Path, seconds: Mapping[str, float]) -> Path:
     """A folder with an app for :func:`deployment_support.deploying`.
 
     Args:
         folder: a new folder.
-        name: the slow node.
-        seconds: how much longer it takes.
+        seconds: by name of a node, how much longer it takes.
     """
-    return wrapped_app(folder, _WRAPPER.format(name=name, seconds=seconds))
+    return wrapped_app(folder, _WRAPPER.format(seconds=dict(seconds)))
