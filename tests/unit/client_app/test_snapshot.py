@@ -1,5 +1,6 @@
 """A run has the same data in all of its rounds; what arrives meanwhile enters with the next one."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ from flower_in_process import InProcessGrid, identify, node_context, tiny_config
 from flwr.app import Context, RecordDict
 
 from client_app.client import app as client
+from lumos_core.data.catalog import Catalog
+from lumos_core.data.catalog_versions import Lineage
 from lumos_core.data.ingest import ingest
 from lumos_core.data.node_cache import SNAPSHOT, keep_snapshot, read_snapshot
 from lumos_core.data.node_folder import read_node
@@ -36,16 +39,20 @@ def arrive(folder: Path) -> None:
 
 
 def users_by_round(
-    folder: Path, run: str, arrives_in: int | None = None, rounds: int = 3
+    folder: Path,
+    run: str,
+    arrives_in: int | None = None,
+    rounds: int = 3,
+    meanwhile: Callable[[Path], None] = arrive,
 ) -> list[int]:
-    """Users who trained in each round of a run in which rows arrive for node-0."""
+    """Users who trained in each round of a run; in one of them something arrives for node-0."""
     config = tiny_config(folder, rounds=rounds, **{"run-dir": str(folder / run)})
     grid = InProcessGrid(client, {100 + n: node_context(config, n) for n in range(2)})
 
     def answer(message, context):  # type: ignore[no-untyped-def]
         order = records.decode_order(message.content)
         if message.metadata.message_type == records.TRAIN and order.round == arrives_in:
-            arrive(folder)
+            meanwhile(folder)
         return client(message, context)
 
     grid.tamper[100] = answer
@@ -70,22 +77,38 @@ def test_a_resumed_run_keeps_its_data(folder: Path) -> None:
 
 
 def test_a_catalog_that_is_replaced_enters_with_the_next_run(folder: Path) -> None:
-    config = tiny_config(folder)
-    catalog, _ = read_node(folder / "node-0")
-    state = folder / "node-0" / "state"
-    run = users_by_round(folder, "run")
-    assert run == [12, 12, 12]
+    """node-0 gets the next version, and interactions with its new item, while a run goes on."""
+    own = folder / "node-0"
+    before = Catalog.read(own / "catalog.tsv")
+    chain, _ = Lineage.of(before).extended(
+        Catalog((*before.item_ids, "new"), (*before.titles, "a new thing"))
+    )
+
+    def replace(folder: Path) -> None:
+        chain.write(own / "catalog.tsv")
+        log = folder / "later.tsv"
+        log.write_text(LATER.replace("i3", "new"))
+        assert ingest(log, own, own / "state").added == 12
+
+    assert users_by_round(folder, "first", arrives_in=2, meanwhile=replace) == [12, 12, 12]
+    chain.write(folder / "catalog.tsv")
+    assert users_by_round(folder, "second") == [15, 15, 15]
+
+
+def test_what_is_kept_is_that_of_one_run_and_private(folder: Path) -> None:
+    own = folder / "node-0"
+    state, catalog = own / "state", read_node(own)[0]
+    users_by_round(folder, "run")
     name = RunIdentity.of(folder / "run").run
-    found = read_snapshot(folder / "node-0", state, name)
+    found = read_snapshot(own, state, name)
     assert found is not None
     assert found[0].fingerprint == catalog.fingerprint
-    assert found[0].path == folder / "node-0" / "catalog.tsv", "files beside it are found"
-    assert read_snapshot(folder / "node-0", state, "ab" * 8) is None
-    assert read_snapshot(folder / "node-0", state, name, min_history=1) is None
+    assert found[0].path == own / "catalog.tsv", "files beside it are found"
+    assert read_snapshot(own, state, "ab" * 8) is None
+    assert read_snapshot(own, state, name, min_history=1) is None
     assert (state / SNAPSHOT).stat().st_mode & 0o777 == 0o600
     (state / SNAPSHOT).write_bytes(b"PK\x03\x04")
-    assert read_snapshot(folder / "node-0", state, name) is None
-    assert config.evaluation == "leave-one-out"
+    assert read_snapshot(own, state, name) is None
 
 
 def test_a_node_with_another_catalog_reads_its_files_again_until_it_is_right(folder: Path) -> None:
