@@ -6,6 +6,14 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from lumos_core.cli.log_options import (
+    DropMissing,
+    Header,
+    ItemColumn,
+    Separator,
+    TimeColumn,
+    UserColumn,
+)
 from lumos_core.cli.node_options import Data, Settings, SomeBundle, State, node_settings
 
 
@@ -30,22 +38,12 @@ def ingest_command(
     log_format: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help="As for 'lumos prepare'.")
     ] = "auto",
-    user_column: Annotated[str, typer.Option(help="Name of the column with users.")] = "",
-    item_column: Annotated[str, typer.Option(help="Name of the column with items.")] = "",
-    time_column: Annotated[str, typer.Option(help="Name of the column with times.")] = "",
-    separator: Annotated[
-        str, typer.Option(help="What separates fields, if it is not found by itself.")
-    ] = "",
-    header: Annotated[
-        bool,
-        typer.Option(
-            "--header/--no-header",
-            help="--no-header: the first line is a row, and columns are called 1, 2, ….",
-        ),
-    ] = True,
-    drop_missing: Annotated[
-        bool, typer.Option("--drop-missing", help="Leave out rows without a user.")
-    ] = False,
+    user_column: UserColumn = "",
+    item_column: ItemColumn = "",
+    time_column: TimeColumn = "",
+    separator: Separator = "",
+    header: Header = True,
+    drop_missing: DropMissing = False,
     data: Data = None,
     state: State = None,
     settings: Settings = None,

@@ -8,6 +8,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lumos_core.cli.log_options import (
+    DropMissing,
+    Header,
+    ItemColumn,
+    Separator,
+    TimeColumn,
+    UserColumn,
+)
 from lumos_core.data.sample import SAMPLE_DOMAIN, bundled_sample
 from lumos_core.terminal.progress import Progress
 
@@ -92,13 +100,13 @@ def prepare_command(
     impression_clicks: Annotated[
         bool, typer.Option("--impression-clicks", help="MIND: append clicks in impressions.")
     ] = False,
-    user_column: Annotated[str, typer.Option(help="Name of the column with users.")] = "",
-    item_column: Annotated[str, typer.Option(help="Name of the log's column with items.")] = "",
+    user_column: UserColumn = "",
+    item_column: ItemColumn = "",
     items_id_column: Annotated[
         str,
         typer.Option(help="Name of the column with ids in the list of items, if it is another."),
     ] = "",
-    time_column: Annotated[str, typer.Option(help="Name of the column with times.")] = "",
+    time_column: TimeColumn = "",
     title_column: Annotated[
         str,
         typer.Option(
@@ -106,30 +114,13 @@ def prepare_command(
             "no list."
         ),
     ] = "",
-    separator: Annotated[
-        str,
-        typer.Option(
-            help="What separates the log's fields: tab, comma, semicolon, pipe, space or any one "
-            "character; detected if not given."
-        ),
-    ] = "",
-    header: Annotated[
-        bool,
-        typer.Option(
-            "--header/--no-header",
-            help="--no-header: the log's first line is a row, and columns are called 1, 2, ….",
-        ),
-    ] = True,
+    separator: Separator = "",
+    header: Header = True,
     order: Annotated[
         Literal["time", "file"],
         typer.Option(help="Histories are in the order of the time column, or of the file's rows."),
     ] = "time",
-    drop_missing: Annotated[
-        bool,
-        typer.Option(
-            "--drop-missing", help="Leave out rows without a user (empty, nan, None, null, NA)."
-        ),
-    ] = False,
+    drop_missing: DropMissing = False,
     domain: Annotated[
         Literal["products", "films", "games", "news", "books", "music", "places"] | None,
         typer.Option(

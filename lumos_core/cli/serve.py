@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from lumos_core.cli.node_options import Data, Settings, SomeBundle, State, node_settings
-from lumos_core.cli.node_page import owner_of
+from lumos_core.cli.node_service import NodeService
 
 if TYPE_CHECKING:
     from lumos_core.serving.access_token import Access
@@ -51,35 +51,18 @@ def serve_command(
     use without a restart. Nothing of a request is logged.
     """
     node = node_settings(bundle, data, state, settings)
-    # these import torch and polars
-    import torch
-
-    from lumos_core import logs
-    from lumos_core.serving.access_token import Access
-    from lumos_core.serving.http_service import http_service
-    from lumos_core.serving.listening import (
-        LIBRARY_LOGS,
-        open_socket,
-        serve_until_signal,
-        url_of,
-    )
-    from lumos_core.serving.newest_model import Newest
-
-    logs.configure(node.log_format, node.log_level, others=LIBRARY_LOGS)
-    torch.set_num_threads(1)  # of each ranking: more threads cost more than they save
+    service = NodeService.of(
+        node, host, port,
+        token_file=token_file, model=model, include_seen=include_seen, threads=node.threads,
+    )  # fmt: skip
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    access = Access.of(host, token_file, node.state_folder)
-    newest = Newest(Path(node.data), node.state_folder, model, include_seen=include_seen)
-    listening = open_socket(host, port)
-    console.print(f"serving {url_of(listening)}  {_who(access)}")
-    address = f"?token={_TOKEN}" if access.token else ""
-    console.print(f"for this node's owner: {url_of(listening)}/{address}")
-    if newest.served.version is None:
+    console.print(f"serving {service.url}  {_who(service.access)}")
+    address = f"?token={_TOKEN}" if service.access.token else ""
+    console.print(f"for this node's owner: {service.url}/{address}")
+    if service.newest.served.version is None:
         console.print("no model yet: requests are answered with 503 until this node has kept one")
     try:
-        owner = owner_of(node, newest)
-        service = http_service(newest, access, threads=node.threads, owner=owner)
-        serve_until_signal(service, listening, newest)
+        service.run()
     except KeyboardInterrupt:
         console.print("interrupted; requests in progress were answered")
         raise typer.Exit(130) from None

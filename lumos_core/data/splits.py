@@ -16,11 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumos_core.data.sequences import MIN_HISTORY, Sequences, Targets, Times
+from lumos_core.data.time_units import UNITS
 from lumos_core.errors import DataError
-
-UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3), (1e8, 1.0))
-"""The least number that is a Unix time after 1973 in a unit, and how many of the unit are a second.
-Smaller numbers are positions."""
 
 
 class SplitKeys(Protocol):
@@ -217,9 +214,9 @@ def _known_times(users: Sequences) -> Times:
 def _units_in_a_second(times: Times) -> float:
     """The unit of Unix times, by their size; the reader has seen to it that a file has one."""
     largest = float(np.abs(times).max(initial=0.0))
-    for least, units in UNITS:
-        if largest >= least:
-            return units
+    for unit in reversed(UNITS):
+        if largest >= unit.least:
+            return unit.in_a_second
     raise DataError(
         f"evaluation = last-days: found times up to {largest:g}, which are positions and no points "
         "in time, expected Unix times or dates in the interactions; add them, or choose "

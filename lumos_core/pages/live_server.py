@@ -6,7 +6,6 @@ standard library's server is enough for that.
 """
 
 import hmac
-import ipaddress
 import json
 import logging
 import secrets
@@ -14,14 +13,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import AF_INET6
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from lumos_core.errors import ConfigError, LumosError, reason_of
-from lumos_core.pages.page import Snapshot, live_parts, policy, render_live, script
+from lumos_core.pages.browser_access import cookie_of, is_loopback, page_headers, token_cookie
+from lumos_core.pages.page import Snapshot, live_parts, policy, referrer, render_live, script
 
 log = logging.getLogger(__name__)
 
@@ -146,18 +145,14 @@ class _Handler(BaseHTTPRequestHandler):
         return any(hmac.compare_digest(text.encode(), token) for text in given)
 
     def _cookie(self) -> str:
-        try:
-            found = SimpleCookie(self.headers.get("Cookie", "")).get(self._cookie_name)
-        except CookieError:
-            return ""
-        return found.value if found else ""
+        return cookie_of(self.headers.get("Cookie", ""), self._cookie_name)
 
     @property
     def _cookie_name(self) -> str:
         return f"lumos-{self.server.port}"  # browsers share cookies between ports
 
     def _to_cookie(self) -> None:
-        cookie = f"{self._cookie_name}={self.server.token}; HttpOnly; SameSite=Strict; Path=/"
+        cookie = token_cookie(self._cookie_name, self.server.token)
         self._head(303, "text/plain; charset=utf-8", {"Set-Cookie": cookie, "Location": "/"})
 
     # --- answers
@@ -211,11 +206,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         headers = {
             "Content-Type": kind,
-            "Content-Security-Policy": policy(script(), header=True),
-            "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer",
-            "Cross-Origin-Resource-Policy": "same-origin",
-            "Cache-Control": "no-store",
+            **page_headers(policy(script(), header=True), referrer()),
             **(more or {}),
         }
         for name, value in headers.items():
@@ -264,13 +255,3 @@ def serving_live(
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -5,13 +5,12 @@ tell what users bought. A client sends it as ``Authorization: Bearer TOKEN``.
 """
 
 import hmac
-import ipaddress
 import secrets
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 
 from lumos_core.errors import ConfigError, reason_of
+from lumos_core.pages.browser_access import cookie_of, is_loopback, token_cookie
 from lumos_core.safe_files import private_folder, write_atomically
 
 TOKEN_FILE = "serve-token"
@@ -63,8 +62,7 @@ class Access:
         scheme, _, given = authorization.partition(b" ")
         if scheme.lower() == b"bearer" and self.is_token(given.strip()):
             return True
-        found = _cookies(cookie).get(COOKIE)
-        return found is not None and self.is_token(found.value.encode())
+        return self.is_token(cookie_of(cookie.decode("latin-1"), COOKIE).encode())
 
     def is_token(self, given: bytes) -> bool:
         """Whether this is the token; never, where there is none."""
@@ -72,7 +70,7 @@ class Access:
 
     def cookie(self) -> str:
         """The ``Set-Cookie`` header for a browser whose user has the token."""
-        return f"{COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/"
+        return token_cookie(COOKIE, self.token)
 
     def knows_host(self, header: bytes) -> bool:
         """Whether a request is for this service by its ``Host`` header.
@@ -86,27 +84,6 @@ class Access:
         if not colon or not port.isdigit():
             name = header.decode("latin-1")
         return name == self.host or is_loopback(name.strip("[]"))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address.
-
-    >>> [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "shop.example")]
-    [True, True, True, False, False]
-    """
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _cookies(header: bytes) -> SimpleCookie:
-    try:
-        return SimpleCookie(header.decode("latin-1"))
-    except CookieError:
-        return SimpleCookie()
 
 
 def _read(path: Path) -> str:

@@ -25,10 +25,9 @@ from lumos_core.recommend.recommender import History, Recommendation
 from lumos_core.serving.access_token import Access
 from lumos_core.serving.newest_model import ModelVersion, Newest, Served
 from lumos_core.serving.owner_service import Owner, add_owner_page
-from lumos_core.serving.request_guard import Guard, Limits, RefusedError, failure
+from lumos_core.serving.request_guard import LONGEST_ID, Guard, Limits, RefusedError, failure
 from lumos_core.serving.request_metrics import RequestMetrics
 
-LONGEST_ID = 256
 MOST_ITEMS = 1000
 """Of a session. Models read the last 50 or so; all are left out of the recommendations."""
 MOST_RECOMMENDED = 100

@@ -21,6 +21,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from lumos_core.config import NodeConfig
 from lumos_core.errors import LumosError
 from lumos_core.federation.owner_pause import pause, resume
+from lumos_core.pages.browser_access import page_headers
 from lumos_core.pages.page import Finding, Page, policy, referrer, render
 from lumos_core.serving.access_token import Access
 from lumos_core.serving.newest_model import Newest
@@ -33,9 +34,7 @@ from lumos_core.serving.owner_page import (
     confirmation_page,
     owner_page,
 )
-from lumos_core.serving.request_guard import PAGE_PATH, RefusedError
-
-LONGEST_ID = 256
+from lumos_core.serving.request_guard import LONGEST_ID, PAGE_PATH, RefusedError
 
 
 class Forget(Protocol):
@@ -167,10 +166,4 @@ def _html(page: Page, status: int = 200) -> Response:
     return HTMLResponse(render(page, forms=True), status, _SECRET)
 
 
-_SECRET = {
-    "Content-Security-Policy": policy(header=True, forms=True),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": referrer(forms=True),
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
+_SECRET = page_headers(policy(header=True, forms=True), referrer(forms=True))

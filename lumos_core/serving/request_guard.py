@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 OPEN_PATH = "/health"
 """Needs no token, and is answered however much there is to do: supervisors ask for it."""
+LONGEST_ID = 256
+"""Characters of a user's or an item's id in a request."""
 PAGE_PATH = "/"
 """The owner's page; its address may hold the token, for browsers."""
 _UNBOUNDED = (OPEN_PATH, "/metrics")

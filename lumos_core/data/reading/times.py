@@ -11,10 +11,9 @@ from decimal import Decimal, InvalidOperation
 import polars as pl
 
 from lumos_core.data.reading.table_files import Table, first_true, refuse_rows
+from lumos_core.data.time_units import UNITS
 from lumos_core.errors import DataError
 
-_UNITS = ((1e8, "seconds"), (1e11, "milliseconds"), (1e14, "microseconds"), (1e17, "nanoseconds"))
-"""The least number that is a Unix time after 1973 in each unit; smaller ones may have any unit."""
 _LARGEST = 2**63
 _WRONG = (
     "time is not a number, expected Unix time or a position in the history, or a date and time "
@@ -127,10 +126,11 @@ def units_of(times: pl.Series) -> dict[str, int]:
     """
     size = times.abs().cast(pl.Float64)
     first: dict[str, int] = {}
-    for (least, unit), (beyond, _) in zip(_UNITS, (*_UNITS[1:], (float("inf"), "")), strict=True):
-        inside = (size >= least) & (size < beyond)
+    ends = [*(unit.least for unit in UNITS[1:]), float("inf")]
+    for unit, beyond in zip(UNITS, ends, strict=True):
+        inside = (size >= unit.least) & (size < beyond)
         if inside.any():
-            first[unit] = first_true(inside)
+            first[unit.name] = first_true(inside)
     return first
 
 

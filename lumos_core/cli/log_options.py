@@ -1,0 +1,29 @@
+"""Options that say how a log of interactions is read; commands that read one share them."""
+
+from typing import Annotated
+
+import typer
+
+UserColumn = Annotated[str, typer.Option(help="Name of the column with users.")]
+ItemColumn = Annotated[str, typer.Option(help="Name of the log's column with items.")]
+TimeColumn = Annotated[str, typer.Option(help="Name of the column with times.")]
+Separator = Annotated[
+    str,
+    typer.Option(
+        help="What separates the log's fields: tab, comma, semicolon, pipe, space or any one "
+        "character; detected if not given."
+    ),
+]
+Header = Annotated[
+    bool,
+    typer.Option(
+        "--header/--no-header",
+        help="--no-header: the log's first line is a row, and columns are called 1, 2, ….",
+    ),
+]
+DropMissing = Annotated[
+    bool,
+    typer.Option(
+        "--drop-missing", help="Leave out rows without a user (empty, nan, None, null, NA)."
+    ),
+]
