@@ -4,9 +4,12 @@
 
 FOLDER holds `interactions.tsv` (`user_id item_id timestamp`) and `items.tsv`; the default is the
 bundled sample. Every evening the catalog grows by the items that were sold for the first time, each
-node adds the day's purchases to its histories, and a federation trains. Every third evening the
-last node is away. The next day's purchases are then ranked against the whole catalog, what a user
-has bought before left out:
+node adds the day's purchases to its histories, and a federation trains. Two nodes are not like the
+others. The last one is away every third evening. The one before it takes ten times as long for a
+training, on a simulated clock, and rounds close with three replies of four (`close-at = 0.75`): so
+they do without it on evenings on which all are there, and wait for it on those on which three are.
+The next day's purchases, those of its users as well, are then ranked against the whole catalog,
+what a user has bought before left out:
 
 * **warm**: a few rounds, beginning with the model of the evening before;
 * **cold**: as many rounds from a new model;
@@ -16,6 +19,11 @@ has bought before left out:
 Of purchases of items that nobody had bought before that day no model can rank any; their number is
 in the results. Purchases of items whose first sale was in the last 14 days are measured by
 themselves as well (`new`): there a new item's start from titles, and training since, has to show.
+
+`rounds_needed` compares the starts on the validation targets of the evenings of which all rounds
+have the same users, those on which a node is away: after how many rounds each is as good as the
+cold run is at its end, and how many the long cold run needs to be as good as what the warm one
+begins with.
 """
 
 import argparse
@@ -47,6 +55,9 @@ from lumos_core.safe_files import write_json
 RESULTS = Path(__file__).parent / "results" / "daily_runs.json"
 LEAST = 3  # interactions of a user who takes part
 NEW_DAYS = 14  # so long after its first sale an item is new
+SLOWER = 10.0  # so many times as long a training takes the slow node
+CLOSE_AT = 0.75  # of four nodes, three; of three, all
+METRIC = "ndcg@20"
 KINDS = ("warm", "cold", "long cold", "frozen")
 
 
@@ -142,7 +153,10 @@ def hits(model_folder: Path, evening: Evening, k: int = 20) -> np.ndarray:
 
 def month(options: argparse.Namespace, place: Path) -> Iterator[dict[str, Any]]:
     """One result an evening."""
-    base = RunConfig(method="fedavg-plus", semantic_start="tfidf", min_nodes=1, min_replies=1)
+    base = RunConfig(
+        method="fedavg-plus", semantic_start="tfidf", min_nodes=1, min_replies=1, close_at=CLOSE_AT
+    )
+    slow = {f"node-{options.nodes - 2}": SLOWER}
     warm = frozen = None
     for number, evening in enumerate(evenings(options.folder, options.days, options.until)):
         parts = shops(evening, options.nodes, away=number % 3 == 2)
@@ -158,11 +172,15 @@ def month(options: argparse.Namespace, place: Path) -> Iterator[dict[str, Any]]:
             facts: dict[str, Any] = result,
         ) -> Path:  # fmt: skip
             run_dir, before = place / f"{kind}-{seed}", time.process_time()
-            simulate(
+            done = simulate(
                 base.replace(rounds=rounds, seed=seed), data.catalog, shops_now, run_dir=run_dir,
-                start=start,
+                start=start, seconds=slow,
             )  # fmt: skip
             facts[f"{kind} cpu_seconds"] = round(time.process_time() - before, 1)
+            facts[f"{kind} {METRIC}"] = curve(done.events)
+            facts[f"{kind} rounds with the slow node"] = sum(
+                event["event"] == "round" and set(slow) <= set(event["ok"]) for event in done.events
+            )
             return run_dir
 
         long = train("long cold", options.long_rounds, None)
@@ -180,6 +198,15 @@ def month(options: argparse.Namespace, place: Path) -> Iterator[dict[str, Any]]:
                 result[kind] = round(float(found.mean()), 4)
                 result[f"{kind} new hits"] = int(found[evening.new].sum())
         yield result
+
+
+def curve(events: list[dict[str, Any]]) -> list[float]:
+    """On validation targets, of the model after each round from 0 on; empty if some rounds were
+    measured on other users than others."""
+    told = [e for e in events if e["event"] == "evaluation" and e["split"] == "validation"]
+    if len({event["users"] for event in told}) > 1:
+        return []
+    return [round(e[METRIC], 4) for e in sorted(told, key=lambda event: event["round"])]
 
 
 def draw(days: list[dict[str, Any]], path: Path) -> None:
@@ -221,6 +248,32 @@ def new_items(days: list[dict[str, Any]]) -> dict[str, Any]:
     return {"purchases": count, "hr@20": rates}
 
 
+def rounds_needed(days: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean rounds until a goal is reached, over the evenings that can be compared."""
+    found = [day for day in days if all(day[f"{kind} {METRIC}"] for kind in KINDS[:3])]
+    warm, cold, long = ([day[f"{kind} {METRIC}"] for day in found] for kind in KINDS[:3])
+    ends = [values[-1] for values in cold]
+    return {
+        "evenings": len(found),
+        "to the end of the cold run": {
+            "warm": _first_at(warm, ends), "cold": _first_at(cold, ends)
+        },
+        "to the start of the warm run": {"long cold": _first_at(long, [v[0] for v in warm])},
+    }  # fmt: skip
+
+
+def _first_at(curves: list[list[float]], goals: list[float]) -> dict[str, Any]:
+    """Of the curves that reach their goal, the mean of the first round that does."""
+    first = [
+        next((n for n, value in enumerate(values) if value >= goal), None)
+        for values, goal in zip(curves, goals, strict=True)
+    ]
+    reached = [n for n in first if n is not None]
+    return {"reached": len(reached), "rounds": round(float(np.mean(reached)), 2)} if reached else {
+        "reached": 0
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=bundled_sample())
@@ -235,7 +288,8 @@ def main() -> None:
     days: list[dict[str, Any]] = []
     facts = {
         "data": options.folder.name, "until": options.until, "days": options.days,
-        "nodes": options.nodes, "rounds": options.rounds, "long_rounds": options.long_rounds,
+        "nodes": options.nodes, "slower": SLOWER, "close_at": CLOSE_AT,
+        "rounds": options.rounds, "long_rounds": options.long_rounds,
         "versions": library_versions(),
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as place:
@@ -249,10 +303,13 @@ def main() -> None:
     new = new_items(sold)
     write_json(
         options.out,
-        {**facts, "hr@20": totals, "new": new, "cpu_seconds": cost, "evenings": days},
-    )
+        {**facts, "hr@20": totals, "new": new, "rounds_needed": rounds_needed(days),
+         "cpu_seconds": cost, "evenings": days},
+    )  # fmt: skip
     draw(days, options.out.with_suffix(".png"))
-    print(json.dumps({"hr@20": totals, "new": new, "cpu_seconds": cost}))
+    print(json.dumps({
+        "hr@20": totals, "new": new, "rounds_needed": rounds_needed(days), "cpu_seconds": cost,
+    }))  # fmt: skip
 
 
 if __name__ == "__main__":
