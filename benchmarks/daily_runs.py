@@ -13,7 +13,7 @@ what a user has bought before left out:
 
 * **warm**: a few rounds, beginning with the model of the evening before;
 * **cold**: as many rounds from a new model;
-* **long cold**: many rounds from a new model, the cost of a full training every evening;
+* **long cold**: the cold run with more rounds, the cost of a full training every evening;
 * **frozen**: the model of the first evening, with rows for new items, never trained again.
 
 Of purchases of items that nobody had bought before that day no model can rank any; their number is
@@ -28,6 +28,7 @@ begins with.
 
 import argparse
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -167,31 +168,30 @@ def month(options: argparse.Namespace, place: Path) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
         def train(
-            kind: str, rounds: int, start: Path | None, seed: int = number,
+            kind: str, rounds: int, run_dir: Path, start: Path | None = None, seed: int = number,
             data: Evening = evening, shops_now: dict[str, Sequences] = parts,
             facts: dict[str, Any] = result,
-        ) -> Path:  # fmt: skip
-            run_dir, before = place / f"{kind}-{seed}", time.process_time()
+        ) -> None:  # fmt: skip
+            before = time.process_time()
             done = simulate(
                 base.replace(rounds=rounds, seed=seed), data.catalog, shops_now, run_dir=run_dir,
-                start=start, seconds=slow,
+                start=start, seconds=slow, resume=True,
             )  # fmt: skip
             facts[f"{kind} cpu_seconds"] = round(time.process_time() - before, 1)
             facts[f"{kind} {METRIC}"] = curve(done.events)
             facts[f"{kind} rounds with the slow node"] = sum(
                 event["event"] == "round" and set(slow) <= set(event["ok"]) for event in done.events
             )
-            return run_dir
 
-        long = train("long cold", options.long_rounds, None)
-        frozen = frozen or long
-        models = {
-            "warm": train("warm", options.rounds, warm or long),
-            "cold": train("cold", options.rounds, None),
-            "long cold": long,
-            "frozen": frozen,
-        }
-        warm = models["warm"]
+        models = {kind: place / f"{kind}-{number}" for kind in KINDS[:3]}
+        train("cold", options.rounds, models["cold"])
+        # the same run, with the same seed, goes on
+        shutil.copytree(models["cold"], models["long cold"])
+        train("long cold", options.long_rounds, models["long cold"])
+        result["long cold cpu_seconds"] += result["cold cpu_seconds"]
+        train("warm", options.rounds, models["warm"], warm or models["long cold"])
+        warm, frozen = models["warm"], frozen or models["long cold"]
+        models["frozen"] = frozen
         if len(evening.targets):
             for kind in KINDS:
                 found = hits(models[kind], evening)
@@ -206,7 +206,8 @@ def curve(events: list[dict[str, Any]]) -> list[float]:
     told = [e for e in events if e["event"] == "evaluation" and e["split"] == "validation"]
     if len({event["users"] for event in told}) > 1:
         return []
-    return [round(e[METRIC], 4) for e in sorted(told, key=lambda event: event["round"])]
+    of_round = {event["round"]: round(event[METRIC], 4) for event in told}
+    return [of_round[n] for n in sorted(of_round)]
 
 
 def draw(days: list[dict[str, Any]], path: Path) -> None:
