@@ -59,6 +59,7 @@ NEW_DAYS = 14  # so long after its first sale an item is new
 SLOWER = 10.0  # so many times as long a training takes the slow node
 CLOSE_AT = 0.75  # of four nodes, three; of three, all
 METRIC = "ndcg@20"
+FACTS = "daily_runs.json"
 KINDS = ("warm", "cold", "long cold", "frozen")
 
 
@@ -152,13 +153,55 @@ def hits(model_folder: Path, evening: Evening, k: int = 20) -> np.ndarray:
     return found
 
 
+@dataclass(frozen=True)
+class Run:
+    """A run of one evening, which is not done again if its facts are in its folder.
+
+    Attributes:
+        folder: of the run.
+        rounds: how many it has.
+        start: the run whose model it begins with; None for a new model.
+        copy_of: the run with which it has its first rounds in common.
+    """
+
+    folder: Path
+    rounds: int
+    start: Path | None = None
+    copy_of: Path | None = None
+
+    def train(
+        self, config: RunConfig, catalog: Catalog, parts: dict[str, Sequences],
+        slow: dict[str, float],
+    ) -> dict[str, Any]:  # fmt: skip
+        """What it cost, and how good its models were on validation targets."""
+        facts = self.folder / FACTS
+        if facts.is_file():
+            return dict(json.loads(facts.read_text()))
+        shutil.rmtree(self.folder, ignore_errors=True)
+        seconds = -time.process_time()
+        if self.copy_of:
+            shutil.copytree(self.copy_of, self.folder, ignore=shutil.ignore_patterns(FACTS))
+            seconds += json.loads((self.copy_of / FACTS).read_text())["cpu_seconds"]
+        events = simulate(
+            config.replace(rounds=self.rounds), catalog, parts, run_dir=self.folder,
+            start=self.start, seconds=slow, resume=True,
+        ).events  # fmt: skip
+        rounds = [set(event["ok"]) for event in events if event["event"] == "round"]
+        found = {
+            "cpu_seconds": round(seconds + time.process_time(), 1),
+            METRIC: curve(events),
+            "rounds with the slow node": sum(set(slow) <= ok for ok in rounds),
+        }
+        write_json(facts, found)
+        return found
+
+
 def month(options: argparse.Namespace, place: Path) -> Iterator[dict[str, Any]]:
     """One result an evening."""
     base = RunConfig(
         method="fedavg-plus", semantic_start="tfidf", min_nodes=1, min_replies=1, close_at=CLOSE_AT
     )
     slow = {f"node-{options.nodes - 2}": SLOWER}
-    warm = frozen = None
     for number, evening in enumerate(evenings(options.folder, options.days, options.until)):
         parts = shops(evening, options.nodes, away=number % 3 == 2)
         result: dict[str, Any] = {
@@ -167,31 +210,22 @@ def month(options: argparse.Namespace, place: Path) -> Iterator[dict[str, Any]]:
             "unknown": evening.unknown, "new": int(evening.new.sum()),
         }  # fmt: skip
 
-        def train(
-            kind: str, rounds: int, run_dir: Path, start: Path | None = None, seed: int = number,
-            data: Evening = evening, shops_now: dict[str, Sequences] = parts,
-            facts: dict[str, Any] = result,
-        ) -> None:  # fmt: skip
-            before = time.process_time()
-            done = simulate(
-                base.replace(rounds=rounds, seed=seed), data.catalog, shops_now, run_dir=run_dir,
-                start=start, seconds=slow, resume=True,
-            )  # fmt: skip
-            facts[f"{kind} cpu_seconds"] = round(time.process_time() - before, 1)
-            facts[f"{kind} {METRIC}"] = curve(done.events)
-            facts[f"{kind} rounds with the slow node"] = sum(
-                event["event"] == "round" and set(slow) <= set(event["ok"]) for event in done.events
-            )
-
         models = {kind: place / f"{kind}-{number}" for kind in KINDS[:3]}
-        train("cold", options.rounds, models["cold"])
-        # the same run, with the same seed, goes on
-        shutil.copytree(models["cold"], models["long cold"])
-        train("long cold", options.long_rounds, models["long cold"])
-        result["long cold cpu_seconds"] += result["cold cpu_seconds"]
-        train("warm", options.rounds, models["warm"], warm or models["long cold"])
-        warm, frozen = models["warm"], frozen or models["long cold"]
-        models["frozen"] = frozen
+        first = place / "long cold-0"
+        before = place / f"warm-{number - 1}" if number else first
+        runs = {
+            "cold": Run(models["cold"], options.rounds),
+            # the same run, with the same seed, goes on
+            "long cold": Run(models["long cold"], options.long_rounds, copy_of=models["cold"]),
+            "warm": Run(models["warm"], options.rounds, before),
+        }
+        for kind, run in runs.items():
+            if kind.endswith(options.only) or number == 0:
+                facts = run.train(base.replace(seed=number), evening.catalog, parts, slow)
+                result |= {f"{kind} {name}": value for name, value in facts.items()}
+        if options.only:
+            continue
+        models["frozen"] = first
         if len(evening.targets):
             for kind in KINDS:
                 found = hits(models[kind], evening)
@@ -283,6 +317,13 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=2, help="of an evening, warm and cold")
     parser.add_argument("--long-rounds", type=int, default=12)
+    parser.add_argument(
+        "--runs", type=Path, help="keep the runs here; those there are not repeated"
+    )
+    parser.add_argument(
+        "--only", default="", choices=["", "warm", "cold"],
+        help="only train these, into --runs, and write no results: for two processes at a time",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON; a picture goes beside it")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -294,10 +335,12 @@ def main() -> None:
         "versions": library_versions(),
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as place:
-        for result in month(options, Path(place)):
+        for result in month(options, options.runs or Path(place)):
             days.append(result)
             print(json.dumps(result), flush=True)
             write_json(options.out, {**facts, "evenings": days})
+    if options.only:
+        return
     sold = [day for day in days if day["purchases"]]
     totals = {kind: round(mean(sold, kind), 4) for kind in KINDS}
     cost = {k: round(sum(d[f"{k} cpu_seconds"] for d in days), 1) for k in KINDS if k != "frozen"}
