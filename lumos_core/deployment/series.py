@@ -182,6 +182,9 @@ class Series:
             summary = self._run(self.file.number, run_dir, start)
         except LumosError as error:
             if not self.file.completed and not isinstance(error, FederationError):
+                if not (run_dir / HISTORY).exists():  # a wrong option: the night has not begun
+                    self.file = self.file.without_last()
+                    self._write()
                 raise
             summary = RunSummary(outcome="failed", reason=str(error))
         self._end(night, run_dir, summary)

@@ -57,6 +57,8 @@ class World:
         result = self.results[len(self.begun) - 1]
         if isinstance(result, type):
             raise result
+        if isinstance(result, ConfigError):  # before there is a run
+            raise result
         write_config(run_dir, self.config, {})
         if isinstance(result, LumosError):
             self._history(run_dir, [])
@@ -142,6 +144,10 @@ def test_a_wrong_option_in_the_first_night_is_an_error_at_once(
     wrong = world(ConfigError("catalog.tsv: no such file"), (0.1, 0.2))
     with pytest.raises(ConfigError, match=r"catalog\.tsv"):
         wrong.serve()
+    left = SeriesFile.read(wrong.folder / SERIES)
+    assert (left.nights, left.number) == ((), 0), "it had not begun"
+    wrong.nights = 1
+    assert wrong.serve().number == 1
 
 
 def test_the_same_error_in_a_later_night_is_only_that_nights(
