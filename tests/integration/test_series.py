@@ -127,7 +127,7 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
     assert leftovers(tmp_path, []) == []
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3000)
 def test_three_nights_on_a_timetable(shop: Shop) -> None:
     shop.start_nodes()
     assert shop.end_of(shop.start_server(1)) == 0, shop.said("server")
