@@ -191,7 +191,7 @@ class Series:
 
     def _end(self, night: Night, run_dir: Path, summary: RunSummary) -> None:
         before, after = _worth(run_dir)
-        completed = summary.outcome == "completed"
+        completed = summary.outcome == "completed" or self._has_all_rounds(run_dir, summary)
         measured = before is not None and summary.best_round > 0
         better = completed and (measured or not self.file.model)
         night = night.model_copy(
@@ -216,9 +216,15 @@ class Series:
         self._tell(night)
         self._remove_old()
 
+    @staticmethod
+    def _has_all_rounds(run_dir: Path, summary: RunSummary) -> bool:
+        """Whether a failed night has a whole model: rounds failed in it and were done again."""
+        config = read_config(run_dir)
+        return config is not None and summary.rounds >= config.rounds
+
     def _tell(self, night: Night) -> None:
         head = f"night {self.file.number}: "
-        if night.outcome == "failed":
+        if night.outcome == "failed" and not night.promoted:
             kept = "the model in use stays" if self.file.model else "there is no model yet"
             say(self._console, f"[yellow]{head}failed ({escape(night.reason)}); {kept}[/]")
         elif not night.promoted:
@@ -226,7 +232,8 @@ class Series:
         else:
             after = "" if night.after is None else f", validation NDCG@20 {night.after:.4f}"
             was = "" if night.before is None else f" (before the night {night.before:.4f})"
-            say(self._console, f"{head}its model is in use now{after}{was}")
+            trouble = f"; {escape(night.reason)}" if night.outcome == "failed" else ""
+            say(self._console, f"{head}its model is in use now{after}{was}{trouble}")
 
     def _remove_old(self) -> None:
         """Delete the run folders of all but the latest nights and of the model in use."""

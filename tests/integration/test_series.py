@@ -58,7 +58,7 @@ class Shop(Terminals):
             "server", "deploy", "server", str(self.kit), "--bind", "127.0.0.1", "--every", "5s",
             "--nights", str(nights), "--catalog", str(self.data / "catalog.tsv"),
             "--rounds", str(ROUNDS), *settings(
-                round_timeout="120", start_timeout="240", evaluation="last-days",
+                round_timeout="400", start_timeout="400", evaluation="last-days",
                 last_days=str(LAST_DAYS),
             ),
         )  # fmt: skip
@@ -127,7 +127,7 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
     assert leftovers(tmp_path, []) == []
 
 
-@pytest.mark.timeout(3000)
+@pytest.mark.timeout(3600)
 def test_three_nights_on_a_timetable(shop: Shop) -> None:
     shop.start_nodes()
     assert shop.end_of(shop.start_server(1)) == 0, shop.said("server")

@@ -65,7 +65,7 @@ def wait_for(condition: Callable[[], T], seconds: float = 60.0, every: float = 0
 
 
 def wait_while_files_change(
-    condition: Callable[[], T], files: Callable[[], Iterable[Path]], quiet: float = 300.0
+    condition: Callable[[], T], files: Callable[[], Iterable[Path]], quiet: float = 600.0
 ) -> T:
     """The first true value of ``condition``, for however long it takes, as long as something is
     written: a loaded machine is slower, but not for minutes without a line.
