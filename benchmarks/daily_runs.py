@@ -56,7 +56,6 @@ from lumos_core.safe_files import write_json
 RESULTS = Path(__file__).parent / "results" / "daily_runs.json"
 LEAST = 3  # interactions of a user who takes part
 NEW_DAYS = 14  # so long after its first sale an item is new
-SLOWER = 10.0  # so many times as long a training takes the slow node
 CLOSE_AT = 0.75  # of four nodes, three; of three, all
 METRIC = "ndcg@20"
 FACTS = "daily_runs.json"
@@ -198,10 +197,11 @@ class Run:
 
 def month(options: argparse.Namespace, place: Path) -> Iterator[dict[str, Any]]:
     """One result an evening."""
+    slow = {f"node-{options.nodes - 2}": options.slower} if options.slower else {}
     base = RunConfig(
-        method="fedavg-plus", semantic_start="tfidf", min_nodes=1, min_replies=1, close_at=CLOSE_AT
-    )
-    slow = {f"node-{options.nodes - 2}": SLOWER}
+        method="fedavg-plus", semantic_start="tfidf", min_nodes=1, min_replies=1,
+        close_at=CLOSE_AT if slow else 1.0,
+    )  # fmt: skip
     for number, evening in enumerate(evenings(options.folder, options.days, options.until)):
         parts = shops(evening, options.nodes, away=number % 3 == 2)
         result: dict[str, Any] = {
@@ -315,6 +315,11 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=30)
     parser.add_argument("--until", default="", help="only the log before this day, YYYY-MM-DD")
     parser.add_argument("--nodes", type=int, default=4)
+    parser.add_argument(
+        "--slower", type=float, default=10.0,
+        help="so many times as long a training takes the slow node; 0: no node is slow, and rounds "
+        "wait for all",
+    )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=2, help="of an evening, warm and cold")
     parser.add_argument("--long-rounds", type=int, default=12)
     parser.add_argument(
@@ -330,7 +335,7 @@ def main() -> None:
     days: list[dict[str, Any]] = []
     facts = {
         "data": options.folder.name, "until": options.until, "days": options.days,
-        "nodes": options.nodes, "slower": SLOWER, "close_at": CLOSE_AT,
+        "nodes": options.nodes, "slower": options.slower, "close_at": CLOSE_AT,
         "rounds": options.rounds, "long_rounds": options.long_rounds,
         "versions": library_versions(),
     }  # fmt: skip
