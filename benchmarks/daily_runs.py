@@ -189,7 +189,7 @@ class Run:
         found = {
             "cpu_seconds": round(seconds + time.process_time(), 1),
             METRIC: curve(events),
-            "rounds with the slow node": sum(set(slow) <= ok for ok in rounds),
+            "rounds with the slow node": sum(bool(slow) and set(slow) <= ok for ok in rounds),
         }
         write_json(facts, found)
         return found
