@@ -187,18 +187,35 @@ def test_the_tables_of_the_active_audit_are_those_of_its_results() -> None:
     assert [line for line in shown if line not in lines] == []
 
 
-def test_the_table_of_published_attacks_is_that_of_its_results() -> None:
+@pytest.mark.parametrize(
+    ("name", "heading", "seeds", "methods", "attacks"),
+    [
+        (
+            "attacks-published",
+            "The bundled sample: attacks and defences of other papers", 3, 4, 9,
+        ),
+        ("attacks-present", "The bundled sample: the present method", 1, 3, 9),
+    ],
+)  # fmt: skip
+def test_tables_of_attacks_are_those_of_their_results(
+    name: str, heading: str, seeds: int, methods: int, attacks: int
+) -> None:
     from lumos_core.experiments.poisoning.attack_table import lost
     from lumos_core.experiments.results_file import ResultsFile
 
-    folder = RESULTS / "attacks-published"
+    folder = RESULTS / name
     if not folder.is_dir():
         pytest.skip("a source distribution is without results")
     results = list(ResultsFile(folder, RunConfig()).read().values())
+    malicious = max(r["scenario"]["malicious"] for r in results)
 
     def cell(method: str, attack: str) -> str:
-        runs = [r for r in results if (r["method"], r["scenario"]["attack"]) == (method, attack)]
-        assert len(runs) == 3
+        runs = [
+            r for r in results
+            if (r["method"], r["scenario"]["attack"]) == (method, attack)
+            and r["scenario"]["malicious"] in (0, malicious)
+        ]  # fmt: skip
+        assert len(runs) == seeds
         hits = f"{mean(r['hr@20'] for r in runs):.4f}"
         if attack == "none":
             return hits
@@ -206,15 +223,13 @@ def test_the_table_of_published_attacks_is_that_of_its_results() -> None:
         exposed = mean(r["er@10"] for r in runs)
         return f"{hits} ({change:+.4f}), ER {exposed:.3f}".replace("-", "−")
 
-    heading = "The bundled sample: attacks and defences of other papers"
     rows = [
         [part.strip().strip("`") for part in line.strip("|").split("|")]
         for line in _section(ROOT / "docs" / "attacks.md", heading).splitlines()
         if line.startswith("| ")
     ]
-    methods, attacks = rows[0][1:], [row[0] for row in rows[1:]]
-    assert len(methods) == 4
-    assert len(attacks) == 9
+    assert len(rows[0][1:]) == methods
+    assert len(rows[1:]) == attacks
     for attack, *cells in rows[1:]:
         name = "none" if attack == "no attack" else attack
-        assert cells == [cell(method, name) for method in methods], attack
+        assert cells == [cell(method, name) for method in rows[0][1:]], attack
