@@ -8,7 +8,7 @@ VERSION = "2"
 
 BREAK = "\n"
 """Stands before every title of a list that the model only reads; titles themselves begin with a
-space. A hyphen would cost a token a title, and changes little (``benchmarks/view_wording.py``)."""
+space. A hyphen before it would cost every title of a history one more token."""
 
 BULLET = "\n-"
 """Stands before every title of a list that the model goes on with itself."""
