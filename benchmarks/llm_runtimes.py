@@ -1,11 +1,11 @@
-"""Would another runtime read faster? Packed scoring by PyTorch, ONNX Runtime, OpenVINO, CTranslate2.
+"""Would another runtime read faster? Packed scoring by ONNX Runtime, OpenVINO, and CTranslate2.
 
     pip install onnx onnxruntime onnxscript openvino ctranslate2
     python benchmarks/llm_runtimes.py --out benchmarks/results/llm_runtimes.json
 
 Every runtime gets the same requests of users of the bundled sample, laid out as
-``views/llm/likelihood.py`` does: rows that hold several histories, a tree of candidates behind each,
-told apart by a mask [rows, 1, tokens, tokens] and positions of tokens. Nothing is shared between
+``views/llm/likelihood.py`` does: rows that hold several histories, a tree of candidates behind
+each, told apart by a mask [rows, 1, tokens, tokens] and positions of tokens. Nothing is shared between
 requests, so that no runtime needs a cache. All of the model runs in it, the head over the
 vocabulary included; one thread. Rounds over all runtimes are repeated, and the fastest of each
 counts, since other work on the machine only makes one slower.
@@ -198,11 +198,11 @@ def by_onnx_int8(task: Task, llm: LocalLLM, folder: Path) -> Run:
     return by_onnx(task, llm, folder, int8=True)
 
 
-def by_openvino(task: Task, llm: LocalLLM, folder: Path, precision: str = "f32") -> Run:
+def by_openvino(task: Task, llm: LocalLLM, _: Path, precision: str = "f32") -> Run:
     import openvino
 
-    path = onnx_file(task, llm, folder)
-    model = openvino.Core().read_model(path)
+    arguments = arrays_of(task.batches[0], torch.float32)[0]
+    model = openvino.convert_model(Packed(llm).eval(), example_input=arguments)
     asked = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": precision}
     compiled = openvino.Core().compile_model(model, "CPU", asked)
 

@@ -2,7 +2,7 @@
 
     python benchmarks/paired_change.py BEFORE AFTER … --out FILE.json
 
-BEFORE and AFTER are folders that ``lumos compare`` has written, about the same users and seeds.
+BEFORE and AFTER are folders of ``lumos compare``, about the same users and seeds.
 ``docs/results/fewer-tokens`` and ``docs/results/artefact`` are of ``lumos`` on the bundled shop with
 the settings of ``docs/results/bundled``, before which the prompts were shortened::
 

@@ -3,8 +3,8 @@
     git worktree add /tmp/before COMMIT
     python benchmarks/token_change.py /tmp/before --out benchmarks/results/token_change.json
 
-Both read the bundled catalog with an empty cache (titles, priors), and write views of the same users
-of the bundled sample, one after the other, each in a process of its own with one thread.
+Both read the bundled catalog with an empty cache (titles, priors), and write views of the same
+users of the bundled sample, one after the other, each in a process of its own with one thread.
 
 - *tokens*: those that go through the model, padding not counted; they do not depend on the machine;
 - *same items*: share of the items of the earlier views that are in the later ones, too; of
