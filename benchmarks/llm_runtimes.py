@@ -5,10 +5,10 @@
 
 Every runtime gets the same requests of users of the bundled sample, laid out as
 ``views/llm/likelihood.py`` does: rows that hold several histories, a tree of candidates behind
-each, told apart by a mask [rows, 1, tokens, tokens] and positions of tokens. Nothing is shared between
-requests, so that no runtime needs a cache. All of the model runs in it, the head over the
-vocabulary included; one thread. Rounds over all runtimes are repeated, and the fastest of each
-counts, since other work on the machine only makes one slower.
+each, told apart by a mask [rows, 1, tokens, tokens] and positions of tokens. Nothing is shared
+between requests, so that no runtime needs a cache. All of the model runs in it, the head over the
+vocabulary included; one thread. The fastest of a few repetitions counts, since other work on the
+machine only makes one slower.
 
 - *tokens a CPU-s*: read and scored, padding not counted;
 - *times PyTorch, float32*, *times what LUMOS uses here*: the ratio in this run;
@@ -48,7 +48,7 @@ from lumos_core.views.titles.space import best_new
 from lumos_core.views.writers.by_likelihood import HALF_LIFE, choose_future
 from lumos_core.views.writers.view_settings import ViewSettings
 
-USERS, BATCH, ROUNDS = 32, 16, 3
+USERS, BATCH, ROUNDS = 32, 16, 2
 Scores = list[Any]
 Run = Callable[[], Scores]
 
@@ -329,16 +329,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--runtime", choices=RUNTIMES, help=argparse.SUPPRESS)
-    parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--cache", type=Path, help="where the converted model is, if anywhere")
+    parser.add_argument("--only", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
     args = parser.parse_args()
     if args.runtime:
         print("\n" + json.dumps(measured(args.runtime, args.cache)))
         return
     with tempfile.TemporaryDirectory() as scratch:
-        cache = Path(scratch)
+        cache = args.cache or Path(scratch)
         seed_cache(cache)
         found = {}
-        for name in RUNTIMES:
+        for name in dict.fromkeys((FLOAT, *args.only)):
             found[name] = in_process(name, cache)
             told = {k: v for k, v in found[name].items() if k in ("seconds", "read", "failed")}
             print(name, told, flush=True)

@@ -3,8 +3,8 @@
     python benchmarks/paired_change.py BEFORE AFTER … --out FILE.json
 
 BEFORE and AFTER are folders of ``lumos compare``, about the same users and seeds.
-``docs/results/fewer-tokens`` and ``docs/results/artefact`` are of ``lumos`` on the bundled shop with
-the settings of ``docs/results/bundled``, before which the prompts were shortened::
+``docs/results/fewer-tokens`` and ``docs/results/artefact`` are of ``lumos`` on the bundled shop,
+with shorter prompts than ``docs/results/bundled`` and otherwise the same settings::
 
     lumos prepare sample --out data/bundled --nodes 8
     lumos views build data/bundled --shared
