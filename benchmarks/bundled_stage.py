@@ -2,7 +2,7 @@
 
     python benchmarks/bundled_stage.py
 
-About 30 tokens per item, a minute of one core with bfloat16 instructions. Run it again when a
+About 15 tokens per item, half a minute of one core with bfloat16 instructions. Run it again when a
 version in ``views/llm/prompts.py``, ``views/titles/embeddings.py`` or
 ``views/titles/judgements.py`` is raised, or the catalog's fingerprint changes;
 ``tests/integration/test_bundled_stage.py`` fails when it is due.

@@ -84,20 +84,14 @@ def score_batch(llm: LocalLLM, requests: Sequence[Request]) -> list[Floats]:
     layout = _lay_out(trees, len(shared), llm.pad_id)
     read = sum(len(tree.tokens) for tree in trees)
     llm.read.add(len(shared) + read, len(shared) + layout.ids.numel())
-    rows = len(layout.ids)
     mask = torch.zeros(layout.seen.shape, dtype=llm.model.dtype)
     mask = mask.masked_fill_(~layout.seen, torch.finfo(llm.model.dtype).min)[:, None]
     with llm.inference():
-        cache = None
-        if shared:
-            begin = torch.tensor([shared], device=llm.device)
-            cache = llm.model.base_model(input_ids=begin, use_cache=True).past_key_values
-            cache.batch_repeat_interleave(rows)
         states = llm.model.base_model(
             input_ids=layout.ids.to(llm.device),
             attention_mask=mask.to(llm.device),
             position_ids=layout.positions.to(llm.device),
-            past_key_values=cache,
+            past_key_values=llm.read_once(shared, len(layout.ids)),
             use_cache=bool(shared),
         ).last_hidden_state
         states = states.flatten(0, 1)[layout.reads.to(llm.device)]

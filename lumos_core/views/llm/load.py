@@ -11,7 +11,7 @@ import re
 import tempfile
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -128,15 +128,35 @@ class LocalLLM:
         finally:
             torch.set_num_threads(before)
 
-    def hidden_states(self, ids: Any, layers: tuple[int, ...]) -> list[Any]:
+    def read_once(self, beginning: Sequence[int], rows: int) -> Any:
+        """The key-value cache behind a beginning that all rows of a batch share; None if there is
+        no beginning. To be called, and used, within :meth:`inference`."""
+        import torch
+
+        if not beginning:
+            return None
+        begin = torch.tensor([list(beginning)], device=self.device)
+        cache = self.model.base_model(input_ids=begin, use_cache=True).past_key_values
+        cache.batch_repeat_interleave(rows)
+        return cache
+
+    def hidden_states(
+        self, ids: Any, layers: tuple[int, ...], beginning: Sequence[int] = ()
+    ) -> list[Any]:
         """The states after some layers (0 = input embeddings): float32 CPU tensors [B, T, hidden].
 
         Args:
             ids: int64 [B, T], padded on the right.
+            layers: in the order of the result.
+            beginning: token ids before every row, which are read once; few, as a model's sliding
+                window must not end in them. Their states are not in the result.
         """
         with self.inference():
             out = self.model.base_model(
-                input_ids=ids.to(self.device), use_cache=False, output_hidden_states=True
+                input_ids=ids.to(self.device),
+                past_key_values=self.read_once(beginning, len(ids)),
+                use_cache=bool(beginning),
+                output_hidden_states=True,
             )
         return [out.hidden_states[layer].float().cpu() for layer in layers]
 

@@ -102,7 +102,10 @@ def unfit(path: Path, about: About, catalog: Catalog, model: str, noun: str | No
     if about.model != model:
         return f"it is by the model {about.model[:16]}, this machine has {model[:16]}"
     if about.recipe != recipe():
-        return f"its recipe is {about.recipe}, that of this LUMOS {recipe()}"
+        return (
+            f"its recipe is {about.recipe}, that of this LUMOS {recipe()} ('lumos catalog build' "
+            "makes it again)"
+        )
     if noun is not None and about.noun != noun:
         return f"it is about {about.noun!r}, the run about {noun!r}"
     known = read_keys(path)

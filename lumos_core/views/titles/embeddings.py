@@ -147,18 +147,17 @@ def _read_batch(llm: LocalLLM, tokens: list[list[int]], rarity: Mapping[int, flo
 
     before, after = llm.encode(prompts.EMBED_BEFORE), llm.encode(prompts.EMBED_AFTER)
     late, early = round(_LATE * llm.layers), round(_EARLY * llm.layers)
-    texts = [before + title + after for title in tokens]
+    texts = [title + after for title in tokens]
     longest = max(map(len, texts))
     ids = torch.full((len(texts), longest), llm.pad_id)
     weights = torch.zeros(2, len(texts), longest)  # of the late and of the early mean
     for r, (title, text) in enumerate(zip(tokens, texts, strict=True)):
-        span = slice(len(before), len(before) + len(title))
         ids[r, : len(text)] = torch.tensor(text)
-        weights[0, r, span] = 1.0
-        weights[1, r, span] = torch.tensor([rarity[token] for token in title])
-    llm.read.add(sum(map(len, texts)), ids.numel())
+        weights[0, r, : len(title)] = 1.0
+        weights[1, r, : len(title)] = torch.tensor([rarity[token] for token in title])
+    llm.read.add(len(before) + sum(map(len, texts)), len(before) + ids.numel())
     # right padding needs no mask under causal attention: nothing looks ahead into it
-    states = llm.hidden_states(ids, (late, early))
+    states = llm.hidden_states(ids, (late, early), before)
     weights /= weights.sum(-1, keepdim=True).clamp(min=1e-6)
     last = torch.tensor([len(text) - 1 for text in texts])
     return Readings(

@@ -19,14 +19,14 @@ from lumos_core.views.titles.resumable import Pieces, Work
 from lumos_core.views.titles.space import Floats, Ints, TitleSpace
 from lumos_core.views.titles.tfidf import tfidf_embeddings
 
-VERSION = "3"
+VERSION = "4"
 TITLE_TOKENS = 12  # of a title in prompts; the rest are sizes, colours and part numbers
 PRIOR_WEIGHT = 0.8  # beta: how much of a title's own likelihood is subtracted
 NEARNESS_WEIGHT = 2.0  # of nearness in meaning; the model's judgement has weight 1
 NEIGHBOURS = 6  # candidates for a substitute, by embedding
 Judges = Literal["future", "all"]
 _PACK = 24  # candidates per request where the context is short
-_CONTEXTS, _CONTEXT_ITEMS = 2, 3  # random histories, and items in each, to measure priors behind
+_CONTEXTS, _CONTEXT_ITEMS = 1, 4  # random histories, and items in each, to measure priors behind
 WORDING_DIM = 256  # of the part of the title space that compares wording
 
 
@@ -46,18 +46,18 @@ class CatalogTables:
 
 
 class ListPrompt:
-    """Token ids of list prompts: a head, a bullet and a title per item, then one more bullet."""
+    """Token ids of list prompts: a head, a line with a title per item, then one more line."""
 
     def __init__(self, llm: LocalLLM, head: str, titles: list[list[int]]) -> None:
-        self._head, self._bullet = llm.encode(head), llm.encode(prompts.BULLET)
+        self._head, self._break = llm.encode(head), llm.encode(prompts.BREAK)
         self._titles = titles
 
     def after(self, items: list[int]) -> list[int]:
         """The context in which the next title is expected, after items (catalog indices)."""
         context = list(self._head)
         for item in items:
-            context += self._bullet + self._titles[item - 1]
-        return context + self._bullet
+            context += self._break + self._titles[item - 1]
+        return context + self._break
 
     def title(self, item: int) -> list[int]:
         """The title of an item (catalog index)."""
@@ -79,7 +79,7 @@ def catalog_tables(
 ) -> CatalogTables:
     """Compute the tables, or read them from the cache folder.
 
-    The model reads about 30 tokens an item, and 55 more if it judges substitutes, too. Other
+    The model reads about 15 tokens an item, and 30 more if it judges substitutes, too. Other
     processes that need the same tables wait for the first to finish. An interruption costs one
     batch.
 
@@ -193,7 +193,10 @@ def prompt_tokens(llm: LocalLLM, titles: Sequence[str]) -> list[list[int]]:
 
 
 def priors(llm: LocalLLM, prompt: ListPrompt, items: int, pieces: Pieces | None = None) -> Floats:
-    """[N] mean log p(title) behind a few random histories, the same for all titles.
+    """[N] mean log p(title) behind random histories, the same for all titles.
+
+    One history, as long as a user's: batches read it once, and a second one would cost every title
+    its tokens again.
 
     An empty list would be cheaper. But any history, even a random one, makes titles that are
     written like others of the catalog more likely, and a judgement should not depend on that.
@@ -215,10 +218,15 @@ def priors_behind(
     pieces: Pieces | None = None,
 ) -> Floats:
     """[N] mean log p(title) behind the contexts, all given as token ids."""
-    packs = [list(titles[start : start + _PACK]) for start in range(0, len(titles), _PACK)]
+    # sorted: titles that begin alike stand in one pack, and share the beginning
+    order = sorted(range(len(titles)), key=lambda row: titles[row])
+    starts = range(0, len(order), _PACK)
+    packs = [[titles[row] for row in order[start : start + _PACK]] for start in starts]
     requests = [Request(context, pack) for context in contexts for pack in packs]
     scores = np.concatenate(_scored(llm, requests, "priors", pieces))
-    return np.asarray(scores.reshape(len(contexts), len(titles)).mean(axis=0), dtype=np.float32)
+    means = np.empty(len(titles), dtype=np.float32)
+    means[order] = scores.reshape(len(contexts), len(titles)).mean(axis=0)
+    return means
 
 
 def substitute_table(

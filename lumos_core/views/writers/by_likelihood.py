@@ -11,6 +11,7 @@ With ``llm-judges = all`` the model also judges which items are alike, and which
 the history makes least likely. That costs three times the tokens and changes little.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,9 +33,10 @@ from lumos_core.views.titles.space import (
 from lumos_core.views.view import UserViews, writer_digest
 from lumos_core.views.writers.view_settings import ViewSettings
 
-_VERSION = "3"
+_VERSION = "4"
 HALF_LIFE = 2.0  # of an item's weight, in items: a future depends on the most recent items
 FAR_HALF_LIFE = 50.0  # long: a counterfactual contradicts the whole history
+CHOICE = 1.6  # candidates for each item of a future, at least
 _SPARE_FAR = 3  # far items that the model may reject
 
 
@@ -62,7 +64,7 @@ class LLMViewWriter:
         recent = [list(history)[-settings.recent :] for history in histories]
         read = [items[-settings.prompt_items :] for items in recent]
         near = self._tables.space.near(read, HALF_LIFE)
-        count = max(settings.candidates, 2 * settings.future_items)
+        count = max(settings.candidates, math.ceil(CHOICE * settings.future_items))
         pools = best_new(near, histories, count)
         overall = self._tables.space.near(recent, FAR_HALF_LIFE)
         spare = _SPARE_FAR if settings.judges_all else 0

@@ -21,8 +21,8 @@ class ViewSettings(NamedTuple):
     """Items at the end of the history that are rewritten."""
     prompt_items: int = 4
     """Items at the end of the history that the model reads."""
-    candidates: int = 10
-    """Items among which the future is chosen (at least twice ``future_items``)."""
+    candidates: int = 8
+    """Items among which the future is chosen (at least 1.6 times ``future_items``)."""
     seed: int = 0
     """Of all random draws."""
     judges: Judges = "future"

@@ -12,11 +12,11 @@ from tiny_llm import save_tiny_llm
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data.catalog import Catalog
 from lumos_core.views.build import build_views
-from lumos_core.views.llm import likelihood
+from lumos_core.views.llm import likelihood, prompts
 from lumos_core.views.llm.find import LLMConfig
 from lumos_core.views.llm.likelihood import Request, log_likelihoods
 from lumos_core.views.llm.load import LocalLLM, load_llm
-from lumos_core.views.titles import embeddings
+from lumos_core.views.titles import embeddings, judgements
 from lumos_core.views.titles.judgements import ListPrompt, catalog_tables, priors, title_tokens
 from lumos_core.views.titles.resumable import Work
 from lumos_core.views.titles.vectors import semantic_vectors
@@ -124,7 +124,8 @@ def test_priors_are_means_over_the_same_histories_for_all(llm: LocalLLM) -> None
     catalog = catalog_of(WORDS * 5)  # more than a pack
     prompt = ListPrompt(llm, "Things:", title_tokens(llm, catalog))
     everything = list(range(1, len(catalog) + 1))
-    histories = np.random.default_rng(0).integers(1, len(catalog) + 1, (2, 3)).tolist()
+    drawn = (judgements._CONTEXTS, judgements._CONTEXT_ITEMS)
+    histories = np.random.default_rng(0).integers(1, len(catalog) + 1, drawn).tolist()
     expected = np.mean(
         [
             [plainly(llm, context, candidate) for candidate in candidates]
@@ -142,6 +143,36 @@ def test_title_readings_do_not_depend_on_batches(
     monkeypatch.setattr(embeddings, "_BATCH", 1)
     for one, other in zip(together, embeddings.read_titles(llm, tuple(WORDS)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_title_readings_are_those_of_whole_texts(llm: LocalLLM) -> None:
+    """Though what all of them begin with is read once a batch."""
+    before, after = llm.encode(prompts.EMBED_BEFORE), llm.encode(prompts.EMBED_AFTER)
+    tokens = embeddings.embedding_tokens(llm, WORDS)
+    already = llm.read.tokens
+    readings = embeddings.read_titles(llm, WORDS)
+    behind = sum(len(title) + len(after) for title in tokens)
+    assert llm.read.tokens - already == len(before) + behind
+    for row, title in enumerate(tokens):
+        whole = torch.tensor([before + title + after])
+        (late,) = llm.hidden_states(whole, (round(embeddings._LATE * llm.layers),))
+        own = late[0, len(before) : len(before) + len(title)].mean(dim=0)
+        np.testing.assert_allclose(readings.meaning[row], own, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(readings.gist[row], late[0, -1], rtol=1e-4, atol=1e-4)
+
+
+def test_titles_that_begin_alike_share_the_beginning_wherever_they_stand(
+    llm: LocalLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judgements, "_PACK", 2)
+    alike, others = [[7, 8, 9, n] for n in (10, 11)], [[n, 1, 2, 3] for n in (30, 40)]
+    apart = [alike[0], others[0], others[1], alike[1]]
+    already = llm.read.tokens
+    found = judgements.priors_behind(llm, [[1, 2, 3]], apart)
+    # two tokens before a context's last are shared; that one, for each of two packs
+    assert llm.read.tokens - already == 2 + (1 + 3) + (1 + 3 + 3)
+    expected = [plainly(llm, [1, 2, 3], title) for title in apart]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_half_whitening_halves_the_exponent_of_the_spread() -> None:
