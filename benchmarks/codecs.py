@@ -5,6 +5,7 @@ Bytes are those of the arrays as Flower serialises them (including names and ``.
 Finished runs are stored and not repeated.
 
     python benchmarks/codecs.py DATA_FOLDER --out benchmarks/results --seeds 0,1,2
+    python benchmarks/codecs.py DATA_FOLDER --method fedavg-plus --runs runs/codecs-plus
 """
 
 import argparse
@@ -19,9 +20,8 @@ from lumos_core.experiments.results_file import Result, ResultsFile
 from lumos_core.safe_files import write_atomically, write_json
 from lumos_core.terminal.tables import markdown_table
 
-# Plain FedAvg: clipping reacts to what a codec leaves out, and would blur the comparison.
+# Without bounds: clipping reacts to what a codec leaves out, and would blur the comparison.
 BASE: dict[str, Scalar] = {
-    "method": "fedavg",
     "aggregation": "mean",
     "clip": "none",
     "max-weight-ratio": 10.0,
@@ -105,8 +105,9 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--rounds", type=int, default=RunConfig().rounds)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--method", choices=("fedavg", "fedavg-plus"), default="fedavg")
     args = parser.parse_args()
-    base = {**BASE, "rounds": args.rounds}
+    base = {**BASE, "method": args.method, "rounds": args.rounds}
     jobs = [
         VariantRun(
             args.data, RunConfig.from_flat({**base, **changes, "seed": int(seed)}), variant=name
@@ -125,11 +126,13 @@ def main() -> None:
     catalog, nodes = load_prepared(args.data)
     rows = summarise(results, len(catalog))
     head = (
-        f"`python benchmarks/codecs.py {args.data.name} --seeds {args.seeds}`: {len(nodes)} nodes, "
-        f"{len(catalog)} items, {args.rounds} rounds, {BASE['method']} with the semantic start.\n\n"
+        f"`python benchmarks/codecs.py {args.data.name} --method {args.method} "
+        f"--seeds {args.seeds}`: {len(nodes)} nodes, {len(catalog)} items, {args.rounds} rounds, "
+        "with the semantic start.\n\n"
     )
-    write_json(args.out / "codecs.json", {"data": args.data.name, "rows": rows})
-    write_atomically(args.out / "codecs.md", (head + table(rows)).encode())
+    name = "codecs" if args.method == "fedavg" else f"codecs_{args.method}"
+    write_json(args.out / f"{name}.json", {"data": args.data.name, "rows": rows})
+    write_atomically(args.out / f"{name}.md", (head + table(rows)).encode())
     print(table(rows))
 
 

@@ -4,22 +4,31 @@
 
 FOLDER holds `interactions.tsv` (`user_id item_id timestamp`) and `items.tsv`; the default is the
 bundled sample. Every evening the catalog grows by the items that were sold for the first time, each
-node adds the day's purchases to its histories, and a federation trains. Every third evening the
-last node is away. The next day's purchases are then ranked against the whole catalog, what a user
-has bought before left out:
+node adds the day's purchases to its histories, and a federation trains. Two nodes are not like the
+others. The last one is away every third evening. The one before it takes ten times as long for a
+training, on a simulated clock, and rounds close with three replies of four (`close-at = 0.75`): so
+they do without it on evenings on which all are there, and wait for it on those on which three are.
+The next day's purchases, those of its users as well, are then ranked against the whole catalog,
+what a user has bought before left out:
 
 * **warm**: a few rounds, beginning with the model of the evening before;
 * **cold**: as many rounds from a new model;
-* **long cold**: many rounds from a new model, the cost of a full training every evening;
+* **long cold**: the cold run with more rounds, the cost of a full training every evening;
 * **frozen**: the model of the first evening, with rows for new items, never trained again.
 
 Of purchases of items that nobody had bought before that day no model can rank any; their number is
 in the results. Purchases of items whose first sale was in the last 14 days are measured by
 themselves as well (`new`): there a new item's start from titles, and training since, has to show.
+
+`rounds_needed` compares the starts on the validation targets of the evenings of which all rounds
+have the same users, those on which a node is away: after how many rounds each is as good as the
+cold run is at its end, and how many the long cold run needs to be as good as what the warm one
+begins with.
 """
 
 import argparse
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -47,6 +56,9 @@ from lumos_core.safe_files import write_json
 RESULTS = Path(__file__).parent / "results" / "daily_runs.json"
 LEAST = 3  # interactions of a user who takes part
 NEW_DAYS = 14  # so long after its first sale an item is new
+CLOSE_AT = 0.75  # of four nodes, three; of three, all
+METRIC = "ndcg@20"
+FACTS = "daily_runs.json"
 KINDS = ("warm", "cold", "long cold", "frozen")
 
 
@@ -140,10 +152,56 @@ def hits(model_folder: Path, evening: Evening, k: int = 20) -> np.ndarray:
     return found
 
 
+@dataclass(frozen=True)
+class Run:
+    """A run of one evening, which is not done again if its facts are in its folder.
+
+    Attributes:
+        folder: of the run.
+        rounds: how many it has.
+        start: the run whose model it begins with; None for a new model.
+        copy_of: the run with which it has its first rounds in common.
+    """
+
+    folder: Path
+    rounds: int
+    start: Path | None = None
+    copy_of: Path | None = None
+
+    def train(
+        self, config: RunConfig, catalog: Catalog, parts: dict[str, Sequences],
+        slow: dict[str, float],
+    ) -> dict[str, Any]:  # fmt: skip
+        """What it cost, and how good its models were on validation targets."""
+        facts = self.folder / FACTS
+        if facts.is_file():
+            return dict(json.loads(facts.read_text()))
+        shutil.rmtree(self.folder, ignore_errors=True)
+        seconds = -time.process_time()
+        if self.copy_of:
+            shutil.copytree(self.copy_of, self.folder, ignore=shutil.ignore_patterns(FACTS))
+            seconds += json.loads((self.copy_of / FACTS).read_text())["cpu_seconds"]
+        events = simulate(
+            config.replace(rounds=self.rounds), catalog, parts, run_dir=self.folder,
+            start=self.start, seconds=slow, resume=True,
+        ).events  # fmt: skip
+        rounds = [set(event["ok"]) for event in events if event["event"] == "round"]
+        found = {
+            "cpu_seconds": round(seconds + time.process_time(), 1),
+            METRIC: curve(events),
+            "rounds with the slow node": sum(bool(slow) and set(slow) <= ok for ok in rounds),
+        }
+        write_json(facts, found)
+        return found
+
+
 def month(options: argparse.Namespace, place: Path) -> Iterator[dict[str, Any]]:
     """One result an evening."""
-    base = RunConfig(method="fedavg-plus", semantic_start="tfidf", min_nodes=1, min_replies=1)
-    warm = frozen = None
+    slow = {f"node-{options.nodes - 2}": options.slower} if options.slower else {}
+    base = RunConfig(
+        method="fedavg-plus", semantic_start="tfidf", min_nodes=1, min_replies=1,
+        close_at=CLOSE_AT if slow else 1.0,
+    )  # fmt: skip
     for number, evening in enumerate(evenings(options.folder, options.days, options.until)):
         parts = shops(evening, options.nodes, away=number % 3 == 2)
         result: dict[str, Any] = {
@@ -152,34 +210,38 @@ def month(options: argparse.Namespace, place: Path) -> Iterator[dict[str, Any]]:
             "unknown": evening.unknown, "new": int(evening.new.sum()),
         }  # fmt: skip
 
-        def train(
-            kind: str, rounds: int, start: Path | None, seed: int = number,
-            data: Evening = evening, shops_now: dict[str, Sequences] = parts,
-            facts: dict[str, Any] = result,
-        ) -> Path:  # fmt: skip
-            run_dir, before = place / f"{kind}-{seed}", time.process_time()
-            simulate(
-                base.replace(rounds=rounds, seed=seed), data.catalog, shops_now, run_dir=run_dir,
-                start=start,
-            )  # fmt: skip
-            facts[f"{kind} cpu_seconds"] = round(time.process_time() - before, 1)
-            return run_dir
-
-        long = train("long cold", options.long_rounds, None)
-        frozen = frozen or long
-        models = {
-            "warm": train("warm", options.rounds, warm or long),
-            "cold": train("cold", options.rounds, None),
-            "long cold": long,
-            "frozen": frozen,
+        models = {kind: place / f"{kind}-{number}" for kind in KINDS[:3]}
+        first = place / "long cold-0"
+        before = place / f"warm-{number - 1}" if number else first
+        runs = {
+            "cold": Run(models["cold"], options.rounds),
+            # the same run, with the same seed, goes on
+            "long cold": Run(models["long cold"], options.long_rounds, copy_of=models["cold"]),
+            "warm": Run(models["warm"], options.rounds, before),
         }
-        warm = models["warm"]
+        for kind, run in runs.items():
+            if kind.endswith(options.only) or number == 0:
+                facts = run.train(base.replace(seed=number), evening.catalog, parts, slow)
+                result |= {f"{kind} {name}": value for name, value in facts.items()}
+        if options.only:
+            continue
+        models["frozen"] = first
         if len(evening.targets):
             for kind in KINDS:
                 found = hits(models[kind], evening)
                 result[kind] = round(float(found.mean()), 4)
                 result[f"{kind} new hits"] = int(found[evening.new].sum())
         yield result
+
+
+def curve(events: list[dict[str, Any]]) -> list[float]:
+    """On validation targets, of the model after each round from 0 on; empty if some rounds were
+    measured on other users than others."""
+    told = [e for e in events if e["event"] == "evaluation" and e["split"] == "validation"]
+    if len({event["users"] for event in told}) > 1:
+        return []
+    of_round = {event["round"]: round(event[METRIC], 4) for event in told}
+    return [of_round[n] for n in sorted(of_round)]
 
 
 def draw(days: list[dict[str, Any]], path: Path) -> None:
@@ -221,38 +283,82 @@ def new_items(days: list[dict[str, Any]]) -> dict[str, Any]:
     return {"purchases": count, "hr@20": rates}
 
 
+def rounds_needed(days: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean rounds until a goal is reached, over the evenings that can be compared."""
+    found = [day for day in days if all(day[f"{kind} {METRIC}"] for kind in KINDS[:3])]
+    warm, cold, long = ([day[f"{kind} {METRIC}"] for day in found] for kind in KINDS[:3])
+    ends = [values[-1] for values in cold]
+    return {
+        "evenings": len(found),
+        "to the end of the cold run": {
+            "warm": _first_at(warm, ends), "cold": _first_at(cold, ends)
+        },
+        "to the start of the warm run": {"long cold": _first_at(long, [v[0] for v in warm])},
+    }  # fmt: skip
+
+
+def _first_at(curves: list[list[float]], goals: list[float]) -> dict[str, Any]:
+    """Of the curves that reach their goal, the mean of the first round that does."""
+    first = [
+        next((n for n, value in enumerate(values) if value >= goal), None)
+        for values, goal in zip(curves, goals, strict=True)
+    ]
+    reached = [n for n in first if n is not None]
+    return {"reached": len(reached), "rounds": round(float(np.mean(reached)), 2)} if reached else {
+        "reached": 0
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=bundled_sample())
     parser.add_argument("--days", type=int, default=30)
     parser.add_argument("--until", default="", help="only the log before this day, YYYY-MM-DD")
     parser.add_argument("--nodes", type=int, default=4)
+    parser.add_argument(
+        "--slower", type=float, default=10.0,
+        help="so many times as long a training takes the slow node; 0: no node is slow, and rounds "
+        "wait for all",
+    )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=2, help="of an evening, warm and cold")
     parser.add_argument("--long-rounds", type=int, default=12)
+    parser.add_argument(
+        "--runs", type=Path, help="keep the runs here; those there are not repeated"
+    )
+    parser.add_argument(
+        "--only", default="", choices=["", "warm", "cold"],
+        help="only train these, into --runs, and write no results: for two processes at a time",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON; a picture goes beside it")
     options = parser.parse_args()
     torch.set_num_threads(1)
     days: list[dict[str, Any]] = []
     facts = {
         "data": options.folder.name, "until": options.until, "days": options.days,
-        "nodes": options.nodes, "rounds": options.rounds, "long_rounds": options.long_rounds,
+        "nodes": options.nodes, "slower": options.slower, "close_at": CLOSE_AT,
+        "rounds": options.rounds, "long_rounds": options.long_rounds,
         "versions": library_versions(),
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as place:
-        for result in month(options, Path(place)):
+        for result in month(options, options.runs or Path(place)):
             days.append(result)
             print(json.dumps(result), flush=True)
             write_json(options.out, {**facts, "evenings": days})
+    if options.only:
+        return
     sold = [day for day in days if day["purchases"]]
     totals = {kind: round(mean(sold, kind), 4) for kind in KINDS}
     cost = {k: round(sum(d[f"{k} cpu_seconds"] for d in days), 1) for k in KINDS if k != "frozen"}
     new = new_items(sold)
     write_json(
         options.out,
-        {**facts, "hr@20": totals, "new": new, "cpu_seconds": cost, "evenings": days},
-    )
+        {**facts, "hr@20": totals, "new": new, "rounds_needed": rounds_needed(days),
+         "cpu_seconds": cost, "evenings": days},
+    )  # fmt: skip
     draw(days, options.out.with_suffix(".png"))
-    print(json.dumps({"hr@20": totals, "new": new, "cpu_seconds": cost}))
+    print(json.dumps({
+        "hr@20": totals, "new": new, "rounds_needed": rounds_needed(days), "cpu_seconds": cost,
+    }))  # fmt: skip
 
 
 if __name__ == "__main__":

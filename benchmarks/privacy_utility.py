@@ -6,10 +6,11 @@ without privacy and with several noise multipliers; the untrained model is measu
 Finished runs are stored and not repeated.
 
     python benchmarks/privacy_utility.py --out docs/results/privacy --seeds 0,1,2
+    python benchmarks/privacy_utility.py --method fedavg-plus --runs runs/privacy-plus
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -22,7 +23,6 @@ from lumos_core.safe_files import write_atomically, write_json
 from lumos_core.terminal.tables import markdown_table, spread
 
 BASE: dict[str, Scalar] = {
-    "method": "fedavg",
     "weighting": "uniform",
     "aggregation": "mean",
     "clip": "none",
@@ -38,14 +38,14 @@ FEDERATIONS: dict[str, tuple[int, dict[str, Scalar], tuple[float, ...]]] = {
 
 
 def jobs(
-    name: str, data: Path, seeds: Sequence[int], rounds: int, delta: float
+    name: str, data: Path, seeds: Sequence[int], base: Mapping[str, Scalar], delta: float
 ) -> list[VariantRun]:
     """All runs of a federation, seed by seed."""
     nodes, changes, multipliers = FEDERATIONS[name]
     folder = data / f"{nodes}-nodes"
     planned = []
     for seed in seeds:
-        common = {**BASE, "rounds": rounds, "seed": seed}
+        common = {**base, "seed": seed}
         planned.append(VariantRun(folder, RunConfig.from_flat(common), PLAIN))
         for z in multipliers:
             noisy = {**common, **changes, "dp-noise-multiplier": z, "dp-delta": delta}
@@ -53,21 +53,24 @@ def jobs(
     return planned
 
 
-def untrained(folder: Path, seed: int) -> float:
-    """Test HR@20 of the model that a seed's runs start from."""
+def untrained(folder: Path, config: RunConfig) -> float:
+    """Test HR@20 of the model that this run starts from, with the titles' weight chosen as the run
+    chooses it."""
     from lumos_core.data import LeaveOneOut, Sequences
     from lumos_core.data.prepared_folder import load_prepared
-    from lumos_core.learning.evaluation import evaluate
+    from lumos_core.learning.evaluation import best_weight, evaluate
     from lumos_core.learning.metrics import means
     from lumos_core.learning.model import new_model, set_params
+    from lumos_core.learning.title_nearness import TitleNearness
     from lumos_core.learning.title_start import initial_params
 
     catalog, nodes = load_prepared(folder)
-    config = RunConfig.from_flat({**BASE, "seed": seed})
     model = new_model(config, len(catalog))
     set_params(model, initial_params(config, catalog))
-    sums = evaluate(model, *LeaveOneOut(Sequences.concat(nodes)).test())[0.0]
-    return means(sums)["hr@20"]
+    titles = TitleNearness.of(catalog) if any(config.title_weights) else None
+    split = LeaveOneOut(Sequences.concat(nodes))
+    weight = best_weight(evaluate(model, *split.validation(), titles, config.title_weights))
+    return means(evaluate(model, *split.test(), titles, (weight,))[weight])["hr@20"]
 
 
 def summarise(seeds: Sequence[int], results: Sequence[Result]) -> list[dict[str, Any]]:
@@ -151,6 +154,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--delta", type=float, default=1e-4)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--method", choices=("fedavg", "fedavg-plus"), default="fedavg")
     args = parser.parse_args()
     from lumos_core.data.prepare import prepare
     from lumos_core.data.sample import bundled_sample
@@ -166,24 +170,28 @@ def main() -> None:
             flush=True,
         )  # fmt: skip
 
-    base = RunConfig.from_flat({**BASE, "rounds": args.rounds})
+    shared = {**BASE, "method": args.method, "rounds": args.rounds}
+    base = RunConfig.from_flat(shared)
     results = []
     for name in FEDERATIONS:
-        planned = jobs(name, args.runs / "data", seeds, args.rounds, args.delta)
+        planned = jobs(name, args.runs / "data", seeds, shared, args.delta)
         kept = ResultsFile(args.runs / name.replace(", ", "-").replace(" ", "-"), base)
         results += run_jobs(planned, kept, args.jobs, say)
-    start = mean(untrained(args.runs / "data" / "8-nodes", seed) for seed in seeds)
+    folder = args.runs / "data" / "8-nodes"
+    start = mean(untrained(folder, base.replace(seed=seed)) for seed in seeds)
     rows = summarise(sorted(seeds), results)
     head = (
-        f"`python benchmarks/privacy_utility.py --seeds {args.seeds} --rounds {args.rounds}`: "
-        f"bundled sample, fedavg with the semantic start, δ = {args.delta:g}, "
+        f"`python benchmarks/privacy_utility.py --method {args.method} --seeds {args.seeds} "
+        f"--rounds {args.rounds}`: bundled sample, with the semantic start, δ = {args.delta:g}, "
         f"dp-clip = {RunConfig().dp_clip:g}.\n\n"
     )
     config = base.replace(seed=seeds[0]).without_paths()
     facts = {"start": start, "delta": args.delta, "config": config}
-    write_json(args.out / "utility.json", {**facts, "versions": library_versions(), "rows": rows})
-    write_atomically(args.out / "utility.md", (head + table(rows, start)).encode())
-    plot(rows, start, args.out / "utility.png")
+    out = args.out / ("utility" if args.method == "fedavg" else f"utility_{args.method}")
+    found = {**facts, "versions": library_versions(), "rows": rows}
+    write_json(out.with_suffix(".json"), found)
+    write_atomically(out.with_suffix(".md"), (head + table(rows, start)).encode())
+    plot(rows, start, out.with_suffix(".png"))
     print(table(rows, start))
 
 

@@ -5,9 +5,11 @@
 One run of four nodes, each with its own SuperNode and processes, over gRPC. A training takes a node
 ``--quick`` seconds, in which it sleeps, and node-3 ten times as long. The run waits for all in its
 first rounds; then it is resumed with ``close-at = 0.75``. A second run has ``mode = async`` from
-its beginning, and a third one has no slow node: its pace is what the others have among themselves.
-The first round of a server, which waits for the nodes, is left out. Processes cost the time of this
-machine, so that seconds differ between machines; what a slow node adds to them does not.
+its beginning, and so many more rounds that work of the slow node arrives in them: how many rounds
+late it was is its staleness s, and it counts 1/√(1+s) of itself. A third run has no slow node: its
+pace is what the others have among themselves. The first round of a server, which waits for the
+nodes, is left out. Processes cost the time of this machine, so that seconds differ between
+machines; what a slow node adds to them does not.
 """
 
 import argparse
@@ -59,14 +61,31 @@ def main() -> None:
         closing = config.replace(rounds=2 * rounds, close_at=0.75)
         after = _run(with_slow, data, closing, place / "run", resume=True)[rounds:]
         rows.append(_row("the same run, resumed with close-at = 0.75", after))
-        late = _run(with_slow, data, config.replace(mode="async", buffer_size=3), place / "async")
+        # a round takes the others --quick seconds at least
+        buffered = config.replace(mode="async", buffer_size=3, rounds=round(1.5 * options.slower))
+        late = _run(with_slow, data, buffered, place / "async")
         rows.append(_row("mode = async, buffer-size = 3", late))
         rows.append(_row("no slow node", _run(alike, data, config, place / "alone")))
     facts = {"quick": quick, "slower": options.slower, "load": os.getloadavg()[0]}
     write_json(options.out, {"versions": library_versions(), **facts, "ways": rows})
     table = markdown_table(
-        ("rounds close with", "seconds a round", "rounds with node-3's work"),
-        [[r["way"], f"{r['seconds']:.1f}", str(r["rounds_with_slow_node"])] for r in rows],
+        (
+            "rounds close with",
+            "seconds a round",
+            "rounds",
+            "of these with node-3's work",
+            "staleness of that work",
+        ),
+        [
+            [
+                r["way"],
+                f"{r['seconds']:.1f}",
+                str(r["rounds"]),
+                str(r["rounds_with_slow_node"]),
+                ", ".join(map(str, r["staleness"])) or "–",
+            ]
+            for r in rows
+        ],
         align="l",
     )
     write_atomically(options.out.with_suffix(".md"), table.encode())
@@ -94,6 +113,9 @@ def _row(way: str, rounds: list[Event]) -> dict[str, Any]:
         "rounds": len(counted),
         "seconds": mean(event["seconds"] for event in counted),
         "rounds_with_slow_node": sum(SLOW in event["ok"] for event in counted),
+        "staleness": [
+            event["staleness"][SLOW] for event in counted if SLOW in event.get("staleness", {})
+        ],
     }
     print(row, flush=True)
     return row

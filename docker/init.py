@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from lumos_core.data.layout import ARTEFACT_FILE, CATALOG_FILE
+from lumos_core.data.layout import ARTEFACT_FILE, CATALOG_FILE, CATALOG_VERSIONS
 from lumos_core.data.prepare import prepare
 from lumos_core.data.prepared_folder import DATASET_FILE, node_folders
 from lumos_core.data.sample import SAMPLE_DOMAIN, bundled_sample
@@ -44,6 +44,8 @@ def main(nodes: Sequence[str]) -> str:
             _put(data / name, VOLUMES / name / "data")
         for name in (CATALOG_FILE, DATASET_FILE):
             shutil.copy(data / name, server / name)
+        if (data / CATALOG_VERSIONS).is_file():
+            shutil.copy(data / CATALOG_VERSIONS, server / CATALOG_VERSIONS)
         if (data / ARTEFACT_FILE).is_file():  # then no container reads all titles
             for folder in (server, *(VOLUMES / name / "data" for name in nodes)):
                 shutil.copy(data / ARTEFACT_FILE, folder / ARTEFACT_FILE)

@@ -10,12 +10,14 @@ import typer
 from rich.console import Console
 
 from lumos_core.cli.deploy_series import (
+    KEEP,
     AtOption,
     EveryOption,
     KeepOption,
     NightsOption,
     SeriesEpsilonOption,
     SeriesOption,
+    refuse_without_timetable,
     series_options,
     serve_series,
 )
@@ -309,7 +311,7 @@ def server_command(
     every: EveryOption = "",
     at: AtOption = "",
     nights: NightsOption = 0,
-    keep: KeepOption = 7,
+    keep: KeepOption = KEEP,
     series: SeriesOption = None,
     series_epsilon: SeriesEpsilonOption = 0.0,
 ) -> None:
@@ -370,6 +372,7 @@ def server_command(
                                   series_epsilon)  # fmt: skip
             serve_series(plan, options_of, flat, start, partial(_print_results, console), console)
             return
+        refuse_without_timetable(nights, keep, series, series_epsilon)
         options = options_of(run_dir or folder / "run", start, {})
         summary = serve(options, console)
     except KeyboardInterrupt:

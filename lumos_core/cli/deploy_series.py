@@ -20,6 +20,7 @@ OptionsOf = Callable[[Path, Path | None, Mapping[str, Any]], "ServerOptions"]
 """The options of the server for a run's folder, the model that it starts from (None: a new one),
 and changes of its configuration."""
 _PANEL = "A run after another"
+KEEP = 7
 
 EveryOption = Annotated[
     str,
@@ -80,6 +81,25 @@ def series_options(
     from lumos_core.deployment.timetable import Timetable
 
     return SeriesOptions(folder, Timetable.parse(every, at), nights, keep, max_epsilon)
+
+
+def refuse_without_timetable(
+    nights: int, keep: int, series: Path | None, max_epsilon: float
+) -> None:
+    """Refuse options of a series where there is none.
+
+    Raises:
+        ConfigError: one is given.
+    """
+    given = {
+        "--nights": nights, "--keep": keep != KEEP, "--series": series,
+        "--series-epsilon": max_epsilon,
+    }  # fmt: skip
+    for option in (name for name, value in given.items() if value):
+        raise ConfigError(
+            f"{option}: is of a series of runs; add --every or --at, such as --every 1d, or leave "
+            f"{option} out"
+        )
 
 
 def serve_series(

@@ -109,10 +109,10 @@ def ingest(
         wanted = fit.filter(~pl.col("user_id").is_in(sorted(forgotten)))
         old, new = _comparable(table.frame, wanted)
         added = drop_duplicates(new, "exact").join(old, _KEYS, "anti", maintain_order="left")
+        everything = pl.concat([old, added])
         if len(added):
-            everything = pl.concat([old, added])
             _append(table, path, added, everything)
-            renew_facts(folder, everything)
+        renew_facts(folder, everything)  # also those of a process that was killed before it did
     return Ingested(
         path=path,
         read=len(source.interactions.frame),

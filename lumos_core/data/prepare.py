@@ -1,7 +1,7 @@
 """Turns a published data set into a prepared folder: clean, filter, distribute, write."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from lumos_core.data.catalog import Catalog
+from lumos_core.data.catalog_versions import Lineage
 from lumos_core.data.domains import Domain
 from lumos_core.data.filtering import Dedup, codes, core_mask, drop_duplicates
 from lumos_core.data.importers.detect import AUTO, load_source
@@ -172,6 +173,7 @@ def prepare(
         )
     on_step(2)
     catalog, untitled, unlisted = _catalog(log, kept, keep_all_items or log.fixed)
+    lineage = _lineage(log, catalog)
     parts = _distribute(kept, nodes, seed, partition)
     lengths = kept["user_id"].rle().struct.field("len").to_numpy()
     of_items = domain or log.domain or None
@@ -190,7 +192,7 @@ def prepare(
     )
     rows = _rows(log, known, unique, kept, short)
     on_step(3)
-    reused = write_prepared(out, catalog, parts, facts, force=force)
+    reused = write_prepared(out, lineage, parts, facts, force=force)
     on_step(4)
     return PreparedDataset(
         folder=out,
@@ -290,6 +292,13 @@ def _catalog(log: RawLog, kept: pl.DataFrame, keep_all: bool) -> tuple[Catalog, 
     stand_ins = (unquoted(clean_title(item)) for item in ids)
     filled = (title or own for title, own in zip(titles, stand_ins, strict=True))
     return Catalog(tuple(ids), tuple(filled)), untitled, len(unlisted)
+
+
+def _lineage(log: RawLog, catalog: Catalog) -> Lineage:
+    """The versions before a catalog: those of the run's, if it is that, and none otherwise."""
+    if not log.fixed:
+        return Lineage.of(catalog)
+    return replace(Lineage.of(Catalog.read(Path(log.items_source))), catalog=catalog)
 
 
 def _distribute(kept: pl.DataFrame, nodes: int, seed: int, scheme: Partition) -> list[pl.DataFrame]:

@@ -3,8 +3,9 @@
 ::
 
     catalog.tsv     item_id, title; row order is index order
+    catalog.versions.json   the versions before it, if it is a run's catalog that has some
     dataset.json    what it was made of: counts, seed, filters, catalog fingerprint
-    node-0/ …       catalog.tsv (the same), interactions.tsv (chronological per user), node.json
+    node-0/ …       the catalog (the same), interactions.tsv (chronological per user), node.json
 """
 
 import errno
@@ -21,6 +22,7 @@ import polars as pl
 from pydantic import ConfigDict, Field
 
 from lumos_core.data.catalog import Catalog
+from lumos_core.data.catalog_versions import Lineage
 from lumos_core.data.domains import NOUNS
 from lumos_core.data.layout import CATALOG_FILE, DATASET_FILE
 from lumos_core.data.node_folder import read_node
@@ -150,7 +152,7 @@ def read_dataset_facts(folder: Path) -> DatasetFacts:
 
 def write_prepared(
     out: Path,
-    catalog: Catalog,
+    lineage: Lineage,
     node_interactions: list[pl.DataFrame],
     facts: DatasetFacts,
     *,
@@ -159,6 +161,8 @@ def write_prepared(
     """Write a prepared folder, all of it or nothing.
 
     Args:
+        lineage: the catalog and the versions before it, which each node gets as well: so it knows
+            models of these versions.
         node_interactions: for every node ``user_id``, ``item_id``, ``timestamp``, in the order of
             the file.
         facts: content of ``dataset.json``.
@@ -172,9 +176,9 @@ def write_prepared(
     """
 
     def write(folder: Path) -> None:
-        catalog.write(folder / CATALOG_FILE)
+        _write_catalog(folder, lineage)
         for n, interactions in enumerate(node_interactions):
-            _write_node(folder / f"node-{n}", n, catalog, interactions, facts.domain)
+            _write_node(folder / f"node-{n}", n, lineage, interactions, facts.domain)
         facts.write(folder / DATASET_FILE)
 
     check_target(out)
@@ -225,17 +229,24 @@ def _noun(path: Path, domain: str | None) -> str | None:
     )
 
 
+def _write_catalog(folder: Path, lineage: Lineage) -> None:
+    if len(lineage.versions) > 1:
+        lineage.write(folder / CATALOG_FILE)
+    else:
+        lineage.catalog.write(folder / CATALOG_FILE)
+
+
 def _write_node(
-    folder: Path, n: int, catalog: Catalog, interactions: pl.DataFrame, domain: str | None
+    folder: Path, n: int, lineage: Lineage, interactions: pl.DataFrame, domain: str | None
 ) -> None:
-    catalog.write(folder / CATALOG_FILE)
+    _write_catalog(folder, lineage)
     interactions.write_csv(folder / INTERACTIONS_FILE, separator="\t", quote_style="never")
     NodeFacts(
         node=n,
         users=interactions["user_id"].n_unique(),
         interactions=len(interactions),
         domain=domain,
-        catalog_fingerprint=catalog.fingerprint,
+        catalog_fingerprint=lineage.catalog.fingerprint,
     ).write(folder / NODE_FILE)
 
 

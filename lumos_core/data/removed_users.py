@@ -160,6 +160,8 @@ def renew_facts(folder: Path, interactions: pl.DataFrame) -> None:
     with suppress(NewerFileError):
         if path.is_file() and (facts := NodeFacts.read_if_sound(path)) is not None:
             users, rows = interactions["user_id"].n_unique(), len(interactions)
-            before = path.stat()
-            facts.model_copy(update={"users": users, "interactions": rows}).write(path)
-            take_over(before, path)
+            renewed = facts.model_copy(update={"users": users, "interactions": rows})
+            if renewed != facts:
+                before = path.stat()
+                renewed.write(path)
+                take_over(before, path)

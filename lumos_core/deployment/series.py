@@ -182,13 +182,16 @@ class Series:
             summary = self._run(self.file.number, run_dir, start)
         except LumosError as error:
             if not self.file.completed and not isinstance(error, FederationError):
+                if not (run_dir / HISTORY).exists():  # a wrong option: the night has not begun
+                    self.file = self.file.without_last()
+                    self._write()
                 raise
             summary = RunSummary(outcome="failed", reason=str(error))
         self._end(night, run_dir, summary)
 
     def _end(self, night: Night, run_dir: Path, summary: RunSummary) -> None:
         before, after = _worth(run_dir)
-        completed = summary.outcome == "completed"
+        completed = summary.outcome == "completed" or self._has_all_rounds(run_dir, summary)
         measured = before is not None and summary.best_round > 0
         better = completed and (measured or not self.file.model)
         night = night.model_copy(
@@ -213,9 +216,15 @@ class Series:
         self._tell(night)
         self._remove_old()
 
+    @staticmethod
+    def _has_all_rounds(run_dir: Path, summary: RunSummary) -> bool:
+        """Whether a failed night has a whole model: rounds failed in it and were done again."""
+        config = read_config(run_dir)
+        return config is not None and summary.rounds >= config.rounds
+
     def _tell(self, night: Night) -> None:
         head = f"night {self.file.number}: "
-        if night.outcome == "failed":
+        if night.outcome == "failed" and not night.promoted:
             kept = "the model in use stays" if self.file.model else "there is no model yet"
             say(self._console, f"[yellow]{head}failed ({escape(night.reason)}); {kept}[/]")
         elif not night.promoted:
@@ -223,7 +232,8 @@ class Series:
         else:
             after = "" if night.after is None else f", validation NDCG@20 {night.after:.4f}"
             was = "" if night.before is None else f" (before the night {night.before:.4f})"
-            say(self._console, f"{head}its model is in use now{after}{was}")
+            trouble = f"; {escape(night.reason)}" if night.outcome == "failed" else ""
+            say(self._console, f"{head}its model is in use now{after}{was}{trouble}")
 
     def _remove_old(self) -> None:
         """Delete the run folders of all but the latest nights and of the model in use."""

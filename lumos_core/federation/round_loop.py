@@ -37,15 +37,14 @@ import numpy as np
 
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog_versions import Lineage
-from lumos_core.errors import ConfigError, FederationError, ReplyError
-from lumos_core.federation import best_round, server_optimizer
+from lumos_core.errors import ConfigError, FederationError
+from lumos_core.federation import evaluations, server_optimizer
 from lumos_core.federation.aggregator import Aggregator
 from lumos_core.federation.closing import Close, to_ask
 from lumos_core.federation.membership import OTHER_PROTOCOL, Membership, OnRefused
 from lumos_core.federation.older_catalogs import OlderCatalogs
 from lumos_core.federation.open_questions import OpenQuestions
 from lumos_core.federation.view_phase import ViewPhase
-from lumos_core.learning.metrics import SELECTION_METRIC, means
 from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
 from lumos_core.privacy import budget
 from lumos_core.privacy.secure_aggregation.coordinator import SecureExchange
@@ -60,7 +59,6 @@ from lumos_core.runs.checkpoint import (
     save_checkpoint,
 )
 from lumos_core.runs.history import HISTORY, VERSIONS, Event, History, OnEvent, utc_now
-from lumos_core.runs.node_metrics import by_node
 from lumos_core.runs.resume import KnownAs, StartingPoint, never, starting_point
 from lumos_core.views.titles.artefact_offer import Offer
 from lumos_core.wire import reply_checks, versions
@@ -68,9 +66,6 @@ from lumos_core.wire.messages import Instruction, Reply, Split, Transport, excha
 from lumos_core.wire.versions import Versions
 
 log = logging.getLogger(__name__)
-
-MOST_NAMED = 1_000
-"""Of how many nodes a sum may be, for the history to name them in every evaluation."""
 
 
 class Outcome(Enum):
@@ -105,14 +100,6 @@ class Round(NamedTuple):
 
     outcome: Outcome
     problem: str = ""
-
-
-class Evaluated(NamedTuple):
-    """A valid evaluation: the nodes that it is about, and their sums by weight of the titles'
-    nearness."""
-
-    names: tuple[str, ...]
-    sums: dict[float, dict[str, float]]
 
 
 class Ended(NamedTuple):
@@ -152,8 +139,9 @@ class Federation:
         config: RunConfig,
         transport: Transport,
         start: StartingPoint,
-        run_dir: Path | None,
         history: History,
+        *,
+        run_dir: Path | None = None,
         primitives: Primitives | None = None,
         started: Event | None = None,
         on_refused: OnRefused = lambda refused: None,
@@ -558,63 +546,15 @@ class Federation:
             traffic: bytes of the evaluation's own messages; None if it shared those of a training.
         """
         weights = self.config.title_weights if split == "validation" else (self._title_weight,)
-        valid: list[Evaluated] = []
-        failed: list[Event] = []
-        for reply in answered:
-            try:
-                if reply.error is not None:
-                    raise ReplyError(f"error {reply.error[:80]!r}")
-                if reply.kind == "evaluate":
-                    reply_checks.check_evaluation(reply.metrics, weights)
-            except ReplyError as error:
-                failed.append({"node": reply.node, "reason": str(error)})
-                log.warning("node %s: evaluation rejected: %s", reply.node, error)
-                continue
-            found = reply_checks.rankings_of(reply.metrics, weights)
-            valid.append(Evaluated(reply.sum_of or (reply.node,), found))
-        selected = {weight: self._select(valid, weight) for weight in weights}
-        weight = max(weights, key=lambda weight: selected[weight].value)
-        sums = {name: sum(e.sums[weight][name] for e in valid) for name in reply_checks.RANKING}
-        metrics = means(sums)
-        if not metrics:
+        valid, failed = evaluations.checked(answered, weights)
+        event = evaluations.evaluation_event(self.config, of_round, split, valid, weights)
+        if event is None:
             return {}
-        event: Event = {
-            "event": "evaluation", "round": of_round, "split": split, "time": utc_now(),
-            **_who(valid), "users": int(sums["users"]),
-            **metrics, **({"title_weight": weight} if any(self.config.title_weights) else {}),
-            **(traffic or {}), **({"failed": failed} if failed else {}),
-        }  # fmt: skip
-        if split == "validation":
-            event |= self._selection(valid, selected[weight])
-        else:
-            event |= by_node((e.names, e.sums[weight]) for e in valid)
+        event |= {**(traffic or {}), **({"failed": failed} if failed else {})}
         self.history.add(event)
         if split == "validation":
-            self._note_best(of_round, history.value_of(event), weight)
-        return metrics
-
-    def _select(self, valid: list[Evaluated], weight: float) -> best_round.Selection:
-        """How good the model is with a weight of the titles' nearness, by the replies of nodes that
-        have users."""
-        having = [e.sums[weight] for e in valid if e.sums[weight]["users"]]
-        if not having:
-            return best_round.Selection(0.0, np.zeros(0, dtype=bool))
-        return best_round.bounded_mean(
-            [sums["users"] for sums in having],
-            [sums[SELECTION_METRIC] for sums in having],
-            self.config.max_weight_ratio,
-        )
-
-    def _selection(self, valid: list[Evaluated], chosen: best_round.Selection) -> Event:
-        """The value that decides which round is best, and nodes whose means are out of bounds."""
-        having = [e.names for e in valid if any(s["users"] for s in e.sums.values())]
-        doubted = [
-            name for names, doubt in zip(having, chosen.doubted, strict=True) if doubt
-            for name in names
-        ]  # fmt: skip
-        for name in doubted:
-            log.warning("node %s: its evaluation is out of line and counts within bounds", name)
-        return {"selection": chosen.value, **({"doubted": doubted} if doubted else {})}
+            self._note_best(of_round, history.value_of(event), event.get("title_weight", 0.0))
+        return {name: event[name] for name in reply_checks.RANKING if name != "users"}
 
     @property
     def _title_weight(self) -> float:
@@ -644,14 +584,6 @@ class Federation:
     def _save(self, name: str, params: Params, optimizer: OptimizerState) -> None:
         if self.run_dir is not None:
             save_checkpoint(self.run_dir / name, Checkpoint(params, optimizer, self.progress))
-
-
-def _who(valid: Sequence[Evaluated]) -> Event:
-    """The nodes that an evaluation is about: their names and, of a population of clients that is
-    evaluated at once, only their number."""
-    unnamed = sum(len(e.names) for e in valid if len(e.names) > MOST_NAMED)
-    names = [name for e in valid if len(e.names) <= MOST_NAMED for name in e.names]
-    return {"nodes": names, **({"nodes_unnamed": unnamed} if unnamed else {})}
 
 
 def run_federation(
@@ -706,11 +638,11 @@ def run_federation(
         config,
         transport,
         start,
-        run_dir,
         history,
-        primitives,
-        started,
-        on_refused,
-        offer,
-        lineage,
+        run_dir=run_dir,
+        primitives=primitives,
+        started=started,
+        on_refused=on_refused,
+        offer=offer,
+        lineage=lineage,
     ).run()

@@ -39,6 +39,7 @@ ViewsOf = Callable[[str], ViewSource]
 OnNode = Callable[[str, BuildProgress], None]
 Clients = Literal["nodes", "users"]
 """What a client of the federation is: a node with its users, or a single user."""
+_START_SECONDS = 1.0  # all nodes are here: nobody comes later
 POPULATION = "users"
 """The name under which the views of all one-user clients are asked for."""
 
@@ -117,8 +118,9 @@ def simulate(
     everyone = Sequences.concat(list(shops.values())) if clients == "users" else None
     count = len(shops) if everyone is None else len(everyone)
     config = config.replace(
-        min_nodes=min(config.min_nodes, count), min_replies=min(config.min_replies, count)
-    )
+        min_nodes=min(config.min_nodes, count), min_replies=min(config.min_replies, count),
+        start_timeout=min(config.start_timeout, _START_SECONDS),
+    )  # fmt: skip
     if everyone is not None:
         check_one_user_clients(config)
         if seconds:

@@ -114,6 +114,10 @@ class SeriesFile(JsonFile):
             update={"nights": nights[-LISTED:], "number": self.number + (not known)}
         )
 
+    def without_last(self) -> "SeriesFile":
+        """As if the latest night had not begun."""
+        return self.model_copy(update={"nights": self.nights[:-1], "number": self.number - 1})
+
 
 def is_series(folder: Path) -> bool:
     """Whether a folder is that of a series."""

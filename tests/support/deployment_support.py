@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -61,6 +61,27 @@ def wait_for(condition: Callable[[], T], seconds: float = 60.0, every: float = 0
     while not (found := condition()):
         assert time.monotonic() < until, f"still waiting after {seconds} s"
         time.sleep(every)
+    return found
+
+
+def wait_while_files_change(
+    condition: Callable[[], T], files: Callable[[], Iterable[Path]], quiet: float = 600.0
+) -> T:
+    """The first true value of ``condition``, for however long it takes, as long as something is
+    written: a loaded machine is slower, but not for minutes without a line.
+
+    Args:
+        condition: what to wait for.
+        files: those in which progress shows, which need not be there yet.
+        quiet: so many seconds without a change of any of them fail.
+    """
+    last, since = None, time.monotonic()
+    while not (found := condition()):
+        now = [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files())]
+        if now != last:
+            last, since = now, time.monotonic()
+        assert time.monotonic() - since < quiet, f"nothing was written for {quiet} s"
+        time.sleep(0.1)
     return found
 
 

@@ -71,7 +71,7 @@ RUNNING = {key: value for key, value in SERVICES.items() if key[1] != "init"}
 ONE_HOST = {service: SERVICES["compose.yml", service] for service in ("init", "server", *NODES)}
 
 
-@pytest.mark.parametrize("name", [*FILES, "common.yml", "artefact.yml"])
+@pytest.mark.parametrize("name", [*FILES, "common.yml", "artefact.yml", "versions.yml"])
 def test_the_specification_accepts_the_files(name: str) -> None:
     vendored = resources.files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json"
     schema = json.loads(vendored.read_text())
@@ -448,7 +448,10 @@ def test_a_catalog_artefact_goes_to_the_server_and_to_all_nodes(
     log.write_text("user_id\titem_id\ttimestamp\n" + "\n".join(rows) + "\n")
     prepare(log, tmp_path / "prepared", nodes=2, seed=0, k_core=0)
     (tmp_path / "prepared/catalog.safetensors").write_bytes(b"what a model says")
+    (tmp_path / "prepared/catalog.versions.json").write_bytes(b"the versions before")
     init.main(NODES[:2])
+    versions = tmp_path / "init/server/catalog.versions.json"
+    assert versions.read_bytes() == b"the versions before"
     for folder in ("server", *(f"{node}/data" for node in NODES[:2])):
         found = tmp_path / "init" / folder / "catalog.safetensors"
         assert found.read_bytes() == b"what a model says"

@@ -15,8 +15,8 @@ from torch.func import functional_call
 
 from lumos_core.experiments.poisoning.updates import Situation, global_model, surrogates
 from lumos_core.federation.aggregation.clipping import row_norms, typical_row
-from lumos_core.learning.model import last_position
-from lumos_core.learning.parameters import ITEM_TABLE, Params
+from lumos_core.learning.model import last_position, scaled_bias
+from lumos_core.learning.parameters import ITEM_BIAS, ITEM_TABLE, Params
 from lumos_core.wire import deltas
 
 STEPS = 20
@@ -24,6 +24,8 @@ ENCODER_STEPS = 10
 AHEAD = 3.0
 """The encoder is optimised as if moved by this multiple of a delta: momentum and later rounds
 repeat it."""
+
+_BOUND_BY_ROW = (ITEM_TABLE, ITEM_BIAS)
 
 Tensors = dict[str, Tensor]
 
@@ -70,11 +72,11 @@ def align_encoder(s: Situation) -> Params:
     wanted = torch.full((len(items),), s.target - 1)
     room = math.sqrt(max(norm_bound**2 - row_bound**2, 0.0))
     moved, hidden = _move_encoder(
-        s, items, lengths, room, lambda h, t: F.cross_entropy(h @ t, wanted)
+        s, items, lengths, room, lambda scores: F.cross_entropy(scores, wanted)
     )
-    table = np.zeros_like(own[ITEM_TABLE])
-    table[s.target] = row_bound * F.normalize(hidden.mean(dim=0), dim=0).numpy()
-    return {ITEM_TABLE: table, **moved}
+    still = _still(own)
+    still[ITEM_TABLE][s.target] = row_bound * F.normalize(hidden.mean(dim=0), dim=0).numpy()
+    return {**still, **moved}
 
 
 def ruin_encoder(s: Situation) -> Params:
@@ -85,9 +87,14 @@ def ruin_encoder(s: Situation) -> Params:
     came = items[torch.arange(len(items)), lengths - 1] - 1
     before = (lengths - 1).clamp_min(1)
     moved, _ = _move_encoder(
-        s, items, before, norm_bound, lambda h, t: -F.cross_entropy(h @ t, came)
+        s, items, before, norm_bound, lambda scores: -F.cross_entropy(scores, came)
     )
-    return {ITEM_TABLE: np.zeros_like(own[ITEM_TABLE]), **moved}
+    return {**_still(own), **moved}
+
+
+def _still(own: Params) -> Params:
+    """Zeros for what the bound on rows covers."""
+    return {n: np.zeros_like(a) for n, a in own.items() if n in _BOUND_BY_ROW}
 
 
 def _bounds(s: Situation, own: Params) -> tuple[float, float]:
@@ -101,32 +108,38 @@ def _move_encoder(
     items: Tensor,
     lengths: Tensor,
     room: float,
-    loss_of: Callable[[Tensor, Tensor], Tensor],
+    loss_of: Callable[[Tensor], Tensor],
 ) -> tuple[Params, Tensor]:
-    """Move everything but the item table, so that a loss decreases.
+    """Move everything that the bound on rows does not cover, so that a loss decreases: all but the
+    item table and the item bias.
 
     Args:
         items, lengths: int64 [B, T] and [B], histories.
         room: largest L2 norm of the delta.
-        loss_of: the loss of float [B, D], encoded histories, and float [D, N], the items.
+        loss_of: the loss of float [B, N], the scores of all items behind the histories.
 
     Returns:
-        The delta without the item table, and the histories encoded after it: float [B, D].
+        The delta without these two, and the histories encoded after it: float [B, D].
     """
     model = global_model(s)
     start = {n: torch.from_numpy(a.copy()) for n, a in s.params.items()}
     table = start[ITEM_TABLE][1:].T
-    moved = {n: torch.zeros_like(a) for n, a in start.items() if n != ITEM_TABLE}
+    moved = {n: torch.zeros_like(a) for n, a in start.items() if n not in _BOUND_BY_ROW}
 
     def look(leaves: Tensors) -> Tensor:
         return last_position(functional_call(model, {**start, **leaves}, (items,)), lengths)
+
+    def score(leaves: Tensors) -> Tensor:
+        scores = look(leaves) @ table
+        bias = scaled_bias(start.get(ITEM_BIAS))
+        return scores if bias is None else scores + bias[1:]
 
     def ahead() -> Tensors:
         return {n: (start[n] + AHEAD * s.weight * a).requires_grad_() for n, a in moved.items()}
 
     for _ in range(ENCODER_STEPS):
         leaves = ahead()
-        slopes = torch.autograd.grad(loss_of(look(leaves), table), list(leaves.values()))
+        slopes = torch.autograd.grad(loss_of(score(leaves)), list(leaves.values()))
         step = 2 * room / ENCODER_STEPS / _length(slopes)
         further = {n: moved[n] - step * g for n, g in zip(moved, slopes, strict=True)}
         shrink = (room / _length(further.values())).clamp(max=1.0)

@@ -160,9 +160,7 @@ def _federate(
         start = Checkpoint(initial, {}, _progress(0, config, ground))
     # a MaliciousNode has the methods of a Node
     transport = guard.transport(nodes, config)  # type: ignore[arg-type]
-    federation = Federation(
-        config, transport, StartingPoint(start, start.params), None, History(None)
-    )
+    federation = Federation(config, transport, StartingPoint(start, start.params), History(None))
     federation.run()
     return federation
 

@@ -5,9 +5,21 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from lumos_core.cli import deploy
+from lumos_core.cli.app import app
 from lumos_core.runs.summary import RunSummary
+
+
+@pytest.mark.parametrize(
+    "words", [["--nights", "3"], ["--keep", "2"], ["--series", "s"], ["--series-epsilon", "8"]]
+)
+def test_options_of_a_series_need_a_timetable(tmp_path: Path, words: list[str]) -> None:
+    server = ["deploy", "server", str(tmp_path), "--catalog", str(tmp_path / "catalog.tsv")]
+    found = CliRunner().invoke(app, [*server, *words])
+    assert f"{words[0]}: is of a series of runs; add --every or --at" in str(found.exception)
+
 
 METRICS = {"hr@10": 0.1, "hr@20": 0.2, "ndcg@20": 0.05, "mrr": 0.04}
 

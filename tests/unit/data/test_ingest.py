@@ -21,6 +21,7 @@ from lumos_core.data.forgotten_users import (
 from lumos_core.data.ingest import Ingested, ingest
 from lumos_core.data.interactions import Columns, read_interactions
 from lumos_core.data.node_folder import read_node
+from lumos_core.data.prepared_folder import NODE_FILE, NodeFacts
 from lumos_core.data.removed_users import leftovers
 from lumos_core.errors import DataError
 
@@ -195,26 +196,35 @@ def test_two_at_once_lose_nothing(node: Path) -> None:
 
 _KILLED = """
 import os, signal, sys
+from importlib import import_module
 from pathlib import Path
 from lumos_core.data import ingest as module
-real = module.read_interactions
-def killed(path, *rest):
-    if path.parent.name.startswith(".interactions.tsv."):  # the new file is written, not in place
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(path, *rest)
-module.read_interactions = killed
+def killed(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(import_module("lumos_core.data." + sys.argv[3]), sys.argv[4], killed)
 module.ingest(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[2]) / "state")
 """
+KILLS = {
+    "the log is read": ("ingest", "_check_times", OLD, 0),
+    "the new file is written, not in place": ("rewriting", "take_over", OLD, 1),
+    "the new file is in place, its rows are not counted": ("ingest", "renew_facts", OLD + NEW, 0),
+}
 
 
-def test_a_kill_in_the_middle_leaves_the_old_file_and_the_next_call_does_all(node: Path) -> None:
+@pytest.mark.parametrize("when", KILLS)
+def test_a_kill_leaves_the_old_rows_or_all_and_the_next_call_does_the_rest(
+    node: Path, when: str
+) -> None:
+    module, step, rows, left = KILLS[when]
     log = tsv(node.parent / "log.tsv", NEW)
-    done = subprocess.run(
-        [sys.executable, "-c", _KILLED, str(log), str(node)], env=os.environ, check=False
-    )
+    NodeFacts(users=1, interactions=3).write(node / NODE_FILE)
+    program = [sys.executable, "-c", _KILLED, str(log), str(node), module, step]
+    done = subprocess.run(program, env=os.environ, check=False)
     assert done.returncode == -signal.SIGKILL
-    assert rows_of(node) == OLD
-    assert len(leftovers(node / "interactions.tsv")) == 1
-    assert take(node, NEW).added == 3
+    assert rows_of(node) == rows
+    assert len(leftovers(node / "interactions.tsv")) == left
+    assert take(node, NEW).added == len(OLD + NEW) - len(rows)
     assert rows_of(node) == OLD + NEW
     assert leftovers(node / "interactions.tsv") == []
+    facts = NodeFacts.read(node / NODE_FILE)
+    assert (facts.users, facts.interactions) == (2, 6)

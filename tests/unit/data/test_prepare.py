@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from lumos_core.data import prepared_folder
+from lumos_core.data.catalog import Catalog
+from lumos_core.data.catalog_versions import Lineage
+from lumos_core.data.layout import CATALOG_VERSIONS
 from lumos_core.data.node_folder import read_node
 from lumos_core.data.prepare import prepare
 from lumos_core.data.prepared_folder import load_prepared, node_folders
@@ -63,6 +66,32 @@ def test_small_data_set(source: Path, tmp_path: Path) -> None:
     assert catalog.fingerprint == dataset.fingerprint
     assert sorted(user for part in parts for user in part.user_ids) == list(USERS)
     assert all(items.tolist() == [2, 3, 1] for part in parts for items in part)
+
+
+def test_nodes_get_the_versions_of_the_runs_catalog(source: Path, tmp_path: Path) -> None:
+    """So a node that is prepared from a grown catalog knows the versions before it."""
+    old = Catalog(("03", "1"), ("Three", "Onne"))
+    new = Catalog(("03", "1", "2"), ("Three", "One", "Two"))
+    chain, _ = Lineage.of(old).extended(new)
+    run, out = tmp_path / "run", tmp_path / "out"
+    run.mkdir()
+    new.write(run / "catalog.tsv")
+
+    def make() -> bool:
+        items = run / "catalog.tsv"
+        return prepare(source, out, nodes=2, k_core=0, items=items).reused
+
+    make()
+    assert not list(out.rglob(CATALOG_VERSIONS)), "a catalog of one version has no chain"
+    chain.write(run / "catalog.tsv")
+    assert make(), "the tables are the same"
+    for folder in (out, out / "node-0", out / "node-1"):
+        found = Lineage.of(Catalog.read(folder / "catalog.tsv"))
+        assert found.versions == chain.versions
+        assert found.earlier(old.fingerprint) is not None
+    (run / CATALOG_VERSIONS).write_text("{}")
+    with pytest.raises(DataError, match=CATALOG_VERSIONS):
+        make()
 
 
 def test_every_node_has_the_catalog_and_its_own_users_only(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ class World:
 
     Attributes:
         results: by number of the night, NDCG@20 before and after; or an error to raise.
+        failed_rounds: by number of a night in which rounds failed, how many were done in the end.
         starts: for each night, the name of the run whose model it began with.
         config: of every night.
     """
@@ -46,6 +47,7 @@ class World:
     timetable: Timetable = DAILY
     now: datetime = START
     hours: float = 1.0
+    failed_rounds: dict[int, int] = field(default_factory=dict)
     begun: list[tuple[datetime, str | None]] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     said: io.StringIO = field(default_factory=io.StringIO)
@@ -57,6 +59,8 @@ class World:
         result = self.results[len(self.begun) - 1]
         if isinstance(result, type):
             raise result
+        if isinstance(result, ConfigError):  # before there is a run
+            raise result
         write_config(run_dir, self.config, {})
         if isinstance(result, LumosError):
             self._history(run_dir, [])
@@ -64,6 +68,11 @@ class World:
         before, after = result
         self._history(run_dir, [(0, before), (2, after)])
         best = 2 if after > before else 0
+        if number in self.failed_rounds:
+            return RunSummary(
+                outcome="failed", reason="1 rounds failed", rounds=self.failed_rounds[number],
+                best_round=best, test={},
+            )  # fmt: skip
         return RunSummary(outcome="completed", reason="", rounds=3, best_round=best, test={})
 
     def _history(self, run_dir: Path, worths: list[tuple[int, float]]) -> None:
@@ -136,12 +145,34 @@ def test_a_failed_night_changes_nothing_and_does_not_stop_the_next(
     assert "failed (the SuperLink has ended); the model in use stays" in three.said.getvalue()
 
 
+def test_rounds_that_failed_and_were_done_again_do_not_hold_back_a_nights_model(
+    world: Callable[..., World],
+) -> None:
+    nights = world((0.1, 0.2), (0.2, 0.3), (0.3, 0.2))
+    nights.failed_rounds = {2: 3, 3: 3}  # all three are done in the end
+    found = nights.serve().nights
+    assert [n.outcome for n in found] == ["completed", "failed", "failed"]
+    assert [n.promoted for n in found] == [True, True, False]
+    assert "night 2: its model is in use now" in nights.said.getvalue()
+    assert "1 rounds failed" in nights.said.getvalue()
+
+
+def test_a_night_that_gave_up_is_not_taken_into_use(world: Callable[..., World]) -> None:
+    nights = world((0.1, 0.2), (0.2, 0.3))
+    nights.failed_rounds = {2: 2}
+    assert [n.promoted for n in nights.serve().nights] == [True, False]
+
+
 def test_a_wrong_option_in_the_first_night_is_an_error_at_once(
     world: Callable[..., World],
 ) -> None:
     wrong = world(ConfigError("catalog.tsv: no such file"), (0.1, 0.2))
     with pytest.raises(ConfigError, match=r"catalog\.tsv"):
         wrong.serve()
+    left = SeriesFile.read(wrong.folder / SERIES)
+    assert (left.nights, left.number) == ((), 0), "it had not begun"
+    wrong.nights = 1
+    assert wrong.serve().number == 1
 
 
 def test_the_same_error_in_a_later_night_is_only_that_nights(

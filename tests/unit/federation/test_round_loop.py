@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lumos_core.config import RunConfig
 from lumos_core.errors import FederationError
-from lumos_core.federation import membership, round_loop
+from lumos_core.federation import evaluations, membership
 from lumos_core.federation.aggregation import RULES
 from lumos_core.federation.round_loop import FederationResult, run_federation
 from lumos_core.learning.parameters import Params
@@ -158,7 +158,7 @@ def test_the_history_counts_the_clients_of_a_large_sum(
     *_, test = _of(_run(cfg, _transport(cfg, summed)), "evaluation")
     assert test["nodes"] == list(NAMES)
     assert "nodes_unnamed" not in test
-    monkeypatch.setattr(round_loop, "MOST_NAMED", 3)
+    monkeypatch.setattr(evaluations, "MOST_NAMED", 3)
     result = _run(cfg, _transport(cfg, summed))
     first, *_, test = _of(result, "evaluation")
     assert (test["nodes"], test["nodes_unnamed"]) == ([], 4)

@@ -1,6 +1,7 @@
 """A federation in this process, as a function and as a command."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 from lumos_core import Catalog, RunConfig, simulate
 from lumos_core.cli.app import app
 from lumos_core.data import Sequences
-from lumos_core.errors import ConfigError, DataError
+from lumos_core.errors import ConfigError, DataError, FederationError
 from lumos_core.federation.in_process import InProcessTransport
 from lumos_core.federation.node import Node
 from lumos_core.federation.round_loop import run_federation
@@ -47,6 +48,15 @@ def test_fewer_nodes_than_the_defaults_ask_for(
         simulate(tiny(), toy_catalog, [])
     with pytest.raises(DataError, match="node 'b': has no users"):
         simulate(tiny(), toy_catalog, {"a": toy_users(6), "b": Sequences.from_lists([], [])})
+
+
+def test_nobody_is_waited_for_who_cannot_come(
+    tiny: Tiny, toy_catalog: Catalog, toy_users: Users
+) -> None:
+    began = time.monotonic()
+    with pytest.raises(FederationError, match=r"or change nodes = 'north'"):
+        simulate(tiny(nodes="north", start_timeout=600.0), toy_catalog, [toy_users(6)] * 2)
+    assert time.monotonic() - began < 60
 
 
 def test_views_are_written_once_for_all_runs_of_a_state_folder(

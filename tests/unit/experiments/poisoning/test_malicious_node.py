@@ -231,10 +231,13 @@ def test_an_adapted_attack_stays_within_the_bounds_and_still_works(
     assert after < before - 4
 
 
+@pytest.mark.parametrize("bias", ["none", "learned"])
 def test_attacks_on_the_encoder_stay_within_the_bounds_and_work(
-    tiny: Tiny, toy_catalog: Catalog, users: Sequences
+    tiny: Tiny, toy_catalog: Catalog, users: Sequences, bias: str
 ) -> None:
-    config = tiny(dropout=0.0, clip="norm+rows", clip_row_factor=1.25, clip_norm_factor=1.0)
+    config = tiny(
+        dropout=0.0, clip="norm+rows", clip_row_factor=1.25, clip_norm_factor=1.0, item_bias=bias
+    )
     known = Knowledge.of(users.without_last(2), ITEMS, 0.9, _rng())
     s = _situation(config, toy_catalog, known)
     own = s.train()
