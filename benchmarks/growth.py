@@ -14,8 +14,9 @@ The method is ``fedavg-plus`` in the paper's setting: five local epochs and the 
 
 Every size runs in a process of its own. *seconds a round* is the median time from the end of a
 round to the end of the next one: evaluation of all users, training, aggregation, the server's step.
-*peak* is the largest resident memory of the whole process, its libraries included. *growth* is the
-exponent of the seconds over the size, from the size before: 1 is linear.
+*CPU-seconds* are those of the process in that time, which depend less on what else the machine
+does. *peak* is the largest resident memory of the whole process, its libraries included. *growth*
+is the exponent of the CPU-seconds over the size, from the size before: 1 is linear.
 
 Writes OUT.json, OUT.md and OUT.png.
 """
@@ -106,11 +107,13 @@ def measured(size: Size, statistics: dict[str, np.ndarray]) -> dict[str, Any]:
     base = PAPER.replace(rounds=size.rounds, fraction=FRACTIONS[size.grows], min_replies=1)
     config = with_overrides(base, size.settings)
     ends: list[float] = []
+    cpu: list[float] = []
     trained: list[int] = []
 
     def note(event: dict[str, Any]) -> None:
         if event["event"] == "round":
             ends.append(time.perf_counter())
+            cpu.append(time.process_time())
             trained.append(event["nodes_ok"])
 
     started = time.perf_counter()
@@ -123,6 +126,7 @@ def measured(size: Size, statistics: dict[str, np.ndarray]) -> dict[str, Any]:
         "trained": trained[-1],
         "first_round_seconds": ends[0] - started,  # with all that is done once
         "round_seconds": [after - before for before, after in pairwise(ends)],
+        "round_cpu_seconds": [after - before for before, after in pairwise(cpu)],
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
     }
 
@@ -139,9 +143,9 @@ def in_own_process(size: Size, statistics: Path) -> dict[str, Any]:
 
 # ---------------------------------------------------------------- results
 def growth(rows: Sequence[dict[str, Any]], by: str) -> list[float]:
-    """The exponent of the seconds over the size, from each row to the next."""
+    """The exponent of the CPU-seconds over the size, from each row to the next."""
     return [
-        math.log(seconds(after) / seconds(before)) / math.log(after[by] / before[by])
+        math.log(cpu_seconds(after) / cpu_seconds(before)) / math.log(after[by] / before[by])
         for before, after in pairwise(rows)
     ]
 
@@ -150,8 +154,15 @@ def seconds(row: dict[str, Any]) -> float:
     return median(row["round_seconds"])
 
 
+def cpu_seconds(row: dict[str, Any]) -> float:
+    return median(row["round_cpu_seconds"])
+
+
 def table(rows: Sequence[dict[str, Any]], by: str) -> str:
-    header = ["users", "items", "clients that train", "seconds a round", "growth", "peak, MiB"]
+    header = [
+        "users", "items", "clients that train", "seconds a round", "CPU-seconds", "growth",
+        "peak, MiB",
+    ]  # fmt: skip
     exponents = ["", *(f"{exponent:.2f}" for exponent in growth(rows, by))]
     return markdown_table(
         header,
@@ -159,6 +170,7 @@ def table(rows: Sequence[dict[str, Any]], by: str) -> str:
             [
                 *(f"{row[key]:,}" for key in ("users", "items", "trained")),
                 f"{seconds(row):.2f}",
+                f"{cpu_seconds(row):.2f}",
                 exponent,
                 f"{row['peak_mib']:,.0f}",
             ]
@@ -169,7 +181,7 @@ def table(rows: Sequence[dict[str, Any]], by: str) -> str:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Seconds and memory over the size; dashed: linear growth from the largest size down."""
+    """CPU-seconds and memory over the size; dashed: linear growth from the largest size down."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -183,7 +195,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         rows = result[by]
         sizes = np.array([row[by] for row in rows], dtype=np.float64)
         measures = {
-            "seconds a round": [seconds(row) for row in rows],
+            "CPU-seconds a round": [cpu_seconds(row) for row in rows],
             "peak memory, GiB": [row["peak_mib"] / 2**10 for row in rows],
         }
         for axis, (label, values) in zip(axes[:, column], measures.items(), strict=True):

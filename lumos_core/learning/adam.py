@@ -39,7 +39,10 @@ class Adam:
     def step(self) -> None:
         """Update the parameters that have a gradient."""
         used = [(i, p, p.grad) for i, p in enumerate(self._parameters) if p.grad is not None]
-        state = [self._state.setdefault(i, _zeros(p)) for i, p, _ in used]
+        for i, p, _ in used:
+            if i not in self._state:  # setdefault would fill the zeros anew in every step
+                self._state[i] = _zeros(p)
+        state = [self._state[i] for i, _, _ in used]
         adam(
             [p for _, p, _ in used],
             [g for _, _, g in used],

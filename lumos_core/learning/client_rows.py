@@ -6,8 +6,8 @@ With ``item-rows = met`` these are the items of its history: :class:`OwnRows` ke
 exists. With ``item-rows = all`` every row moves, if only by weight decay: :class:`WholeTables`
 keeps C tables.
 
-Shapes: C clients, N items, D hidden size, R rows of a client, M examples, K sampled negatives.
-Methods whose arguments have no C are for *one* client, and run under ``torch.func.vmap``.
+Shapes: C clients, N items, D hidden size, R rows that a client may move, U rows that its sequences
+name, M examples, K sampled negatives.
 """
 
 import math
@@ -17,15 +17,14 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from lumos_core.learning import objectives
+from lumos_core.learning.softmax_of_clients import HIDDEN, LogPartition
+from lumos_core.learning.stacked_encoder import picked
 
 Ids = npt.NDArray[np.int64]
 Context = tuple[Tensor, ...]
-"""What the methods for one client need to know of it, beside the rows that it moves."""
-_HIDDEN = -1e30  # added to a logit that must not count; finite, so that no gradient is a NaN
+"""What :meth:`ClientRows.sampled` needs to know of sampled negatives, each [C, …]."""
 
 
 class Moved(NamedTuple):
@@ -46,32 +45,43 @@ class ClientRows(Protocol):
 
     own: Tensor
     """float [C, R, D], a leaf: the rows that clients move."""
-    context: Context
-    """By client, each [C, …]."""
     decays: bool
     """Whether weight decay applies to the rows."""
 
     def local(self, items: Ids) -> Ids:
-        """Catalog indices as indices of :meth:`table`: int64 [C, …] → the same shape."""
+        """Catalog indices that sequences name as indices of :meth:`read`: int64 [C, …]."""
+
+    def read(self) -> Tensor:
+        """The rows that the clients' sequences name, once for every step: float [C, U, D]; row 0 is
+        padding."""
+
+    def leaves(self) -> list[Tensor]:
+        """Of which tensors a step needs the gradient, after :meth:`read`."""
+
+    def gradient(self, of_leaves: Sequence[Tensor | None]) -> Tensor | None:
+        """The gradient of :attr:`own` from those of :meth:`leaves`."""
 
     def drawn(self, negatives: Ids) -> Context:
-        """Of sampled negatives, int64 [C, K], what :meth:`sampled` needs, each [C, …]."""
-
-    def table(self, own: Tensor, context: Context) -> Tensor:
-        """The rows that a client's sequences name; row 0 is padding."""
+        """What :meth:`sampled` needs of sampled negatives: int64 [C, K]."""
 
     def full(
-        self, own: Tensor, context: Context, hidden: Tensor, targets: Tensor,
-        weights: Tensor, bias: Tensor | None,
-    ) -> Tensor:  # fmt: skip
-        """:func:`~lumos_core.learning.objectives.full_softmax` of one client; ``targets`` are
-        indices of :meth:`table`, at padded positions 0 with weight 0."""
+        self, named: Tensor, hidden: Tensor, targets: Tensor, weights: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        """:func:`~lumos_core.learning.objectives.full_softmax` of every client: float [C].
+
+        Args:
+            named: what :meth:`read` returned in this step.
+            hidden: float [C, M, D].
+            targets: int64 [C, M], indices of ``named``, at padded positions 0 with weight 0.
+            weights: float [C, M].
+            bias: float [C, N + 1], added to the items' logits.
+        """
 
     def sampled(
-        self, own: Tensor, context: Context, hidden: Tensor, targets: Tensor, negatives: Context,
-        weights: Tensor, bias: Tensor | None,
+        self, named: Tensor, hidden: Tensor, targets: Tensor, negatives: Context, weights: Tensor,
+        bias: Tensor | None,
     ) -> Tensor:  # fmt: skip
-        """:func:`~lumos_core.learning.objectives.sampled_softmax` of one client, the same way."""
+        """:func:`~lumos_core.learning.objectives.sampled_softmax` of every client, the same way."""
 
     def moved(self) -> Iterator[Moved]:
         """How far each client has moved the table. The rows are not used after this."""
@@ -82,42 +92,66 @@ class WholeTables:
 
     Args:
         table: float [N + 1, D], the global one.
-        clients: C.
+        named: for each client, the items that its sequences name, rising.
     """
 
     decays = True
-    context: Context = ()
 
-    def __init__(self, table: Tensor, clients: int) -> None:
+    def __init__(self, table: Tensor, named: Sequence[Ids]) -> None:
         self._base = table
-        self.own = table.repeat(clients, 1, 1).requires_grad_()
+        ids = _with_padding(named)
+        self._lookups = [_Lookup(row) for row in ids]
+        self._numbers = torch.from_numpy(ids).to(table.device)  # [C, U]
+        self.own = table.repeat(len(named), 1, 1).requires_grad_()
+        self._named = self.own
 
     def local(self, items: Ids) -> Ids:
-        return items
+        return np.stack([at(row) for at, row in zip(self._lookups, items, strict=True)])
+
+    def read(self) -> Tensor:
+        # A leaf, because a gradient that goes back through the choice of rows would be a table of
+        # zeros, to be added to that of the softmax.
+        self._named = picked(self.own.detach(), self._numbers).requires_grad_()
+        return self._named
+
+    def leaves(self) -> list[Tensor]:
+        return [self.own, self._named]
+
+    def gradient(self, of_leaves: Sequence[Tensor | None]) -> Tensor | None:
+        own, named = of_leaves
+        if named is None:
+            return own
+        own = torch.zeros_like(self.own) if own is None else own
+        named[self._numbers == 0] = 0.0  # padding
+        clients, rows, dim = own.shape
+        first = torch.arange(0, clients * rows, rows, device=own.device)
+        at = (self._numbers + first[:, None]).flatten()
+        own.view(-1, dim).index_add_(0, at, named.view(-1, dim))
+        return own
 
     def drawn(self, negatives: Ids) -> Context:
         return (torch.from_numpy(negatives).to(self._base.device),)
 
-    def table(self, own: Tensor, context: Context) -> Tensor:
-        return own
-
     def full(
-        self, own: Tensor, context: Context, hidden: Tensor, targets: Tensor,
-        weights: Tensor, bias: Tensor | None,
-    ) -> Tensor:  # fmt: skip
-        # as objectives.full_softmax, but the gradient is made in the order of memory of `own`, and
-        # the padding row is not cut off, which would copy the gradient
-        logits = (own @ hidden.T).T  # [M, N + 1]
-        hide = torch.where(torch.arange(len(own), device=own.device) == 0, _HIDDEN, 0.0)
-        logits = logits + (hide if bias is None else hide + bias)
-        return (F.cross_entropy(logits, targets, reduction="none") * weights).sum()
+        self, named: Tensor, hidden: Tensor, targets: Tensor, weights: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        shift = torch.zeros_like(self.own[:, :, 0]) if bias is None else bias
+        hide = torch.zeros_like(shift[0])
+        hide[0] = HIDDEN
+        log_z = LogPartition.apply(hidden, self.own, shift + hide, weights, None, None)
+        positive = _positive(named, hidden, targets, self._numbers, bias)
+        return log_z - (positive * weights).sum(1)  # type: ignore[no-any-return]
 
     def sampled(
-        self, own: Tensor, context: Context, hidden: Tensor, targets: Tensor, negatives: Context,
-        weights: Tensor, bias: Tensor | None,
+        self, named: Tensor, hidden: Tensor, targets: Tensor, negatives: Context, weights: Tensor,
+        bias: Tensor | None,
     ) -> Tensor:  # fmt: skip
         (drawn,) = negatives
-        return objectives.sampled_softmax(hidden, targets.clamp_min(1), own, drawn, weights, bias)
+        rows = picked(self.own, drawn)
+        positive = _positive(named, hidden, targets, self._numbers, bias)
+        same = self._numbers.gather(1, targets)[..., None] == drawn[:, None]
+        items = self.own.shape[1] - 1
+        return _against(positive, hidden, rows, items, drawn, same, weights, bias)
 
     def moved(self) -> Iterator[Moved]:
         moved: np.ndarray = self.own.detach().sub_(self._base).cpu().numpy()
@@ -144,66 +178,85 @@ class OwnRows:
         self._lookups = [_Lookup(row) for row in ids]
         rows = torch.from_numpy(self._items).to(table.device)
         self.own = table[rows].requires_grad_()
-        numbers = torch.from_numpy(ids).to(table.device)
-        hidden = torch.zeros(len(met), len(table) if hides else 1, device=table.device)
+        self._numbers = torch.from_numpy(ids).to(table.device)
+        self._mine = rows
+        self._hide = torch.zeros(len(met), len(table) if hides else 1, device=table.device)
         if hides:
-            hidden.scatter_(1, rows, _HIDDEN)  # padding hides row 0, which is no candidate
-        frozen = table[numbers[:, 1 + self._items.shape[1] :]]
-        self.context: Context = (numbers, frozen, hidden)
+            self._hide.scatter_(1, rows, HIDDEN)
+            self._hide[:, 0] = HIDDEN  # padding, which is no candidate
+        self._frozen = table[self._numbers[:, 1 + self._items.shape[1] :]]
 
     def local(self, items: Ids) -> Ids:
         return np.stack([at(row) for at, row in zip(self._lookups, items, strict=True)])
 
+    def read(self) -> Tensor:
+        return torch.cat([torch.zeros_like(self.own[:, :1]), self.own, self._frozen], 1)
+
+    def leaves(self) -> list[Tensor]:
+        return [self.own]
+
+    def gradient(self, of_leaves: Sequence[Tensor | None]) -> Tensor | None:
+        return of_leaves[0]
+
     def drawn(self, negatives: Ids) -> Context:
         last = self._items.shape[1]
-        own = np.stack([at(row) for at, row in zip(self._lookups, negatives, strict=True)])
+        own = self.local(negatives)
         own[own > last] = 0  # a row that the client reads but does not move is the global one
         return tuple(torch.from_numpy(a).to(self._base.device) for a in (negatives, own))
 
-    def table(self, own: Tensor, context: Context) -> Tensor:
-        return torch.cat([torch.zeros_like(own[:1]), own, context[1]])
-
     def full(
-        self, own: Tensor, context: Context, hidden: Tensor, targets: Tensor,
-        weights: Tensor, bias: Tensor | None,
-    ) -> Tensor:  # fmt: skip
-        numbers, _, hide = context
-        mine = numbers[1 : 1 + len(own)]
-        padding = (mine == 0) * _HIDDEN
-        others = hidden @ self._base[1:].T + (hide if bias is None else hide + bias)[1:]
-        ours = hidden @ own.T + (padding if bias is None else padding + bias[mine])
-        log_z = torch.logaddexp(torch.logsumexp(others, -1), torch.logsumexp(ours, -1))
-        positive = self._positive(own, context, hidden, targets, bias)
-        return ((log_z - positive) * weights).sum()
+        self, named: Tensor, hidden: Tensor, targets: Tensor, weights: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        padding = torch.where(self._mine == 0, HIDDEN, 0.0).to(hidden.dtype)
+        ours = padding if bias is None else padding + bias.gather(1, self._mine)
+        others = self._hide if bias is None else self._hide + bias
+        log_z = LogPartition.apply(hidden, self.own, ours, weights, self._base, others)
+        positive = _positive(named, hidden, targets, self._numbers, bias)
+        return log_z - (positive * weights).sum(1)  # type: ignore[no-any-return]
 
     def sampled(
-        self, own: Tensor, context: Context, hidden: Tensor, targets: Tensor, negatives: Context,
-        weights: Tensor, bias: Tensor | None,
+        self, named: Tensor, hidden: Tensor, targets: Tensor, negatives: Context, weights: Tensor,
+        bias: Tensor | None,
     ) -> Tensor:  # fmt: skip
         drawn, mine = negatives
-        table = torch.cat([torch.zeros_like(own[:1]), own])
-        rows = torch.where(mine[:, None] > 0, table[mine], self._base[drawn])
-        logits = hidden @ rows.T + math.log((len(self._base) - 1) / len(drawn))
-        if bias is not None:
-            logits = logits + bias[drawn]
-        same = context[0][targets][:, None] == drawn
-        positive = self._positive(own, context, hidden, targets, bias)
-        joined = torch.cat([positive[:, None], torch.where(same, _HIDDEN, logits)], dim=1)
-        return ((torch.logsumexp(joined, 1) - positive) * weights).sum()
+        rows = torch.where(mine[..., None] > 0, picked(named, mine), self._base[drawn])
+        positive = _positive(named, hidden, targets, self._numbers, bias)
+        same = self._numbers.gather(1, targets)[..., None] == drawn[:, None]
+        items = len(self._base) - 1
+        return _against(positive, hidden, rows, items, drawn, same, weights, bias)
 
     def moved(self) -> Iterator[Moved]:
-        rows = torch.from_numpy(self._items).to(self._base.device)
-        own = (self.own.detach() - self._base[rows]).cpu().numpy().astype(np.float32, copy=False)
-        for items, by in zip(self._items, own, strict=True):
+        own = (self.own.detach() - self._base[self._mine]).cpu().numpy()
+        for items, by in zip(self._items, own.astype(np.float32, copy=False), strict=True):
             met = int((items > 0).sum())  # the rest is padding
             yield Moved(by[:met], items[:met])
 
-    def _positive(
-        self, own: Tensor, context: Context, hidden: Tensor, targets: Tensor, bias: Tensor | None
-    ) -> Tensor:
-        """The targets' logits: float [M]."""
-        logits = (hidden * self.table(own, context)[targets]).sum(-1)
-        return logits if bias is None else logits + bias[context[0][targets]]
+
+def _positive(
+    named: Tensor, hidden: Tensor, targets: Tensor, numbers: Tensor, bias: Tensor | None
+) -> Tensor:
+    """The targets' logits: float [C, M]. ``numbers``: int64 [C, U], the items of ``named``."""
+    logits = (hidden * picked(named, targets)).sum(-1)
+    return logits if bias is None else logits + bias.gather(1, numbers.gather(1, targets))
+
+
+def _against(
+    positive: Tensor, hidden: Tensor, rows: Tensor, items: int, drawn: Tensor, same: Tensor,
+    weights: Tensor, bias: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """The sampled softmax of every client: float [C].
+
+    Args:
+        positive: float [C, M], the targets' logits.
+        rows: float [C, K, D], of the negatives ``drawn``, int64 [C, K].
+        items: N.
+        same: bool [C, M, K], where a negative is the example's own target.
+    """
+    logits = hidden @ rows.mT + math.log(items / drawn.shape[1])
+    if bias is not None:
+        logits = logits + bias.gather(1, drawn)[:, None]
+    joined = torch.cat([positive[..., None], torch.where(same, HIDDEN, logits)], dim=2)
+    return ((torch.logsumexp(joined, 2) - positive) * weights).sum(1)
 
 
 class _Lookup:
@@ -221,6 +274,11 @@ class _Lookup:
         at = np.searchsorted(self._sorted, items).clip(max=len(self._sorted) - 1)
         found: Ids = np.where(self._sorted[at] == items, self._order[at], 0)
         return found
+
+
+def _with_padding(rows: Sequence[Ids]) -> Ids:
+    """A column of zeros, then :func:`_filled`."""
+    return np.pad(_filled(rows), ((0, 0), (1, 0)))
 
 
 def _filled(rows: Sequence[Ids]) -> Ids:

@@ -20,8 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.func import vmap
 
 from lumos_core.config import RunConfig
 from lumos_core.data.sequences import Sequences
@@ -38,11 +37,14 @@ from lumos_core.learning.parameters import (
     Params,
     with_all_rows,
 )
+from lumos_core.learning.stacked_encoder import encode
+from lumos_core.learning.threads import in_threads
 from lumos_core.learning.training import TrainingSet, TrainSums, uses_full_softmax
 from lumos_core.views.view import Views
 
 CHUNK_BYTES = 128 * 2**20
 """Memory that the tensors of a chunk may take, roughly. A client that needs more trains alone."""
+FEW = 8  # clients: smaller chunks than that cost more than they keep threads busy
 COPIES = 6  # of a trained tensor: itself, its gradient, Adam's two, and what steps need in passing
 
 Tensors = dict[str, Tensor]
@@ -120,9 +122,9 @@ class StackedTrainer:
     ) -> None:
         self.config, self._bytes, self._device = config, chunk_bytes, device
         self._model = build_model(ModelShape.of(config, num_items)).to(device)
-        self._dropout = GivenDropout.placed_in(self._model)
+        dropout = GivenDropout.placed_in(self._model)
         self._model(torch.ones(1, 2, dtype=torch.int64, device=device))
-        self._calls = self._dropout.calls
+        self._calls = dropout.calls
         self.matrices = {
             f"{name}.weight"
             for name, module in self._model.named_modules()
@@ -146,15 +148,28 @@ class StackedTrainer:
         """
         dtype = self._model.items.weight.dtype
         start = {n: torch.from_numpy(a).to(self._device, dtype) for n, a in params.items()}
-        for kind, clients in self._chunks(train, views):
+
+        def trained(kind: _Kind, clients: np.ndarray) -> list[Trained]:
             found = {i: views[c] for i, c in enumerate(clients.tolist()) if c in views}
             data = TrainingSet.build(train.subset(clients), self.config.max_len, found)
             chunk = _Chunk(self, start, data, kind, [seeds[c] for c in clients])
-            for client, (arrays, rows, sums) in zip(clients.tolist(), chunk.train(), strict=True):
-                yield Trained(client, arrays, rows, len(start[ITEM_TABLE]), sums)
+            return [
+                Trained(client, arrays, rows, len(start[ITEM_TABLE]), sums)
+                for client, (arrays, rows, sums) in zip(
+                    clients.tolist(), chunk.train(), strict=True
+                )
+            ]
 
-    def _chunks(self, train: Sequences, views: Views) -> Iterator[tuple[_Kind, np.ndarray]]:
-        """Clients of one kind each, in order of length, within the bound of memory."""
+        threads = torch.get_num_threads()
+        chunks = list(self._chunks(train, views, threads))
+        for found in in_threads(trained, chunks, threads):
+            yield from found
+
+    def _chunks(
+        self, train: Sequences, views: Views, threads: int = 1
+    ) -> Iterator[tuple[_Kind, np.ndarray]]:
+        """Clients of one kind each, in order of length, within the bound of memory, of which each
+        thread has a share."""
         kinds = [
             self._kind(length, views.get(c) is not None, bool(c in views and views[c].future))
             for c, length in enumerate(train.lengths.tolist())
@@ -162,10 +177,11 @@ class StackedTrainer:
         for kind in sorted(set(kinds)):
             alike = np.array([c for c, found in enumerate(kinds) if found == kind])
             alike = alike[np.argsort(train.lengths[alike], kind="stable")]
+            most = len(alike) if threads == 1 else max(len(alike) // (2 * threads), FEW)
             while len(alike):
-                fitting = self._fitting(train.lengths[alike], kind)
-                yield kind, alike[:fitting]
-                alike = alike[fitting:]
+                fitting = self._fitting(train.lengths[alike], kind, self._bytes // threads)
+                yield kind, alike[: min(fitting, most)]
+                alike = alike[min(fitting, most) :]
 
     def _kind(self, length: int, has_views: bool, has_future: bool) -> _Kind:
         config = self.config
@@ -173,20 +189,21 @@ class StackedTrainer:
         targets = uses_views and has_future and config.use_future and config.view_target_weight > 0
         return _Kind(length > 1, uses_views and config.contrastive_weight > 0, targets)
 
-    def _fitting(self, lengths: np.ndarray, kind: _Kind) -> int:
+    def _fitting(self, lengths: np.ndarray, kind: _Kind, chunk_bytes: int) -> int:
         """How many clients, of these lengths in rising order, fit into a chunk."""
         longest = np.minimum(lengths, self.config.max_len)
         if kind.views:
             longest = np.minimum(longest + self.config.view_items, self.config.max_len)
         trained = sum(p.numel() for n, p in self._model.named_parameters() if n != ITEM_TABLE)
         items, dim = self._model.shape.num_items, self.config.dim
-        # rows of the table and, of an example, logits: each with its gradient and passing copies
+        # rows of the table and, of an example, logits: each with its gradient and passing copies;
+        # the logits of the whole catalog are not kept, but what is added to them
         rows = longest if self.config.trains_met_rows else items
-        logits = longest * (items if self._full else self.config.num_negatives)
+        logits = items if self._full else longest * self.config.num_negatives
         states = longest * dim * 16 * (self.config.layers + 1) * (4 if kind.views else 1)
         floats = COPIES * (trained + rows * dim) + 4 * logits + states
         used = np.arange(1, len(lengths) + 1) * 4 * floats  # as many clients, each the longest
-        return max(int(np.searchsorted(used, self._bytes, side="right")), 1)
+        return max(int(np.searchsorted(used, chunk_bytes, side="right")), 1)
 
     # --- what a chunk needs of it
 
@@ -196,10 +213,10 @@ class StackedTrainer:
         Args:
             sequences: int64 [C, …], all items that the clients' sequences name.
         """
-        if not self.config.trains_met_rows:
-            return WholeTables(table, len(data))
-        met = [np.unique(row[row > 0]) for row in data.history.items]
         named = [np.unique(row[row > 0]) for row in sequences.reshape(len(data), -1)]
+        if not self.config.trains_met_rows:
+            return WholeTables(table, named)
+        met = [np.unique(row[row > 0]) for row in data.history.items]
         others = [np.setdiff1d(n, m, assume_unique=True) for n, m in zip(named, met, strict=True)]
         return OwnRows(table, met, others, hides=self._full)
 
@@ -243,55 +260,39 @@ class StackedTrainer:
         self, kind: _Kind, tables: ClientRows, params: Tensors, rows: _Rows, draws: _Draws
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Every client's whole loss, next-item loss and contrastive loss: three of float [C]."""
-
-        def of_one(
-            own: Tensor, rest: Tensors, context: Context, rows: _Rows, draws: _Draws
-        ) -> tuple[Tensor, Tensor, Tensor]:
-            return self._loss(kind, tables, own, rest, context, rows, draws)
-
-        with sdpa_kernel(SDPBackend.MATH):  # the only backend that vmap can batch
-            found: tuple[Tensor, Tensor, Tensor] = vmap(of_one)(
-                tables.own, params, tables.context, rows, draws
-            )
-        return found
-
-    def _loss(
-        self, kind: _Kind, tables: ClientRows, own: Tensor, rest: Tensors, context: Context,
-        rows: _Rows, draws: _Draws,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """The three losses of one client; a loss that it does not have is 0."""
-        config, zero = self.config, own.new_zeros(())
-        params = {**rest, ITEM_TABLE: tables.table(own, context)}
-        self._dropout.masks = list(draws.masks[0].unbind()) if draws.masks else []
-        hidden: Tensor = functional_call(self._model, params, (rows.sequences,))  # [S, T, D]
-        bias = scaled_bias(rest.get(ITEM_BIAS))
+        config, sequences = self.config, rows.sequences
+        masks = list(draws.masks[0].unbind(1)) if draws.masks else []
+        named = tables.read()
+        hidden = encode(self._model.shape, params, named, sequences, masks)  # [C, S, T, D]
+        bias = scaled_bias(params.get(ITEM_BIAS))
 
         def next_item(states: Tensor, targets: Tensor, negatives: Context) -> Tensor:
             real = targets > 0
-            weights = real / real.sum().clamp_min(1)
+            weights = real / real.sum(1, keepdim=True).clamp_min(1)
             if self._full:
-                return tables.full(own, context, states, targets, weights, bias)
-            return tables.sampled(own, context, states, targets, negatives, weights, bias)
+                return tables.full(named, states, targets, weights, bias)
+            return tables.sampled(named, states, targets, negatives, weights, bias)
 
-        total, item_loss, contrast = zero, zero, zero
+        item_loss = contrast = total = hidden.new_zeros(len(hidden))
         if kind.examples:
-            item_loss = next_item(hidden[0, :-1], rows.sequences[0, 1:], draws.negatives)
+            item_loss = next_item(hidden[:, 0, :-1], sequences[:, 0, 1:], draws.negatives)
             total = item_loss
-        last = last_position(hidden, rows.lengths)  # [S, D]
+        last = last_position(hidden.flatten(0, 1), rows.lengths.flatten())
+        last = last.view(*rows.lengths.shape, 1, -1)  # [C, S, 1, D]
         if kind.views:
-            views = iter(last[1:, None])
-            future, paraphrase, counterfactual = (
-                next(views) if used else None for used in self.used_views()
-            )
-            contrast = objectives.tri_view(
-                last[:1], future, paraphrase, counterfactual, config.temperature
-            )
+            contrast = vmap(self._contrast)(last)
             total = total + config.contrastive_weight * contrast
         if kind.view_targets:
-            repeated = last[:1].expand(len(rows.view_targets), -1)
+            repeated = last[:, 0].expand(-1, rows.view_targets.shape[1], -1)
             as_targets = next_item(repeated, rows.view_targets, draws.view_negatives)
             total = total + config.view_target_weight * as_targets
         return total, item_loss, contrast
+
+    def _contrast(self, last: Tensor) -> Tensor:
+        """The contrastive loss of one client: its history and its views, float [S, 1, D]."""
+        views = iter(last[1:])
+        given = (next(views) if used else None for used in self.used_views())
+        return objectives.tri_view(last[0], *given, self.config.temperature)
 
     def used_views(self) -> tuple[bool, bool, bool]:
         """Whether future, paraphrase and counterfactual are used."""
@@ -369,10 +370,13 @@ class _Chunk:
         )
         params = {n: _stored(leaf, n in trainer.matrices) for n, leaf in self._leaves.items()}
         total, item_loss, contrast = trainer.losses(self._kind, self._tables, params, rows, draws)
-        leaves = [*self._leaves.values(), self._tables.own]
-        gradients = torch.autograd.grad(total.sum(), leaves, allow_unused=True)
+        leaves = [*self._leaves.values(), *self._tables.leaves()]
+        found = torch.autograd.grad(total.sum(), leaves, allow_unused=True)
+        others = len(self._leaves)
+        gradients = [*found[:others], self._tables.gradient(found[others:])]
         _clip(gradients, trainer.config.grad_clip)
-        for leaf, gradient in zip(leaves, gradients, strict=True):
+        trained = [*self._leaves.values(), self._tables.own]
+        for leaf, gradient in zip(trained, gradients, strict=True):
             # None: no client of this kind has a use for the parameter. Fused Adam reads a gradient
             # in the order of memory, whatever its strides say.
             leaf.grad = None if gradient is None else gradient.contiguous()

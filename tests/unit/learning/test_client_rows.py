@@ -1,10 +1,11 @@
-"""Own rows and the global table give what a whole table for each client gives."""
+"""Own rows and the global table, and whole tables, give what the objective gives one client."""
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from lumos_core.learning import objectives, softmax_of_clients
 from lumos_core.learning.client_rows import ClientRows, OwnRows, WholeTables
 from lumos_core.learning.parameters import with_all_rows
 
@@ -20,56 +21,75 @@ def table() -> Tensor:
     return table
 
 
-def _context(rows: ClientRows, client: int) -> tuple[Tensor, ...]:
-    return tuple(tensor[client] for tensor in rows.context)
+def _whole(table: Tensor) -> WholeTables:
+    return WholeTables(table, [np.union1d(*both) for both in zip(MET, OTHERS, strict=True)])
 
 
-def test_sequences_name_the_same_embeddings(table: Tensor) -> None:
+@pytest.mark.parametrize("kind", ["own", "whole"])
+def test_sequences_name_the_same_embeddings(table: Tensor, kind: str) -> None:
     items = np.array([[2, 9, 1, 0], [7, 12, 3, 0]])
-    rows = OwnRows(table, MET, OTHERS, hides=True)
-    local = torch.from_numpy(rows.local(items))
+    rows = _whole(table) if kind == "whole" else OwnRows(table, MET, OTHERS, hides=True)
+    named, local = rows.read(), torch.from_numpy(rows.local(items))
     for client in range(2):
-        own = rows.table(rows.own[client], _context(rows, client))
-        torch.testing.assert_close(own[local[client]], table[items[client]])
+        torch.testing.assert_close(named[client, local[client]], table[items[client]])
 
 
+@pytest.mark.parametrize("block", [1, 2**18])
+@pytest.mark.parametrize("sampled", [False, True])
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_losses_and_their_gradients_are_those_of_the_whole_table(
-    table: Tensor, with_bias: bool
+def test_losses_and_their_gradients_are_those_of_the_objective(
+    table: Tensor, with_bias: bool, sampled: bool, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(softmax_of_clients, "BLOCK_LOGITS", block)
     generator = torch.Generator().manual_seed(1)
-    hidden = torch.randn(3, DIM, generator=generator)
-    bias = torch.randn(ITEMS + 1, generator=generator).requires_grad_() if with_bias else None
-    weights = torch.tensor([0.5, 0.5, 0.0])
+    states = torch.randn(2, 3, DIM, generator=generator)
+    biases = torch.randn(2, ITEMS + 1, generator=generator)
+    weights = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])
     negatives = np.array([[2, 2, 4, 1, 9], [7, 3, 3, 8, 12]])
     targets = np.array([[9, 1, 0], [7, 12, 0]])
-    few, whole = OwnRows(table, MET, OTHERS, hides=True), WholeTables(table, 2)
+    factors = torch.tensor([1.0, 3.0])  # what a client's loss counts in the whole
 
-    def loss(rows: ClientRows, client: int, sampled: bool) -> tuple[Tensor, ...]:
-        states = hidden.clone().requires_grad_()
-        at = torch.from_numpy(rows.local(targets))[client]
-        own, context = rows.own[client], _context(rows, client)
+    def together(rows: ClientRows) -> tuple[Tensor, Tensor, list[Tensor]]:
+        hidden, bias = states.clone().requires_grad_(), biases.clone().requires_grad_()
+        at, named, given = torch.from_numpy(rows.local(targets)), rows.read(), bias * with_bias
+        of = given if with_bias else None
         if sampled:
-            drawn = tuple(tensor[client] for tensor in rows.drawn(negatives))
-            found = rows.sampled(own, context, states, at, drawn, weights, bias)
+            loss = rows.sampled(named, hidden, at, rows.drawn(negatives), weights, of)
         else:
-            found = rows.full(own, context, states, at, weights, bias)
-        wanted = [rows.own, states, *([bias] if bias is not None else [])]
-        return (found.detach(), *torch.autograd.grad(found, wanted))
+            loss = rows.full(named, hidden, at, weights, of)
+        wanted = [hidden, bias, *rows.leaves()]
+        found = torch.autograd.grad(
+            (loss * factors).sum() + 0 * given.sum(), wanted, allow_unused=True
+        )
+        own = rows.gradient(found[2:])
+        assert own is not None
+        return loss.detach(), own, [found[0], found[1]]
 
+    few, whole = together(OwnRows(table, MET, OTHERS, hides=True)), together(_whole(table))
     for client, met in enumerate(MET):
-        for sampled in (False, True):
-            value, rows, *others = loss(few, client, sampled)
-            expected, whole_rows, *whole_others = loss(whole, client, sampled)
-            torch.testing.assert_close(value, expected)
-            torch.testing.assert_close(rows[client, : len(met)], whole_rows[client, met])
-            assert not rows[client, len(met) :].any(), "padding has no gradient"
-            for ours, theirs in zip(others, whole_others, strict=True):
-                torch.testing.assert_close(ours, theirs)
+        hidden = states[client].clone().requires_grad_()
+        bias, rows = biases[client].clone().requires_grad_(), table.clone().requires_grad_()
+        real = targets[client] > 0
+        given = bias * with_bias
+        arguments = (hidden[real], torch.from_numpy(targets[client])[real], rows)
+        more = (weights[client][real], given)
+        if sampled:
+            drawn = torch.from_numpy(negatives[client])
+            expected = objectives.sampled_softmax(*arguments, drawn, *more)
+        else:
+            expected = objectives.full_softmax(*arguments, *more)
+        gradients = torch.autograd.grad(expected * factors[client], [hidden, bias, rows])
+        for loss, _, others in (few, whole):
+            torch.testing.assert_close(loss[client], expected.detach())
+            for ours, theirs in zip(others, gradients, strict=False):
+                torch.testing.assert_close(ours[client], theirs)
+        torch.testing.assert_close(whole[1][client], gradients[2])
+        torch.testing.assert_close(few[1][client, : len(met)], gradients[2][met])
+        assert not few[1][client, len(met) :].any(), "padding has no gradient"
 
 
 def test_the_whole_table_moves_where_own_rows_did(table: Tensor) -> None:
-    few, whole = OwnRows(table, MET, OTHERS, hides=False), WholeTables(table, 2)
+    few, whole = OwnRows(table, MET, OTHERS, hides=False), _whole(table)
     with torch.no_grad():
         for client, met in enumerate(MET):
             few.own[client, : len(met)] += client + 1

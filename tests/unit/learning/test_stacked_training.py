@@ -227,3 +227,23 @@ def test_the_received_parameters_are_left_as_they_are(tiny: Tiny) -> None:
     _together(config, start, train, _views(train))
     for name, array in before.items():
         np.testing.assert_array_equal(start[name], array)
+
+
+@pytest.mark.parametrize("method", ["fedavg", "lumos"])
+def test_threads_change_nothing(tiny: Tiny, method: str) -> None:
+    config = _config(tiny, method=method)
+    start, train = get_params(new_model(config, ITEMS)), _histories()
+    views = _views(train) if config.has_views else {}
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = _together(config, start, train, views)
+        torch.set_num_threads(3)
+        threads = _together(config, start, train, views)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(alone, threads, strict=True):
+        assert one.client == other.client
+        for name, expected in one.delta.items():
+            np.testing.assert_allclose(other.delta[name], expected, atol=2e-6, err_msg=name)

@@ -1,0 +1,44 @@
+"""Independent work of torch in threads, each with one of torch's.
+
+Operations on small tensors gain little from torch's own threads: most are too small to be shared
+out. Whole pieces of work keep all cores busy, because torch's operations let other threads run.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+def in_threads(
+    work: Callable[..., T], arguments: Sequence[tuple[object, ...]], threads: int
+) -> Iterator[T]:
+    """What ``work`` returns for each of the arguments, in their order.
+
+    At most ``threads`` results are waiting or under way at a time, so memory is bounded. While
+    this is iterated over, torch has one thread everywhere; afterwards, as many as before.
+
+    >>> list(in_threads(pow, [(2, 3), (3, 2), (5, 1)], 2))
+    [8, 9, 5]
+    """
+    if threads == 1 or len(arguments) < 2:
+        yield from (work(*given) for given in arguments)
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # new threads take it over
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    under_way: deque[Future[T]] = deque()
+    try:
+        for given in arguments:
+            if len(under_way) == threads:
+                yield under_way.popleft().result()
+            under_way.append(pool.submit(work, *given))
+        while under_way:
+            yield under_way.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
