@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -47,6 +47,13 @@ def attack_command(
     attack_rounds: Annotated[
         int, typer.Option(min=1, help="Rounds in which the malicious nodes take part.")
     ] = 4,
+    clients: Annotated[
+        Literal["nodes", "users"],
+        typer.Option(
+            help="users: each user is a client, whatever number of nodes a suite says; `fraction` "
+            "of them train in a round."
+        ),
+    ] = "nodes",
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Run nothing; report the runs that have finished.")
     ] = False,
@@ -64,7 +71,7 @@ def attack_command(
     rounds = clean_rounds + attack_rounds
     base = measured(with_overrides(defaults_for(data, rounds=rounds), config, own))
     attacks = _Attacks(
-        names(methods, "--methods"), _scenarios(suite), integers(seeds, "--seeds"),
+        names(methods, "--methods"), _scenarios(suite, clients, data), integers(seeds, "--seeds"),
         (clean_rounds, attack_rounds),
     )  # fmt: skip
     run_suite(attacks, data, out, base, jobs, report_only=report_only)
@@ -137,18 +144,21 @@ class _Attacks:
         return results_table(headers, _screen_rows(results))
 
 
-def _scenarios(suites: str) -> "list[Scenario]":
+def _scenarios(suites: str, clients: str, data: Path) -> "list[Scenario]":
     """The scenarios of one or more suites, each once."""
     from lumos_core.cli.options import names
+    from lumos_core.data.prepared_folder import load_prepared
     from lumos_core.errors import ConfigError
-    from lumos_core.experiments.poisoning.scenarios import SUITES
+    from lumos_core.experiments.poisoning.scenarios import SUITES, of_users
 
     chosen: list[Scenario] = []
     for name in names(suites, "--suite"):
         if name not in SUITES:
             raise ConfigError(f"--suite {name!r}: unknown; known are: {', '.join(SUITES)}")
         chosen += [s for s in SUITES[name] if s not in chosen]
-    return chosen
+    if clients == "nodes":
+        return chosen
+    return of_users(chosen, sum(map(len, load_prepared(data)[1])))
 
 
 def _screen_rows(results: "Sequence[Result]") -> "Iterator[list[str]]":

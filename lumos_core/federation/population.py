@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog import Catalog
@@ -30,6 +31,7 @@ from lumos_core.learning.metrics import ranking_sums
 from lumos_core.learning.model import build_model, set_params
 from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
 from lumos_core.learning.stacked_training import CHUNK_BYTES, StackedTrainer
+from lumos_core.learning.threads import in_threads
 from lumos_core.learning.title_nearness import TitleNearness
 from lumos_core.privacy import noise
 from lumos_core.views.view import Views, ViewSource, no_views
@@ -171,8 +173,15 @@ class Population:
         weights = self._weights(first)
         if any(weights) and self._titles is None:
             self._titles = TitleNearness.of(self.catalog)
-        sums = evaluate(self._model, histories.subset(users), targets[users], self._titles, weights)
-        return evaluation_metrics(sums)
+
+        def ranked(some: np.ndarray) -> dict[float, dict[str, float]]:
+            own = histories.subset(some)
+            return evaluate(self._model, own, targets[some], self._titles, weights)
+
+        threads = torch.get_num_threads()
+        parts = [(users[at::threads],) for at in range(min(threads, len(users)))]
+        found = [evaluation_metrics(sums) for sums in in_threads(ranked, parts, threads)]
+        return {name: sum(part[name] for part in found) for name in found[0]}
 
     def _nobody(self, asked: Instruction) -> Metrics:
         """The metrics of an evaluation that counts no users; none if no evaluation is asked for."""

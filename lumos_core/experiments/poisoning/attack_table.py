@@ -28,7 +28,10 @@ def scenario_label(scenario: Mapping[str, Any]) -> str:
         return f"noise in all histories, {scenario['noise']:.0%}"
     if scenario["attack"] == NONE:
         return f"no attack ({many} nodes)"
-    return f"{scenario['attack']}, {scenario['malicious']} of {many} nodes, ξ = {scenario['xi']:g}"
+    whose = scenario.get("clients", "nodes")
+    return (
+        f"{scenario['attack']}, {scenario['malicious']} of {many} {whose}, ξ = {scenario['xi']:g}"
+    )
 
 
 def by_cell(results: Sequence[Result]) -> dict[Cell, list[Result]]:

@@ -16,14 +16,16 @@ from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.data import Catalog, Sequences
 from lumos_core.data.partition import partition_users
 from lumos_core.data.prepared_folder import load_prepared, node_folders
-from lumos_core.errors import ModelError
+from lumos_core.errors import ConfigError, ModelError
 from lumos_core.experiments.poisoning.guards import NO_GUARD, Guard
 from lumos_core.experiments.poisoning.knowledge import Knowledge, cold_target, interaction_counts
 from lumos_core.experiments.poisoning.malicious_node import ATTACKS, MaliciousNode
+from lumos_core.experiments.poisoning.poisoned_population import PoisonedPopulation
 from lumos_core.experiments.poisoning.poisoned_users import replace_interactions
 from lumos_core.experiments.poisoning.scenarios import Scenario
 from lumos_core.experiments.results_file import Result
 from lumos_core.federation.node import Node
+from lumos_core.federation.population import Population
 from lumos_core.federation.round_loop import Federation
 from lumos_core.learning.model import build_model, set_params
 from lumos_core.learning.parameters import ModelShape, Params
@@ -33,8 +35,11 @@ from lumos_core.runs.history import History
 from lumos_core.runs.resume import StartingPoint
 from lumos_core.safe_files import exclusive
 from lumos_core.views.view import UserViews, Views, ViewSource, no_views
+from lumos_core.wire.messages import Transport
 
 NEVER = 10**6
+MALICIOUS = "other-"
+"""How names of attackers begin."""
 EXPOSURE_AT = 10
 
 
@@ -90,13 +95,15 @@ def run_scenario(
         rng = np.random.default_rng([config.seed, 2])
         noisy = replace_interactions(ground.users, scenario.noise, knowledge, rng)
         views = _views_of(data, noisy, ground.catalog, config)
-        honest = _nodes(replace(ground, users=noisy, views=views), config, scenario, guard)
-        federation = _federate(config, honest, ground, None, calm + attacked, guard)
+        noised = replace(ground, users=noisy, views=views)
+        honest = _transport(noised, config, scenario, guard, [])
+        federation = _federate(config, honest, ground, None, calm + attacked)
     else:
-        honest = _nodes(ground, config, scenario, guard)
-        start = _clean_start(clean, config, honest, ground, calm, guard)
-        everybody = [*honest, *_attackers(scenario, config, ground, honest)]
-        federation = _federate(config, everybody, ground, start, calm + attacked, guard)
+        honest = _transport(ground, config, scenario, guard, [])
+        start = _clean_start(clean, config, honest, ground, calm)
+        attackers = _attackers(scenario, config, ground)
+        everybody = _transport(ground, config, scenario, guard, attackers)
+        federation = _federate(config, everybody, ground, start, calm + attacked)
     rejected = [f for e in federation.history.events for f in e.get("failed", ())]
     return {
         "users": len(ground.users),
@@ -105,8 +112,8 @@ def run_scenario(
             interaction_counts(ground.users.without_last(2), len(ground.catalog))[ground.target - 1]
         ),
         "rejected": {
-            "honest": sum(f["node"].startswith("node-") for f in rejected),
-            "malicious": sum(not f["node"].startswith("node-") for f in rejected),
+            "honest": sum(not f["node"].startswith(MALICIOUS) for f in rejected),
+            "malicious": sum(f["node"].startswith(MALICIOUS) for f in rejected),
         },
         **measure_honest_users(federation.params, config, ground),
     }
@@ -144,22 +151,16 @@ def measure_honest_users(params: Params, config: RunConfig, ground: Ground) -> d
 
 
 def _federate(
-    config: RunConfig,
-    nodes: list[Node | MaliciousNode],
-    ground: Ground,
-    start: Checkpoint | None,
-    rounds: int,
-    guard: Guard,
+    config: RunConfig, transport: Transport, ground: Ground, start: Checkpoint | None, rounds: int
 ) -> Federation:
     """Run a federation's rounds in this process, without evaluation."""
-    config = config.replace(
-        rounds=rounds, min_nodes=len(nodes), min_replies=1, fraction=1.0, evaluate_every=NEVER
-    )
+    count = len(transport.nodes())
+    config = config.replace(rounds=rounds, min_nodes=count, min_replies=1, evaluate_every=NEVER)
+    if not isinstance(transport, Population):  # of nodes there are few: all of them take part
+        config = config.replace(fraction=1.0)
     if start is None:
         initial = initial_params(config, ground.catalog)
         start = Checkpoint(initial, {}, _progress(0, config, ground))
-    # a MaliciousNode has the methods of a Node
-    transport = guard.transport(nodes, config)  # type: ignore[arg-type]
     federation = Federation(config, transport, StartingPoint(start, start.params), History(None))
     federation.run()
     return federation
@@ -168,10 +169,9 @@ def _federate(
 def _clean_start(
     path: Path,
     config: RunConfig,
-    honest: list[Node | MaliciousNode],
+    honest: Transport,
     ground: Ground,
     rounds: int,
-    guard: Guard,
 ) -> Checkpoint:
     """The model before the attack: read from the file, or trained and stored there."""
     config = config.replace(rounds=rounds)
@@ -184,7 +184,7 @@ def _clean_start(
                 return found
         except (FileNotFoundError, ModelError):
             pass
-        trained = _federate(config, honest, ground, None, rounds, guard)
+        trained = _federate(config, honest, ground, None, rounds)
         progress = _progress(rounds, config, ground)
         checkpoint = Checkpoint(trained.params, trained.optimizer, progress)
         save_checkpoint(path, checkpoint)
@@ -197,13 +197,32 @@ def _progress(round: int, config: RunConfig, ground: Ground) -> RunProgress:
 
 
 # ---------------------------------------------------------------- nodes
-def _nodes(
-    ground: Ground, config: RunConfig, scenario: Scenario, guard: Guard
-) -> list[Node | MaliciousNode]:
+def _transport(
+    ground: Ground,
+    config: RunConfig,
+    scenario: Scenario,
+    guard: Guard,
+    attackers: list[MaliciousNode],
+) -> Transport:
+    """The connection to the honest users, as nodes or each as a client, and to attackers."""
+    if scenario.clients == "users":
+        if guard is not NO_GUARD:
+            raise ConfigError(
+                "clients with one user each: the defences pieck and union are for nodes of many "
+                "users; choose others, or leave out --clients users"
+            )
+        given = _given(ground.views)
+        return PoisonedPopulation(ground.catalog, ground.users, config, given, attackers)
+    nodes = _nodes(ground, config, scenario, guard)
+    # a MaliciousNode has the methods of a Node
+    return guard.transport([*nodes, *attackers], config)  # type: ignore[list-item]
+
+
+def _nodes(ground: Ground, config: RunConfig, scenario: Scenario, guard: Guard) -> list[Node]:
     """Nodes with the honest users, distributed over them."""
     count = scenario.nodes
     owners = partition_users(len(ground.users), count, config.seed, scenario.partition)
-    nodes: list[Node | MaliciousNode] = []
+    nodes: list[Node] = []
     for n in range(count):
         own = np.flatnonzero(owners == n)
         views = {i: ground.views[u] for i, u in enumerate(own.tolist()) if u in ground.views}
@@ -216,9 +235,7 @@ def _given(views: Views) -> ViewSource:
     return (lambda histories: views) if views else no_views
 
 
-def _attackers(
-    scenario: Scenario, config: RunConfig, ground: Ground, honest: list[Node | MaliciousNode]
-) -> list[MaliciousNode]:
+def _attackers(scenario: Scenario, config: RunConfig, ground: Ground) -> list[MaliciousNode]:
     if not scenario.malicious:
         return []
     attack = ATTACKS[scenario.attack]
@@ -228,11 +245,18 @@ def _attackers(
     weight = 1.0
     if attack.lies and config.rule in ("mean", "median-encoder", "multi-krum"):
         weight = config.max_weight_ratio
-    share = scenario.malicious * weight / (scenario.malicious * weight + len(honest))
-    users = len(ground.users) // len(honest)
+    share = scenario.malicious * weight / (scenario.malicious * weight + scenario.nodes)
+    users = len(ground.users) // scenario.nodes
     return [
         MaliciousNode(
-            f"other-{n}", attack, ground.catalog, config, knowledge, ground.target, users, share
+            f"{MALICIOUS}{n}",
+            attack,
+            ground.catalog,
+            config,
+            knowledge,
+            ground.target,
+            users,
+            share,
         )
         for n in range(scenario.malicious)
     ]

@@ -1,7 +1,8 @@
 """The scenarios of `lumos attack`, and suites of them."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from lumos_core.data.partition import Partition
 from lumos_core.errors import ConfigError
@@ -25,6 +26,8 @@ class Scenario:
         noise: share of every *honest* user's training interactions replaced by random items.
         nodes: honest nodes.
         partition: how the honest users are distributed over them (`lumos_core/data/partition.py`).
+        clients: "users": each honest user is a client, and each attacker claims to be one; see
+            :func:`of_users`.
     """
 
     attack: str = NONE
@@ -33,6 +36,7 @@ class Scenario:
     noise: float = 0.0
     nodes: int = HONEST_NODES
     partition: Partition = "uniform"
+    clients: Literal["nodes", "users"] = "nodes"
 
     def __post_init__(self) -> None:
         if self.attack != NONE and self.attack not in ATTACKS:
@@ -49,6 +53,8 @@ class Scenario:
     @property
     def honest(self) -> str:
         """Name of the honest federation, which scenarios share; part of a file's name."""
+        if self.clients == "users":
+            return f"users{self.nodes}"
         return f"n{self.nodes}" + ("" if self.partition == "uniform" else f"-{self.partition}")
 
     @property
@@ -62,7 +68,27 @@ class Scenario:
         return "-".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "malicious": self.malicious}
+        found = {**asdict(self), "malicious": self.malicious}
+        if self.clients == "nodes":  # as in results from before there was a choice
+            del found["clients"]
+        return found
+
+
+def of_users(scenarios: Sequence[Scenario], users: int) -> list[Scenario]:
+    """The scenarios in a federation whose clients have one user each.
+
+    Args:
+        scenarios: their number of nodes does not count: one that occurs twice is there once.
+        users: of the data; each is an honest client.
+
+    >>> [s.name for s in of_users([Scenario(), Scenario(nodes=99), Scenario("nan", 0.05)], 708)]
+    ['none-users708', 'nan-rho0.05-xi0-users708']
+    """
+    return list(
+        dict.fromkeys(
+            replace(s, nodes=users, partition="uniform", clients="users") for s in scenarios
+        )
+    )
 
 
 PUBLISHED = (

@@ -14,7 +14,7 @@ from lumos_core.errors import ConfigError
 from lumos_core.experiments.jobs import data_facts, find_results, run_job, run_jobs
 from lumos_core.experiments.poisoning import attack_table, suite
 from lumos_core.experiments.poisoning.defences import DEFENCES, method_config
-from lumos_core.experiments.poisoning.scenarios import SUITES, Scenario
+from lumos_core.experiments.poisoning.scenarios import SUITES, Scenario, of_users
 from lumos_core.experiments.results_file import ResultsFile
 from lumos_core.runs.checkpoint import load_checkpoint
 
@@ -68,6 +68,22 @@ def test_nodes_of_very_different_size_are_a_federation_of_their_own(
     attacked = {**results[1], "scenario": scenario.to_dict()}
     assert attack_table.without_attack([*results, attacked], attacked) is results[1]
     assert attack_table.scenario_label(attacked["scenario"]) == "nan, 1 of 4 skewed nodes, ξ = 0"
+
+
+def test_malicious_clients_among_clients_with_one_user_each(data: Path, tmp_path: Path) -> None:
+    """They promote the target, in the same model as without them; both runs are of all users."""
+    calm, attacked = of_users([Scenario(), Scenario("align-users", 0.2, 0.9)], 16)
+    assert attacked.malicious == 4
+    jobs = [_job(data, tmp_path, "fedavg-plus", s) for s in (calm, attacked)]
+    results = [run_job(job) for job in jobs]
+    assert results[0]["users"] == results[1]["users"] == 16
+    assert results[1]["rejected"] == {"honest": 0, "malicious": 0}
+    assert results[1]["target-rank"] < results[0]["target-rank"]
+    assert attack_table.without_attack(results, results[1]) is results[0]
+    assert attack_table.scenario_label(attacked.to_dict()).startswith("align-users, 4 of 20 users")
+    assert len(list((tmp_path / "clean").glob("*users16*.safetensors"))) == 1
+    with pytest.raises(ConfigError, match="pieck and union are for nodes of many"):
+        run_job(_job(data, tmp_path, "fedavg:pieck", calm))
 
 
 def test_unknown_names_are_refused_before_anything_runs(data: Path, tmp_path: Path) -> None:
