@@ -5,6 +5,7 @@ it are skipped there.
 """
 
 import ast
+import json
 import re
 import shlex
 from collections import Counter
@@ -233,3 +234,24 @@ def test_tables_of_attacks_are_those_of_their_results(
     for attack, *cells in rows[1:]:
         name = "none" if attack == "no attack" else attack
         assert cells == [cell(method, name) for method in rows[0][1:]], attack
+
+
+def test_the_table_of_the_month_is_that_of_its_results() -> None:
+    path = ROOT / "benchmarks" / "results" / "daily_runs.json"
+    if not path.is_file():
+        pytest.skip("a source distribution is without results")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    shown = {
+        row[1]: row[2:]
+        for row in re.findall(
+            r"^\| (.*)\(`([a-z ]+)`\) \| (\d+) \| (\S+) \| (\S+) \| (\S+) \|$",
+            _section(ROOT / "docs" / "operations.md", "A run every night"), re.MULTILINE,
+        )
+    }  # fmt: skip
+    assert shown.keys() == found["hr@20"].keys()
+    rounds = {"frozen": 0, "long cold": found["long_rounds"]}
+    for kind, cells in shown.items():
+        assert cells == (
+            str(rounds.get(kind, found["rounds"])), f"{found['hr@20'][kind]:.4f}",
+            f"{found['new']['hr@20'][kind]:.4f}", f"{found['cpu_seconds'].get(kind, 0):,.0f}",
+        )  # fmt: skip
