@@ -226,7 +226,7 @@ def test_options_are_those_of_lumos() -> None:
 def test_every_variable_is_in_the_readme() -> None:
     used = {
         name
-        for file in (*FILES, "common.yml")
+        for file in (*FILES, "common.yml", "artefact.yml", "versions.yml")
         for name in re.findall(r"\$\{(\w+)", (DOCKER / file).read_text("utf-8"))
     }
     explained = set(re.findall(r"^\| `(LUMOS_\w+)`", README, re.MULTILINE))
