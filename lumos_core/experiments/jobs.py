@@ -156,9 +156,10 @@ def _run_all(
                         waiting.remove(future)
                     show(result)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
             for worker in active_children():
                 worker.terminate()
+            # waits for the pool's own thread too, which otherwise closes pipes while Python exits
+            pool.shutdown(wait=True, cancel_futures=True)
             for future in waiting:  # those that finished while another result was stored
                 if future.done() and not future.cancelled() and future.exception() is None:
                     keep(future.result())
