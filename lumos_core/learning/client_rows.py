@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lumos_core.learning.softmax_of_clients import HIDDEN, LogPartition
+from lumos_core.learning.softmax_of_clients import HIDDEN, log_partition
 from lumos_core.learning.stacked_encoder import picked
 
 Ids = npt.NDArray[np.int64]
@@ -138,9 +138,9 @@ class WholeTables:
         shift = torch.zeros_like(self.own[:, :, 0]) if bias is None else bias
         hide = torch.zeros_like(shift[0])
         hide[0] = HIDDEN
-        log_z = LogPartition.apply(hidden, self.own, shift + hide, weights, None, None)
+        log_z = log_partition(hidden, self.own, shift + hide, weights)
         positive = _positive(named, hidden, targets, self._numbers, bias)
-        return log_z - (positive * weights).sum(1)  # type: ignore[no-any-return]
+        return log_z - (positive * weights).sum(1)
 
     def sampled(
         self, named: Tensor, hidden: Tensor, targets: Tensor, negatives: Context, weights: Tensor,
@@ -210,9 +210,9 @@ class OwnRows:
         padding = torch.where(self._mine == 0, HIDDEN, 0.0).to(hidden.dtype)
         ours = padding if bias is None else padding + bias.gather(1, self._mine)
         others = self._hide if bias is None else self._hide + bias
-        log_z = LogPartition.apply(hidden, self.own, ours, weights, self._base, others)
+        log_z = log_partition(hidden, self.own, ours, weights, self._base, others)
         positive = _positive(named, hidden, targets, self._numbers, bias)
-        return log_z - (positive * weights).sum(1)  # type: ignore[no-any-return]
+        return log_z - (positive * weights).sum(1)
 
     def sampled(
         self, named: Tensor, hidden: Tensor, targets: Tensor, negatives: Context, weights: Tensor,

@@ -31,22 +31,29 @@ class Gradients(NamedTuple):
     shift: Tensor
 
 
-class LogPartition(torch.autograd.Function):
-    """A client's weighted sum of log Σᵢ exp(logit of item i) over its examples.
+def log_partition(
+    hidden: Tensor, own: Tensor, own_shift: Tensor, weights: Tensor,
+    table: Tensor | None = None, shift: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Every client's weighted sum of log Σᵢ exp(logit of item i) over its examples.
 
-    Arguments of ``apply``:
+    Args:
+        hidden: float [C, M, D].
+        own: float [C, R, D], the clients' rows.
+        own_shift: float [C, R], added to their logits.
+        weights: float [C, M], of the examples; without a gradient.
+        table: float [N + 1, D], the same for all clients and without a gradient; None: there are
+            no rows but the clients' own.
+        shift: float [C, N + 1], added to the logits of the table; with a table only.
 
-    - hidden: float [C, M, D];
-    - own: float [C, R, D], the clients' rows;
-    - own_shift: float [C, R], added to their logits;
-    - weights: float [C, M], of the examples; without a gradient;
-    - table: float [N + 1, D], the same for all clients and without a gradient; None: there are no
-      rows but the clients' own;
-    - shift: float [C, N + 1], added to the logits of the table; with a table only.
-
-    Returns float [C].
+    Returns:
+        float [C].
     """
+    found: Tensor = _LogPartition.apply(hidden, own, own_shift, weights, table, shift)  # type: ignore[no-untyped-call]
+    return found
 
+
+class _LogPartition(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, own: Tensor, own_shift: Tensor, weights: Tensor,

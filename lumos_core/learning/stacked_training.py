@@ -291,8 +291,12 @@ class StackedTrainer:
     def _contrast(self, last: Tensor) -> Tensor:
         """The contrastive loss of one client: its history and its views, float [S, 1, D]."""
         views = iter(last[1:])
-        given = (next(views) if used else None for used in self.used_views())
-        return objectives.tri_view(last[0], *given, self.config.temperature)
+        future, paraphrase, counterfactual = (
+            next(views) if used else None for used in self.used_views()
+        )
+        return objectives.tri_view(
+            last[0], future, paraphrase, counterfactual, self.config.temperature
+        )
 
     def used_views(self) -> tuple[bool, bool, bool]:
         """Whether future, paraphrase and counterfactual are used."""
