@@ -17,6 +17,10 @@ exchanges in milliseconds a client that trains (of the population, with evaluati
 with other work, look at the CPU, with ``--threads 1``. *difference* is the
 largest one of the aggregated delta to that of the loop over nodes, without the bias of the
 attention's keys: the gradient of that is 0 but for rounding errors, of which Adam makes steps.
+
+*arithmetic alone* is what no arrangement of the same training can do without, with one thread: the
+products of matrices, forward and back, of encoder and softmax, at the clients' mean length, and
+Adam. Activations, norms, dropout, deltas and everything else are left out.
 """
 
 import argparse
@@ -46,6 +50,7 @@ from lumos_core.federation.in_process import InProcessTransport
 from lumos_core.federation.node import Node
 from lumos_core.federation.one_user_clients import client_names
 from lumos_core.federation.population import Population
+from lumos_core.learning.adam import Adam
 from lumos_core.learning.parameters import Params
 from lumos_core.learning.title_start import initial_params
 from lumos_core.safe_files import write_atomically, write_json
@@ -149,6 +154,43 @@ def measure(side: Side, config: RunConfig, params: Params, round: int) -> None:
     side.server.append(seconds)
 
 
+def arithmetic(config: RunConfig, items: int, length: int, clients: int = 16) -> float:
+    """CPU-milliseconds a client of the products and of Adam, for an encoder of transformer blocks.
+
+    Args:
+        items: N.
+        length: of a training history.
+        clients: that share a product of stacked matrices.
+    """
+    torch.set_num_threads(1)
+    dim, met = config.dim, config.trains_met_rows
+    sequences = 4 if config.objective == "tri-view" else 1
+    shapes = [(dim, 3 * dim), (dim, dim), (dim, 2 * dim), (2 * dim, dim)] * config.layers
+    weights = [torch.randn(clients, *shape) for shape in shapes]
+    inputs = [torch.randn(clients, sequences * length, shape[0]) for shape in shapes]
+    table = torch.randn(items + 1, dim) if met else torch.randn(clients, items + 1, dim)
+    hidden = torch.randn(clients, length, dim)
+    state = [*weights, torch.randn(clients, length, dim) if met else table.clone()]
+    for parameter in state:
+        parameter.grad = torch.randn_like(parameter)
+    adam = Adam([p.requires_grad_() for p in state], config.learning_rate, config.weight_decay)
+
+    def step() -> None:
+        with torch.no_grad():
+            for x, weight in zip(inputs, weights, strict=True):
+                y = x @ weight
+                _ = y @ weight.mT, x.mT @ y
+            logits = (hidden.reshape(-1, dim) if met else hidden) @ table.mT
+            _ = logits @ table
+            if not met:  # each client moves all rows
+                _ = logits.mT @ hidden
+        adam.step()
+
+    step()
+    found = [timed(step)[1] for _ in range(10)]
+    return 1000 * min(found) * config.local_epochs / clients
+
+
 def timed(work: Callable[[], T]) -> tuple[float, float, T]:
     """Seconds, CPU-seconds of all threads, and what the work returns."""
     started, cpu = time.perf_counter(), time.process_time()
@@ -184,6 +226,11 @@ def compared(
         "method": config.method,
         "users": len(users),
         "trained": trained,
+        "arithmetic_cpu_ms": arithmetic(
+            config,
+            len(catalog),
+            max(int(LeaveOneOut(users).train().lengths.clip(max=config.max_len).mean()), 2),
+        ),
         "sides": {
             name: {
                 "threads": side.threads,
@@ -228,6 +275,11 @@ def table(runs: list[dict[str, Any]]) -> str:
                     f"{side['difference']:.1e}" if name != LOOP else "",
                 ]
             )  # fmt: skip
+        alone = [""] * len(header)
+        alone[0], alone[2], alone[7] = (
+            run["method"], "arithmetic alone", f"{run['arithmetic_cpu_ms']:.1f}"
+        )  # fmt: skip
+        rows.append(alone)
     return markdown_table(header, rows)
 
 

@@ -138,7 +138,7 @@ class WholeTables:
         shift = torch.zeros_like(self.own[:, :, 0]) if bias is None else bias
         hide = torch.zeros_like(shift[0])
         hide[0] = HIDDEN
-        log_z = log_partition(hidden, self.own, shift + hide, weights, None, None)
+        log_z = log_partition(hidden, self.own, shift + hide, weights)
         positive = _positive(named, hidden, targets, self._numbers, bias)
         return log_z - (positive * weights).sum(1)
 

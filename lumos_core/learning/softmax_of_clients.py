@@ -32,25 +32,25 @@ class Gradients(NamedTuple):
 
 
 def log_partition(
-    hidden: Tensor, own: Tensor, own_shift: Tensor, weights: Tensor, table: Tensor | None,
-    shift: Tensor | None,
+    hidden: Tensor, own: Tensor, own_shift: Tensor, weights: Tensor,
+    table: Tensor | None = None, shift: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """A client's weighted sum of log Σᵢ exp(logit of item i) over its examples.
+    """Every client's weighted sum of log Σᵢ exp(logit of item i) over its examples.
 
     Args:
         hidden: float [C, M, D].
         own: float [C, R, D], the clients' rows.
         own_shift: float [C, R], added to their logits.
         weights: float [C, M], of the examples; without a gradient.
-        table: float [N + 1, D], the same for all clients and without a gradient; None: there are no
-            rows but the clients' own.
+        table: float [N + 1, D], the same for all clients and without a gradient; None: there are
+            no rows but the clients' own.
         shift: float [C, N + 1], added to the logits of the table; with a table only.
 
     Returns:
         float [C].
     """
-    sums: Tensor = _LogPartition.apply(hidden, own, own_shift, weights, table, shift)  # type: ignore[no-untyped-call]
-    return sums
+    found: Tensor = _LogPartition.apply(hidden, own, own_shift, weights, table, shift)  # type: ignore[no-untyped-call]
+    return found
 
 
 class _LogPartition(torch.autograd.Function):
