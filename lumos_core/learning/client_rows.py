@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lumos_core.learning.softmax_of_clients import HIDDEN, log_partition
-from lumos_core.learning.stacked_encoder import picked
+from lumos_core.learning.stacked_encoder import in_one_table, picked
 
 Ids = npt.NDArray[np.int64]
 Context = tuple[Tensor, ...]
@@ -123,9 +123,7 @@ class WholeTables:
             return own
         own = torch.zeros_like(self.own) if own is None else own
         named[self._numbers == 0] = 0.0  # padding
-        clients, rows, dim = own.shape
-        first = torch.arange(0, clients * rows, rows, device=own.device)
-        at = (self._numbers + first[:, None]).flatten()
+        at, dim = in_one_table(self._numbers, own).flatten(), own.shape[2]
         own.view(-1, dim).index_add_(0, at, named.view(-1, dim))
         return own
 

@@ -17,7 +17,8 @@ ITEM_TABLE = "items.weight"
 ITEM_BIAS = "bias"
 """Name of the item bias, float32 [N + 1], of models that have one."""
 
-_OF_ITEMS = (ITEM_TABLE, ITEM_BIAS)
+OF_ITEMS = (ITEM_TABLE, ITEM_BIAS)
+"""Names of the parameters that have a row for each item."""
 
 
 def with_all_rows(part: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
@@ -43,7 +44,7 @@ def of_first_items(params: Mapping[str, np.ndarray], items: int) -> Params:
     Returns:
         The same arrays (views, no copies), those of items with 1 + M rows.
     """
-    return {n: a[: 1 + items] if n in _OF_ITEMS else a for n, a in params.items()}
+    return {n: a[: 1 + items] if n in OF_ITEMS else a for n, a in params.items()}
 
 
 def with_later_items(part: Mapping[str, np.ndarray], like: Mapping[str, np.ndarray]) -> Params:
@@ -54,7 +55,7 @@ def with_later_items(part: Mapping[str, np.ndarray], like: Mapping[str, np.ndarr
         like: arrays of all items.
     """
     return {
-        n: with_all_rows(a, np.arange(len(a)), len(like[n])) if n in _OF_ITEMS else a
+        n: with_all_rows(a, np.arange(len(a)), len(like[n])) if n in OF_ITEMS else a
         for n, a in part.items()
     }
 

@@ -50,9 +50,15 @@ def encode(
 
 def picked(table: Tensor, at: Tensor) -> Tensor:
     """Rows of every client's own table: float [C, U, D], int64 [C, M] → float [C, M, D]."""
-    clients, rows, dim = table.shape
+    return F.embedding(in_one_table(at, table), table.reshape(-1, table.shape[2]))
+
+
+def in_one_table(at: Tensor, table: Tensor) -> Tensor:
+    """Rows of every client's own table as rows of all tables one below the other: int64 [C, M], of
+    float [C, U, D] as float [C · U, D]."""
+    clients, rows, _ = table.shape
     first = torch.arange(0, clients * rows, rows, device=table.device)
-    return F.embedding(at + first[:, None], table.reshape(-1, dim))
+    return at + first[:, None]
 
 
 class _Dropout:

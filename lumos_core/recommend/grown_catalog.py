@@ -15,7 +15,7 @@ import numpy.typing as npt
 from lumos_core.data.catalog import Catalog, differing_versions, short_fingerprint
 from lumos_core.data.catalog_versions import Lineage
 from lumos_core.errors import ModelError
-from lumos_core.learning.parameters import ITEM_BIAS, ITEM_TABLE, Params
+from lumos_core.learning.parameters import OF_ITEMS, Params
 from lumos_core.views.titles.vectors import tfidf_title_vectors
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def grown(params: Params, known: int, catalog: Catalog) -> Params:
     vectors = tfidf_title_vectors(catalog)  # [N, H], rows of length 1 or 0
     near, weights = _neighbours(vectors[:known], vectors[known:])
     longer = dict(params)
-    for name in (ITEM_TABLE, ITEM_BIAS):
+    for name in OF_ITEMS:
         if name in params:
             rows = params[name][1:][near]  # [N - M, K] or [N - M, K, D]
             shares = weights.reshape(weights.shape + (1,) * (rows.ndim - 2))

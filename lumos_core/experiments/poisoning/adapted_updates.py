@@ -16,7 +16,7 @@ from torch.func import functional_call
 from lumos_core.experiments.poisoning.updates import Situation, global_model, surrogates
 from lumos_core.federation.aggregation.clipping import row_norms, typical_row
 from lumos_core.learning.model import last_position, scaled_bias
-from lumos_core.learning.parameters import ITEM_BIAS, ITEM_TABLE, Params
+from lumos_core.learning.parameters import ITEM_BIAS, ITEM_TABLE, OF_ITEMS, Params
 from lumos_core.wire import deltas
 
 STEPS = 20
@@ -24,8 +24,6 @@ ENCODER_STEPS = 10
 AHEAD = 3.0
 """The encoder is optimised as if moved by this multiple of a delta: momentum and later rounds
 repeat it."""
-
-_BOUND_BY_ROW = (ITEM_TABLE, ITEM_BIAS)
 
 Tensors = dict[str, Tensor]
 
@@ -94,7 +92,7 @@ def ruin_encoder(s: Situation) -> Params:
 
 def _still(own: Params) -> Params:
     """Zeros for what the bound on rows covers."""
-    return {n: np.zeros_like(a) for n, a in own.items() if n in _BOUND_BY_ROW}
+    return {n: np.zeros_like(a) for n, a in own.items() if n in OF_ITEMS}
 
 
 def _bounds(s: Situation, own: Params) -> tuple[float, float]:
@@ -124,7 +122,7 @@ def _move_encoder(
     model = global_model(s)
     start = {n: torch.from_numpy(a.copy()) for n, a in s.params.items()}
     table = start[ITEM_TABLE][1:].T
-    moved = {n: torch.zeros_like(a) for n, a in start.items() if n not in _BOUND_BY_ROW}
+    moved = {n: torch.zeros_like(a) for n, a in start.items() if n not in OF_ITEMS}
 
     def look(leaves: Tensors) -> Tensor:
         return last_position(functional_call(model, {**start, **leaves}, (items,)), lengths)

@@ -26,9 +26,9 @@ def scenario_label(scenario: Mapping[str, Any]) -> str:
         many += f" {scenario['partition']}"
     if scenario["noise"]:
         return f"noise in all histories, {scenario['noise']:.0%}"
-    if scenario["attack"] == NONE:
-        return f"no attack ({many} nodes)"
     whose = scenario.get("clients", "nodes")
+    if scenario["attack"] == NONE:
+        return f"no attack ({many} {whose})"
     return (
         f"{scenario['attack']}, {scenario['malicious']} of {many} {whose}, ξ = {scenario['xi']:g}"
     )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lumos_core.learning.parameters import ITEM_BIAS, ITEM_TABLE, Params
+from lumos_core.learning.parameters import OF_ITEMS, Params
 from lumos_core.wire.deltas import norm
 
 
@@ -35,7 +35,7 @@ def clip_rows(deltas: Sequence[Params], factor: float) -> list[Params]:
     With norm clipping alone a node could put its whole norm, that of a typical row times √N, into
     the row of one item.
     """
-    for name in (ITEM_TABLE, ITEM_BIAS):
+    for name in OF_ITEMS:
         if name in deltas[0]:
             deltas = _clip_rows_of(name, deltas, factor)
     return list(deltas)

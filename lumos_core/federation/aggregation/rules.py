@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lumos_core.learning.parameters import ITEM_BIAS, ITEM_TABLE, Params
+from lumos_core.learning.parameters import OF_ITEMS, Params
 
 TRIM_SHARE = 0.1
 """Share of the values that the trimmed mean drops at either end: at least one value if there are
@@ -77,8 +77,7 @@ def median_encoder(deltas: Sequence[Params], weights: np.ndarray) -> Params:
     share of the others. If fewer than three nodes moved it, the mean is taken.
     """
     averaged = mean(deltas, weights)
-    rows = (ITEM_TABLE, ITEM_BIAS)
-    encoders = [{n: a for n, a in delta.items() if n not in rows} for delta in deltas]
+    encoders = [{n: a for n, a in delta.items() if n not in OF_ITEMS} for delta in deltas]
     moved = [any(a.any() for a in encoder.values()) for encoder in encoders]
     if sum(moved) < 3:
         return averaged
