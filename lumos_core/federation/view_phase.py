@@ -33,8 +33,10 @@ from lumos_core.wire.messages import Instruction, Reply, Talk, Transport
 
 log = logging.getLogger(__name__)
 
-FIRST_SECONDS = 15.0  # a node's first piece of work; then it can estimate the time for the rest
-PIECE_SECONDS = 60.0  # every other piece, one per message; its answer tells the server the progress
+FIRST_SECONDS = 30.0  # a node's first piece of work; then it can estimate the time for the rest
+# Every other piece, one per message. Its answer tells the server the progress; but each is a process
+# of its own, which takes some ten CPU-seconds to load the language model.
+PIECE_SECONDS = 120.0
 ANSWER_SECONDS = 120.0  # allowed beyond a piece: process start, loading the model, a batch of users
 LOOK_SECONDS = 1.0  # between two looks for nodes that have joined
 AGAIN_SECONDS = 15.0  # until a node that was away is asked again; doubles each time
