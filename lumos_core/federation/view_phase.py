@@ -33,9 +33,8 @@ from lumos_core.wire.messages import Instruction, Reply, Talk, Transport
 
 log = logging.getLogger(__name__)
 
-FIRST_SECONDS = 30.0  # a node's first piece of work; then it can estimate the time for the rest
-# Every other piece, one per message. Its answer tells the server the progress; but each is a process
-# of its own, which takes some ten CPU-seconds to load the language model.
+# Of work for a message. Its answer tells the server the progress; but each piece is a process of its
+# own, which takes some ten CPU-seconds to load the language model.
 PIECE_SECONDS = 120.0
 ANSWER_SECONDS = 120.0  # allowed beyond a piece: process start, loading the model, a batch of users
 LOOK_SECONDS = 1.0  # between two looks for nodes that have joined
@@ -51,12 +50,6 @@ class _NodeState:
     ask_again: float = 0.0
     times_away: int = 0
     known: bool = False  # it has been asked before
-    answered: bool = False
-
-    @property
-    def piece(self) -> float:
-        """Seconds of its next piece of work."""
-        return PIECE_SECONDS if self.answered else FIRST_SECONDS
 
 
 @dataclass
@@ -142,7 +135,7 @@ class ViewPhase:
     @staticmethod
     def _seconds(node: _NodeState) -> float:
         """Of the work that a node is asked for, beside the time of any answer."""
-        return 0.0 if node.delivery else node.piece
+        return 0.0 if node.delivery else PIECE_SECONDS
 
     @staticmethod
     def _is_idle(node: _NodeState, now: float) -> bool:
@@ -157,7 +150,7 @@ class ViewPhase:
         node = self._nodes[name]
         if node.delivery is not None:
             return node.delivery.instruction(name)
-        return Instruction(name, "prepare", seconds=node.piece)
+        return Instruction(name, "prepare", seconds=PIECE_SECONDS)
 
     def _take(self, reply: Reply) -> None:
         node = self._nodes.get(reply.node)
@@ -193,7 +186,7 @@ class ViewPhase:
             self._away(reply.node, node, str(error))
             return
         told = reply.metrics
-        node.until, node.times_away, node.waited_for, node.answered = 0.0, 0, True, True
+        node.until, node.times_away, node.waited_for = 0.0, 0, True
         node.done = bool(told["done"])
         self._note(
             reply.node,

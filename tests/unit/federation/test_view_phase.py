@@ -110,7 +110,7 @@ def test_nobody_waits_for_a_slow_node_between_pieces(run: Any) -> None:
 
 def test_a_node_that_dies_is_not_waited_for(run: Any) -> None:
     result, transport = run({"dead": [None], "a": [WORKING, DONE]})
-    overdue = view_phase.FIRST_SECONDS + view_phase.ANSWER_SECONDS
+    overdue = view_phase.PIECE_SECONDS + view_phase.ANSWER_SECONDS
     assert ready(result)["not_ready"] == ["dead"]
     assert told(result, "dead")[-1]["failed"] == [{"node": "dead", "reason": "no answer"}]
     assert overdue <= transport.now <= overdue + 2
