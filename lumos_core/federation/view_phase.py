@@ -33,8 +33,8 @@ from lumos_core.wire.messages import Instruction, Reply, Talk, Transport
 
 log = logging.getLogger(__name__)
 
-# Of work for a message. Its answer tells the server the progress; but each piece is a process of its
-# own, which takes some ten CPU-seconds to load the language model.
+# Of work for a message. Its answer tells the server the progress; but each piece is a process of
+# its own, which takes some ten CPU-seconds to load the language model.
 PIECE_SECONDS = 120.0
 ANSWER_SECONDS = 120.0  # allowed beyond a piece: process start, loading the model, a batch of users
 LOOK_SECONDS = 1.0  # between two looks for nodes that have joined

@@ -9,12 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 from tiny_llm import save_tiny_llm
 
 from lumos_core.config import NodeConfig, RunConfig
 from lumos_core.errors import ModelError
+from lumos_core.views.llm import load
 from lumos_core.views.llm.find import LLMConfig, find_model, llm_config, model_fingerprint
 from lumos_core.views.llm.load import idle_threads, load_llm, preferred_dtype
 from lumos_core.views.titles.cache import cached_arrays
@@ -53,6 +55,17 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"PK\x03\x04 something else")
     with pytest.raises(ModelError, match="expected a GGUF file"):
         find_model(str(path))
+
+
+def test_a_gguf_is_parsed_once_while_it_is_converted(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str] = []
+    monkeypatch.setattr(gguf, "GGUFReader", parsed.append)
+    with load._read_once():
+        gguf.GGUFReader("model.gguf")
+        gguf.GGUFReader("model.gguf")
+    assert parsed == ["model.gguf"]
+    gguf.GGUFReader("model.gguf")
+    assert parsed == ["model.gguf"] * 2
 
 
 def test_a_damaged_gguf_leaves_nothing_behind(tmp_path: Path) -> None:
