@@ -51,7 +51,7 @@ test-faults: $(STAMP)  ## run the fault tests, which kill processes and links (m
 	$(BIN)/pytest -m faults $(ARGS)
 
 test-browser: $(STAMP)  ## open the pages in Chromium: sizes, colours, keyboard, axe (a minute; needs chromium)
-	$(BIN)/pytest -m browser tests/browser $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile -m browser tests/browser $(ARGS)
 
 screenshots: $(STAMP)  ## make the pictures of pages in docs/pictures (minutes; needs chromium)
 	$(BIN)/python scripts/page_screenshots.py $(ARGS)
