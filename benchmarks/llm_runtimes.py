@@ -24,6 +24,7 @@ import argparse
 import importlib.metadata
 import json
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -283,10 +284,14 @@ def measured(name: str, cache: Path) -> dict[str, Any]:
     }
 
 
+def used_here() -> str:
+    """What LUMOS would read with on this machine."""
+    return "PyTorch, bfloat16" if preferred_dtype("cpu") == torch.bfloat16 else FLOAT
+
+
 def compared(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What the measurements say, relative to PyTorch."""
-    base = found[FLOAT]
-    uses = "PyTorch, bfloat16" if preferred_dtype("cpu") == torch.bfloat16 else FLOAT
+    base, uses = found[FLOAT], used_here()
     rates = {
         name: one["packed"] / one["seconds"] for name, one in found.items() if "seconds" in one
     }
@@ -319,6 +324,8 @@ def in_process(name: str, cache: Path) -> dict[str, Any]:
     argv = [sys.executable, __file__, "--runtime", name, "--cache", str(cache)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode:
+        if done.returncode < 0:  # then the last line on stderr has nothing to do with it
+            return {"failed": signal.Signals(-done.returncode).name}
         reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no message"
         return {"failed": reason[:300]}
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -339,7 +346,7 @@ def main() -> None:
         cache = args.cache or Path(scratch)
         seed_cache(cache)
         found = {}
-        for name in dict.fromkeys((FLOAT, *args.only)):
+        for name in dict.fromkeys((FLOAT, used_here(), *args.only)):
             found[name] = in_process(name, cache)
             told = {k: v for k, v in found[name].items() if k in ("seconds", "read", "failed")}
             print(name, told, flush=True)
