@@ -45,8 +45,8 @@ _SWITCHES = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     # otherwise a SuperLink installs packages for every run
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    # Seconds between two requests for work; Flower's default is 1. A request takes a hundredth of a
-    # second of processor time from what trains: ten a second took a sixth of a core for each node.
+    # Seconds between two requests for work; Flower's default is 1. Each request takes processor
+    # time from what trains on the same machine.
     "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
     "RAY_USAGE_STATS_ENABLED": "0",
     "PYTHONUNBUFFERED": "1",

@@ -189,7 +189,7 @@ class Watched:
         if code == 0:
             self._in_a_row = 0
             return
-        # A process that cannot even begin must not be started ten times a second.
+        # A process that cannot even begin must not be started at every look.
         pause = min(2.0**self._in_a_row - 1, LONGEST_PAUSE)
         self._in_a_row = min(self._in_a_row + 1, 10)
         log.warning("the process of task %s has ended with code %s", task.spec.task_id, code)

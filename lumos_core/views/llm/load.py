@@ -4,6 +4,7 @@ GGUF is converted once to bf16 safetensors in the cache folder: reading GGUF tak
 reading safetensors less than one. transformers is imported only when a model is loaded.
 """
 
+import functools
 import io
 import logging
 import os
@@ -14,7 +15,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -309,14 +310,14 @@ def _convert(gguf: Path, folder: Path) -> None:
 def _read_once() -> Iterator[None]:
     """Lets transformers reuse what it asks of the package ``gguf``: it parses the whole file for
     the configuration, the tokenizer and the weights, and makes the table of names anew for every
-    layer, which takes two thirds of the time of a conversion."""
+    layer. A ``gguf`` that lacks these names is left as it is: then a conversion takes longer."""
     import gguf
 
     slow = ("GGUFReader", "get_tensor_name_map")
-    found = {name: getattr(gguf, name) for name in slow}
+    found = {name: getattr(gguf, name) for name in slow if hasattr(gguf, name)}
     try:
         for name, function in found.items():
-            setattr(gguf, name, cache(function))
+            setattr(gguf, name, functools.cache(function))
         yield
     finally:
         for name, function in found.items():

@@ -68,6 +68,14 @@ def test_a_gguf_is_parsed_once_while_it_is_converted(monkeypatch: pytest.MonkeyP
     assert parsed == ["model.gguf"] * 2
 
 
+def test_a_gguf_package_without_what_is_remembered_still_converts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(gguf, "get_tensor_name_map")
+    with load._read_once():
+        assert not hasattr(gguf, "get_tensor_name_map")
+
+
 def test_a_damaged_gguf_leaves_nothing_behind(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(b"GGUF" + b"\x03\0\0\0" + b"\xff" * 200)
