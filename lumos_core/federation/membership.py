@@ -122,9 +122,14 @@ class Membership:
         return [name for name in names if name in self._members and name not in out]
 
     def wait_for(
-        self, count: int, seconds: float, able: Callable[[str], bool] = lambda name: True
+        self, count: int, seconds: float, able: Callable[[list[str]], list[str]] = lambda all_: all_
     ) -> list[str]:
-        """Wait until ``count`` members are ``able``, at most ``seconds``.
+        """Wait until ``count`` members are able, at most ``seconds``.
+
+        Args:
+            count: how many are enough.
+            seconds: the longest time to wait.
+            able: those of the present members that count.
 
         Returns:
             All members that are present then, able or not.
@@ -133,7 +138,7 @@ class Membership:
         while True:
             names = self.present(left)
             left = until - time.monotonic()
-            if sum(map(able, names)) >= count or left <= 0:
+            if len(able(names)) >= count or left <= 0:
                 return names
             time.sleep(min(POLL_SECONDS, left))
 

@@ -228,7 +228,7 @@ class Federation:
         self.members.begin_round()
         left_out = self.members.left_out
         names = self.members.wait_for(
-            self.config.min_replies, self.config.round_timeout, self._is_at_hand
+            self.config.min_replies, self.config.round_timeout, self._at_hand
         )
         at_work = self._at_work()
         busy = sorted(at_work & set(names))
@@ -318,11 +318,14 @@ class Federation:
         busy = self.questions.busy()
         return busy | self.questions.waiting() if self.late_count else busy
 
-    def _is_at_hand(self, name: str) -> bool:
-        """Whether a reply of a node can be part of the round that begins."""
-        if name in self._at_work():
-            return self.late_count
-        return self.budget.allows(name)
+    def _at_hand(self, names: list[str]) -> list[str]:
+        """Those of these nodes whose reply can be part of the round that begins."""
+        at_work = self._at_work()
+        return [
+            name
+            for name in names
+            if (self.late_count if name in at_work else self.budget.allows(name))
+        ]
 
     def _ask(
         self, number: int, sampled: list[str], others: list[str], close: Close,

@@ -17,6 +17,7 @@ from lumos_core.data import Sequences
 from lumos_core.errors import ConfigError, DataError, FederationError
 from lumos_core.federation.in_process import InProcessTransport
 from lumos_core.federation.node import Node
+from lumos_core.federation.open_questions import OpenQuestions
 from lumos_core.federation.round_loop import run_federation
 from lumos_core.learning.title_start import initial_params
 
@@ -87,6 +88,23 @@ def test_each_user_can_be_a_client(
         np.testing.assert_array_equal(found.params[name], array)
     with pytest.raises(ConfigError, match="method = confedsrs"):
         simulate(tiny(method="confedsrs"), toy_catalog, shops, clients="users")
+
+
+def test_a_round_looks_for_open_questions_as_often_whatever_the_number_of_clients(
+    tiny: Tiny, toy_catalog: Catalog, toy_users: Users, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    busy = OpenQuestions.busy
+
+    def counted(self: OpenQuestions) -> set[str]:
+        looks[-1] += 1
+        return busy(self)
+
+    monkeypatch.setattr(OpenQuestions, "busy", counted)
+    for users in (6, 24):
+        looks.append(0)
+        simulate(tiny(rounds=2), toy_catalog, [toy_users(users)], clients="users")
+    assert looks[0] == looks[1] > 0, "a look for each client makes rounds quadratic"
 
 
 def test_threads_are_as_they_were(tiny: Tiny, toy_catalog: Catalog, toy_users: Users) -> None:
