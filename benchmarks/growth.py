@@ -18,7 +18,8 @@ round to the end of the next one: evaluation of all users, training, aggregation
 does. *peak* is the largest resident memory of the whole process, its libraries included. *growth*
 is the exponent of the CPU-seconds over the size, from the size before: 1 is linear.
 
-Writes OUT.json, OUT.md and OUT.png.
+Writes OUT.json, OUT.md and OUT.png. An empty ``--users`` or ``--items`` measures the other alone,
+and keeps what OUT.json has of the same data, settings and versions.
 """
 
 import argparse
@@ -150,6 +151,19 @@ def growth(rows: Sequence[dict[str, Any]], by: str) -> list[float]:
     ]
 
 
+def measured_before(file: Path, like: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """What a file has measured of the same data with the same settings and versions; else nothing.
+
+    Args:
+        file: of an earlier call; may be missing.
+        like: all that has to be the same.
+    """
+    found = json.loads(file.read_text()) if file.exists() else {}
+    if any(found.get(key) != value for key, value in like.items()):
+        return {}
+    return {by: found.get(by, []) for by in (BY_USERS, BY_ITEMS)}
+
+
 def seconds(row: dict[str, Any]) -> float:
     return median(row["round_seconds"])
 
@@ -262,11 +276,12 @@ def main() -> None:
             **{package: version(package) for package in ("torch", "numpy")},
         },
     }
+    kept = measured_before(options.out.with_suffix(".json"), result)
     with TemporaryDirectory() as folder:
         file = Path(folder) / "statistics.npz"
         np.savez(file, **statistics)
         for by, sizes in sizes_of(options, len(users), len(catalog)).items():
-            result[by] = []
+            result[by] = [] if sizes else kept.get(by, [])
             for size in sizes:
                 result[by].append(in_own_process(size, file))
                 print(table(result[by], by), flush=True)

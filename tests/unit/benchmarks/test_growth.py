@@ -63,3 +63,9 @@ def test_small_sizes_are_measured_tabulated_and_drawn(
         assert row["peak_mib"] > 50
     assert "| 40 | 1,482 | 1 |" in (tmp_path / "growth.md").read_text()
     assert (tmp_path / "growth.png").stat().st_size > 10_000
+    nothing = ["growth.py", "--users", "", "--items", "", *options[4:]]
+    monkeypatch.setattr(sys, "argv", nothing)
+    growth.main()
+    kept = json.loads((tmp_path / "growth.json").read_text())
+    assert {by: kept[by] for by in measured} == measured, "what was not asked for stays"
+    assert growth.measured_before(tmp_path / "growth.json", {"settings": ["dim=9"]}) == {}
