@@ -69,3 +69,12 @@ def test_small_sizes_are_measured_tabulated_and_drawn(
     kept = json.loads((tmp_path / "growth.json").read_text())
     assert {by: kept[by] for by in measured} == measured, "what was not asked for stays"
     assert growth.measured_before(tmp_path / "growth.json", {"settings": ["dim=9"]}) == {}
+
+
+def test_the_tables_of_the_documents_are_those_of_the_results(growth: Any) -> None:
+    found = json.loads((FOLDER / "results" / "growth.json").read_text())
+    text = (ROOT / "docs" / "evaluation.md").read_text()
+    for by in (growth.BY_USERS, growth.BY_ITEMS):
+        assert growth.table(found[by], by).strip() in text
+        assert max(growth.growth(found[by], by)) < 1, "the text says: no faster than the size"
+        assert max(row["peak_mib"] for row in found[by]) < 8 * 2**10
