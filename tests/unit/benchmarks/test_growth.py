@@ -72,8 +72,11 @@ def test_small_sizes_are_measured_tabulated_and_drawn(
 
 
 def test_the_tables_of_the_documents_are_those_of_the_results(growth: Any) -> None:
-    found = json.loads((FOLDER / "results" / "growth.json").read_text())
-    text = (ROOT / "docs" / "evaluation.md").read_text()
+    path = FOLDER / "results" / "growth.json"
+    if not path.is_file():
+        pytest.skip("a source distribution is without results")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
     for by in (growth.BY_USERS, growth.BY_ITEMS):
         assert growth.table(found[by], by).strip() in text
         assert max(growth.growth(found[by], by)) < 1, "the text says: no faster than the size"
