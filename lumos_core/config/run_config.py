@@ -40,6 +40,8 @@ RULES_OF_SINGLE_DELTAS = (
     "median-encoder", "median", "trimmed-mean", "multi-krum", "sparse-median",
     "sparse-trimmed-mean",
 )  # fmt: skip
+RULES_THAT_AVERAGE_ROWS = ("mean", "median-encoder")
+"""Rules that take the weighted mean of item embeddings."""
 
 
 CHOSEN = -1.0
@@ -207,6 +209,11 @@ class AggregationKeys(FlatConfig):
     )
     weighting: Literal["examples", "users", "uniform"] = key(
         "users", "what determines a node's weight"
+    )
+    row_mean: Literal["all", "movers"] = key(
+        "all",
+        "the nodes over which the change of an item's embedding is averaged: all of a round, or "
+        "those that moved it; movers helps where a node has one user or a few",
     )
     server_optimizer: Literal["sgd", "momentum", "adam"] = key(
         "momentum", "how the model moves along the aggregated delta"
@@ -435,6 +442,25 @@ class RunConfig(
         return self
 
     @model_validator(mode="after")
+    def _movers_are_known(self) -> Self:
+        """Refuse a mean over the nodes that moved a row where nobody can tell who they are."""
+        if self.row_mean != "movers":
+            return self
+        if self._needs_plain_sum:
+            reason = "secure-aggregation = true" if self.secure_aggregation else f"dp = {self.dp}"
+            raise ValueError(
+                f"row-mean = movers with {reason}: only a plain sum over nodes is protected, and "
+                "it does not show which of them moved a row; choose row-mean = all"
+            )
+        if self.rule not in RULES_THAT_AVERAGE_ROWS:
+            raise ValueError(
+                f"row-mean = movers with aggregation = {self.rule}, which takes no mean of item "
+                "embeddings; choose row-mean = all, or aggregation = "
+                f"{' or '.join(RULES_THAT_AVERAGE_ROWS)}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _some_view_is_positive(self) -> Self:
         if self.objective == "tri-view" and not (
             self.use_future or self.use_paraphrase or self.contrastive_weight == 0
@@ -598,6 +624,7 @@ ADDED_LATER: dict[str, Scalar] = {
     "test-from": "",
     "catalog-artefact": "",
     "start-model": "",
+    "row-mean": "all",
 }
 """Keys that runs of version 0.1 do not have, with the values that correspond to those runs."""
 

@@ -22,5 +22,12 @@ PARTS: Mapping[str, Mapping[str, str]] = {
         "fedavg-plus-all-rows": "rows of items never met left alone",
         "fedavg-plus-no-bias": "how popular an item is, as a number",
     },
+    "lumos-movers": {
+        "fedavg-plus-movers": "views",
+        "lumos": "a mean over the nodes that moved a row, instead of over all",
+    },
+    "fedavg-plus-movers": {
+        "fedavg-plus": "a mean over the nodes that moved a row, instead of over all",
+    },
 }
 """By method, then by the variant that lacks it: a part of the method."""

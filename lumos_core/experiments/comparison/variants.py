@@ -48,6 +48,8 @@ VARIANTS: dict[str, Overrides] = {
     "fedavg-plus-all-rows": {"method": "fedavg-plus", "item-rows": "all"},
     "fedavg-plus-no-bias": {"method": "fedavg-plus", "item-bias": "none"},
     "fedavg-plus-no-titles": {"method": "fedavg-plus", "title-weight": 0.0},
+    "fedavg-plus-movers": {"method": "fedavg-plus", "row-mean": "movers"},
+    "lumos-movers": {"method": "lumos", "row-mean": "movers"},
     "lumos-all-rows": {"method": "lumos", "item-rows": "all"},
     "lumos-no-titles": {"method": "lumos", "title-weight": 0.0},
     "lumos-targets": {"method": "lumos", "view-target-weight": 0.2},

@@ -21,7 +21,12 @@ from lumos_core.federation.aggregation.rules import (
     trimmed_mean,
 )
 from lumos_core.federation.aggregation.sparse import sparse_median, sparse_trimmed_mean
-from lumos_core.federation.aggregation.table_rows import mean_table, without_table
+from lumos_core.federation.aggregation.table_rows import (
+    mean_table,
+    over_movers,
+    shares_moved,
+    without_table,
+)
 from lumos_core.learning.parameters import ITEM_TABLE, Params
 from lumos_core.wire.messages import Rows
 
@@ -63,12 +68,18 @@ def aggregate(deltas: Sequence[Params], weights: np.ndarray, config: RunConfig) 
     Args:
         deltas: valid ones, in order of their nodes' names; they are not changed.
         weights: float64 [nodes], positive, summing to 1.
-        config: ``clip`` and its factors, ``aggregation``.
+        config: ``clip`` and its factors, ``aggregation``, ``row-mean``.
 
     Returns:
         float32 arrays with the names and shapes of the deltas.
     """
-    return rule(config.rule).function(clip_as_configured(deltas, config), weights)
+    clipped = clip_as_configured(deltas, config)
+    found = rule(config.rule).function(clipped, weights)
+    if config.row_mean == "all":
+        return found
+    tables = [delta[ITEM_TABLE] for delta in clipped]
+    shares = shares_moved(tables, None, weights, len(tables[0]))
+    return {**found, ITEM_TABLE: over_movers(found[ITEM_TABLE], shares)}
 
 
 def aggregate_rows(
@@ -96,7 +107,10 @@ def aggregate_rows(
         raise ValueError(f"rule {chosen.name} needs the whole item table")
     clipped = clip_as_configured(deltas, config)
     rest = chosen.function([without_table(delta) for delta in clipped], weights)
-    table = mean_table([delta[ITEM_TABLE] for delta in clipped], rows, weights, table_rows)
+    parts = [delta[ITEM_TABLE] for delta in clipped]
+    table = mean_table(parts, rows, weights, table_rows)
+    if config.row_mean == "movers":
+        table = over_movers(table, shares_moved(parts, rows, weights, table_rows))
     return {name: table if name == ITEM_TABLE else rest[name] for name in deltas[0]}
 
 

@@ -1,7 +1,10 @@
-"""The mean of item tables of which each node has only a few rows.
+"""The mean of item tables in which each node moved only some rows.
 
 A client with one user moves the rows of its own history. Its whole table would be as large as the
-catalog, and all of it zeros but for a handful of rows.
+catalog, and all of it zeros but for a handful of rows. In a mean over all clients these zeros count
+as votes against moving: an item that one of 500 clients met moves by a 500th of what that client
+found. A mean over those that moved the row does not wait for the others (FedSubAvg; Ding et al.,
+NeurIPS 2022).
 """
 
 from collections.abc import Sequence
@@ -31,6 +34,51 @@ def mean_table(
     for part, numbers, weight in zip(parts, rows, weights, strict=True):
         sums[np.searchsorted(moved, numbers)] += np.multiply(part, weight, dtype=np.float64)
     return with_all_rows(sums.astype(np.float32), moved, count)
+
+
+def shares_moved(
+    parts: Sequence[np.ndarray],
+    rows: Sequence[Rows] | None,
+    weights: np.ndarray,
+    count: int,
+) -> np.ndarray:
+    """The weight of the nodes that moved a row, for each row.
+
+    Args:
+        parts: for every node, float [K, D] rows of its table's delta.
+        rows: for every node, int64 [K] the numbers of these rows; None: they are all rows.
+        weights: float64, of every node; they sum to 1.
+        count: how many rows a table has.
+
+    Returns:
+        float64 [count], from 0 for a row that nobody moved to 1 for one that all moved.
+    """
+    shares = np.zeros(count, dtype=np.float64)
+    for i, (part, weight) in enumerate(zip(parts, weights, strict=True)):
+        moved = np.flatnonzero(part.any(axis=1))
+        shares[moved if rows is None else rows[i][moved]] += weight
+    return shares
+
+
+def over_movers(table: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """The mean over the nodes that moved a row, from the mean over all nodes.
+
+    >>> mean = np.array([[0.0], [0.1], [0.5]], dtype=np.float32)  # of an eighth, of half the nodes
+    >>> over_movers(mean, np.array([0.0, 0.125, 0.5]))
+    array([[0. ],
+           [0.8],
+           [1. ]], dtype=float32)
+
+    Args:
+        table: float32 [N + 1, D], the weighted mean of all nodes' deltas.
+        shares: float64 [N + 1], what :func:`shares_moved` returns for these deltas.
+
+    Returns:
+        float32 [N + 1, D].
+    """
+    divisors = np.where(shares > 0, shares, 1.0)
+    found: np.ndarray = (table / divisors[:, None]).astype(np.float32)
+    return found
 
 
 def without_table(delta: Params) -> Params:

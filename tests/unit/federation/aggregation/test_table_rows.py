@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from lumos_core.config import RunConfig
-from lumos_core.federation.aggregation import aggregate, aggregate_rows, mean
+from lumos_core.config.run_config import RULES_THAT_AVERAGE_ROWS
+from lumos_core.errors import ConfigError
+from lumos_core.federation.aggregation import RULES, aggregate, aggregate_rows, mean
 from lumos_core.federation.aggregation.table_rows import mean_table
 from lumos_core.learning.parameters import ITEM_BIAS, ITEM_TABLE, Params, with_all_rows
 
@@ -41,8 +43,11 @@ def _whole(deltas: list[Params], rows: list[np.ndarray]) -> list[Params]:
 @pytest.mark.parametrize("nodes", [1, 2, 7])
 @pytest.mark.parametrize("clip", ["none", "rows", "norm", "norm+rows"])
 @pytest.mark.parametrize("rule", ["mean", "median-encoder"])
-def test_aggregation_of_rows_is_that_of_whole_tables(nodes: int, clip: Any, rule: str) -> None:
-    config = RunConfig(aggregation=rule, clip=clip)
+@pytest.mark.parametrize("over", ["all", "movers"])
+def test_aggregation_of_rows_is_that_of_whole_tables(
+    nodes: int, clip: Any, rule: str, over: Any
+) -> None:
+    config = RunConfig(aggregation=rule, clip=clip, row_mean=over)
     deltas, rows = _deltas(nodes)
     weights = np.random.default_rng(1).random(nodes)
     weights /= weights.sum()
@@ -67,3 +72,64 @@ def test_a_rule_that_looks_at_all_rows_is_refused() -> None:
     deltas, rows = _deltas(3)
     with pytest.raises(ValueError, match="median needs the whole item table"):
         aggregate_rows(deltas, rows, np.full(3, 1 / 3), RunConfig(aggregation="median"), ITEMS + 1)
+
+
+def _movers(*moved: dict[int, float]) -> np.ndarray:
+    """The first column of the aggregated table of nodes that moved these rows, with ``row-mean =
+    movers``, equal weights and no clipping."""
+    deltas = []
+    for rows in moved:
+        table = np.zeros((ITEMS + 1, DIM), dtype="f4")
+        for row, value in rows.items():
+            table[row] = value
+        deltas.append({ITEM_TABLE: table, "w": np.ones(2, dtype="f4")})
+    config = RunConfig(aggregation="mean", clip="none", row_mean="movers")
+    found = aggregate(deltas, np.full(len(moved), 1 / len(moved)), config)
+    np.testing.assert_allclose(found["w"], 1.0, rtol=1e-6)  # all moved it
+    return found[ITEM_TABLE][:, 0]
+
+
+def test_a_row_that_one_node_moved_moves_as_far_as_that_node_found() -> None:
+    table = _movers({3: 1.0}, {4: 2.0}, {4: 4.0}, {})
+    np.testing.assert_allclose(table[3], 1.0, rtol=1e-6)
+    np.testing.assert_allclose(table[4], 3.0, rtol=1e-6)
+    assert not np.delete(table, [3, 4]).any()
+
+
+def test_movers_count_by_their_weights() -> None:
+    table = np.zeros((2, ITEMS + 1, DIM), dtype="f4")
+    table[0, 5], table[1, 5] = 1.0, 4.0
+    deltas = [{ITEM_TABLE: t} for t in (*table, np.zeros_like(table[0]))]
+    config = RunConfig(aggregation="mean", clip="none", row_mean="movers")
+    found = aggregate(deltas, np.array([0.1, 0.2, 0.7]), config)
+    np.testing.assert_allclose(found[ITEM_TABLE][5], (0.1 * 1 + 0.2 * 4) / 0.3, rtol=1e-6)
+
+
+def test_rows_that_all_nodes_moved_are_averaged_as_ever() -> None:
+    rng = np.random.default_rng(0)
+    deltas = [{ITEM_TABLE: rng.normal(size=(ITEMS + 1, DIM)).astype("f4")} for _ in range(5)]
+    weights = np.full(5, 0.2)
+    of_all, of_movers = (
+        aggregate(deltas, weights, RunConfig(aggregation="mean", clip="none", row_mean=over))
+        for over in ("all", "movers")
+    )
+    np.testing.assert_allclose(of_movers[ITEM_TABLE], of_all[ITEM_TABLE], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"secure-aggregation": True}, "row-mean = movers with secure-aggregation = true"),
+        ({"dp": "central", "weighting": "uniform"}, "row-mean = movers with dp = central"),
+        ({"aggregation": "median"}, "row-mean = movers with aggregation = median"),
+    ],
+)
+def test_movers_are_refused_where_nobody_can_tell_who_they_are(
+    keys: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RunConfig.from_flat({"row-mean": "movers", **keys})
+
+
+def test_the_configuration_knows_the_rules_that_average_rows() -> None:
+    assert {name for name, r in RULES.items() if r.averages_table} == {*RULES_THAT_AVERAGE_ROWS}
