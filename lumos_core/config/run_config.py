@@ -70,9 +70,9 @@ class ModelKeys(FlatConfig):
     max_len: Annotated[int, Field(ge=2, le=1024)] = key(50, "last items of a history that are read")
     dropout: Probability = key(0.3, "dropout rate in training")
     item_bias: Literal["auto", "none", "learned"] = key(
-        "auto",
-        "a trained number for each item in its score, which learns how popular the item is; auto: "
-        "learned with lumos and fedavg-plus, none with other methods",
+        "none",
+        "learned: a trained number for each item in its score, which learns how popular the item "
+        "is; auto: learned with lumos and fedavg-plus, none with other methods",
     )
 
     @model_validator(mode="after")

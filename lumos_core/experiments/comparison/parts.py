@@ -22,6 +22,9 @@ PARTS: Mapping[str, Mapping[str, str]] = {
         "fedavg-plus-all-rows": "rows of items never met left alone",
         "fedavg-plus-no-bias": "how popular an item is, as a number",
     },
+    "fedavg-plus-bias": {
+        "fedavg-plus": "how popular an item is, as a number",
+    },
     "lumos-movers": {
         "fedavg-plus-movers": "views",
         "lumos": "a mean over the nodes that moved a row, instead of over all",

@@ -46,6 +46,7 @@ VARIANTS: dict[str, Overrides] = {
     # ablations: what each part contributes
     "fedavg-plus-no-start": {"method": "fedavg-plus", **_RANDOM_START},
     "fedavg-plus-all-rows": {"method": "fedavg-plus", "item-rows": "all"},
+    "fedavg-plus-bias": {"method": "fedavg-plus", "item-bias": "learned"},
     "fedavg-plus-no-bias": {"method": "fedavg-plus", "item-bias": "none"},
     "fedavg-plus-no-titles": {"method": "fedavg-plus", "title-weight": 0.0},
     "fedavg-plus-movers": {"method": "fedavg-plus", "row-mean": "movers"},
