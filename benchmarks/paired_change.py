@@ -10,7 +10,7 @@ with shorter prompts than ``docs/results/bundled`` and otherwise the same settin
     lumos views build data/bundled --shared
     lumos compare data/bundled --out docs/results/fewer-tokens --partition drawn \\
         -c aggregation=mean -c clip=none -c max-weight-ratio=10 -c rounds=80 -c patience=8 \\
-        -c batch-size=32 --variants lumos
+        -c batch-size=32 -c item-bias=auto --variants lumos
 
 and for ``docs/results/artefact``, before views are built, ``lumos catalog build
 data/bundled/catalog.tsv --out data/bundled/catalog.safetensors``.

@@ -16,8 +16,7 @@ class Method:
         start: whether in comparisons item embeddings start from the items' titles, unless a variant
             says otherwise.
         plus: whether, unless keys say otherwise, rare items keep what their titles say
-            (``item-rows``), popularity is learned apart (``item-bias``), and the nearness of titles
-            counts in rankings (``title-weight``).
+            (``item-rows``), and the nearness of titles counts in rankings (``title-weight``).
         per_user: whether each user's loss depends on that user alone, which ``dp = user`` needs.
     """
 

@@ -33,7 +33,7 @@ NEW = Catalog(
 CHAIN = Lineage.of(OLD).extended(NEW)[0]
 CONFIG = RunConfig(
     method="fedavg-plus", rounds=1, dim=8, heads=1, layers=1, max_len=6, local_epochs=1,
-    weighting="uniform", start_timeout=1.0,
+    weighting="uniform", start_timeout=1.0, item_bias="learned",
 )  # fmt: skip
 AHEAD = Sequences.from_lists([[1, 3, 7, 2], [2, 8, 6, 1], [7, 8, 1, 2]])
 BEHIND = Sequences.from_lists([[5, 6, 1, 3], [2, 3, 4, 5]])

@@ -105,7 +105,7 @@ def _config(tiny: Tiny, **changes: Any) -> RunConfig:
         {"view_target_weight": 0.4, "contrastive_weight": 0.0},
         {"item_rows": "all", "view_target_weight": 0.4},
         {"item_rows": "all", "view_target_weight": 0.4, "loss": "sampled"},
-        {"item_bias": "none"},
+        {"item_bias": "learned"},
         {"use_future": False},
         {"use_paraphrase": False, "use_counterfactual": False},
         {"encoder": "ligr"},

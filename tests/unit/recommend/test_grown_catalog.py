@@ -17,7 +17,7 @@ from lumos_core.recommend.grown_catalog import grown
 THINGS = [f"{colour} {thing}" for thing in ("lamp", "cup", "chair") for colour in ["red", "blue"]]
 CATALOG = Catalog(tuple(f"i{n}" for n in range(len(THINGS))), tuple(THINGS))
 GROWN = Catalog((*CATALOG.item_ids, "new1", "new2"), (*CATALOG.titles, "green lamp", "old cup"))
-CONFIG = RunConfig(method="fedavg-plus", rounds=2, dim=8, heads=1, max_len=6)
+CONFIG = RunConfig(method="fedavg-plus", rounds=2, dim=8, heads=1, max_len=6, item_bias="learned")
 SHOPS = [Sequences.from_lists([[1, 3, 5, 2], [2, 4, 6, 1]]), Sequences.from_lists([[5, 6, 1, 3]])]
 
 
