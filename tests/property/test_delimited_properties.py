@@ -6,7 +6,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from hypothesis import event, given, settings
+from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from lumos_core.data.reading.table_files import TextFormat, column_names, read_table
@@ -127,6 +127,8 @@ def test_line_breaks_in_fields_are_kept_or_named(
     suffix=st.sampled_from([".csv", ".tsv"]),
     bare_header=st.booleans(),
 )
+# as many rows under either rule, but other ones
+@example([("1", "1", ";", '"'), ("1", "1", '\n"', ";")], "backslash", ",", ".csv", False)
 def test_quotes_and_line_breaks_in_several_columns(
     found: list[tuple[str, ...]], style: str, separator: str, suffix: str, bare_header: bool
 ) -> None:

@@ -129,8 +129,8 @@ def find_dialect(path: Path, text: bytes, separator: str, header: bool, width: i
     if not problem and (separator != "\t" or _as_written(decoded, standard)):
         if line := _doubtful(decoded, standard, width):
             raise DataError(
-                f"{path}: line {line}: quotes can be read in two ways, which differ in the number "
-                'of rows; double the quotes inside fields ("12"" plate"), and write the file '
+                f"{path}: line {line}: quotes can be read in two ways, which differ in where rows "
+                'end; double the quotes inside fields ("12"" plate"), and write the file '
                 "without line breaks in fields"
             )
         return standard
@@ -336,7 +336,7 @@ def _doubtful(text: str, dialect: Dialect, width: int) -> int | None:
     """The first line where the standard rule is probably wrong, though it explains the whole file.
 
     There are two signs: a record over several lines, most of which look like rows by themselves;
-    and another number of rows if a backslash before a quote is read as an escape.
+    and rows that end on other lines if a backslash before a quote is read as an escape.
     """
     lines = text.split("\n")
     before = 0
@@ -357,7 +357,7 @@ def _doubtful(text: str, dialect: Dialect, width: int) -> int | None:
     except csv.Error:
         return None
     ours = [line for line, _ in records(text, dialect)]
-    if len(other) == len(ours) or any(count != width for _, count in other):
+    if [end for end, _ in other] == ours or any(count != width for _, count in other):
         return None
     pairs = zip(ours, other, strict=False)
     return next((line for line, (end, _) in pairs if line != end), ours[-1])
