@@ -108,11 +108,13 @@ def test_a_run_is_that_of_a_node_for_each_user(
     views = _walking_on if config.has_views else no_views
     together = _federate(config, toy_catalog, Population(toy_catalog, users, config, views))
     alone = _federate(config, toy_catalog, _nodes(toy_catalog, users, config, views))
-    # sums are taken in another order, and Adam makes steps of gradients that are rounding errors:
-    # a hundredth of one step after nine; float16 may also round to either side
-    close = 0.01 * config.learning_rate
-    for name, array in alone.params.items():
-        np.testing.assert_allclose(together.params[name], array, atol=close, err_msg=name)
+    # a value on the border between two numbers of float16 may be rounded to either
+    close = 1e-4 if config.delta_codec == "float16" else 1e-5
+    apart = [np.abs(together.params[n] - array).ravel() for n, array in alone.params.items()]
+    # Rounds hand on float32, and Adam's steps are as long for a gradient of 1e-8: of thousands of
+    # values, one may take a part of a step that another sum of it does not take.
+    assert (np.concatenate(apart) > close).mean() < 0.002
+    assert np.concatenate(apart).max() < config.learning_rate
     assert together.test == pytest.approx(alone.test, abs=1e-9)
     assert together.validation == pytest.approx(alone.validation, abs=1e-9)
     assert together.title_weight == alone.title_weight
