@@ -197,6 +197,7 @@ def test_the_tables_of_the_active_audit_are_those_of_its_results() -> None:
         ),
         ("attacks-present", "The bundled sample: the present method", 1, 3, 9, max),
         ("attacks-one-user", "The bundled sample: one user a client", 1, 2, 9, min),
+        ("attacks-one-user-movers", "One user a client: a mean over movers", 1, 1, 9, min),
     ],
 )  # fmt: skip
 def test_tables_of_attacks_are_those_of_their_results(
