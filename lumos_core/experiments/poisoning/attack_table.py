@@ -108,10 +108,10 @@ def plot_heat_map(results: Sequence[Result], path: Path, title: str) -> None:
                 out[labels.index(label), methods.index(method)] = mean(found)
         return out
 
-    size = (3.5 + 2.2 * len(methods), 1.8 + 0.34 * len(labels))
+    size = (3.9 + 2.2 * len(methods), 1.9 + 0.34 * len(labels))
     figure, axes = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
     for axis, metric, name in zip(
-        axes, ("hr@20", "er@10"), ("HR@20 lost", "ER@10 of the target"), strict=True
+        axes, ("hr@20", "er@10"), ("HR@20 lost", "ER@10\nof the target"), strict=True
     ):
         shown = values(metric)
         top = max(float(np.nanmax(shown, initial=0.0)), 1e-3)
