@@ -21,12 +21,7 @@ from lumos_core.federation.aggregation.rules import (
     trimmed_mean,
 )
 from lumos_core.federation.aggregation.sparse import sparse_median, sparse_trimmed_mean
-from lumos_core.federation.aggregation.table_rows import (
-    mean_table,
-    over_movers,
-    shares_moved,
-    without_table,
-)
+from lumos_core.federation.aggregation.table_rows import mean_table, over_movers, without_table
 from lumos_core.learning.parameters import ITEM_TABLE, Params
 from lumos_core.wire.messages import Rows
 
@@ -78,8 +73,7 @@ def aggregate(deltas: Sequence[Params], weights: np.ndarray, config: RunConfig) 
     if config.row_mean == "all":
         return found
     tables = [delta[ITEM_TABLE] for delta in clipped]
-    shares = shares_moved(tables, None, weights, len(tables[0]))
-    return {**found, ITEM_TABLE: over_movers(found[ITEM_TABLE], shares)}
+    return {**found, ITEM_TABLE: over_movers(found[ITEM_TABLE], tables, None, weights)}
 
 
 def aggregate_rows(
@@ -110,7 +104,7 @@ def aggregate_rows(
     parts = [delta[ITEM_TABLE] for delta in clipped]
     table = mean_table(parts, rows, weights, table_rows)
     if config.row_mean == "movers":
-        table = over_movers(table, shares_moved(parts, rows, weights, table_rows))
+        table = over_movers(table, parts, rows, weights)
     return {name: table if name == ITEM_TABLE else rest[name] for name in deltas[0]}
 
 

@@ -36,48 +36,35 @@ def mean_table(
     return with_all_rows(sums.astype(np.float32), moved, count)
 
 
-def shares_moved(
+def over_movers(
+    table: np.ndarray,
     parts: Sequence[np.ndarray],
     rows: Sequence[Rows] | None,
     weights: np.ndarray,
-    count: int,
 ) -> np.ndarray:
-    """The weight of the nodes that moved a row, for each row.
-
-    Args:
-        parts: for every node, float [K, D] rows of its table's delta.
-        rows: for every node, int64 [K] the numbers of these rows; None: they are all rows.
-        weights: float64, of every node; they sum to 1.
-        count: how many rows a table has.
-
-    Returns:
-        float64 [count], from 0 for a row that nobody moved to 1 for one that all moved.
-    """
-    shares = np.zeros(count, dtype=np.float64)
-    for i, (part, weight) in enumerate(zip(parts, weights, strict=True)):
-        moved = np.flatnonzero(part.any(axis=1))
-        shares[moved if rows is None else rows[i][moved]] += weight
-    return shares
-
-
-def over_movers(table: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """The mean over the nodes that moved a row, from the mean over all nodes.
 
-    >>> mean = np.array([[0.0], [0.1], [0.5]], dtype=np.float32)  # of an eighth, of half the nodes
-    >>> over_movers(mean, np.array([0.0, 0.125, 0.5]))
+    >>> parts = [np.array([[0.0], [0.8], [1.0]]), np.array([[0.0], [0.0], [3.0]])]
+    >>> weights = np.array([0.5, 0.5])
+    >>> over_movers(np.array([[0.0], [0.4], [2.0]], dtype=np.float32), parts, None, weights)
     array([[0. ],
            [0.8],
-           [1. ]], dtype=float32)
+           [2. ]], dtype=float32)
 
     Args:
         table: float32 [N + 1, D], the weighted mean of all nodes' deltas.
-        shares: float64 [N + 1], what :func:`shares_moved` returns for these deltas.
+        parts: for every node, float [K, D] rows of its delta.
+        rows: for every node, int64 [K] the numbers of these rows; None: they are all rows.
+        weights: float64, of every node; they sum to 1.
 
     Returns:
         float32 [N + 1, D].
     """
-    divisors = np.where(shares > 0, shares, 1.0)
-    found: np.ndarray = (table / divisors[:, None]).astype(np.float32)
+    shares = np.zeros(len(table), dtype=np.float64)  # the weight of those that moved a row
+    for i, (part, weight) in enumerate(zip(parts, weights, strict=True)):
+        moved = np.flatnonzero(part.any(axis=1))
+        shares[moved if rows is None else rows[i][moved]] += weight
+    found: np.ndarray = (table / np.where(shares > 0, shares, 1.0)[:, None]).astype(np.float32)
     return found
 
 
