@@ -21,6 +21,10 @@ attention's keys: the gradient of that is 0 but for rounding errors, of which Ad
 *arithmetic alone* is what no arrangement of the same training can do without, with one thread: the
 products of matrices, forward and back, of encoder and softmax, at the clients' mean length, and
 Adam. Activations, norms, dropout, deltas and everything else are left out.
+
+With ``--parts`` the training of what trains together is taken apart: the CPU of its operations by
+kind, with one thread, and that of *two processes* with a thread each and half of the clients, which
+is what threads could reach if none ever waited for another.
 """
 
 import argparse
@@ -30,6 +34,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -66,6 +71,27 @@ PAPER = RunConfig(
 )  # fmt: skip
 LOOP, FELLAS, TOGETHER = "loop over nodes", "FELLAS-style loop", "together"
 KEY_BIAS = "attention.qkv.bias"
+KINDS = {
+    "products of matrices": ("aten::bmm", "aten::mm", "aten::baddbmm", "aten::addmm"),
+    "exponentials and sums of the softmax": (
+        "aten::exp_", "aten::exp", "aten::amax", "aten::maximum", "aten::sum", "aten::logsumexp",
+    ),
+    "attention": (
+        "aten::_scaled_dot_product_flash_attention_for_cpu",
+        "aten::_scaled_dot_product_flash_attention_for_cpu_backward",
+    ),
+    "random numbers of dropout": ("aten::bernoulli_",),
+    "Adam": ("aten::_fused_adam_",),
+    "norms and activations": (
+        "aten::native_layer_norm", "aten::native_layer_norm_backward", "aten::gelu",
+        "aten::gelu_backward",
+    ),
+    "rows: looked up, copied, filled": (
+        "aten::copy_", "aten::fill_", "aten::cat", "aten::gather", "aten::index",
+        "aten::index_select", "aten::embedding_dense_backward", "aten::scatter_add_",
+    ),
+}  # fmt: skip
+"""Kinds of operations, and torch's names of those that belong to each."""
 T = TypeVar("T")
 
 
@@ -198,6 +224,55 @@ def timed(work: Callable[[], T]) -> tuple[float, float, T]:
     return time.perf_counter() - started, time.process_time() - cpu, found
 
 
+def parts(config: RunConfig, catalog: Catalog, users: Sequences) -> dict[str, Any]:
+    """CPU-milliseconds a client of the training together by kind of operation, with one thread, and
+    the clients a second of threads and of processes."""
+    views = written(config, catalog, users)
+    source: ViewSource = (lambda histories: views) if config.has_views else no_views
+    population = Population(catalog, users, config, source)
+    params = initial_params(config, catalog)
+    names = population.nodes()
+    count = max(int(config.fraction * len(names)), 1)
+    rng = np.random.default_rng([config.seed, 1])
+    asked = [
+        Instruction(name, "train", 1, params)
+        for name in sorted(rng.choice(names, count, replace=False).tolist())
+    ]
+
+    def best(threads: int, of: list[Instruction]) -> tuple[float, float]:
+        torch.set_num_threads(threads)
+        return min(timed(lambda: population.exchange(of, 600.0))[:2] for _ in range(6))
+
+    fork = get_context("fork")  # so that nothing has to be sent to the processes
+    took = fork.SimpleQueue()
+
+    def report(half: list[Instruction]) -> None:
+        took.put(best(1, half)[0])
+
+    _, whole = best(1, asked)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        population.exchange(asked, 600.0)
+    by_name = {e.key: e.self_cpu_time_total / 1e6 for e in profiler.key_averages()}
+    found = {
+        kind: sum(by_name.pop(name, 0.0) for name in operations)
+        for kind, operations in KINDS.items()
+    }
+    found["other operations"] = sum(s for name, s in by_name.items() if name.startswith("aten::"))
+    found["Python, and torch between operations"] = whole - sum(found.values())
+    halves = [asked[::2], asked[1::2]]
+    for half in halves:
+        fork.Process(target=report, args=(half,)).start()
+    processes = max(took.get() for _ in halves)
+    return {
+        "cpu_ms": {kind: 1000 * seconds / count for kind, seconds in found.items()},
+        "clients_per_second": {
+            "one thread": count / best(1, asked)[0],
+            "two threads": count / best(2, asked)[0],
+            "two processes": count / processes,
+        },
+    }
+
+
 def difference(one: Params | None, other: Params | None) -> float:
     assert one is not None
     assert other is not None
@@ -283,6 +358,20 @@ def table(runs: list[dict[str, Any]]) -> str:
     return markdown_table(header, rows)
 
 
+def parts_table(runs: list[dict[str, Any]]) -> str:
+    """CPU-milliseconds a client by kind of operation, then what threads and processes reach."""
+    header = ["training together", *(run["method"] for run in runs)]
+    cpu = [
+        [f"{kind}, CPU-ms a client", *(f"{run['parts']['cpu_ms'][kind]:.2f}" for run in runs)]
+        for kind in runs[0]["parts"]["cpu_ms"]
+    ]
+    speeds = [
+        [f"{how}, clients/s", *(f"{r['parts']['clients_per_second'][how]:.0f}" for r in runs)]
+        for how in runs[0]["parts"]["clients_per_second"]
+    ]
+    return markdown_table(header, [*cpu, *speeds])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("data", type=Path, nargs="?", default=bundled_sample())
@@ -290,6 +379,7 @@ def main() -> None:
     parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--parts", action="store_true", help="also: what training consists of")
     parser.add_argument("--out", type=Path, help="JSON; a table goes beside it")
     parser.add_argument("-c", dest="settings", action="append", metavar="KEY=VALUE")
     options = parser.parse_args()
@@ -300,6 +390,9 @@ def main() -> None:
         config = with_overrides(PAPER.replace(method=method), options.settings)
         runs.append(compared(config, catalog, users, options.threads, options.repeats))
         print(table(runs[-1:]), flush=True)
+        if options.parts:
+            runs[-1]["parts"] = parts(config, catalog, users)
+            print(parts_table(runs[-1:]), flush=True)
     result = {
         "data": options.data.resolve().name,
         "items": len(catalog),
@@ -314,7 +407,8 @@ def main() -> None:
     }
     if options.out:
         write_json(options.out, result)
-        write_atomically(options.out.with_suffix(".md"), table(runs).encode())
+        text = table(runs) + ("\n" + parts_table(runs) if options.parts else "")
+        write_atomically(options.out.with_suffix(".md"), text.encode())
 
 
 if __name__ == "__main__":

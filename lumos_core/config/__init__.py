@@ -36,6 +36,7 @@ from lumos_core.config.run_config import (
     fixed,
     free_keys,
     load_plugins,
+    resolved,
     with_later_keys,
 )
 
@@ -71,5 +72,6 @@ __all__ = [
     "free_keys",
     "load_plugins",
     "next_item_only",
+    "resolved",
     "with_later_keys",
 ]

@@ -371,7 +371,7 @@ class RunConfig(
         """Whether the model has a trained number for each item in its score."""
         if self.item_bias != "auto":
             return self.item_bias == "learned"
-        return METHODS[self.method].plus and self.encoder in ENCODERS
+        return learns_bias_by_itself(self.method, self.encoder)
 
     @property
     def keeps_counts_back(self) -> bool:
@@ -629,9 +629,24 @@ ADDED_LATER: dict[str, Scalar] = {
 """Keys that runs of version 0.1 do not have, with the values that correspond to those runs."""
 
 
+def learns_bias_by_itself(method: str, encoder: str) -> bool:
+    """What ``item-bias = auto`` means for a method and an encoder."""
+    return METHODS[method].plus and encoder in ENCODERS
+
+
 def with_later_keys(flat: Mapping[str, Any]) -> dict[str, Any]:
     """A saved flat configuration with the keys that did not exist when it was saved."""
     return {**ADDED_LATER, **flat}
+
+
+def resolved(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved flat configuration, complete, and ``item-bias = auto`` as what it means there: equal
+    for two runs that differ in how their configurations say the same."""
+    whole = with_later_keys(flat)
+    if whole["item-bias"] == "auto" and whole.get("method") in METHODS:
+        learned = learns_bias_by_itself(whole["method"], whole["encoder"])
+        whole["item-bias"] = "learned" if learned else "none"
+    return whole
 
 
 def free_keys(flat: Mapping[str, Scalar]) -> frozenset[str]:

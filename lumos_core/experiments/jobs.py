@@ -16,7 +16,7 @@ from importlib.metadata import version
 from multiprocessing import active_children, get_context
 from pathlib import Path
 
-from lumos_core.config import RunConfig, with_later_keys
+from lumos_core.config import RunConfig, resolved
 from lumos_core.data import Catalog
 from lumos_core.data.layout import CATALOG_FILE
 from lumos_core.data.prepared_folder import interactions_digest
@@ -80,14 +80,18 @@ def _facts(job: Job, data: Result) -> Result:
 def find_results(jobs: Sequence[Job], results: Iterable[Result]) -> list[Result | None]:
     """For every job: the result of an earlier run with the same names, configuration and data, or
     None. An earlier LUMOS may not have had all keys of the configuration."""
-    kept = [(r, {**r, "config": with_later_keys(r.get("config", {}))}) for r in results]
+    kept = [(r, _comparable(r)) for r in results]
     data = {folder: data_facts(folder) for folder in {job.data for job in jobs}}
     found = []
     for job in jobs:
-        facts = _facts(job, data[job.data])
+        facts = _comparable(_facts(job, data[job.data]))
         same = (r for r, whole in kept if all(whole.get(k) == value for k, value in facts.items()))
         found.append(next(same, None))
     return found
+
+
+def _comparable(result: Result) -> Result:
+    return {**result, "config": resolved(result.get("config", {}))}
 
 
 def run_jobs(

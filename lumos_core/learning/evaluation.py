@@ -16,7 +16,7 @@ from lumos_core.learning.model import SASRec
 from lumos_core.learning.suggestions import Suggestions
 from lumos_core.learning.title_nearness import TitleNearness, fused_by_weight
 
-EVALUATION_BATCH = 256
+EVALUATION_BATCH = 128
 BLOCK_SCORES = 2**24
 """Scores of a batch, at most: with a large catalog, fewer users are ranked at a time."""
 Scorer = Callable[[np.ndarray], torch.Tensor]
@@ -108,7 +108,7 @@ def batch_users(num_items: int) -> int:
     """How many users are ranked at a time.
 
     >>> batch_users(2_420), batch_users(1_000_000)
-    (256, 16)
+    (128, 16)
     """
     return max(min(EVALUATION_BATCH, BLOCK_SCORES // max(num_items, 1)), 1)
 

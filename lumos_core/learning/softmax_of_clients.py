@@ -5,11 +5,13 @@ maximum, exponential, sum, and again on the way back. Here the gradient is compu
 is, for a few clients at a time whose logits stay in the cache, and no logits are kept.
 
 Rows of the item table that no client moves are read from one table for all: their logits are one
-product of matrices, and no gradient of them is needed.
+product of matrices, and no gradient of them is needed. Examples at the end that do not count are
+left out: with the clients in order of length hardly a logit is computed of padding.
 
 Shapes: C clients, M examples, R rows of a client, N items, D hidden size.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -41,7 +43,7 @@ def log_partition(
         hidden: float [C, M, D].
         own: float [C, R, D], the clients' rows.
         own_shift: float [C, R], added to their logits.
-        weights: float [C, M], of the examples; without a gradient.
+        weights: float [C, M], of the examples, 0 where there is none; without a gradient.
         table: float [N + 1, D], the same for all clients and without a gradient; None: there are
             no rows but the clients' own.
         shift: float [C, N + 1], added to the logits of the table; with a table only.
@@ -79,25 +81,49 @@ def _of_clients(
     table: Tensor | None, shift: Tensor | None,
 ) -> tuple[Tensor, Gradients]:  # fmt: skip
     """The clients' sums, float [C], and the gradients of their total."""
-    clients, examples, _ = hidden.shape
+    clients = len(hidden)
     sums = hidden.new_empty(clients)
     gradients = Gradients(
-        torch.empty_like(hidden, memory_format=torch.contiguous_format),
+        torch.zeros_like(hidden, memory_format=torch.contiguous_format),
         torch.empty_like(own, memory_format=torch.contiguous_format),
         own_shift.new_empty(own_shift.shape),
         hidden.new_empty(clients, 0) if shift is None else shift.new_empty(shift.shape),
     )
     rows = own.shape[1] + (0 if table is None else len(table))
-    step = max(BLOCK_LOGITS // (examples * rows), 1)
-    for at in range(0, clients, step):
-        block = slice(at, at + step)
-        found = Gradients(*(gradient[block] for gradient in gradients))
-        few = (hidden[block], own[block], own_shift[block], weights[block])
+    for block, examples in _blocks(_examples(weights), BLOCK_LOGITS // rows):
+        few = (hidden[block, :examples], own[block], own_shift[block], weights[block, :examples])
+        into = Gradients(
+            few[0].new_empty(few[0].shape), *(gradient[block] for gradient in gradients[1:])
+        )
         if table is None or shift is None:
-            sums[block] = _of_own_rows(*few, found)
+            sums[block] = _of_own_rows(*few, into)
         else:
-            sums[block] = _of_all_rows(*few, table, shift[block], found)
+            sums[block] = _of_all_rows(*few, table, shift[block], into)
+        gradients.hidden[block, :examples] = into.hidden
     return sums, gradients
+
+
+def _examples(weights: Tensor) -> list[int]:
+    """Up to where each client has examples that count; at least 1."""
+    numbers = torch.arange(1, weights.shape[1] + 1, device=weights.device)
+    found: list[int] = ((weights != 0) * numbers).amax(1).clamp_min(1).tolist()
+    return found
+
+
+def _blocks(examples: Sequence[int], most: int) -> Iterator[tuple[slice, int]]:
+    """Clients that come one after another, with the most examples that one of them has: as many
+    clients as have, with that, ``most`` examples together; at least one.
+
+    >>> list(_blocks([2, 2, 3, 9, 1], most=6))
+    [(slice(0, 2, None), 2), (slice(2, 3, None), 3), (slice(3, 4, None), 9), (slice(4, 5, None), 1)]
+    """
+    first, longest = 0, 0
+    for client, own in enumerate(examples):
+        if client > first and (client + 1 - first) * max(longest, own) > most:
+            yield slice(first, client), longest
+            first, longest = client, 0
+        longest = max(longest, own)
+    yield slice(first, len(examples)), longest
 
 
 def _of_own_rows(

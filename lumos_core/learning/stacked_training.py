@@ -169,17 +169,17 @@ class StackedTrainer:
         self, train: Sequences, views: Views, threads: int = 1
     ) -> Iterator[tuple[_Kind, np.ndarray]]:
         """Clients of one kind each, in order of length, within the bound of memory, of which each
-        thread has a share."""
+        thread has a share. What takes longest comes first, so that threads end together."""
         kinds = [
             self._kind(length, views.get(c) is not None, bool(c in views and views[c].future))
             for c, length in enumerate(train.lengths.tolist())
         ]
-        for kind in sorted(set(kinds)):
+        for kind in sorted(set(kinds), reverse=True):
             alike = np.array([c for c, found in enumerate(kinds) if found == kind])
-            alike = alike[np.argsort(train.lengths[alike], kind="stable")]
-            most = len(alike) if threads == 1 else max(len(alike) // (2 * threads), FEW)
+            alike = alike[np.argsort(-train.lengths[alike], kind="stable")]
+            most = len(alike) if threads == 1 else max(-(-len(alike) // (2 * threads)), FEW)
             while len(alike):
-                fitting = self._fitting(train.lengths[alike], kind, self._bytes // threads)
+                fitting = self._fitting(int(train.lengths[alike[0]]), kind, self._bytes // threads)
                 yield kind, alike[: min(fitting, most)]
                 alike = alike[min(fitting, most) :]
 
@@ -189,11 +189,11 @@ class StackedTrainer:
         targets = uses_views and has_future and config.use_future and config.view_target_weight > 0
         return _Kind(length > 1, uses_views and config.contrastive_weight > 0, targets)
 
-    def _fitting(self, lengths: np.ndarray, kind: _Kind, chunk_bytes: int) -> int:
-        """How many clients, of these lengths in rising order, fit into a chunk."""
-        longest = np.minimum(lengths, self.config.max_len)
+    def _fitting(self, length: int, kind: _Kind, chunk_bytes: int) -> int:
+        """How many clients, the longest of this length, fit into a chunk."""
+        longest = min(length, self.config.max_len)
         if kind.views:
-            longest = np.minimum(longest + self.config.view_items, self.config.max_len)
+            longest = min(longest + self.config.view_items, self.config.max_len)
         trained = sum(p.numel() for n, p in self._model.named_parameters() if n != ITEM_TABLE)
         items, dim = self._model.shape.num_items, self.config.dim
         # rows of the table and, of an example, logits: each with its gradient and passing copies;
@@ -202,8 +202,7 @@ class StackedTrainer:
         logits = items if self._full else longest * self.config.num_negatives
         states = longest * dim * 16 * (self.config.layers + 1) * (4 if kind.views else 1)
         floats = COPIES * (trained + rows * dim) + 4 * logits + states
-        used = np.arange(1, len(lengths) + 1) * 4 * floats  # as many clients, each the longest
-        return max(int(np.searchsorted(used, chunk_bytes, side="right")), 1)
+        return max(chunk_bytes // (4 * floats), 1)
 
     # --- what a chunk needs of it
 

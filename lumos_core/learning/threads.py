@@ -5,8 +5,8 @@ out. Whole pieces of work keep all cores busy, because torch's operations let ot
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -19,8 +19,9 @@ def in_threads(
 ) -> Iterator[T]:
     """What ``work`` returns for each of the arguments, in their order.
 
-    At most ``threads`` results are waiting or under way at a time, so memory is bounded. While
-    this is iterated over, torch has one thread everywhere; afterwards, as many as before.
+    A thread that is done goes on with the next piece, while an earlier one may still be at work.
+    At most ``threads`` pieces are under way and as many results waiting, so memory is bounded.
+    While this is iterated over, torch has one thread everywhere; afterwards, as many as before.
 
     >>> list(in_threads(pow, [(2, 3), (3, 2), (5, 1)], 2))
     [8, 9, 5]
@@ -31,14 +32,19 @@ def in_threads(
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # new threads take it over
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    under_way: deque[Future[T]] = deque()
+    left, begun = deque(arguments), deque[Future[T]]()
     try:
-        for given in arguments:
-            if len(under_way) == threads:
-                yield under_way.popleft().result()
-            under_way.append(pool.submit(work, *given))
-        while under_way:
-            yield under_way.popleft().result()
+        while left or begun:
+            while left and _at_work(begun) < threads and len(begun) < 2 * threads:
+                begun.append(pool.submit(work, *left.popleft()))
+            if begun[0].done():
+                yield begun.popleft().result()
+            else:
+                wait([future for future in begun if not future.done()], None, FIRST_COMPLETED)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)
+
+
+def _at_work(begun: Iterable[Future[T]]) -> int:
+    return sum(not future.done() for future in begun)

@@ -7,7 +7,7 @@ table.
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from lumos_core.config import RunConfig, with_later_keys
+from lumos_core.config import RunConfig, resolved
 from lumos_core.errors import ConfigError
 from lumos_core.experiments.comparison import tuning, variants
 from lumos_core.experiments.comparison.variant_runs import MERGED, Partition, VariantRun
@@ -195,10 +195,8 @@ def _check_base(out: Path, where: str, found: Result, base: RunConfig) -> None:
             f"--out {out}: {where} was tuned to {point!r}, expected a point of the grid: "
             f"{', '.join(tuning.GRID)}; choose another --out"
         )
-    wanted = tuning.at_point(
-        variants.variant_config(found["variant"], config), point
-    ).without_paths()
-    kept: Result = with_later_keys(found["config"])
+    whole = tuning.at_point(variants.variant_config(found["variant"], config), point)
+    wanted, kept = resolved(whole.without_paths()), resolved(found["config"])
     for key in [*wanted, *(k for k in kept if k not in wanted)]:
         if kept.get(key) != wanted.get(key):
             raise ConfigError(

@@ -282,6 +282,24 @@ def test_results_of_a_lumos_without_a_later_key_are_gone_on_with(
     assert find_results([job], file.read().values()) != [None]
 
 
+def test_an_automatic_bias_is_what_it_means_for_the_method(
+    data: Path, tmp_path: Path, keep: Kept
+) -> None:
+    """It means no bias for fedavg, a learned one for fedavg-plus; SMALL has none."""
+    plain, plus, of_bag = compare.plan_comparison(
+        data, ["fedavg", "fedavg-plus", "bag"], [0], SMALL
+    )
+    keep(plain, tmp_path, **{"item-bias": "auto"})
+    keep(of_bag, tmp_path, **{"item-bias": "auto"})
+    assert len(check(tmp_path, data)) == 2
+    file = ResultsFile(tmp_path, SMALL)
+    file.convert_old()
+    assert None not in find_results([plain, of_bag], file.read().values())
+    keep(plus, tmp_path / "other", **{"item-bias": "auto"})
+    with pytest.raises(ConfigError, match=r"item-bias = 'learned', .* has item-bias = 'none'"):
+        check(tmp_path / "other", data)
+
+
 def test_a_seed_and_what_a_variant_sets_are_not_another_base(
     data: Path, tmp_path: Path, keep: Kept
 ) -> None:
