@@ -149,13 +149,19 @@ def sides(config: RunConfig, catalog: Catalog, users: Sequences, threads: int) -
     }
 
 
+def sampled_of(config: RunConfig, everyone: list[str], round: int) -> list[str]:
+    """The clients that train in a round."""
+    rng = np.random.default_rng([config.seed, round])
+    count = max(int(config.fraction * len(everyone)), 1)
+    found: list[str] = sorted(rng.choice(everyone, count, replace=False).tolist())
+    return found
+
+
 def measure(side: Side, config: RunConfig, params: Params, round: int) -> None:
     """One training and one whole round of the same clients."""
     torch.set_num_threads(side.threads)
     everyone = side.transport.nodes()
-    rng = np.random.default_rng([config.seed, round])
-    count = max(int(config.fraction * len(everyone)), 1)
-    sampled = sorted(rng.choice(everyone, count, replace=False).tolist())
+    sampled = sampled_of(config, everyone, round)
     train = [Instruction(n, "train", round, params) for n in sampled]
     seconds, cpu, _ = timed(lambda: side.transport.exchange(train, 600.0))
     side.training.append(seconds)
@@ -231,13 +237,9 @@ def parts(config: RunConfig, catalog: Catalog, users: Sequences) -> dict[str, An
     source: ViewSource = (lambda histories: views) if config.has_views else no_views
     population = Population(catalog, users, config, source)
     params = initial_params(config, catalog)
-    names = population.nodes()
-    count = max(int(config.fraction * len(names)), 1)
-    rng = np.random.default_rng([config.seed, 1])
-    asked = [
-        Instruction(name, "train", 1, params)
-        for name in sorted(rng.choice(names, count, replace=False).tolist())
-    ]
+    sampled = sampled_of(config, population.nodes(), 1)
+    asked = [Instruction(name, "train", 1, params) for name in sampled]
+    count = len(asked)
 
     def best(threads: int, of: list[Instruction]) -> tuple[float, float]:
         torch.set_num_threads(threads)
