@@ -24,7 +24,8 @@ Adam. Activations, norms, dropout, deltas and everything else are left out.
 
 With ``--parts`` the training of what trains together is taken apart: the CPU of its operations by
 kind, with one thread, and that of *two processes* with a thread each and half of the clients, which
-is what threads could reach if none ever waited for another.
+is what threads could reach if none ever waited for another. The profiler makes operations dearer,
+the more so the smaller they are, so *Python* is rather more than what is left for it.
 """
 
 import argparse
@@ -230,13 +231,9 @@ def timed(work: Callable[[], T]) -> tuple[float, float, T]:
     return time.perf_counter() - started, time.process_time() - cpu, found
 
 
-def parts(config: RunConfig, catalog: Catalog, users: Sequences) -> dict[str, Any]:
+def parts(population: Transport, config: RunConfig, params: Params) -> dict[str, Any]:
     """CPU-milliseconds a client of the training together by kind of operation, with one thread, and
     the clients a second of threads and of processes."""
-    views = written(config, catalog, users)
-    source: ViewSource = (lambda histories: views) if config.has_views else no_views
-    population = Population(catalog, users, config, source)
-    params = initial_params(config, catalog)
     sampled = sampled_of(config, population.nodes(), 1)
     asked = [Instruction(name, "train", 1, params) for name in sampled]
     count = len(asked)
@@ -286,9 +283,9 @@ def difference(one: Params | None, other: Params | None) -> float:
 
 
 def compared(
-    config: RunConfig, catalog: Catalog, users: Sequences, threads: int, repeats: int
+    config: RunConfig, catalog: Catalog, users: Sequences, threads: int, repeats: int, apart: bool
 ) -> dict[str, Any]:
-    """All sides of one method."""
+    """All sides of one method; ``apart``: with the parts of what trains together."""
     params = initial_params(config, catalog)
     both = sides(config, catalog, users, threads)
     for side in both.values():  # to warm up: lazy imports, views, titles
@@ -320,6 +317,7 @@ def compared(
             }
             for name, side in both.items()
         },
+        **({"parts": parts(both[TOGETHER].transport, config, params)} if apart else {}),
     }
 
 
@@ -390,10 +388,11 @@ def main() -> None:
     runs = []
     for method in names(options.methods, "--methods"):
         config = with_overrides(PAPER.replace(method=method), options.settings)
-        runs.append(compared(config, catalog, users, options.threads, options.repeats))
+        runs.append(
+            compared(config, catalog, users, options.threads, options.repeats, options.parts)
+        )
         print(table(runs[-1:]), flush=True)
         if options.parts:
-            runs[-1]["parts"] = parts(config, catalog, users)
             print(parts_table(runs[-1:]), flush=True)
     result = {
         "data": options.data.resolve().name,

@@ -37,7 +37,6 @@ from lumos_core.config.run_config import (
     free_keys,
     load_plugins,
     resolved,
-    with_later_keys,
 )
 
 __all__ = [
@@ -73,5 +72,4 @@ __all__ = [
     "load_plugins",
     "next_item_only",
     "resolved",
-    "with_later_keys",
 ]

@@ -5,7 +5,7 @@ out. Whole pieces of work keep all cores busy, because torch's operations let ot
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
@@ -35,16 +35,13 @@ def in_threads(
     left, begun = deque(arguments), deque[Future[T]]()
     try:
         while left or begun:
-            while left and _at_work(begun) < threads and len(begun) < 2 * threads:
+            at_work = [future for future in begun if not future.done()]
+            if left and len(at_work) < threads and len(begun) < 2 * threads:
                 begun.append(pool.submit(work, *left.popleft()))
-            if begun[0].done():
+            elif begun[0].done():
                 yield begun.popleft().result()
             else:
-                wait([future for future in begun if not future.done()], None, FIRST_COMPLETED)
+                wait(at_work, return_when=FIRST_COMPLETED)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)
-
-
-def _at_work(begun: Iterable[Future[T]]) -> int:
-    return sum(not future.done() for future in begun)
