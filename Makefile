@@ -45,7 +45,7 @@ docker-demo:  ## build the image and show a federation of containers, from keys 
 	@scripts/docker_engine.sh docker/demo.sh
 
 test: lint  ## run lint, types and all tests except those of faults and containers
-	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-faults: $(STAMP)  ## run the fault tests, which kill processes and links (minutes; best as root)
 	$(BIN)/pytest -m faults $(ARGS)

@@ -14,6 +14,23 @@ from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import Sequences
 
 TOY_ITEMS = 24
+WAITING = "integration"
+"""Folder of the tests that start processes and mostly wait for them."""
+
+
+@pytest.hookimpl(trylast=True)  # after those not asked for are out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Spread the files of tests that wait among those that compute.
+
+    `make test` has more workers than the machine may have processors: while one waits for
+    processes, the others have something to compute, and rarely do two start processes at a time.
+    """
+    files = {item.path: item.path.parent.name == WAITING for item in items}
+    computing = [path for path, waits in files.items() if not waits]
+    waiting = [path for path, waits in files.items() if waits]
+    place = {path: n / len(computing) for n, path in enumerate(computing)}
+    place |= {path: n / len(waiting) for n, path in enumerate(waiting)}
+    items.sort(key=lambda item: place[item.path])  # stable: a file's tests stay in their order
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,0 +1,39 @@
+"""The views of the benchmark know what it says they know, and never a test item."""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lumos_core.data import LeaveOneOut, Sequences
+from lumos_core.views.view import UserViews
+
+FOLDER = Path(__file__).parents[3] / "benchmarks"
+
+
+@pytest.fixture
+def better_views(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module("better_views")
+
+
+def test_the_next_item_takes_the_place_of_one_of_the_future(better_views: Any) -> None:
+    histories = Sequences.from_lists([[1, 2, 3], [4, 5, 6], [7, 8, 9]], ["a", "b", "c"])
+    views = {u: UserViews((20, 21), (22,), (23,)) for u in range(3)}
+    source = better_views.knowing(lambda _: lambda _: views, {"a": 10, "c": 21})("any node")
+
+    found = source(histories)
+
+    assert found[0] == UserViews((10, 21), (22,), (23,))
+    assert found[1] == found[2] == views[1]  # it is not given, or is there already
+
+
+def test_histories_one_item_longer_train_on_the_validation_item_and_not_on_the_test_item(
+    better_views: Any, toy_users: Callable[..., Sequences]
+) -> None:
+    users = toy_users(12)
+    longer = LeaveOneOut(better_views.with_one_more(users)).train()
+    assert longer.user_ids == users.user_ids
+    assert [longer[u].tolist() for u in range(12)] == [users[u][:-1].tolist() for u in range(12)]
