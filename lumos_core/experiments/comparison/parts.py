@@ -12,6 +12,7 @@ PARTS: Mapping[str, Mapping[str, str]] = {
         "lumos-no-titles": "nearness of titles in rankings",
         "lumos-all-rows": "rows of items never met left alone",
         "lumos-tfidf": "the language model, instead of TF-IDF",
+        "lumos-tfidf-views": "views by the language model, instead of TF-IDF",
         "lumos-shuffled": "each user's own views, instead of another's",
         "lumos-random": "the content of views, instead of random items",
     },
@@ -24,6 +25,9 @@ PARTS: Mapping[str, Mapping[str, str]] = {
     },
     "fedavg-plus-bias": {
         "fedavg-plus": "how popular an item is, as a number",
+    },
+    "lumos-targets": {
+        "lumos": "items of the future as targets",
     },
     "lumos-movers": {
         "fedavg-plus-movers": "views",
