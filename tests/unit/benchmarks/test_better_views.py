@@ -19,15 +19,21 @@ def better_views(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("better_views")
 
 
-def test_the_next_item_takes_the_place_of_one_of_the_future(better_views: Any) -> None:
+@pytest.mark.parametrize(
+    ("most", "futures"),
+    [(None, [(10, 20), (20, 21), (21, 20)]), (1, [(10,), (20,), (21,)])],
+)
+def test_the_next_item_is_the_first_of_the_future(
+    better_views: Any, most: int | None, futures: list[tuple[int, ...]]
+) -> None:
     histories = Sequences.from_lists([[1, 2, 3], [4, 5, 6], [7, 8, 9]], ["a", "b", "c"])
     views = {u: UserViews((20, 21), (22,), (23,)) for u in range(3)}
-    source = better_views.knowing(lambda _: lambda _: views, {"a": 10, "c": 21})("any node")
+    source = better_views.knowing(lambda _: lambda _: views, {"a": 10, "c": 21}, most)("a node")
 
     found = source(histories)
 
-    assert found[0] == UserViews((10, 21), (22,), (23,))
-    assert found[1] == found[2] == views[1]  # it is not given, or is there already
+    assert [found[u].future for u in range(3)] == futures
+    assert all(found[u][1:] == views[u][1:] for u in range(3))
 
 
 def test_histories_one_item_longer_train_on_the_validation_item_and_not_on_the_test_item(
