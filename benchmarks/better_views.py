@@ -14,9 +14,9 @@ says nothing that is wrong.
 
 Because such views teach what validation asks for, validation chooses nothing here: the number of
 rounds and the weight of titles are those of `fedavg-plus` with the same seed, for all rows. The
-last row trains on the validation items as parts of the histories: more than this, no view of the
-future can teach. In brackets: the 95 % interval of the relative difference to `fedavg-plus`, from a
-paired bootstrap over users and seeds.
+last row trains on the validation items as parts of the histories: it shows what there is to be
+learned from the next item. In brackets: the 95 % interval of the relative difference to
+`fedavg-plus`, from a paired bootstrap over users and seeds.
 """
 
 import argparse
