@@ -3,8 +3,8 @@
     python benchmarks/better_views.py DATA [--seeds 0,1] [--shares 0,1] [--out FILE] [-c KEY=VALUE]
 
 DATA is a folder of `lumos prepare`. Nothing here can stand for a better language model, but what it
-could know at best can: of a share of the users, drawn by the seed, the first item of the future is
-replaced by the validation item, which is what truly came next. All other items of views are
+could know at best can: for a share of the users, drawn by the seed, the future begins with the
+validation item, which is what truly came next, and lacks its last item. All other items of views are
 TF-IDF's, which are right as often as the language model's (`view_quality.py`). The model is
 measured on the *test* items, of which no view knows anything.
 
