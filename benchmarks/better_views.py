@@ -4,8 +4,8 @@
 
 DATA is a folder of `lumos prepare`. Nothing here can stand for a better language model, but what it
 could know at best can: for a share of the users, drawn by the seed, the future begins with the
-validation item, which is what truly came next, and lacks its last item. All other items of views are
-TF-IDF's, which are right as often as the language model's (`view_quality.py`). The model is
+validation item, which is what truly came next, and lacks its last item. All other items of views
+are TF-IDF's, which are right as often as the language model's (`view_quality.py`). The model is
 measured on the *test* items, of which no view knows anything.
 
 Three objectives learn from such views: the contrast of LUMOS; the contrast, and all items of the
