@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import threadpoolctl
 import torch
 
 from lumos_core.config import RunConfig
@@ -35,8 +36,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
-    """Bit-equality of repeated runs is promised for one thread; and machines of tests are small."""
+    """Bit-equality of repeated runs is promised for one thread; and machines of tests are small:
+    with workers on all processors, the threads of NumPy's products wait for each other, and a small
+    product takes ten times as long."""
     torch.set_num_threads(1)
+    threadpoolctl.threadpool_limits(1, user_api="blas")
 
 
 @pytest.fixture(autouse=True)
