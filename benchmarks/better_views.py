@@ -136,7 +136,7 @@ def measure(data: Path, config: RunConfig, shares: Sequence[float]) -> dict[Way,
 
 def facts(data: str, runs: list[dict[Way, np.ndarray]]) -> list[dict[str, Any]]:
     """A row for each way of training: its means, and its differences to training without views."""
-    rows = []
+    rows, paired = [], Bootstrap(len(runs[0][NO_VIEWS]))
     for way in runs[0]:
         name, share = way
         fact: dict[str, Any] = {"data": data, "training": name, "share": share, "seeds": len(runs)}
@@ -145,7 +145,7 @@ def facts(data: str, runs: list[dict[Way, np.ndarray]]) -> list[dict[str, Any]]:
                 user_metric(np.stack([run[which] for run in runs]), metric)
                 for which in (way, NO_VIEWS)
             )
-            interval = None if way == NO_VIEWS else Bootstrap(ours.shape[1]).relative(ours, base)
+            interval = None if way == NO_VIEWS else paired.relative(ours, base)
             fact[metric] = round(float(ours.mean()), 4)
             fact[f"{metric} against no views"] = interval and [round(x, 4) for x in interval]
         rows.append(fact)

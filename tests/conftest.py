@@ -37,8 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     """Bit-equality of repeated runs is promised for one thread; and machines of tests are small:
-    with workers on all processors, the threads of NumPy's products wait for each other, and a small
-    product takes ten times as long."""
+    with workers on all processors, the threads of NumPy's products wait for each other."""
     torch.set_num_threads(1)
     threadpoolctl.threadpool_limits(1, user_api="blas")
 

@@ -1,8 +1,6 @@
 """The views of the benchmark know what it says they know, and never a test item."""
 
-import importlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,13 +8,10 @@ import pytest
 from lumos_core.data import LeaveOneOut, Sequences
 from lumos_core.views.view import UserViews
 
-FOLDER = Path(__file__).parents[3] / "benchmarks"
-
 
 @pytest.fixture
-def better_views(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("better_views")
+def better_views(benchmark_module: Callable[[str], Any]) -> Any:
+    return benchmark_module("better_views")
 
 
 @pytest.mark.parametrize(

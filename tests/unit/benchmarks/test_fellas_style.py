@@ -1,8 +1,6 @@
 """The loop in the manner of FELLAS computes what a node for each user computes."""
 
-import importlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +15,10 @@ from lumos_core.learning.title_start import initial_params
 from lumos_core.wire.messages import Instruction
 from lumos_core.wire.reply_checks import check_train
 
-FOLDER = Path(__file__).parents[3] / "benchmarks"
-
 
 @pytest.fixture
-def fellas_style(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("fellas_style")
+def fellas_style(benchmark_module: Callable[[str], Any]) -> Any:
+    return benchmark_module("fellas_style")
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedavg-plus"])

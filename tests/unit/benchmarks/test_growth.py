@@ -1,8 +1,8 @@
 """The benchmark of growth runs with small sizes, and its made-up users are like the data."""
 
-import importlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,8 @@ FOLDER = ROOT / "benchmarks"
 
 
 @pytest.fixture
-def growth(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("growth")
+def growth(benchmark_module: Callable[[str], Any]) -> Any:
+    return benchmark_module("growth")
 
 
 def test_made_up_users_have_the_statistics_of_the_data(growth: Any) -> None:
