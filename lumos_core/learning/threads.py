@@ -22,11 +22,13 @@ def in_threads(
     A thread that is done goes on with the next piece, while an earlier one may still be at work.
     At most ``threads`` pieces are under way and as many results waiting, so memory is bounded.
     While this is iterated over, torch has one thread everywhere; afterwards, as many as before.
+    That holds for a single piece, too: on an idle machine torch's own threads would spare it some
+    time, but on a busy one they wait for each other at every small operation.
 
     >>> list(in_threads(pow, [(2, 3), (3, 2), (5, 1)], 2))
     [8, 9, 5]
     """
-    if threads == 1 or len(arguments) < 2:
+    if threads == 1:
         yield from (work(*given) for given in arguments)
         return
     before = torch.get_num_threads()

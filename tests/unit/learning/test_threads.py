@@ -51,6 +51,18 @@ def test_no_more_pieces_are_under_way_or_waiting_than_said() -> None:
     assert most <= 6
 
 
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_every_piece_has_one_of_torchs_threads(pieces: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = list(in_threads(torch.get_num_threads, [()] * pieces, 2))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert found == [1] * pieces
+
+
 def test_an_error_ends_it() -> None:
     def work(piece: int) -> int:
         if piece == 1:
