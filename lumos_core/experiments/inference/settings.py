@@ -23,6 +23,7 @@ SETTINGS: dict[str, Setting] = {
     "fedavg": Setting({"method": "fedavg", "loss": "full"}),
     "fedavg, sampled softmax": Setting({"method": "fedavg", "loss": "sampled"}),
     "lumos": Setting({"loss": "full"}),
+    "lumos, all rows": Setting({"item-rows": "all"}),
     "lumos, sampled softmax": Setting({"loss": "sampled"}),
     "lumos, int8": Setting({"delta-codec": "int8"}),
     "lumos, top-rows-int8": Setting({"delta-codec": "top-rows-int8"}),
