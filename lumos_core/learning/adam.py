@@ -39,6 +39,8 @@ class Adam:
     def step(self) -> None:
         """Update the parameters that have a gradient."""
         used = [(i, p, p.grad) for i, p in enumerate(self._parameters) if p.grad is not None]
+        if not used:
+            return
         for i, p, _ in used:
             if i not in self._state:  # setdefault would fill the zeros anew in every step
                 self._state[i] = _zeros(p)

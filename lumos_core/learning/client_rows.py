@@ -3,7 +3,7 @@
 A client's copy of the item table differs from the global one only in the rows that it may move.
 With ``item-rows = met`` these are the items of its history: :class:`OwnRows` keeps just them,
 [C, R, D], and reads all other rows from the one global table, so that no copy of the catalog
-exists. With ``item-rows = all`` every row moves, if only by weight decay: :class:`WholeTables`
+exists. With ``item-rows = all`` every row may move, if only by weight decay: :class:`WholeTables`
 keeps C tables.
 
 Shapes: C clients, N items, D hidden size, R rows that a client may move, U rows that its sequences
@@ -45,8 +45,6 @@ class ClientRows(Protocol):
 
     own: Tensor
     """float [C, R, D], a leaf: the rows that clients move."""
-    decays: bool
-    """Whether weight decay applies to the rows."""
 
     def local(self, items: Ids) -> Ids:
         """Catalog indices that sequences name as indices of :meth:`read`: int64 [C, …]."""
@@ -94,8 +92,6 @@ class WholeTables:
         table: float [N + 1, D], the global one.
         named: for each client, the items that its sequences name, rising.
     """
-
-    decays = True
 
     def __init__(self, table: Tensor, named: Sequence[Ids]) -> None:
         self._base = table
@@ -165,8 +161,6 @@ class OwnRows:
         others: for each client, further items that its sequences name, rising.
         hides: whether :meth:`full` will be called; it needs N numbers a client.
     """
-
-    decays = False
 
     def __init__(
         self, table: Tensor, met: Sequence[Ids], others: Sequence[Ids], hides: bool

@@ -39,7 +39,7 @@ from lumos_core.learning.parameters import (
 )
 from lumos_core.learning.stacked_encoder import encode
 from lumos_core.learning.threads import in_threads
-from lumos_core.learning.training import TrainingSet, TrainSums, uses_full_softmax
+from lumos_core.learning.training import TrainingSet, TrainSums, undecayed, uses_full_softmax
 from lumos_core.views.view import Views
 
 CHUNK_BYTES = 128 * 2**20
@@ -390,14 +390,12 @@ class _Chunk:
     def _made_optimizers(self) -> list[Adam]:
         """As those of a Trainer, for all clients together: Adam treats each value by itself."""
         config = self._trainer.config
-        decay = config.weight_decay
+        kept = undecayed(config, len(self._start[ITEM_TABLE]) - 1)
+        named = {**self._leaves, ITEM_TABLE: self._tables.own}
+        rate, decay = config.learning_rate, config.weight_decay
         return [
-            Adam(self._leaves.values(), lr=config.learning_rate, weight_decay=decay),
-            Adam(
-                [self._tables.own],
-                lr=config.learning_rate,
-                weight_decay=decay if self._tables.decays else 0.0,
-            ),
+            Adam([p for n, p in named.items() if n in kept], lr=rate, weight_decay=0.0),
+            Adam([p for n, p in named.items() if n not in kept], lr=rate, weight_decay=decay),
         ]
 
     def _encoders(self) -> Iterator[Params]:

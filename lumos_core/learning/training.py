@@ -14,7 +14,7 @@ from lumos_core.learning import objectives
 from lumos_core.learning.adam import Adam
 from lumos_core.learning.batching import pad, shuffled_batches
 from lumos_core.learning.model import SASRec, last_position, scaled_bias
-from lumos_core.learning.parameters import ITEM_BIAS
+from lumos_core.learning.parameters import ITEM_BIAS, ITEM_TABLE, OF_ITEMS
 from lumos_core.learning.perturbation import perturb
 from lumos_core.views.view import UserViews
 
@@ -111,6 +111,18 @@ def uses_full_softmax(config: RunConfig, num_items: int) -> bool:
     )
 
 
+def undecayed(config: RunConfig, num_items: int) -> frozenset[str]:
+    """Names of the parameters that weight decay does not apply to.
+
+    Items have no other gradient in a step than decay if the sampled softmax did not draw them, or
+    if the node never met them. Adam makes full steps of a gradient however small it is: their
+    embeddings would shrink by the learning rate in every step.
+    """
+    if not uses_full_softmax(config, num_items):
+        return frozenset(OF_ITEMS)
+    return frozenset({ITEM_TABLE} if config.trains_met_rows else ())
+
+
 def met_rows(data: TrainingSet, rows: int) -> Tensor:
     """Which rows of the item table belong to items of the histories.
 
@@ -159,16 +171,14 @@ class Trainer:
 
     def __post_init__(self) -> None:
         table = self.model.items.weight
+        if self.config.trains_met_rows:
+            self._met = met_rows(self.data, len(table)).to(table.device)
         rate, decay = self.config.learning_rate, self.config.weight_decay
-        self._met = met_rows(self.data, len(table)) if self.config.trains_met_rows else None
-        if self._met is None:
-            self._optimizers = [Adam(self.model.parameters(), lr=rate, weight_decay=decay)]
-            return
-        self._met = self._met.to(table.device)
-        others = [p for p in self.model.parameters() if p is not table]
+        kept = undecayed(self.config, len(table) - 1)
+        named = list(self.model.named_parameters())
         self._optimizers = [
-            Adam([table], lr=rate, weight_decay=0.0),  # decay would move the other rows
-            Adam(others, lr=rate, weight_decay=decay),
+            Adam([p for n, p in named if n in kept], lr=rate, weight_decay=0.0),
+            Adam([p for n, p in named if n not in kept], lr=rate, weight_decay=decay),
         ]
 
     def epoch(self) -> TrainSums:
@@ -285,9 +295,11 @@ def two_view_loss(
     trainer: Trainer, anchor: Tensor, users: np.ndarray, rng: np.random.Generator, sums: TrainSums
 ) -> Tensor:
     """ConFedSRS: InfoNCE between two perturbations of each history."""
-    if not trainer.config.contrastive_weight:
-        return torch.zeros((), device=anchor.device)
     device = anchor.device
+    if (
+        not trainer.config.contrastive_weight or len(users) < 2
+    ):  # one alone has no other to differ from
+        return torch.zeros((), device=device)
     history = trainer.data.history
     longest = max(int(history.lengths[users].max()), 1)
     items, lengths = history.items[users, :longest], history.lengths[users]
