@@ -1,6 +1,6 @@
 # LUMOS. Every target sets up what it needs; `make` lists the targets.
 
-PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3.13 python3,$(shell $(p) -c \
+PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell $(p) -c \
 	'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $(p))))
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -44,7 +44,7 @@ deploy-demo: $(STAMP)  ## show a deployment with TLS, node keys and supervisors 
 docker-demo:  ## build the image and show a federation of containers, from keys to results (needs Docker)
 	@scripts/docker_engine.sh docker/demo.sh
 
-test: lint  ## run lint, types and all tests except those of faults and containers
+test: lint  ## run lint, types and all tests but those of faults, browser and containers
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-faults: $(STAMP)  ## run the fault tests, which kill processes and links (minutes; best as root)

@@ -4,7 +4,7 @@
 
 BEFORE and AFTER are folders of ``lumos compare``, about the same users and seeds.
 ``docs/results/fewer-tokens`` and ``docs/results/artefact`` are of ``lumos`` on the bundled shop,
-with shorter prompts than ``docs/results/bundled`` and otherwise the same settings::
+with shorter prompts than ``docs/results/bundled-item-bias`` and otherwise the same settings::
 
     lumos prepare sample --out data/bundled --nodes 8
     lumos views build data/bundled --shared

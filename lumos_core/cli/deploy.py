@@ -323,7 +323,7 @@ def server_command(
     while it runs, and a renewed certificate is taken up.
 
     With --every or --at it does a run after another, each beginning with the model in use, which is
-    replaced if the new one is not worse on the validation targets.
+    replaced only by one that is better on the validation targets.
     """
     # these import polars and numpy, which the other commands do without
     from lumos_core.data.domains import NOUNS
@@ -363,7 +363,7 @@ def server_command(
             if flat.get("evaluation") == "none":
                 raise ConfigError(
                     "evaluation = none with --every or --at: a night's model is taken into use "
-                    "only if it is not worse on the validation targets, and there are none; leave "
+                    "only if it is better on the validation targets, and there are none; leave "
                     "evaluation as it is"
                 )
             if run_dir is not None:

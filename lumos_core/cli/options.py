@@ -12,7 +12,7 @@ from lumos_core.errors import ConfigError, reason_of
 
 _NODE_PREFIX = "node."
 Value = TypeVar("Value", str, int)
-_KEYS = "see \\[tool.flwr.app.config] in pyproject.toml; repeatable."
+_KEYS = "see `lumos config`; repeatable."
 
 ConfigOption = Annotated[
     list[str] | None,
@@ -28,7 +28,8 @@ RoundsOption = Annotated[
     int | None, typer.Option("--rounds", min=1, help="Rounds of training.", show_default=False)
 ]
 MethodOption = Annotated[
-    str | None, typer.Option("--method", help="lumos, confedsrs or fedavg.", show_default=False)
+    str | None,
+    typer.Option("--method", help="lumos, fedavg-plus, confedsrs or fedavg.", show_default=False),
 ]
 SeedOption = Annotated[
     int | None,

@@ -1,6 +1,6 @@
 """A series of runs on a timetable: every night a run, which begins with the model in use.
 
-The model of a night is taken into use if it is not worse than the one that the night began with, on
+The model of a night is taken into use if it is better than the one that the night began with, on
 the validation targets of that night. So a night that fails, or that brings nothing, changes
 nothing. What is kept stands in ``series.json``, written before and after each night: a server that
 dies resumes the night that it was in, and one that was off when a night was due begins it late.

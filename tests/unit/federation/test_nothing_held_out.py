@@ -207,7 +207,7 @@ def test_commands_that_measure_refuse_it(tmp_path: Path, words: list[str]) -> No
 def test_a_series_refuses_it(tmp_path: Path) -> None:
     words = ["deploy", "server", str(tmp_path), "--catalog", str(tmp_path / "catalog.tsv")]
     found = CliRunner().invoke(app, [*words, "--every", "1d", "-c", "evaluation=none"])
-    assert "only if it is not worse on the validation targets" in str(found.exception)
+    assert "only if it is better on the validation targets" in str(found.exception)
 
 
 # ---------------------------------------------------------------- what is shown
