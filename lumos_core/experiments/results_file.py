@@ -34,7 +34,7 @@ Result = dict[str, Any]
 
 _COMMON = (
     "data", "nodes", "users", "catalog", "interactions", "partition", "rounds", "versions",
-    "target_counts", "history_lengths", "owners",
+    "target_uses", "target_counts", "history_lengths", "owners",
 )  # fmt: skip
 
 

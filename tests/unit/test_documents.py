@@ -153,7 +153,7 @@ def test_the_index_has_every_page() -> None:
 
 
 def test_the_table_of_the_chaos_run_is_that_of_its_results() -> None:
-    """Of the fault tables in docs/operations.md: every line is one of the committed tables."""
+    """Of the fault table in docs/faults.md: every line is one of the committed tables."""
     tables = sorted((ROOT / "benchmarks" / "results").glob("chaos*.md"))
     if not tables:
         pytest.skip("a source distribution is without results")
@@ -162,7 +162,7 @@ def test_the_table_of_the_chaos_run_is_that_of_its_results() -> None:
         "kill", "hang", "link", "delay", "internal", "unavailable", "unimplemented", "disk",
         "clock", "hostile",
     ]  # fmt: skip
-    text = (ROOT / "docs" / "operations.md").read_text()
+    text = (ROOT / "docs" / "faults.md").read_text()
     shown = re.findall(rf"^\| (?:{'|'.join(names)})[a-z-]* \|.*$", text, re.MULTILINE)
     assert len(shown) > 20
     assert [line for line in shown if line not in measured] == []

@@ -17,16 +17,17 @@ import numpy as np
 
 from lumos_core.experiments.comparison.fairness import LENGTHS, node_spread, user_spread
 from lumos_core.experiments.comparison.intervals import Bootstrap, Floats, Interval, user_metric
-from lumos_core.experiments.comparison.packed_ranks import unpack_counts, unpack_ranks
+from lumos_core.experiments.comparison.packed_ranks import CLIP, unpack_counts, unpack_ranks
 from lumos_core.experiments.comparison.parts import PARTS
 from lumos_core.experiments.comparison.rarity import CLASSES, RARE, CountClass, hit_rate
 from lumos_core.experiments.comparison.tuning import TUNED, in_table
 from lumos_core.experiments.comparison.variant_runs import (
+    CLIPPED_TARGET_USES,
     HISTORY_LENGTHS,
     OWNERS,
     RANKS,
     SUGGESTED,
-    TARGET_COUNTS,
+    TARGET_USES,
 )
 from lumos_core.experiments.comparison.variants import VARIANTS
 from lumos_core.experiments.results_file import Result
@@ -164,8 +165,16 @@ class Comparison:
     @property
     def target_counts(self) -> Floats | None:
         """How often each user's test target occurs in training; None if no result says so."""
-        found = self._first(TARGET_COUNTS)
-        return None if found is None else unpack_ranks(found)
+        found = self._first(TARGET_USES)
+        if found is not None:
+            return unpack_counts(found).astype(np.float64)
+        clipped = self._first(CLIPPED_TARGET_USES)
+        return None if clipped is None else unpack_ranks(clipped)
+
+    @property
+    def knows_exact_uses(self) -> bool:
+        """Whether :attr:`target_counts` are not clipped, as those of earlier versions are."""
+        return self._first(TARGET_USES) is not None
 
     @property
     def history_lengths(self) -> Floats | None:
@@ -396,7 +405,8 @@ def suggestion_rows(comparison: Comparison) -> list[list[str]]:
         if known and targets is not None:
             uses = mean(facts["mean_uses"] for facts in known)
             coverage = mean(facts["coverage"] for facts in known)
-            bias = f"{uses / targets.mean():.2f}" if targets.any() else _NONE
+            exact = targets.any() and (comparison.knows_exact_uses or targets.max() < CLIP)
+            bias = f"{uses / targets.mean():.2f}" if exact else _NONE
             rows.append([name, f"{coverage:.1%}", f"{uses:.1f}", bias])
     return rows
 

@@ -40,8 +40,10 @@ MERGED = "merged_users"
 """Key of results on pooled data: users who have interactions on more than one node."""
 RANKS = "ranks"
 """Key of results: packed ranks of all users by split; see :mod:`.packed_ranks`."""
-TARGET_COUNTS = "target_counts"
-"""Key of results: packed counts of the test targets in the training histories."""
+TARGET_USES = "target_uses"
+"""Key of results: how often each test target occurs in the training histories, packed counts."""
+CLIPPED_TARGET_USES = "target_counts"
+"""Key of results of earlier versions: the same, packed as ranks are, so none is above 101."""
 HISTORY_LENGTHS = "history_lengths"
 """Key of results: packed lengths of the users' training histories."""
 SUGGESTED = "suggested"
@@ -88,7 +90,6 @@ class VariantRun(Job):
         if ranks is not None:
             found |= {split: means(ranking_sums(row)) for split, row in ranks.items()}
             found[RANKS] = {split: pack_ranks(row) for split, row in ranks.items()}
-            facts[TARGET_COUNTS] = pack_ranks(target_counts(ground.pooled.users, ground.split))
             facts |= user_facts(ground)
         return {**facts, **found}
 
@@ -175,10 +176,12 @@ def _measuring(folder: Path, keys: SplitKeys, users: Sequences) -> Split:
 
 
 def user_facts(ground: Ground) -> Result:
-    """What results say about their users, whatever the run: how long their histories are, and which
-    node has them."""
+    """What results say about their users, whatever the run: how often their targets occur, how long
+    their histories are, and which node has them."""
+    users, split = ground.pooled.users, ground.split
     facts: Result = {
-        HISTORY_LENGTHS: pack_counts(training_lengths(ground.pooled.users, ground.split))
+        TARGET_USES: pack_counts(target_counts(users, split)),
+        HISTORY_LENGTHS: pack_counts(training_lengths(users, split)),
     }
     if len(ground.nodes) > 1:
         facts[OWNERS] = pack_counts(ground.owners())
@@ -194,17 +197,20 @@ def add_user_facts(file: ResultsFile, folder: Path) -> None:
         folder: a prepared folder.
     """
     data = data_facts(folder)
-    known: dict[tuple[Partition, int], Result] = {}
+    known: dict[tuple[object, ...], Result] = {}
 
     def with_facts(result: Result) -> Result:
         same = all(result.get(key) == value for key, value in data.items())
-        if not same or RANKS not in result or HISTORY_LENGTHS in result:
+        if not same or RANKS not in result or TARGET_USES in result:
             return result
         partition: Partition = result.get("partition", "stored")
-        which = partition, result["seed"] if partition == "drawn" else 0
+        seed = result["seed"] if partition == "drawn" else 0
+        keys = RunConfig.from_saved(result["config"])
+        which = partition, seed, keys.evaluation, keys.evaluate_from, keys.test_from
         if which not in known:
-            known[which] = user_facts(Ground.of(folder, *which))
-        return {**result, **known[which]}
+            known[which] = user_facts(Ground.of(folder, partition, seed, keys))
+        clipped = (CLIPPED_TARGET_USES,)
+        return {**{k: v for k, v in result.items() if k not in clipped}, **known[which]}
 
     file.change(with_facts)
 

@@ -239,7 +239,7 @@ def test_a_table_of_earlier_results_says_whom_they_serve_when_it_is_made_again(
     assert "length of the history" in table
     assert "nodes: mean" in table
     file = ResultsFile(out, SMALL)
-    facts = ("history_lengths", "owners")
+    facts = ("target_uses", "history_lengths", "owners")
     file.change(lambda result: {k: v for k, v in result.items() if k not in facts})
     assert not any(fact in result for result in file.read().values() for fact in facts)
     assert compared(data, out, "popularity,fedavg") == table

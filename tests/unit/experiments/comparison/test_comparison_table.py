@@ -211,5 +211,18 @@ def test_what_is_suggested_is_compared_with_what_users_take() -> None:
     assert "| base |" not in table, "an older result does not have it"
 
 
+@pytest.mark.parametrize(("exact", "shown"), [(True, "2.00"), (False, "–")])
+def test_uses_of_targets_that_an_earlier_version_clipped_are_no_mean(
+    exact: bool, shown: str
+) -> None:
+    uses = np.full(USERS, 200)
+    facts = {"target_counts": pack_ranks(uses), "suggested": {"coverage": 0.25, "mean_uses": 400.0}}
+    if exact:
+        facts["target_uses"] = pack_counts(uses)
+    found = comparison_table([result("ours", 0, 0.6, 0.6, **facts)], "ours")
+    (line,) = (line for line in found.splitlines() if "| 25.0% |" in line)
+    assert line.split("|")[-2].strip() == shown
+
+
 def test_results_without_it_have_no_such_table() -> None:
     assert not any(text.startswith("| first 20") for text in tables(BASE))
