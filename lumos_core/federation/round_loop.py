@@ -54,7 +54,6 @@ from lumos_core.runs.checkpoint import (
     BEST,
     LATEST,
     Checkpoint,
-    OptimizerState,
     RunProgress,
     save_checkpoint,
 )
@@ -177,8 +176,8 @@ class Federation:
 
     def run(self) -> FederationResult:
         self._wait_for_nodes()
-        self._save(BEST, self.best, {})
-        self._save(LATEST, self.params, self.optimizer)
+        self._save_best()
+        self._save_latest()
         self._add_early()
         if self.config.has_views and self.config.view_timeout and self._ended() is None:
             ViewPhase(self.config, self.transport, self.members, self.history, self.offer).run()
@@ -280,10 +279,10 @@ class Federation:
         # look like a lost history; a line without its checkpoint is dropped on resume.
         spent = self._spend(aggregator, aggregator.names)
         self.history.add({"event": Outcome.TRAINED.event, **event, **aggregator.facts(), **spent})
-        self._save(LATEST, self.params, self.optimizer)
+        self._save_latest()
         if not self.config.holds_out:  # what is newest is in use, also if the server dies
             self.best = self.params
-            self._save(BEST, self.best, {})
+            self._save_best()
         return Round(Outcome.TRAINED)
 
     def _spend(self, aggregator: Aggregator, used: Sequence[str]) -> Event:
@@ -435,10 +434,10 @@ class Federation:
         last = self.progress.round
         if self.config.holds_out and not self._evaluated(last):
             self._evaluate_everywhere(last, "validation", self.params)
-        self._save(LATEST, self.params, self.optimizer)  # once more, with the last evaluation
+        self._save_latest()  # once more, with the last evaluation
         if self.progress.best_round < 0:  # no evaluation ever succeeded: take the last model
             self.best, self.progress = self.params, replace(self.progress, best_round=last)
-            self._save(BEST, self.best, {})
+            self._save_best()
         test: dict[str, float] = {}
         if self.config.tests:
             test = self._evaluate_everywhere(self.progress.best_round, "test", self.best)
@@ -569,7 +568,7 @@ class Federation:
         self.progress = self.progress.after_evaluation(of_round, worth, title_weight)
         if self.progress.best_round == of_round:
             self.best = self.params
-            self._save(BEST, self.best, {})
+            self._save_best()
 
     def _out_of_patience(self) -> bool:
         return 0 < self.config.patience <= self.progress.evaluations_since_best
@@ -584,9 +583,21 @@ class Federation:
                 return event
         return None
 
-    def _save(self, name: str, params: Params, optimizer: OptimizerState) -> None:
+    def _save_best(self) -> None:
+        """Save the best model. Where nobody evaluates, that is the newest, and its file says of
+        which round it is; the other checkpoint names no best round before the run's end, as a
+        resumed run looks for the evaluation of a round that is named there."""
+        progress = self.progress
+        if not self.config.holds_out and progress.round:
+            progress = replace(progress, best_round=progress.round)
+        self._save(BEST, Checkpoint(self.best, {}, progress))
+
+    def _save_latest(self) -> None:
+        self._save(LATEST, Checkpoint(self.params, self.optimizer, self.progress))
+
+    def _save(self, name: str, checkpoint: Checkpoint) -> None:
         if self.run_dir is not None:
-            save_checkpoint(self.run_dir / name, Checkpoint(params, optimizer, self.progress))
+            save_checkpoint(self.run_dir / name, checkpoint)
 
 
 def run_federation(

@@ -286,7 +286,7 @@ def _of_checkpoint(path: Path, checkpoint: Checkpoint) -> tuple[Params, ModelCar
     if of_round < 0:
         raise ModelError(
             f"{path}: no round has been evaluated yet, so this is the model that training began "
-            "with; wait for the first evaluation"
+            "with; wait for the first evaluation or, with evaluation = none, for the first round"
         )
     try:
         config = RunConfig.from_saved(progress.config)

@@ -22,6 +22,7 @@ from lumos_core.federation.one_user_clients import check_one_user_clients
 from lumos_core.federation.round_loop import FederationResult, run_federation
 from lumos_core.learning.parameters import Params
 from lumos_core.learning.title_start import initial_params
+from lumos_core.recommend.model_files import read_model
 from lumos_core.runs.checkpoint import BEST, LATEST, load_checkpoint
 from lumos_core.runs.history import Event
 
@@ -148,12 +149,30 @@ def test_a_server_that_dies_leaves_the_newest_model(
         _run(config(rounds=5), tmp_path / "a", on_event=die)
     best = load_checkpoint(tmp_path / "a" / BEST)
     assert _same(best.params, load_checkpoint(tmp_path / "a" / LATEST).params)
-    assert best.progress.round == killed_in
+    assert best.progress.round == best.progress.best_round == killed_in
     resumed, _ = _run(config(rounds=5), tmp_path / "a", resume=True)
     expected, _ = _run(config(rounds=5), tmp_path / "b")
     assert _same(resumed.params, expected.params)
     longer, _ = _run(config(rounds=7), tmp_path / "a", resume=True)
     assert longer.best_round == 7
+
+
+def test_the_newest_model_is_in_use_from_the_first_round_on(
+    tiny: Tiny, toy_catalog: Catalog, tmp_path: Path
+) -> None:
+    """Also while a resumed run has not finished another round."""
+    config = tiny(rounds=3, evaluation="none", round_timeout=60.0)
+    found: list[int] = []
+
+    def look(event: Event) -> None:
+        if event["event"] == "round" and event["round"] > 1:
+            found.append(read_model(tmp_path / BEST)[1].round)
+
+    options: dict[str, Any] = {"run_dir": tmp_path, "on_event": look, "resume": True}
+    simulate(config, toy_catalog, {"a": SHORT, "b": SHORT}, **options)
+    assert found == [1, 2]
+    simulate(config.replace(rounds=4), toy_catalog, {"a": SHORT, "b": SHORT}, **options)
+    assert found == [1, 2, 3]
 
 
 def test_it_goes_together_with_late_replies(config: Tiny, tmp_path: Path) -> None:
