@@ -151,6 +151,8 @@ class Federation:
         self.config, self.transport, self.offer = config, self.catalogs, offer
         self.params, self.optimizer = start.checkpoint.params, start.checkpoint.optimizer
         self.progress = start.checkpoint.progress
+        if len(config.title_weights) == 1:  # nothing to choose: it holds without an evaluation, too
+            self.progress = replace(self.progress, title_weight=config.title_weights[0])
         self.best = start.best
         self.run_dir = run_dir
         self.history = history
@@ -339,7 +341,7 @@ class Federation:
         due = (number - 1) % self.config.evaluate_every == 0 and self._evaluates_in_rounds
         # When a failed round is tried again, the model may have been evaluated already.
         evaluate: Split | None = "validation" if due and not self._evaluated(number - 1) else None
-        weight = self._title_weight
+        weight = self.progress.title_weight
         instructions = [
             Instruction(n, "train", number, self.params, evaluate, title_weight=weight)
             for n in sampled
@@ -452,7 +454,7 @@ class Federation:
             validation={k: v for k, v in validation.items() if "@" in k or k == "mrr"},
             test=test,
             events=self.history.events,
-            title_weight=self._title_weight,
+            title_weight=self.progress.title_weight,
             epsilon=self.budget.spent(),
         )
 
@@ -528,7 +530,7 @@ class Federation:
 
     def _evaluate_everywhere(self, of_round: int, split: Split, params: Params) -> dict[str, float]:
         names = self.members.present()
-        weight = self._title_weight
+        weight = self.progress.title_weight
         instructions = [
             Instruction(n, "evaluate", of_round, params, split, title_weight=weight) for n in names
         ]
@@ -547,7 +549,8 @@ class Federation:
         Args:
             traffic: bytes of the evaluation's own messages; None if it shared those of a training.
         """
-        weights = self.config.title_weights if split == "validation" else (self._title_weight,)
+        chosen = (self.progress.title_weight,)
+        weights = self.config.title_weights if split == "validation" else chosen
         valid, failed = evaluations.checked(answered, weights)
         event = evaluations.evaluation_event(self.config, of_round, split, valid, weights)
         if event is None:
@@ -557,12 +560,6 @@ class Federation:
         if split == "validation":
             self._note_best(of_round, history.value_of(event), event.get("title_weight", 0.0))
         return {name: event[name] for name in reply_checks.RANKING if name != "users"}
-
-    @property
-    def _title_weight(self) -> float:
-        """Weight of the titles' nearness with the best model so far."""
-        fixed = self.config.title_weights
-        return fixed[0] if len(fixed) == 1 else self.progress.title_weight
 
     def _note_best(self, of_round: int, worth: float, title_weight: float) -> None:
         self.progress = self.progress.after_evaluation(of_round, worth, title_weight)
