@@ -21,8 +21,9 @@ end the run (`patience`), nodes have already trained for round r + 1: its replie
 After the last round, its model is evaluated on the validation targets, unless that is done already,
 and the best model of the run on the test targets. The run is "completed" if no round failed and a
 node answered this last question, and "failed" otherwise; its models are kept in both cases. With
-`evaluation = none` nobody evaluates, and the last model is the result. A run for which too few
-nodes show up at the start ends with an error.
+`evaluation = none` nobody evaluates, and the last model is the result. In a run without test
+targets the last question brings the result all the same, so that nodes can keep it, and is answered
+with nothing. A run for which too few nodes show up at the start ends with an error.
 """
 
 import logging
@@ -432,7 +433,7 @@ class Federation:
                 aggregator.offer(reply, evaluated)
 
     def _finish(self, ended: Ended) -> FederationResult:
-        """Evaluate the last model, then the best one on the test targets."""
+        """Evaluate the last model, then the best one on the test targets; or else hand it out."""
         last = self.progress.round
         if self.config.holds_out and not self._evaluated(last):
             self._evaluate_everywhere(last, "validation", self.params)
@@ -443,6 +444,8 @@ class Federation:
         test: dict[str, float] = {}
         if self.config.tests:
             test = self._evaluate_everywhere(self.progress.best_round, "test", self.best)
+        else:
+            self._hand_out()
         failure = self._failure(ended, test)
         validation = self._evaluated(self.progress.best_round) or {}
         return FederationResult(
@@ -529,17 +532,31 @@ class Federation:
     # --- messages, evaluation, checkpoints
 
     def _evaluate_everywhere(self, of_round: int, split: Split, params: Params) -> dict[str, float]:
-        names = self.members.present()
-        weight = self.progress.title_weight
-        instructions = [
-            Instruction(n, "evaluate", of_round, params, split, title_weight=weight) for n in names
-        ]
-        answered = exchange(self.transport, instructions, self.config.round_timeout)
+        answered = self._ask_everybody(of_round, split, params)
         traffic = {
             "bytes_up": sum(r.bytes_up for r in answered),
             "bytes_down": sum(r.bytes_down for r in answered),
         }
         return self._record_evaluation(of_round, split, answered, traffic)
+
+    def _hand_out(self) -> None:
+        """Send the run's result to all nodes, in the form of the question after the test targets:
+        nodes keep what comes with it as the result (:mod:`client_app.received_model`). Otherwise
+        they would go on with that of an earlier run. What they answer does not matter."""
+        answered = self._ask_everybody(self.progress.best_round, "test", self.best)
+        failed = {r.node: f"error {r.error[:80]!r}" for r in answered if r.error is not None}
+        silent = set(self.members.users) - {r.node for r in answered}
+        for name, why in sorted((failed | dict.fromkeys(silent, "no reply")).items()):
+            log.warning("node %s: may lack the run's result: %s", name, why)
+
+    def _ask_everybody(self, of_round: int, split: Split, params: Params) -> list[Reply]:
+        """Ask all nodes that are there to evaluate a model."""
+        weight = self.progress.title_weight
+        instructions = [
+            Instruction(name, "evaluate", of_round, params, split, title_weight=weight)
+            for name in self.members.present()
+        ]
+        return exchange(self.transport, instructions, self.config.round_timeout)
 
     def _record_evaluation(
         self, of_round: int, split: Split, answered: list[Reply], traffic: Event | None = None

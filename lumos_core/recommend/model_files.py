@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 MODEL_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 KEPT_FINAL, KEPT_LATEST = "model/final.safetensors", "model/latest.safetensors"
-"""Where a node keeps received models, below its state folder: the best model of the last run that
-completed, and the model of the last finished round of a run."""
+"""Where a node keeps received models, below its state folder: the result of the last run that came
+to its end, and the model of the last finished round of a run."""
 
 _CARD = "lumos"  # key of the card in the file's metadata
 

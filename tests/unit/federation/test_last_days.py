@@ -230,6 +230,13 @@ def test_a_run_is_watched_on_the_newest_days(tiny: Tiny, toy_catalog: Catalog) -
     assert 0 < tested.test["mrr"] < 1
 
 
+def test_a_node_without_a_test_is_given_the_result_and_reports_nothing(
+    tiny: Tiny, toy_catalog: Catalog
+) -> None:
+    node = Node("a", toy_catalog, crowd(), tiny(**DAYS))
+    assert node.evaluate(initial_params(node.config, toy_catalog), "test") == {}
+
+
 def test_nobody_has_enough_users(tiny: Tiny, toy_catalog: Catalog) -> None:
     cfg = tiny(rounds=2, round_timeout=60.0, **DAYS)
     result = simulate(cfg, toy_catalog, {"a": crowd(3), "b": crowd(4)})

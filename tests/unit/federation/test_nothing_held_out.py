@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation_fakes import CATALOG, FakeNode, FakeTransport, start
+from federation_fakes import CATALOG, FakeNode, FakeTransport, only, start
 from flower_in_process import node_context, tiny_config, write_nodes
 from typer.testing import CliRunner
 
@@ -25,6 +25,7 @@ from lumos_core.learning.title_start import initial_params
 from lumos_core.recommend.model_files import read_model
 from lumos_core.runs.checkpoint import BEST, LATEST, load_checkpoint
 from lumos_core.runs.history import Event
+from lumos_core.wire.messages import Instruction, Reply
 
 Tiny = Callable[..., RunConfig]
 NAMES = ("ann", "bob", "cy")
@@ -51,6 +52,11 @@ def _run(
     transport = FakeTransport([FakeNode(name, config) for name in NAMES])
     result = run_federation(config, transport, CATALOG, start(), run_dir=run_dir, **options)
     return result, transport
+
+
+def _without_result(transport: FakeTransport) -> list[Instruction]:
+    """All instructions but the last to each node, which brings the result."""
+    return transport.asked[: -len(NAMES)]
 
 
 def _same(a: Params, b: Params) -> bool:
@@ -119,11 +125,39 @@ def test_the_last_model_is_the_result(config: Tiny, tmp_path: Path) -> None:
     assert (result.outcome, result.reason, result.best_round) == ("completed", "", 4)
     assert result.validation == result.test == {}
     assert not [e for e in result.events if e["event"] == "evaluation"]
-    assert not [i for i in transport.asked if i.evaluate or i.kind == "evaluate"]
+    assert all(i.kind != "evaluate" and not i.evaluate for i in _without_result(transport))
     latest, best = load_checkpoint(tmp_path / LATEST), load_checkpoint(tmp_path / BEST)
     assert latest.progress.round == best.progress.best_round == 4
     assert _same(latest.params, best.params)
     assert _same(latest.params, result.params)
+
+
+def test_all_nodes_get_the_result_in_the_end(config: Tiny, tmp_path: Path) -> None:
+    """Also those that are not asked to train in the last round."""
+    cfg = config(rounds=3, fraction=0.5, method="fedavg-plus", title_weight=0.4)
+    result, transport = _run(cfg, tmp_path)
+    last = transport.asked[-len(NAMES) :]
+    assert [(i.node, i.kind, i.round, i.evaluate) for i in last] == [
+        (name, "evaluate", 3, "test") for name in NAMES
+    ]
+    assert {i.title_weight for i in last} == {0.4}
+    assert all(i.params is not None and _same(i.params, result.params) for i in last)
+
+
+@pytest.mark.parametrize("answer", [[], [Reply("bob", "evaluate", error="data-failed")]])
+def test_a_node_that_does_not_get_it_does_not_fail_the_run(
+    config: Tiny, answer: list[Reply], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as one of an earlier 0.2, which evaluates or fails."""
+    cfg = config(rounds=1)
+    transport = FakeTransport(
+        [FakeNode(name, cfg) for name in NAMES], only("bob", "evaluate", lambda reply: answer)
+    )
+    result = run_federation(cfg, transport, CATALOG, start())
+    assert result.outcome == "completed"
+    warned = [r.getMessage() for r in caplog.records if "result" in r.getMessage()]
+    assert len(warned) == 1
+    assert warned[0].startswith("node bob: ")
 
 
 def test_it_is_that_of_a_run_that_evaluates(config: Tiny, tmp_path: Path) -> None:
@@ -178,7 +212,7 @@ def test_the_newest_model_is_in_use_from_the_first_round_on(
 def test_it_goes_together_with_late_replies(config: Tiny, tmp_path: Path) -> None:
     result, transport = _run(config(rounds=4, mode="async", min_replies=2), tmp_path)
     assert result.best_round == 4
-    assert not [i for i in transport.asked if i.evaluate or i.kind == "evaluate"]
+    assert all(i.kind != "evaluate" and not i.evaluate for i in _without_result(transport))
 
 
 # ---------------------------------------------------------------- what makes no sense
