@@ -35,6 +35,7 @@ from lumos_core.learning.evaluation import evaluate
 from lumos_core.learning.metrics import means
 from lumos_core.learning.model import new_model, set_params
 from lumos_core.learning.parameters import Params
+from lumos_core.learning.title_nearness import TitleNearness
 from lumos_core.learning.title_start import initial_params
 from lumos_core.learning.training import Trainer, TrainingSet
 from lumos_core.safe_files import write_json
@@ -106,8 +107,9 @@ def converge(
             flush=True,
         )
 
+    titles = TitleNearness.of(catalog) if any(config.title_weights) else None
     _, found = train_centralised(
-        config, users, start, max_epochs=max_epochs, patience=patience, on_epoch=show
+        config, users, start, titles, max_epochs=max_epochs, patience=patience, on_epoch=show
     )
     popular = popularity(users, len(catalog))
     names = ("hr@5", "hr@10", "hr@20", "ndcg@10", "ndcg@20", "mrr")

@@ -7,7 +7,8 @@ model. If the method has views, it then asks the nodes to `prepare` theirs, piec
 they have written all that they will; a node that lacks the run's catalog artefact is given it
 before, piece by piece as well (`artefact`). In each round it asks some to `train` and, when an
 evaluation is due, the others to `evaluate`; at the end all `evaluate` the best model on the test
-targets.
+targets. A run without test targets ends with the same message, which then brings the result to
+keep and asks for nothing.
 
 The node does not enforce this order. A restarted server begins again with `describe`, and a node
 that joins late is asked to train without having prepared, so every message must be possible after
@@ -196,7 +197,8 @@ def train(job: Task) -> RecordDict:
 
 
 def evaluate(job: Task) -> RecordDict:
-    """Evaluate the received model; report sums and counts."""
+    """Evaluate the received model; report sums and counts. On the test of a run that has none,
+    report nothing."""
     params, split = job.params, job.order.evaluate
     if split is None:
         raise ReplyError("an evaluate instruction must name its split")

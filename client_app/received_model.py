@@ -1,9 +1,10 @@
 """The global models that this node receives, kept for its own users (``lumos recommend``).
 
 There are two files below the state folder, each replaced atomically: ``model/latest.safetensors``,
-the model of the last finished round, and ``model/final.safetensors``, the best model of the last
-run that reached its end. A new run starts with an untrained model. With two files it cannot replace
-a good model before it has reached its own end.
+the model of the last finished round, and ``model/final.safetensors``, the result of the last run
+that reached its end: its best model or, where nothing has measured it, its last one. A new run
+starts with an untrained model. With two files it cannot replace a good model before it has reached
+its own end.
 """
 
 from pathlib import Path
@@ -24,8 +25,8 @@ def keep(state: Path, node: "Node", order: "Order", trains: bool) -> None:
         state: the node's state folder.
         node: the node; it holds the run's configuration and the catalog.
         order: the instruction. If it asks to train, its model is that of the previous round,
-            otherwise that of its own round. The test targets are asked for once, with the best
-            model of the run.
+            otherwise that of its own round. The test targets are asked for once, with the result
+            of the run, and in a run without them as well.
         trains: whether the order was to train.
 
     Raises:

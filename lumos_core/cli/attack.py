@@ -63,12 +63,20 @@ def attack_command(
 
     If it is interrupted, it resumes when the same command is started again.
     """
-    from lumos_core.cli.options import defaults_for, integers, measured, names, with_overrides
+    from lumos_core.cli.options import (
+        defaults_for,
+        integers,
+        measured,
+        names,
+        unmasked,
+        with_overrides,
+    )
     from lumos_core.cli.suites import run_suite
 
     require_extra("matplotlib", "plots", "the heat map")
     own = {"seed": "--seeds", "method": "--methods", "rounds": "--clean-rounds, --attack-rounds"}
     rounds = clean_rounds + attack_rounds
+    unmasked(config)
     base = measured(with_overrides(defaults_for(data, rounds=rounds), config, own))
     attacks = _Attacks(
         names(methods, "--methods"), _scenarios(suite, clients, data), integers(seeds, "--seeds"),

@@ -73,7 +73,14 @@ def compare_command(
     """
     from rich.console import Console
 
-    from lumos_core.cli.options import defaults_for, integers, measured, names, with_overrides
+    from lumos_core.cli.options import (
+        defaults_for,
+        integers,
+        measured,
+        names,
+        unmasked,
+        with_overrides,
+    )
     from lumos_core.cli.suites import run_suite
     from lumos_core.experiments.comparison.variant_runs import MERGED
 
@@ -87,6 +94,7 @@ def compare_command(
     everything = [v for v in VARIANTS if clients == "nodes" or v not in NEED_OTHER_USERS]
     chosen = everything if variants == "all" else names(variants or default, "--variants")
     own = {"seed": "--seeds", "method": "--variants"}
+    unmasked(config)
     base = measured(with_overrides(defaults_for(data), config, own), by_time=True)
     of_nodes: Partition = "users" if clients == "users" else partition
     suite = _Comparison(chosen, integers(seeds, "--seeds"), reference, of_nodes, tune)

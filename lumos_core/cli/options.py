@@ -11,6 +11,7 @@ from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError, reason_of
 
 _NODE_PREFIX = "node."
+_FALSE = ("false", "off", "no", "n", "f", "0")  # as pydantic reads a text
 Value = TypeVar("Value", str, int)
 _KEYS = "see `lumos config`; repeatable."
 
@@ -113,6 +114,25 @@ def with_overrides(
         if option := (own or {}).get(key):
             raise ConfigError(f"-c {key}=…: this command sets it by itself; use {option}")
     return RunConfig.from_flat({**base.to_flat(), **changes})
+
+
+def unmasked(texts: Iterable[str] | None) -> None:
+    """Refuse secure aggregation in a command that compares runs in one process. This comes before
+    the texts are made a configuration, where other keys would be refused that nobody gave.
+
+    Args:
+        texts: ``KEY=VALUE`` texts.
+
+    Raises:
+        ConfigError: they turn it on.
+    """
+    value = assignments(texts or []).get("secure-aggregation", "false")
+    if value.lower() not in _FALSE:
+        raise ConfigError(
+            f"secure-aggregation = {value}: this command trains all nodes in one process, without "
+            "masks, which change nothing but how a sum is rounded; leave it out, and give what it "
+            "needs, aggregation=mean and clip=none"
+        )
 
 
 def measured(config: RunConfig, by_time: bool = False) -> RunConfig:

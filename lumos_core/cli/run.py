@@ -245,7 +245,7 @@ def _execute(
             f"to resume:  lumos {command} --resume --run-dir {plan.run_dir}", highlight=False
         )
         raise typer.Exit(130) from None
-    _print_results(console, plan.run_dir, report, rows, summary)
+    _print_results(console, plan, report, rows, summary)
     if plan.config.has_views:
         console.print(
             f"{'views':>8}  {view_line(found, _count_views(plan, stores))}", highlight=False
@@ -285,19 +285,18 @@ def view_line(before: ViewCount, after: ViewCount) -> str:
 
 
 def _print_results(
-    console: Console, run_dir: Path, report: Path, rows: list[Row], summary: RunSummary
+    console: Console, plan: "LocalPlan", report: Path, rows: list[Row], summary: RunSummary
 ) -> None:
     if rows:
         head, *body = cells(rows)
         console.print(results_table(head, body, boxed=True))
+    elif plan.config.holds_out:
+        console.print(untested(summary), highlight=False)
     else:
-        if summary.validation:
-            console.print(untested(summary), highlight=False)
-        else:
-            console.print("the last model is the result: evaluation = none holds nothing out")
+        console.print("the last model is the result: evaluation = none holds nothing out")
     places = {
-        "model": run_dir / "checkpoint" / "best.safetensors",
-        "history": run_dir / "history.jsonl",
+        "model": plan.run_dir / "checkpoint" / "best.safetensors",
+        "history": plan.run_dir / "history.jsonl",
         "report": report,
     }
     for name, path in places.items():

@@ -34,6 +34,8 @@ if TYPE_CHECKING:  # imports torch
 
 CLIENTS = "clients"
 """Key of a run's facts about its nodes: what a client is, a node or a user."""
+NODE_STATES = "nodes"
+"""Folder of a run in which nodes in this process keep what they have not sent yet."""
 
 
 @dataclass(frozen=True)
@@ -200,8 +202,14 @@ def simulate_here(
         ConfigError: the run to resume is another one.
         LumosError: the run could not start.
     """
+    from lumos_core.federation.error_feedback import leaves_residuals
     from lumos_core.federation.recorded import recorded  # imports torch
-    from lumos_core.federation.simulate import POPULATION, prepared_views, simulate
+    from lumos_core.federation.simulate import (
+        POPULATION,
+        check_resumable,
+        prepared_views,
+        simulate,
+    )
     from lumos_core.federation.warm_start import START_MODEL
     from lumos_core.flower.cryptography import FLOWER
 
@@ -211,6 +219,9 @@ def simulate_here(
             f"{run_dir}: the run there has --clients {before}, found --clients {clients}; resume "
             "it as it was begun, or begin another run with --run-dir"
         )
+    state = run_dir / NODE_STATES if leaves_residuals(config) else None
+    if resume:
+        check_resumable(config, clients, state)
     config = _prepare(config, run_dir, facts, resume, start)
     one_user = clients == "users"
     parts = {POPULATION: Sequences.concat(list(users.values()))} if one_user else users
@@ -224,8 +235,9 @@ def simulate_here(
             on_event(event)
 
         return simulate(
-            config, catalog, users, clients=clients, views_of=views_of, run_dir=run_dir,
-            resume=True, on_event=both, primitives=FLOWER if config.secure_aggregation else None,
+            config, catalog, users, clients=clients, state=state, views_of=views_of,
+            run_dir=run_dir, resume=resume, on_event=both,
+            primitives=FLOWER if config.secure_aggregation else None,
             start=run_dir / START_MODEL if config.start_model else None,
         )  # fmt: skip
 

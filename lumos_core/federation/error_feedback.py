@@ -14,9 +14,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from lumos_core.config import RunConfig
 from lumos_core.errors import DataError
 from lumos_core.learning.parameters import Params
 from lumos_core.safe_files import private_folder, write_atomically
+from lumos_core.wire.codecs import codec
 
 FOLDER = "residuals"
 """Its name in a node's state folder; below it there is a folder for each run."""
@@ -25,6 +27,11 @@ KEPT = 2
 can be repeated."""
 FORGET_SECONDS = 30 * 24 * 3600.0
 _RUN = "[0-9a-f]" * 16  # names of folders, see lumos_core.runs.resume.run_key
+
+
+def leaves_residuals(config: RunConfig) -> bool:
+    """Whether nodes of a run keep what its codec does not send."""
+    return config.error_feedback and not codec(config.delta_codec).lossless
 
 
 class Residuals:

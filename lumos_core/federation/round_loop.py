@@ -21,8 +21,9 @@ end the run (`patience`), nodes have already trained for round r + 1: its replie
 After the last round, its model is evaluated on the validation targets, unless that is done already,
 and the best model of the run on the test targets. The run is "completed" if no round failed and a
 node answered this last question, and "failed" otherwise; its models are kept in both cases. With
-`evaluation = none` nobody evaluates, and the last model is the result. A run for which too few
-nodes show up at the start ends with an error.
+`evaluation = none` nobody evaluates, and the last model is the result. In a run without test
+targets the last question brings the result all the same, so that nodes can keep it, and is answered
+with nothing. A run for which too few nodes show up at the start ends with an error.
 """
 
 import logging
@@ -54,7 +55,6 @@ from lumos_core.runs.checkpoint import (
     BEST,
     LATEST,
     Checkpoint,
-    OptimizerState,
     RunProgress,
     save_checkpoint,
 )
@@ -152,6 +152,8 @@ class Federation:
         self.config, self.transport, self.offer = config, self.catalogs, offer
         self.params, self.optimizer = start.checkpoint.params, start.checkpoint.optimizer
         self.progress = start.checkpoint.progress
+        if len(config.title_weights) == 1:  # nothing to choose: it holds without an evaluation, too
+            self.progress = replace(self.progress, title_weight=config.title_weights[0])
         self.best = start.best
         self.run_dir = run_dir
         self.history = history
@@ -177,8 +179,8 @@ class Federation:
 
     def run(self) -> FederationResult:
         self._wait_for_nodes()
-        self._save(BEST, self.best, {})
-        self._save(LATEST, self.params, self.optimizer)
+        self._save_best()
+        self._save_latest()
         self._add_early()
         if self.config.has_views and self.config.view_timeout and self._ended() is None:
             ViewPhase(self.config, self.transport, self.members, self.history, self.offer).run()
@@ -280,10 +282,10 @@ class Federation:
         # look like a lost history; a line without its checkpoint is dropped on resume.
         spent = self._spend(aggregator, aggregator.names)
         self.history.add({"event": Outcome.TRAINED.event, **event, **aggregator.facts(), **spent})
-        self._save(LATEST, self.params, self.optimizer)
+        self._save_latest()
         if not self.config.holds_out:  # what is newest is in use, also if the server dies
             self.best = self.params
-            self._save(BEST, self.best, {})
+            self._save_best()
         return Round(Outcome.TRAINED)
 
     def _spend(self, aggregator: Aggregator, used: Sequence[str]) -> Event:
@@ -340,7 +342,7 @@ class Federation:
         due = (number - 1) % self.config.evaluate_every == 0 and self._evaluates_in_rounds
         # When a failed round is tried again, the model may have been evaluated already.
         evaluate: Split | None = "validation" if due and not self._evaluated(number - 1) else None
-        weight = self._title_weight
+        weight = self.progress.title_weight
         instructions = [
             Instruction(n, "train", number, self.params, evaluate, title_weight=weight)
             for n in sampled
@@ -431,17 +433,19 @@ class Federation:
                 aggregator.offer(reply, evaluated)
 
     def _finish(self, ended: Ended) -> FederationResult:
-        """Evaluate the last model, then the best one on the test targets."""
+        """Evaluate the last model, then the best one on the test targets; or else hand it out."""
         last = self.progress.round
         if self.config.holds_out and not self._evaluated(last):
             self._evaluate_everywhere(last, "validation", self.params)
-        self._save(LATEST, self.params, self.optimizer)  # once more, with the last evaluation
+        self._save_latest()  # once more, with the last evaluation
         if self.progress.best_round < 0:  # no evaluation ever succeeded: take the last model
             self.best, self.progress = self.params, replace(self.progress, best_round=last)
-            self._save(BEST, self.best, {})
-        test: dict[str, float] = {}
+            self._save_best()
+        test: dict[str, float] | None = {}
         if self.config.tests:
             test = self._evaluate_everywhere(self.progress.best_round, "test", self.best)
+        else:
+            self._hand_out()
         failure = self._failure(ended, test)
         validation = self._evaluated(self.progress.best_round) or {}
         return FederationResult(
@@ -451,20 +455,30 @@ class Federation:
             rounds=last,
             best_round=self.progress.best_round,
             validation={k: v for k, v in validation.items() if "@" in k or k == "mrr"},
-            test=test,
+            test=test or {},
             events=self.history.events,
-            title_weight=self._title_weight,
+            title_weight=self.progress.title_weight,
             epsilon=self.budget.spent(),
         )
 
-    def _failure(self, ended: Ended, test: dict[str, float]) -> str:
-        """Why the run counts as failed, or nothing."""
+    def _failure(self, ended: Ended, test: dict[str, float] | None) -> str:
+        """Why the run counts as failed, or nothing.
+
+        Args:
+            test: test metrics; empty without a test and without users to test with; None if no
+                valid reply came.
+        """
         if ended.ending.fails:
             return ended.reason
         failed = sum(event["event"] == Outcome.FAILED.event for event in self.history.events)
         if failed:
             return f"{failed} rounds failed (see history.jsonl)"
-        return "" if test or not self.config.tests else "no node answered the final evaluation"
+        # In a window of days it may be that no node has enough users to report. With leave-one-out
+        # all users are in the test, and a report about none is no answer.
+        few = test is not None and self.config.evaluation == "last-days"
+        if test or few or not self.config.tests:
+            return ""
+        return "no node answered the final evaluation"
 
     # --- nodes
 
@@ -527,49 +541,64 @@ class Federation:
 
     # --- messages, evaluation, checkpoints
 
-    def _evaluate_everywhere(self, of_round: int, split: Split, params: Params) -> dict[str, float]:
-        names = self.members.present()
-        weight = self._title_weight
-        instructions = [
-            Instruction(n, "evaluate", of_round, params, split, title_weight=weight) for n in names
-        ]
-        answered = exchange(self.transport, instructions, self.config.round_timeout)
+    def _evaluate_everywhere(
+        self, of_round: int, split: Split, params: Params
+    ) -> dict[str, float] | None:
+        """Metrics of a model; see :meth:`_record_evaluation`."""
+        answered = self._ask_everybody(of_round, split, params)
         traffic = {
             "bytes_up": sum(r.bytes_up for r in answered),
             "bytes_down": sum(r.bytes_down for r in answered),
         }
         return self._record_evaluation(of_round, split, answered, traffic)
 
+    def _hand_out(self) -> None:
+        """Send the run's result to all nodes, in the form of the question after the test targets:
+        nodes keep what comes with it as the result (:mod:`client_app.received_model`). Otherwise
+        they would go on with that of an earlier run. What they answer does not matter."""
+        answered = self._ask_everybody(self.progress.best_round, "test", self.best)
+        failed = {r.node: f"error {r.error[:80]!r}" for r in answered if r.error is not None}
+        silent = set(self.members.users) - {r.node for r in answered}
+        for name, why in sorted((failed | dict.fromkeys(silent, "no reply")).items()):
+            log.warning("node %s: may lack the run's result: %s", name, why)
+
+    def _ask_everybody(self, of_round: int, split: Split, params: Params) -> list[Reply]:
+        """Ask all nodes that are there to evaluate a model."""
+        weight = self.progress.title_weight
+        instructions = [
+            Instruction(name, "evaluate", of_round, params, split, title_weight=weight)
+            for name in self.members.present()
+        ]
+        return exchange(self.transport, instructions, self.config.round_timeout)
+
     def _record_evaluation(
         self, of_round: int, split: Split, answered: list[Reply], traffic: Event | None = None
-    ) -> dict[str, float]:
+    ) -> dict[str, float] | None:
         """Add up the sums of all valid replies; remember the best validation model.
 
         Args:
             traffic: bytes of the evaluation's own messages; None if it shared those of a training.
+
+        Returns:
+            Means over users; empty if the valid replies are about no users, None if none is valid.
         """
-        weights = self.config.title_weights if split == "validation" else (self._title_weight,)
+        chosen = (self.progress.title_weight,)
+        weights = self.config.title_weights if split == "validation" else chosen
         valid, failed = evaluations.checked(answered, weights)
         event = evaluations.evaluation_event(self.config, of_round, split, valid, weights)
         if event is None:
-            return {}
+            return {} if valid else None
         event |= {**(traffic or {}), **({"failed": failed} if failed else {})}
         self.history.add(event)
         if split == "validation":
             self._note_best(of_round, history.value_of(event), event.get("title_weight", 0.0))
         return {name: event[name] for name in reply_checks.RANKING if name != "users"}
 
-    @property
-    def _title_weight(self) -> float:
-        """Weight of the titles' nearness with the best model so far."""
-        fixed = self.config.title_weights
-        return fixed[0] if len(fixed) == 1 else self.progress.title_weight
-
     def _note_best(self, of_round: int, worth: float, title_weight: float) -> None:
         self.progress = self.progress.after_evaluation(of_round, worth, title_weight)
         if self.progress.best_round == of_round:
             self.best = self.params
-            self._save(BEST, self.best, {})
+            self._save_best()
 
     def _out_of_patience(self) -> bool:
         return 0 < self.config.patience <= self.progress.evaluations_since_best
@@ -584,9 +613,21 @@ class Federation:
                 return event
         return None
 
-    def _save(self, name: str, params: Params, optimizer: OptimizerState) -> None:
+    def _save_best(self) -> None:
+        """Save the best model. Where nobody evaluates, that is the newest, and its file says of
+        which round it is; the other checkpoint names no best round before the run's end, as a
+        resumed run looks for the evaluation of a round that is named there."""
+        progress = self.progress
+        if not self.config.holds_out and progress.round:
+            progress = replace(progress, best_round=progress.round)
+        self._save(BEST, Checkpoint(self.best, {}, progress))
+
+    def _save_latest(self) -> None:
+        self._save(LATEST, Checkpoint(self.params, self.optimizer, self.progress))
+
+    def _save(self, name: str, checkpoint: Checkpoint) -> None:
         if self.run_dir is not None:
-            save_checkpoint(self.run_dir / name, Checkpoint(params, optimizer, self.progress))
+            save_checkpoint(self.run_dir / name, checkpoint)
 
 
 def run_federation(

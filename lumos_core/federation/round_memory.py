@@ -15,7 +15,6 @@ from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError
 from lumos_core.federation import aggregation, error_feedback
 from lumos_core.learning.parameters import ITEM_TABLE
-from lumos_core.wire.codecs import codec
 
 FLOAT = 4  # bytes of a value of a delta
 GIB = 2**30
@@ -65,7 +64,7 @@ class RoundMemory:
         stacked = 2 if rule.needs_single_deltas else 0  # a stack, and a sorted copy of it
         of_table = copies + (0 if rule.averages_table else stacked)
         values = self.clients * (self.table * of_table + self.rest * (copies + stacked))
-        if config.error_feedback and not codec(config.delta_codec).lossless:
+        if error_feedback.leaves_residuals(config):
             values += error_feedback.KEPT * self.population * (self.table + self.rest)
         return FLOAT * values
 

@@ -19,6 +19,7 @@ from lumos_core.data.catalog import Catalog
 from lumos_core.data.layout import shared_state
 from lumos_core.data.sequences import Sequences
 from lumos_core.errors import ConfigError, DataError
+from lumos_core.federation.error_feedback import leaves_residuals
 from lumos_core.federation.in_process import InProcessTransport
 from lumos_core.federation.node import Node
 from lumos_core.federation.one_user_clients import check_one_user_clients
@@ -70,10 +71,13 @@ def simulate(
             :mod:`~lumos_core.federation.population`.
         state: folder in which nodes keep their views, one folder each, so that a second run does
             not write them again; a temporary folder by default. One-user clients share a folder.
+            Nodes also keep there what a deployed node keeps: the key of their noise and, with
+            ``error-feedback``, what they have not sent yet.
         views_of: where views come from, if not from the configured writer. One-user clients have
             one source, that of the name "users".
         run_dir: where to keep checkpoints and history; nothing is kept if not given.
-        resume: continue the run in ``run_dir`` if there is one.
+        resume: continue the run in ``run_dir`` if there is one. With ``error-feedback`` that
+            needs the ``state`` that the run began with.
         on_event: called with every event of the history.
         primitives: the cryptography of ``secure-aggregation``.
         seconds: by node, how many simulated seconds a training takes, 1 for all others; so replies
@@ -87,7 +91,8 @@ def simulate(
 
     Raises:
         ConfigError: no node is given, or ``run_dir`` holds another run, or one-user clients cannot
-            train as the configuration says, or the model to start from has another shape.
+            train as the configuration says, or the model to start from has another shape, or a run
+            to resume has not kept what its nodes have not sent yet.
         DataError: a node has no users.
         ModelError: the language model cannot be found, or there is no usable model to start from.
 
@@ -113,6 +118,8 @@ def simulate(
     for name, sequences in shops.items():
         if not len(sequences):
             raise DataError(f"node {name!r}: has no users; leave it out")
+    if resume:
+        check_resumable(config, clients, state)
     begun = None if start is None else Start.read(Path(start), config, catalog)
     config = begun.applied(config) if begun else config
     everyone = Sequences.concat(list(shops.values())) if clients == "users" else None
@@ -133,8 +140,9 @@ def simulate(
             views_of = _state_views(config, catalog, folder)
         if everyone is None:
             stack.enter_context(_one_thread())
+            kept = {name: state / name if state else None for name in shops}
             nodes = [
-                Node(name, catalog, sequences, config, views_of(name))
+                Node(name, catalog, sequences, config, views_of(name), state=kept[name])
                 for name, sequences in shops.items()
             ]
             transport: Transport = InProcessTransport(nodes, primitives)
@@ -154,6 +162,31 @@ def simulate(
             known_as=catalog.is_known_as,
             started=begun.facts.event() if begun else None,
         )
+
+
+def check_resumable(config: RunConfig, clients: Clients, state: Path | None) -> None:
+    """Check that a run can be continued as if it had never stopped.
+
+    Args:
+        config, clients, state: see :func:`simulate`.
+
+    Raises:
+        ConfigError: what its nodes have not sent yet is lost when this process ends.
+    """
+    if not leaves_residuals(config) or (state is not None and clients == "nodes"):
+        return
+    keys = f"error-feedback = true and delta-codec = {config.delta_codec}"
+    if clients == "users":
+        raise ConfigError(
+            f"{keys}: clients with one user each keep what they have not sent yet in memory, so "
+            "their run cannot be resumed; begin another one, without resume or with "
+            "error-feedback = false"
+        )
+    raise ConfigError(
+        f"{keys}: a run is resumed with what its nodes have not sent yet; give its folder as "
+        "`state`, from the beginning of the run on, or begin another run with "
+        "error-feedback = false"
+    )
 
 
 def prepared_views(

@@ -41,6 +41,9 @@ def evaluate(
 
     Returns:
         By weight: sums over users, see :func:`~lumos_core.learning.metrics.ranking_sums`.
+
+    Raises:
+        ValueError: a weight is not 0, and there are no titles.
     """
     ranks = ranks_by_weight(model, histories, targets, titles, weights)
     return {weight: ranking_sums(row) for weight, row in zip(weights, ranks, strict=True)}
@@ -86,11 +89,20 @@ def ranks_by_weight(
 
     Returns:
         float64 [weights, U], 1 = best.
+
+    Raises:
+        ValueError: a weight is not 0, and there are no titles.
     """
+    if titles is None and any(weights):
+        raise ValueError(
+            f"weights = {tuple(weights)}: found no titles, expected their nearness, which these "
+            "weights are of; give TitleNearness.of(catalog) as titles, or 0 as the only weight"
+        )
 
     def scores(users: np.ndarray) -> Iterator[torch.Tensor]:
         chosen = [histories[u] for u in users]
         encoded = encoder_scores(model, chosen)
+        # with 0 as the only weight, what is near does not count
         near = titles.near(chosen) if titles is not None and any(weights) else encoded
         return fused_by_weight(encoded, near, weights)
 

@@ -27,6 +27,13 @@ def node_noise(config: RunConfig) -> float:
     return config.dp_noise_multiplier * config.dp_clip / math.sqrt(config.min_replies)
 
 
+def fewest_replies(config: RunConfig, nodes: int) -> int:
+    """``min-replies`` of an experiment in one process, where all nodes answer: 1, so that no round
+    fails because a reply was rejected. With ``dp = distributed`` that of the configuration, as far
+    as there are nodes: a node's noise is its share among so many."""
+    return min(config.min_replies, nodes) if config.dp == "distributed" else 1
+
+
 def central_mean(replies: Sequence[Params], config: RunConfig, round: int) -> Params:
     """The plain mean of clipped deltas with the server's noise (``dp = central``)."""
     clipped = [deltas.clip(reply, config.dp_clip) for reply in replies]

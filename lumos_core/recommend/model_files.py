@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 MODEL_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 KEPT_FINAL, KEPT_LATEST = "model/final.safetensors", "model/latest.safetensors"
-"""Where a node keeps received models, below its state folder: the best model of the last run that
-completed, and the model of the last finished round of a run."""
+"""Where a node keeps received models, below its state folder: the result of the last run that came
+to its end, and the model of the last finished round of a run."""
 
 _CARD = "lumos"  # key of the card in the file's metadata
 
@@ -286,7 +286,7 @@ def _of_checkpoint(path: Path, checkpoint: Checkpoint) -> tuple[Params, ModelCar
     if of_round < 0:
         raise ModelError(
             f"{path}: no round has been evaluated yet, so this is the model that training began "
-            "with; wait for the first evaluation"
+            "with; wait for the first evaluation or, with evaluation = none, for the first round"
         )
     try:
         config = RunConfig.from_saved(progress.config)

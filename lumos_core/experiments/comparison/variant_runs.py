@@ -238,9 +238,10 @@ def _counted(name: str, ground: Ground) -> tuple[Result, Ranks]:
 
 def _federated(config: RunConfig, ground: Ground) -> tuple[Result, Ranks]:
     from lumos_core.federation.simulate import prepared_views, simulate
+    from lumos_core.privacy.mechanisms import fewest_replies
 
     count = len(ground.pooled.users) if ground.one_user else len(ground.nodes)
-    config = config.replace(min_nodes=count, min_replies=1)
+    config = config.replace(min_nodes=count, min_replies=fewest_replies(config, count))
     shared = ground.drawn or ground.one_user
     views_of = prepared_views(config, ground.catalog, ground.folder, shared=shared)
     result = simulate(

@@ -98,12 +98,15 @@ def _stored_views(
 def _params(base: RunConfig, catalog: Any, nodes: Sequence[Sequences], after: int) -> Params:
     from lumos_core.federation.simulate import simulate
     from lumos_core.learning.title_start import initial_params
+    from lumos_core.privacy.mechanisms import fewest_replies
 
     if not after:
         return initial_params(base, catalog)
+    count = len(nodes)
     config = base.replace(
-        method="fedavg", rounds=after, min_nodes=len(nodes), evaluate_every=after, min_replies=1
-    )
+        method="fedavg", rounds=after, min_nodes=count, evaluate_every=after,
+        min_replies=fewest_replies(base, count),
+    )  # fmt: skip
     return simulate(config, catalog, nodes).params
 
 

@@ -155,6 +155,7 @@ def _federate(
 ) -> Federation:
     """Run a federation's rounds in this process, without evaluation."""
     count = len(transport.nodes())
+    # Nodes have the configuration as it was given, and noise by its min-replies.
     config = config.replace(rounds=rounds, min_nodes=count, min_replies=1, evaluate_every=NEVER)
     if not isinstance(transport, Population):  # of nodes there are few: all of them take part
         config = config.replace(fraction=1.0)

@@ -12,7 +12,13 @@ from lumos_core.data import Catalog
 from lumos_core.flower import records
 from lumos_core.flower.records import Order
 from lumos_core.learning.model import get_params, new_model
-from lumos_core.recommend.model_files import KEPT_FINAL, KEPT_LATEST, load_model, read_card
+from lumos_core.recommend.model_files import (
+    KEPT_FINAL,
+    KEPT_LATEST,
+    kept_model,
+    load_model,
+    read_card,
+)
 
 
 @pytest.fixture
@@ -66,10 +72,31 @@ def test_the_model_that_a_warm_start_begins_with_is_trained(folder: Path) -> Non
     assert kept(folder) == {KEPT_LATEST: (0, False), KEPT_FINAL: (0, True)}
 
 
+def test_the_result_of_a_run_without_a_test_replaces_that_of_an_earlier_run(folder: Path) -> None:
+    """Nothing is measured, and nothing but an empty answer leaves the node."""
+    old, run = model(folder), tiny_config(folder, evaluation="none")
+    ask(folder, records.EVALUATE, Order(old, 9, "test", ""))
+    new = {n: a * 2 for n, a in old.items()}
+    content = ask(folder, records.EVALUATE, Order(new, 3, "test", ""), run)
+    assert {name: dict(record) for name, record in content.items()} == {"metrics": {}}
+    assert kept(folder) == {KEPT_FINAL: (3, True)}
+    catalog = Catalog.read(folder / "catalog.tsv")
+    loaded = load_model(kept_model(folder / "node-0" / "state", catalog), catalog)
+    assert all((a == new[n]).all() for n, a in get_params(loaded).items())
+
+
 def test_a_model_that_the_node_refuses_is_not_kept(folder: Path) -> None:
     params = {n: a[..., :-1] for n, a in model(folder).items()}
     content = ask(folder, records.TRAIN, Order(params, 2, None, ""))
     assert content["error"]["code"] == "model-failed"
+    assert kept(folder) == {}
+
+
+def test_a_result_that_the_node_refuses_is_not_kept(folder: Path) -> None:
+    params, run = {n: a[..., :-1] for n, a in model(folder).items()}, tiny_config(folder)
+    for config in (run, tiny_config(folder, evaluation="none")):
+        content = ask(folder, records.EVALUATE, Order(params, 3, "test", ""), config)
+        assert content["error"]["code"] == "model-failed"
     assert kept(folder) == {}
 
 

@@ -21,8 +21,10 @@ from lumos_core.errors import ConfigError, DataError
 from lumos_core.federation.node import Node
 from lumos_core.learning.evaluation import evaluate
 from lumos_core.learning.model import build_model, set_params
+from lumos_core.learning.parameters import Params
 from lumos_core.learning.title_start import initial_params
 from lumos_core.runs.folder import write_config
+from lumos_core.wire.messages import Metrics
 
 Tiny = Callable[..., RunConfig]
 DAY = 86_400
@@ -230,10 +232,43 @@ def test_a_run_is_watched_on_the_newest_days(tiny: Tiny, toy_catalog: Catalog) -
     assert 0 < tested.test["mrr"] < 1
 
 
+def test_a_node_without_a_test_is_given_the_result_and_reports_nothing(
+    tiny: Tiny, toy_catalog: Catalog
+) -> None:
+    node = Node("a", toy_catalog, crowd(), tiny(**DAYS))
+    assert node.evaluate(initial_params(node.config, toy_catalog), "test") == {}
+
+
 def test_nobody_has_enough_users(tiny: Tiny, toy_catalog: Catalog) -> None:
     cfg = tiny(rounds=2, round_timeout=60.0, **DAYS)
     result = simulate(cfg, toy_catalog, {"a": crowd(3), "b": crowd(4)})
     assert (result.outcome, result.best_round, result.validation) == ("completed", 2, {})
+
+
+def test_a_test_that_nobody_has_enough_users_for_fails_no_run(
+    tiny: Tiny, toy_catalog: Catalog
+) -> None:
+    """Every node has answered: it is only that nothing has measured the model."""
+    cfg = tiny(rounds=2, round_timeout=60.0, **BOTH)
+    result = simulate(cfg, toy_catalog, {name: crowd(6) for name in "abc"})
+    assert (result.outcome, result.reason) == ("completed", "")
+    assert (result.best_round, result.validation, result.test) == (2, {}, {})
+
+
+def test_a_test_that_nobody_answers_fails_the_run(
+    tiny: Tiny, toy_catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nonsense = {"eval-users": -1.0}
+    honest = Node.evaluate
+
+    def answer(self: Node, params: Params, split: str, title_weight: float = 0.0) -> Metrics:
+        return nonsense if split == "test" else honest(self, params, split, title_weight)
+
+    monkeypatch.setattr(Node, "evaluate", answer)
+    cfg = tiny(rounds=1, round_timeout=60.0, **BOTH)
+    result = simulate(cfg, toy_catalog, {name: crowd(6) for name in "abc"})
+    assert (result.outcome, result.test) == ("failed", {})
+    assert result.reason == "no node answered the final evaluation"
 
 
 def shop(folder: Path, *rows: str) -> Path:
@@ -275,6 +310,15 @@ def test_the_command_and_its_resumption(tmp_path: Path) -> None:
     again = CliRunner().invoke(app, simulated(data, run, "--rounds", "2", "--resume"))
     assert again.exit_code == 0, again.output
     assert json.loads((run / "summary.json").read_text())["rounds"] == 2
+
+
+def test_the_command_without_enough_users_in_the_windows(tmp_path: Path) -> None:
+    data, run = shop(tmp_path / "data"), tmp_path / "run"
+    days = ["-c", "evaluate-from=2026-11-21", "-c", "test-from=2026-11-25"]  # of nobody
+    found = CliRunner().invoke(app, simulated(data, run, "--rounds", "1", *days))
+    assert found.exit_code == 0, found.output
+    assert "round 1 is the last; nothing has measured it" in found.output
+    assert "evaluation = none" not in found.output
 
 
 def test_positions_are_refused_before_any_training(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation_fakes import CATALOG, FakeNode, FakeTransport, start
+from federation_fakes import CATALOG, FakeNode, FakeTransport, only, start
 from flower_in_process import node_context, tiny_config, write_nodes
 from typer.testing import CliRunner
 
@@ -22,8 +22,10 @@ from lumos_core.federation.one_user_clients import check_one_user_clients
 from lumos_core.federation.round_loop import FederationResult, run_federation
 from lumos_core.learning.parameters import Params
 from lumos_core.learning.title_start import initial_params
+from lumos_core.recommend.model_files import read_model
 from lumos_core.runs.checkpoint import BEST, LATEST, load_checkpoint
 from lumos_core.runs.history import Event
+from lumos_core.wire.messages import Instruction, Reply
 
 Tiny = Callable[..., RunConfig]
 NAMES = ("ann", "bob", "cy")
@@ -50,6 +52,11 @@ def _run(
     transport = FakeTransport([FakeNode(name, config) for name in NAMES])
     result = run_federation(config, transport, CATALOG, start(), run_dir=run_dir, **options)
     return result, transport
+
+
+def _without_result(transport: FakeTransport) -> list[Instruction]:
+    """All instructions but the last to each node, which brings the result."""
+    return transport.asked[: -len(NAMES)]
 
 
 def _same(a: Params, b: Params) -> bool:
@@ -118,11 +125,39 @@ def test_the_last_model_is_the_result(config: Tiny, tmp_path: Path) -> None:
     assert (result.outcome, result.reason, result.best_round) == ("completed", "", 4)
     assert result.validation == result.test == {}
     assert not [e for e in result.events if e["event"] == "evaluation"]
-    assert not [i for i in transport.asked if i.evaluate or i.kind == "evaluate"]
+    assert all(i.kind != "evaluate" and not i.evaluate for i in _without_result(transport))
     latest, best = load_checkpoint(tmp_path / LATEST), load_checkpoint(tmp_path / BEST)
     assert latest.progress.round == best.progress.best_round == 4
     assert _same(latest.params, best.params)
     assert _same(latest.params, result.params)
+
+
+def test_all_nodes_get_the_result_in_the_end(config: Tiny, tmp_path: Path) -> None:
+    """Also those that are not asked to train in the last round."""
+    cfg = config(rounds=3, fraction=0.5, method="fedavg-plus", title_weight=0.4)
+    result, transport = _run(cfg, tmp_path)
+    last = transport.asked[-len(NAMES) :]
+    assert [(i.node, i.kind, i.round, i.evaluate) for i in last] == [
+        (name, "evaluate", 3, "test") for name in NAMES
+    ]
+    assert {i.title_weight for i in last} == {0.4}
+    assert all(i.params is not None and _same(i.params, result.params) for i in last)
+
+
+@pytest.mark.parametrize("answer", [[], [Reply("bob", "evaluate", error="data-failed")]])
+def test_a_node_that_does_not_get_it_does_not_fail_the_run(
+    config: Tiny, answer: list[Reply], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as one of an earlier 0.2, which evaluates or fails."""
+    cfg = config(rounds=1)
+    transport = FakeTransport(
+        [FakeNode(name, cfg) for name in NAMES], only("bob", "evaluate", lambda reply: answer)
+    )
+    result = run_federation(cfg, transport, CATALOG, start())
+    assert result.outcome == "completed"
+    warned = [r.getMessage() for r in caplog.records if "result" in r.getMessage()]
+    assert len(warned) == 1
+    assert warned[0].startswith("node bob: ")
 
 
 def test_it_is_that_of_a_run_that_evaluates(config: Tiny, tmp_path: Path) -> None:
@@ -148,7 +183,7 @@ def test_a_server_that_dies_leaves_the_newest_model(
         _run(config(rounds=5), tmp_path / "a", on_event=die)
     best = load_checkpoint(tmp_path / "a" / BEST)
     assert _same(best.params, load_checkpoint(tmp_path / "a" / LATEST).params)
-    assert best.progress.round == killed_in
+    assert best.progress.round == best.progress.best_round == killed_in
     resumed, _ = _run(config(rounds=5), tmp_path / "a", resume=True)
     expected, _ = _run(config(rounds=5), tmp_path / "b")
     assert _same(resumed.params, expected.params)
@@ -156,10 +191,28 @@ def test_a_server_that_dies_leaves_the_newest_model(
     assert longer.best_round == 7
 
 
+def test_the_newest_model_is_in_use_from_the_first_round_on(
+    tiny: Tiny, toy_catalog: Catalog, tmp_path: Path
+) -> None:
+    """Also while a resumed run has not finished another round."""
+    config = tiny(rounds=3, evaluation="none", round_timeout=60.0)
+    found: list[int] = []
+
+    def look(event: Event) -> None:
+        if event["event"] == "round" and event["round"] > 1:
+            found.append(read_model(tmp_path / BEST)[1].round)
+
+    options: dict[str, Any] = {"run_dir": tmp_path, "on_event": look, "resume": True}
+    simulate(config, toy_catalog, {"a": SHORT, "b": SHORT}, **options)
+    assert found == [1, 2]
+    simulate(config.replace(rounds=4), toy_catalog, {"a": SHORT, "b": SHORT}, **options)
+    assert found == [1, 2, 3]
+
+
 def test_it_goes_together_with_late_replies(config: Tiny, tmp_path: Path) -> None:
     result, transport = _run(config(rounds=4, mode="async", min_replies=2), tmp_path)
     assert result.best_round == 4
-    assert not [i for i in transport.asked if i.evaluate or i.kind == "evaluate"]
+    assert all(i.kind != "evaluate" and not i.evaluate for i in _without_result(transport))
 
 
 # ---------------------------------------------------------------- what makes no sense

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from lumos_core.federation.node import Node
 from lumos_core.federation.open_questions import OpenQuestions
 from lumos_core.federation.round_loop import run_federation
 from lumos_core.learning.title_start import initial_params
+from lumos_core.runs.checkpoint import LATEST, load_checkpoint
 
 Tiny = Callable[..., RunConfig]
 Users = Callable[..., Sequences]
@@ -107,6 +109,37 @@ def test_a_round_looks_for_open_questions_as_often_whatever_the_number_of_client
     assert looks[0] == looks[1] > 0, "a look for each client makes rounds quadratic"
 
 
+FEEDBACK = {"delta_codec": "top-rows", "top_rows_share": 0.2, "error_feedback": True}
+
+
+def test_with_error_feedback_a_run_is_resumed_to_the_bit(
+    tiny: Tiny, toy_catalog: Catalog, toy_users: Users, tmp_path: Path
+) -> None:
+    config, shops = tiny(rounds=4, **FEEDBACK), [toy_users(8), toy_users(8, 1)]
+    straight = simulate(config, toy_catalog, shops)
+    there = {"run_dir": tmp_path / "run", "state": tmp_path / "state"}
+    simulate(config.replace(rounds=2), toy_catalog, shops, **there)
+    resumed = simulate(config, toy_catalog, shops, resume=True, **there)
+    for name, array in straight.params.items():
+        np.testing.assert_array_equal(resumed.params[name], array)
+
+
+def test_what_nodes_owe_must_outlive_a_run_that_is_to_be_resumed(
+    tiny: Tiny, toy_catalog: Catalog, toy_users: Users, tmp_path: Path
+) -> None:
+    config, shops = tiny(rounds=1, **FEEDBACK), [toy_users(8)]
+    there = {"run_dir": tmp_path / "run", "resume": True}
+    for refused, message in (
+        ({}, "error-feedback = true and delta-codec = top-rows: .*; give its folder as `state`"),
+        ({"state": tmp_path / "state", "clients": "users"}, "one user each keep .* in memory"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            simulate(config, toy_catalog, shops, **refused, **there)
+    assert not (tmp_path / "run").exists()
+    for lossless in ({"delta_codec": "float32"}, {"error_feedback": False}):
+        simulate(config.replace(**lossless), toy_catalog, shops, resume=True)
+
+
 def test_threads_are_as_they_were(tiny: Tiny, toy_catalog: Catalog, toy_users: Users) -> None:
     torch.set_num_threads(2)
     try:
@@ -138,6 +171,35 @@ def test_the_command_leaves_a_run_folder_that_can_be_resumed(tmp_path: Path) -> 
     assert (summary["outcome"], summary["rounds"]) == ("completed", 2)
     shown = CliRunner().invoke(app, ["status", str(run)])
     assert "completed" in shown.output
+
+
+def test_the_command_keeps_what_nodes_owe_in_the_run_folder(tmp_path: Path) -> None:
+    data = write_nodes(tmp_path / "data")
+    (data / "dataset.json").write_text(
+        json.dumps({"name": "d", "nodes": 2, "seed": 0, "partition": "uniform"})
+    )
+
+    def run(name: str, *more: str) -> Any:
+        settings = [
+            "--method", "fedavg", "-c", "semantic-start=none", "-c", "dim=8",
+            "-c", "delta-codec=top-rows", "-c", "error-feedback=true", "--data", str(data),
+        ]  # fmt: skip
+        words = ["simulate", "--engine", "in-process", "--no-baselines", *more]
+        return CliRunner().invoke(app, [*words, "--run-dir", str(tmp_path / name), *settings])
+
+    for name, *more in (
+        ("a", "--rounds", "4"), ("b", "--rounds", "2"), ("b", "--resume", "--rounds", "4"),
+        ("users", "--clients", "users", "--rounds", "1"),
+    ):  # fmt: skip
+        found = run(name, *more)
+        assert found.exit_code == 0, (found.output, found.exception)
+    straight, resumed = (load_checkpoint(tmp_path / name / LATEST).params for name in "ab")
+    for name, array in straight.items():
+        np.testing.assert_array_equal(resumed[name], array)
+    before = (tmp_path / "users" / "summary.json").read_bytes()
+    refused = run("users", "--clients", "users", "--resume", "--rounds", "2")
+    assert "one user each keep" in str(refused.exception)
+    assert (tmp_path / "users" / "summary.json").read_bytes() == before
 
 
 def test_the_command_takes_each_user_for_a_client(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from lumos_core.config import RunConfig
 from lumos_core.config.run_config import TITLE_WEIGHTS
 from lumos_core.federation import membership
 from lumos_core.federation.round_loop import FederationResult, run_federation
-from lumos_core.runs.checkpoint import BEST, load_checkpoint
+from lumos_core.runs.checkpoint import BEST, LATEST, load_checkpoint
 from lumos_core.wire.messages import Instruction, Metrics
 from lumos_core.wire.reply_checks import evaluation_metrics
 
@@ -94,6 +94,27 @@ def test_a_given_weight_is_the_only_one(run: Any, weight: float) -> None:
     result, transport = run(title_weight=weight)
     assert (result.outcome, result.title_weight) == ("completed", weight)
     assert {i.title_weight for i in transport.asked if i.params is not None} == {weight}
+
+
+def test_a_given_weight_is_in_the_files_of_models_that_nothing_has_measured(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or whoever loads them would rank without it."""
+    run(run_dir=tmp_path / "none", title_weight=0.4, evaluation="none")
+    monkeypatch.setattr(Scripted, "_evaluation", lambda self, asked: {})  # none is valid
+    run(run_dir=tmp_path / "failed", title_weight=0.4, max_failed_rounds=0)
+    for place in ("none", "failed"):
+        for name in (BEST, LATEST):
+            assert load_checkpoint(tmp_path / place / name).progress.title_weight == 0.4
+
+
+def test_a_resumed_run_keeps_a_given_weight(run: Any, tmp_path: Path) -> None:
+    for rounds in (1, 2):
+        result, _ = run(
+            run_dir=tmp_path, rounds=rounds, title_weight=0.4, evaluation="none", resume=rounds > 1
+        )
+    assert (result.best_round, result.title_weight) == (2, 0.4)
+    assert load_checkpoint(tmp_path / BEST).progress.title_weight == 0.4
 
 
 def test_methods_without_titles_in_rankings_do_not_ask_for_them(run: Any) -> None:

@@ -79,8 +79,9 @@ def test_centralised_training_is_determined_by_its_seed(tiny: Tiny, users: Seque
 
 def test_the_objective_of_the_method_plays_no_part(tiny: Tiny, users: Sequences) -> None:
     start = _start(tiny())
+    same: dict[str, Any] = {"item_bias": "none", "title_weight": 0.0}
     found = [
-        train_centralised(tiny(method=m, item_bias="none"), users, start, max_epochs=2)[0]
+        train_centralised(tiny(method=m, **same), users, start, max_epochs=2)[0]
         for m in ("fedavg", "confedsrs", "fedavg-plus", "lumos")
     ]
 

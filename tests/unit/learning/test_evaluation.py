@@ -191,3 +191,13 @@ def test_evaluation_is_the_sums_of_the_users_ranks(tiny: Tiny, toy_users: Users)
     assert evaluate(model, histories, targets)[0.0] == ranking_sums(ranks)
     alone = [user_ranks(model, histories.subset([u]), targets[[u]])[0] for u in range(30)]
     assert ranks.tolist() == alone  # in the order of the users
+
+
+def test_weights_of_titles_need_titles(model: SASRec, toy_users: Users) -> None:
+    """Or the encoder's scores would pass for the nearness of titles."""
+    histories, targets = LeaveOneOut(toy_users(3)).test()
+    with pytest.raises(ValueError, match=r"weights = \(0.0, 0.4\).*titles"):
+        evaluate(model, histories, targets, weights=(0.0, 0.4))
+    with pytest.raises(ValueError, match="titles"):
+        user_ranks(model, histories, targets, weight=0.4)
+    assert evaluate(model, histories, targets, weights=(0.0,)).keys() == {0.0}

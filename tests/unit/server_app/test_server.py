@@ -9,8 +9,11 @@ from flwr.app import Context, Message, RecordDict
 
 from client_app.client import app as client
 from lumos_core.config import NODE_NAMES
+from lumos_core.data import Catalog
 from lumos_core.errors import ConfigError, DataError, FederationError, NewerFileError
 from lumos_core.flower.records import decode_train, encode_train
+from lumos_core.recommend.model_files import kept_model, read_model
+from lumos_core.runs.checkpoint import BEST
 from lumos_core.runs.history import read_history
 from server_app.server import _registered_names
 from server_app.server import app as server
@@ -51,6 +54,20 @@ def test_a_run_ends_with_a_checkpoint_a_history_and_a_summary(folder):
     assert (folder / "run" / "checkpoint" / "best.safetensors").exists()
     attended = json.loads((folder / "run" / "attendance.json").read_text())
     assert (attended["waiting"], attended["refused"]) == ([], {})
+
+
+def test_without_a_test_every_node_has_the_result_all_the_same(folder):
+    """That of an earlier run, which was tested, does not hide it."""
+    run(folder)
+    (folder / "run").rename(folder / "earlier")
+    found = run(folder, rounds=1, evaluation="none")
+    assert (found["outcome"], found["test"]) == ("completed", {})
+    catalog = Catalog.read(folder / "catalog.tsv")
+    result, _ = read_model(folder / "run" / BEST)
+    for node in range(2):
+        params, card = read_model(kept_model(folder / f"node-{node}" / "state", catalog))
+        assert (card.round, card.final, card.config["evaluation"]) == (1, True, "none")
+        assert all((params[name] == array).all() for name, array in result.items())
 
 
 def test_the_same_seed_gives_the_same_run(tmp_path):

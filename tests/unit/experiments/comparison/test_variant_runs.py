@@ -6,7 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from lumos_core.cli.app import app
+from lumos_core.cli.options import unmasked
 from lumos_core.config import RunConfig
 from lumos_core.data.layout import shared_state
 from lumos_core.data.pooled import pool
@@ -26,6 +29,7 @@ from lumos_core.experiments.jobs import find_results, run_job
 from lumos_core.experiments.results_file import Result, ResultsFile
 from lumos_core.federation import simulate
 from lumos_core.learning.metrics import means, ranking_sums
+from lumos_core.privacy import mechanisms
 
 SMALL = RunConfig(rounds=2, local_epochs=1, dim=8, semantic_start="none", views="tfidf")
 TRAINED = ["fedavg", "centralised", "local", "lumos-tfidf-views"]
@@ -307,3 +311,52 @@ def test_a_window_without_users_is_refused(
 def test_local_models_have_no_windows(dated_data: Path) -> None:
     with pytest.raises(ConfigError, match="variant 'local' with evaluation = last-days"):
         run(dated_data, "local", base=BY_TIME)
+
+
+# ---------------------------------------------------------------- privacy
+@pytest.mark.parametrize(("least", "expected"), [(2, 2), (4, 3)])
+def test_a_nodes_noise_is_that_of_the_configuration(
+    data: Path, monkeypatch: pytest.MonkeyPatch, least: int, expected: int
+) -> None:
+    """With ``dp = distributed`` it is the share of one of ``min-replies`` nodes."""
+    among: set[int] = set()
+
+    def noted(config: RunConfig) -> float:
+        among.add(config.min_replies)
+        return 0.0
+
+    monkeypatch.setattr(mechanisms, "node_noise", noted)
+    base = SMALL.replace(dp="distributed", weighting="uniform", min_nodes=4, min_replies=least)
+    run(data, "fedavg", base=base)
+    assert among == {expected}, "there are three nodes"
+
+
+def test_without_shares_of_noise_one_reply_is_enough(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[RunConfig] = []
+
+    def simulated(config: RunConfig, *args: Any, **more: Any) -> None:
+        seen.append(config)
+        raise InterruptedError
+
+    monkeypatch.setattr(simulate, "simulate", simulated)
+    with pytest.raises(InterruptedError):
+        run(data, "fedavg", base=SMALL)
+    assert (seen[0].min_nodes, seen[0].min_replies) == (3, 1)
+
+
+@pytest.mark.parametrize("command", ["compare", "attack"])
+def test_secure_aggregation_is_refused_before_anything_runs(
+    data: Path, tmp_path: Path, command: str
+) -> None:
+    """Whatever min-replies is: its own errors would be about that."""
+    out, three = tmp_path / "out", ["-c", "min-nodes=3", "-c", "min-replies=3"]
+    for more in ([], three):
+        words = [command, str(data), "--out", str(out), "-c", "secure-aggregation=true", *more]
+        found = CliRunner().invoke(app, words)
+        assert isinstance(found.exception, ConfigError)
+        assert "secure-aggregation = true: this command" in str(found.exception)
+        assert "leave it out" in str(found.exception)
+        assert not out.exists()
+    unmasked(["secure-aggregation=false"])
