@@ -172,7 +172,8 @@ def prepare_command(
             on_step=lambda done: task.update(done, note=STEPS[done] if done < len(STEPS) else ""),
         )
     warn = Console(stderr=True, soft_wrap=True, highlight=False)
-    for warning in dataset.warnings:
+    # orders of the sample have several items, all of one time: nobody can, or has to, mend that
+    for warning in () if is_sample else dataset.warnings:
         warn.print("warning:", style="bold yellow", end=" ")
         warn.print(warning, markup=False)
     console = Console(highlight=False)

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import polars as pl
 
-from lumos_core.data.reading.delimited import looks_like_data
+from lumos_core.data.reading.headers import is_row, numbered, time_columns
 from lumos_core.data.reading.ids import with_ids, without_missing_users
 from lumos_core.data.reading.table_files import (
     Table,
     TextFormat,
     column_names,
+    first_rows,
     first_true,
     read_table,
     table_format,
@@ -201,15 +202,27 @@ def check_known_items(interactions: Table, item_ids: pl.Series, source: str) -> 
 
 def _check_header(path: Path, found: Sequence[str], wanted: Columns) -> None:
     """Refuse a log whose first line is a row instead of names of columns."""
-    text = table_format(path) in ("tsv", "csv")
-    named = {wanted.user, wanted.item, wanted.time} & set(found)
-    if text and wanted.header and not named and looks_like_data(found):
-        order = "" if len(found) > 2 else " --order file"
-        raise DataError(
-            f"{path}: line 1: found {', '.join(map(repr, found[:6]))}, which is a row and no "
-            "header; name the columns by their numbers: --no-header --user-column 1 "
-            f"--item-column 2{order or ' --time-column 3'}"
-        )
+    if table_format(path) not in ("tsv", "csv") or not wanted.header:
+        return
+    recognised = _usual(found, USER_NAMES) and _usual(found, ITEM_NAMES)
+    if recognised or not is_row(found, (wanted.user, wanted.item, wanted.time)):
+        return
+    user, item, time = (
+        given if given.isdigit() else "N" for given in (wanted.user, wanted.item, wanted.time)
+    )
+    times = time_columns(first_rows(path, wanted.text_format))
+    seen = ""
+    if wanted.file_order or (len(found) == 2 and not times):
+        order = "--order file"
+    elif len(times) == 1 and time in ("N", str(times[0])):
+        order, seen = f"--time-column {times[0]}", f"column {times[0]} looks like times, "
+    else:
+        order = f"--time-column {time} (or --order file, if rows are in the order of time)"
+    raise DataError(
+        f"{path}: line 1: found {numbered(found)}, which is a row and no header; name the columns "
+        f"by their numbers: --no-header --user-column {user} --item-column {item} {order}; {seen}"
+        "N stands for a number that only you know"
+    )
 
 
 def _time(path: Path, found: Sequence[str], wanted: Columns) -> str:
@@ -226,15 +239,19 @@ def _choose(path: Path, found: Sequence[str], given: str, names: Sequence[str], 
         if given in found:
             return given
         names = (given,)
-    by_key = {_key(name): name for name in reversed(found)}
-    for name in names:
-        if _key(name) in by_key:
-            return by_key[_key(name)]
+    if usual := _usual(found, names):
+        return usual[0]
     raise DataError(
         f"{path}: line 1: missing column: no {what} column among {', '.join(map(repr, found))}, "
         f"expected {' or '.join(map(repr, names))}; rename the column or name it with "
         f"--{what}-column"
     )
+
+
+def _usual(found: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The columns that have one of the names, those that are preferred first."""
+    by_key = {_key(name): name for name in reversed(found)}
+    return [by_key[_key(name)] for name in names if _key(name) in by_key]
 
 
 def _items_id(path: Path, found: Sequence[str], wanted: Columns) -> str:

@@ -96,15 +96,22 @@ def column_names(path: Path, text: bytes, separator: str, header: bool) -> list[
         text: the file, or its beginning.
         separator, header: see :class:`Dialect`.
     """
+    first, *_ = first_rows(text, separator, 1) or [[""]]
+    names = [name.strip() for name in first]
+    return names if header else [str(n) for n in range(1, len(names) + 1)]
+
+
+def first_rows(text: bytes, separator: str, count: int) -> list[list[str]]:
+    """The fields of the first lines that are not blank, whatever the quoting of the file is.
+
+    Args:
+        text: the file, or its beginning.
+        separator: see :class:`Dialect`.
+        count: of lines.
+    """
     decoded = text[:_HEAD_BYTES].decode(errors="ignore")
-    first = next((line for line in decoded.split("\n") if line.strip()), "")
-    quotings: tuple[Quoting, ...] = ("standard", "plain")
-    for quoting in quotings:
-        found = _one_line(first, Dialect(separator, quoting))
-        if found is not None:
-            names = [name.strip() for name in found]
-            return names if header else [str(n) for n in range(1, len(names) + 1)]
-    raise DataError(f"{path}: line 1: cannot be split into fields: {first[:80]!r}")
+    lines = (line for line in decoded.split("\n") if line.strip())
+    return [_fields_of(line, separator) for line in itertools.islice(lines, count)]
 
 
 def find_dialect(path: Path, text: bytes, separator: str, header: bool, width: int) -> Dialect:
@@ -201,12 +208,13 @@ def too_wide(text: bytes, dialect: Dialect, width: int) -> tuple[int, int] | Non
     return None
 
 
-def looks_like_data(names: Sequence[str]) -> bool:
-    """Whether a first record is more likely a row than names of columns: it holds a number."""
-    return any(re.fullmatch(r"[-+]?\d+(\.\d+)?|\d{4}-\d\d-\d\d.*", name) for name in names)
-
-
 # ---------------------------------------------------------------- one line
+def _fields_of(line: str, separator: str) -> list[str]:
+    """The fields of a line: in quotes if that explains it, else with the quotes as text."""
+    quoted = _one_line(line, Dialect(separator, "standard"))
+    return line.split(separator) if quoted is None else quoted
+
+
 def _one_line(line: str, dialect: Dialect) -> list[str] | None:
     """The fields of a line that is a row by itself; None if the rule does not explain it."""
     separator = dialect.separator

@@ -16,11 +16,12 @@ import polars as pl
 from lumos_core.data.layout import FORMATS, TableFormat
 from lumos_core.data.reading import delimited
 from lumos_core.data.reading.delimited import Dialect
-from lumos_core.data.reading.text_files import check_file, read_text, text_blocks
+from lumos_core.data.reading.text_files import check_file, read_text, shown, text_blocks
 from lumos_core.errors import DataError
 
 _USUAL = {"tsv": "\t", "csv": ","}
 _JSON_SNIFFED = 10_000  # records whose keys are taken for the columns
+_SHOWN_ROWS = 50
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,30 @@ def column_names(path: Path, text_format: TextFormat | None = None) -> list[str]
             if not names:
                 raise DataError(f"{path}: no record, expected one JSON object per line")
             return names
-        case kind:
-            _, block = next(text_blocks(path, 2**20))
+        case _:
             known = text_format or TextFormat()
-            separator = known.separator or delimited.find_separator(block, _USUAL[kind])
+            separator, block = _separator(path, known)
             return delimited.column_names(path, block, separator, known.header)
+
+
+def first_rows(path: Path, text_format: TextFormat | None = None) -> list[list[str]]:
+    """Fields of the first lines of a delimited text file, the header included.
+
+    Args:
+        path, text_format: as for :func:`column_names`.
+
+    Raises:
+        DataError: if the file is missing or broken.
+    """
+    separator, block = _separator(path, text_format or TextFormat())
+    return delimited.first_rows(block, separator, _SHOWN_ROWS)
+
+
+def _separator(path: Path, known: TextFormat) -> tuple[str, bytes]:
+    """The separator of a delimited text file, and the file's beginning."""
+    _, block = next(text_blocks(path, 2**20))
+    found = known.separator or delimited.find_separator(block, _USUAL[table_format(path)])
+    return found, block
 
 
 def read_table(
@@ -202,7 +222,7 @@ def refuse_rows(table: Table, bad: pl.Series, problem: str, raw: pl.Series) -> N
     """
     if bad.any():
         row = first_true(bad)
-        found = "nothing" if raw[row] is None else repr(raw[row])
+        found = "nothing" if raw[row] is None else shown(raw[row])
         raise DataError(f"{table.place(row)}: found {found}: {problem}")
 
 

@@ -20,6 +20,18 @@ _EMPTY = "the file is empty, expected at least a header and one row"
 _GZIP_MAGIC = b"\x1f\x8b"
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_SHOWN = 40
+
+
+def shown(value: object) -> str:
+    """A value as messages show it: a long one cut, since whole reviews stand in some fields.
+
+    >>> shown("a" * 50) == "'" + "a" * 40 + "…'"
+    True
+    """
+    text = value if isinstance(value, str) else str(value)
+    cut = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+    return repr(cut) if isinstance(value, str) else cut
 
 
 def read_text(path: Path) -> bytes:

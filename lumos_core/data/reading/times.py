@@ -15,6 +15,7 @@ from lumos_core.data.time_units import UNITS
 from lumos_core.errors import DataError
 
 _LARGEST = 2**63
+_MANY_TIED = 0.2
 _WRONG = (
     "time is not a number, expected Unix time or a position in the history, or a date and time "
     "such as 2024-01-31T12:00:00Z; convert it"
@@ -149,18 +150,32 @@ def _check_unit(table: Table, times: pl.Series, raw: pl.Series) -> None:
 
 
 def _tell_ties(table: Table, raw: pl.Series) -> Table:
-    """Warn if times lost their precision before they came into the file."""
+    """Warn if times lost their precision before they came into the file, or if so many are equal
+    that they may not be times at all."""
+    keys = ["user_id", "timestamp"]
     if raw.dtype == pl.Float32:
         cause = "the column has type Float32, which cannot tell neighbouring Unix times apart"
     elif raw.dtype == pl.String and raw.str.contains(r"^[-+]?\d(\.\d+)?[eE][-+]?\d+$").any():
         cause = "spreadsheets shorten long numbers like this (1.58869E+12)"
-    else:
+    else:  # a row that is there twice says nothing about times
+        share = _share(table.frame.unique(["user_id", "item_id", "timestamp"]).select(keys))
+        name = table.columns.get("timestamp", "")
+        if share <= _MANY_TIED or not name:
+            return table
+        return table.warn(
+            f"{table.path}: {share:.0%} of the rows share their time with another row of the same "
+            f"user, and keep the order of the file; the times are those of column {name!r}: if "
+            "these are no times, or coarse ones, name another column with --time-column"
+        )
+    share = _share(table.frame.select(keys))
+    if not share:
         return table
-    tied = table.frame.select("user_id", "timestamp").is_duplicated()
-    if not tied.any():
-        return table
-    share = int(tied.sum()) / len(tied)
     return table.warn(
         f"{table.path}: {share:.0%} of the rows share their time with another row of the "
         f"same user, and keep the order of the file: {cause}; export the times in full"
     )
+
+
+def _share(rows: pl.DataFrame) -> float:
+    """The share of rows that are not unique."""
+    return int(rows.is_duplicated().sum()) / len(rows)

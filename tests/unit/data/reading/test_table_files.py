@@ -123,7 +123,7 @@ HEADER = "user_id\titem_id\ttimestamp\n"
     ("name", "text", "message"),
     [
         ("a.tsv", "user_id\titem\nu\ti\n", "line 1: missing column: no time column among"),
-        ("a.tsv", "u1\ti1\t3\n", "line 1: found 'u1', 'i1', '3', which is a row and no header"),
+        ("a.tsv", "u1\ti1\t3\n", "line 1: found 1='u1' 2='i1' 3='3', which is a row and no header"),
         ("a.tsv", HEADER + "u\ti\t1\nu\ti\ttoday\n", "line 3: found 'today': time is not a number"),
         ("a.tsv", HEADER + "\nu\ti\t1\n\nu\ti\tnan\n", "line 5: found 'nan': time is not a number"),
         ("a.tsv", HEADER + "u\ti\t1e300\n", "line 2: found '1e300': time"),
