@@ -24,6 +24,7 @@ Header = Annotated[
 DropMissing = Annotated[
     bool,
     typer.Option(
-        "--drop-missing", help="Leave out rows without a user (empty, nan, None, null, NA)."
+        "--drop-missing",
+        help="Leave out rows without a user, an item or a time (empty, nan, None, null, NA).",
     ),
 ]

@@ -10,8 +10,8 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,13 +40,14 @@ class Ingested:
 
     Attributes:
         path: the node's file.
-        read: rows of the log that have a user.
+        read: rows of the log.
         added: rows that are new, and in the file now.
         known: rows that the node, or the log itself before them, had already.
         unknown_items: rows whose item is not in the node's catalog.
         items: some of these items.
         forgotten: rows of users whom the node was told to forget.
         new_users: users who had no row before.
+        missing: rows that were left out because they lack something, by reason.
         warnings: what the user should know about how the log was read, a sentence each.
     """
 
@@ -58,6 +59,7 @@ class Ingested:
     items: tuple[str, ...]
     forgotten: int
     new_users: int
+    missing: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     def sentence(self) -> str:
@@ -68,6 +70,7 @@ class Ingested:
             "known": self.known,
             "with items that the catalog lacks": self.unknown_items,
             "of forgotten users": self.forgotten,
+            **self.missing,
         }
         parts = [added, *(f"{count:,} {what}" for what, count in rest.items() if count)]
         return f"{self.read:,} rows = {' + '.join(parts)}"
@@ -101,7 +104,7 @@ def ingest(
         path = files.interactions.resolve()
         for left in leftovers(path):  # of a process that was killed while it wrote
             delete(left)
-        table = read_interactions(path)
+        table = read_interactions(path, own=True)
         source = load_source(log, log_format, items=files.catalog, columns=columns)
         _check_times(source.interactions, table, columns)
         fit, unfit = _known_items(source, unknown_items)
@@ -115,13 +118,14 @@ def ingest(
         renew_facts(folder, everything)  # also those of a process that was killed before it did
     return Ingested(
         path=path,
-        read=len(source.interactions.frame),
+        read=len(source.interactions.frame) + sum(source.interactions.missing.values()),
         added=len(added),
         known=len(wanted) - len(added),
         unknown_items=len(unfit),
         items=tuple(unfit["item_id"].unique(maintain_order=True)[:3]),
         forgotten=len(fit) - len(wanted),
         new_users=len(set(added["user_id"]) - set(old["user_id"])),
+        missing=source.interactions.missing,
         warnings=source.interactions.warnings,
     )
 
@@ -183,7 +187,7 @@ def _append(table: Table, path: Path, added: pl.DataFrame, everything: pl.DataFr
             text += _lines(table, path, added).encode()
             fresh.write_bytes(gzip.compress(text) if packed else text)
         try:
-            found = read_interactions(fresh).frame.select(_KEYS)
+            found = read_interactions(fresh, own=True).frame.select(_KEYS)
             same = found.with_columns(
                 pl.col("timestamp").cast(everything["timestamp"].dtype)
             ).equals(everything)

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from lumos_core.data.reading.headers import is_row, numbered, time_columns
-from lumos_core.data.reading.ids import with_ids, without_missing_users
+from lumos_core.data.reading.ids import is_missing, with_ids, without_missing
 from lumos_core.data.reading.table_files import (
     Table,
     TextFormat,
@@ -17,6 +17,7 @@ from lumos_core.data.reading.table_files import (
     read_table,
     table_format,
 )
+from lumos_core.data.reading.text_files import shown
 from lumos_core.data.reading.times import with_times
 from lumos_core.data.reading.title_text import no_titles, usable_titles
 from lumos_core.errors import DataError
@@ -45,7 +46,7 @@ class Columns:
         separator: of the log, if it is delimited text; empty: found from the content.
         header: whether the log's first line names the columns; else they are "1", "2", ….
         file_order: the log has no times: histories are in the order of its rows.
-        drop_missing: leave out rows without a user.
+        drop_missing: leave out rows without a user, an item or a time.
     """
 
     user: str = ""
@@ -80,8 +81,14 @@ class ItemList:
         return self.table.frame
 
 
-def read_interactions(path: Path, columns: Columns | None = None) -> Table:
+def read_interactions(path: Path, columns: Columns | None = None, *, own: bool = False) -> Table:
     """Read an interaction log.
+
+    Args:
+        path: the log.
+        columns: how it is to be read.
+        own: it is a node's own file, whose items are those of its catalog: if that has an item
+            called ``null``, this is an item.
 
     Returns:
         A table with ``user_id`` and ``item_id`` (String) and ``timestamp`` (Int64, or Float64 if
@@ -115,10 +122,11 @@ def read_interactions(path: Path, columns: Columns | None = None) -> Table:
     if wanted.file_order:
         rows = pl.int_range(len(table.frame), eager=True, dtype=pl.Int64)
         table = table.with_frame(table.frame.with_columns(rows.alias("timestamp")))
-    table = without_missing_users(table, wanted.drop_missing)
+    for column in ("user_id",) if own else table.frame.columns:
+        table = without_missing(table, column, wanted.drop_missing)
     if table.frame.is_empty():
-        raise DataError(f"{path}: no row has a user, expected at least one")
-    return with_times(with_ids(with_ids(table, "user_id"), "item_id"))
+        raise DataError(f"{path}: no row has a user, an item and a time, expected at least one")
+    return with_times(with_ids(with_ids(table, "user_id"), "item_id"), ties=not own)
 
 
 def read_items(path: Path, columns: Columns | None = None) -> ItemList:
@@ -136,15 +144,31 @@ def read_items(path: Path, columns: Columns | None = None) -> ItemList:
     found = column_names(path)
     item = _items_id(path, found, wanted)
     title = _title(path, found, wanted.title, item)
+    chosen = {"item_id": item} if title is None else {"item_id": item, "title": title}
+    table = _with_items(read_table(path, chosen), wanted.drop_missing)
     if title is None:
-        table = with_ids(read_table(path, {"item_id": item}), "item_id")
         table = table.with_frame(table.frame.with_columns(title=pl.lit("")))
         warnings: tuple[str, ...] = (_untitled(path, found),)
     else:
-        table = with_ids(read_table(path, {"item_id": item, "title": title}), "item_id")
         table, warnings = _with_titles(table, title, chosen=bool(wanted.title))
     check_unique_items(table)
-    return ItemList(table, warnings)
+    return ItemList(table, (*table.warnings, *warnings))
+
+
+def _with_items(table: Table, drop_missing: bool) -> Table:
+    """The rows of a list that have an id: placeholders cannot be an item of a log either."""
+    ids = table.frame["item_id"]
+    gone = is_missing(ids)
+    if not drop_missing and ids.dtype == pl.String:  # an empty id is refused
+        gone &= ids.is_not_null() & (ids.str.strip_chars() != "")
+    if not gone.any():
+        return with_ids(table, "item_id")
+    row = first_true(gone)
+    warning = (
+        f"{table.place(row)}: {int(gone.sum())} rows of this list have no item id (found "
+        f"{'nothing' if ids[row] is None else shown(ids[row])}) and are left out"
+    )
+    return with_ids(table.only(~gone), "item_id").warn(warning)
 
 
 def read_log_titles(path: Path, columns: Columns) -> pl.DataFrame:
@@ -161,7 +185,8 @@ def read_log_titles(path: Path, columns: Columns) -> pl.DataFrame:
     item = _choose(path, found, columns.item, ITEM_NAMES, "item")
     title = _choose(path, found, columns.title, (), "title")
     chosen = {"item_id": item, "title": title}
-    table = with_ids(read_table(path, chosen, columns.text_format), "item_id")
+    read = read_table(path, chosen, columns.text_format)
+    table = with_ids(read.only(~is_missing(read.frame["item_id"])), "item_id")
     table, _ = _with_titles(table, title, chosen=True)
     titled = table.frame.filter(pl.col("title") != "")
     return titled.unique("item_id", keep="first", maintain_order=True)

@@ -1,6 +1,6 @@
 """Turns a published data set into a prepared folder: clean, filter, distribute, write."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -45,7 +45,7 @@ class Rows:
 
     read: int
     kept: int
-    missing_users: int
+    missing: Mapping[str, int]  # rows without a user, item or time, by reason
     unknown_items: int
     duplicates: int
     short_users: int
@@ -55,7 +55,7 @@ class Rows:
     def dropped(self) -> dict[str, int]:
         """How many rows were dropped, by reason; only reasons that occurred."""
         reasons = {
-            "without a user": self.missing_users,
+            **self.missing,
             "with unknown items": self.unknown_items,
             "duplicates": self.duplicates,
             f"of users with fewer than {self.least}": self.short_users,
@@ -310,13 +310,13 @@ def _distribute(kept: pl.DataFrame, nodes: int, seed: int, scheme: Partition) ->
 def _rows(
     log: RawLog, known: pl.DataFrame, unique: pl.DataFrame, kept: pl.DataFrame, least: int
 ) -> Rows:
-    read = len(log.interactions.frame) + log.interactions.missing
+    read = len(log.interactions.frame) + sum(log.interactions.missing.values())
     lengths = unique.select(pl.len().over("user_id")).to_series()
     short = int((lengths < least).sum())
     rows = Rows(
         read=read,
         kept=len(kept),
-        missing_users=log.interactions.missing,
+        missing=log.interactions.missing,
         unknown_items=len(log.interactions.frame) - len(known),
         duplicates=len(known) - len(unique),
         short_users=short,

@@ -46,7 +46,7 @@ class Table:
         dialect: of a delimited text file.
         columns: name in the frame -> name in the file.
         warnings: what the user should know about how it was read, a sentence each.
-        missing: rows that were left out because they have no user.
+        missing: how many rows were left out because they lack something, by reason.
         origin: number of the record (from 0) that every row was made from; None if it is the row's
             own number.
     """
@@ -57,12 +57,17 @@ class Table:
     dialect: Dialect | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    missing: int = 0
+    missing: Mapping[str, int] = field(default_factory=dict)
     origin: pl.Series | None = None
 
     def with_frame(self, frame: pl.DataFrame) -> "Table":
         """The same rows with other columns."""
         return replace(self, frame=frame)
+
+    def only(self, rows: pl.Series) -> "Table":
+        """The table with some of its rows: those with a true flag."""
+        own = pl.Series(range(len(rows)), dtype=pl.Int64) if self.origin is None else self.origin
+        return replace(self, frame=self.frame.filter(rows), origin=own.filter(rows))
 
     def warn(self, *warnings: str) -> "Table":
         """The same table with more warnings."""

@@ -22,9 +22,13 @@ _WRONG = (
 )
 
 
-def with_times(table: Table) -> Table:
+def with_times(table: Table, ties: bool = True) -> Table:
     """The table with a number in its column ``timestamp``: Int64, or Float64 if times have a
     fraction and different times stay different.
+
+    Args:
+        table: with a column ``timestamp`` of any type that times have.
+        ties: warn if many times are equal.
 
     Raises:
         DataError: naming lines: a value is not a time, or there are times in two units.
@@ -33,7 +37,7 @@ def with_times(table: Table) -> Table:
     times = _typed(table, raw) if raw.dtype.is_temporal() else _numbers(table, raw)
     _check_unit(table, times, raw)
     table = table.with_frame(table.frame.with_columns(times.alias("timestamp")))
-    return _tell_ties(table, raw)
+    return _tell_ties(table, raw) if ties else table
 
 
 def _typed(table: Table, raw: pl.Series) -> pl.Series:
