@@ -26,8 +26,9 @@ from lumos_core.errors import DataError
 USER_NAMES = ("user_id", "user", "uid", "customer_id", "customer", "reviewerID", "session_id")
 ITEM_NAMES = ("item_id", "item", "iid", "parent_asin", "asin", "product_id", "movie_id", "news_id")
 TIME_NAMES = (
-    "timestamp", "time", "unixReviewTime", "unix_time", "unixtime", "datetime", "date_time", "date",
-    "event_time", "created_at", "position", "order",
+    "timestamp", "time", "unixReviewTime", "unix_time", "unixtime", "unix_timestamp", "time_ms",
+    "timestamp_ms", "datetime", "date_time", "date", "event_time", "created_at", "position",
+    "order",
 )  # fmt: skip
 TITLE_NAMES = (
     "title", "item_title", "name", "item_name", "product_title", "product_name", "movie_title",
@@ -126,7 +127,12 @@ def read_interactions(path: Path, columns: Columns | None = None, *, own: bool =
         table = without_missing(table, column, wanted.drop_missing)
     if table.frame.is_empty():
         raise DataError(f"{path}: no row has a user, an item and a time, expected at least one")
-    return with_times(with_ids(with_ids(table, "user_id"), "item_id"), ties=not own)
+    table = with_ids(with_ids(table, "user_id"), "item_id")
+    others = () if wanted.time or wanted.file_order else _other_times(path, found)
+    try:
+        return with_times(table, ties=not own).warn(*others)
+    except DataError as error:
+        raise DataError("\n".join([str(error), *others])) from None
 
 
 def read_items(path: Path, columns: Columns | None = None) -> ItemList:
@@ -259,18 +265,41 @@ def _time(path: Path, found: Sequence[str], wanted: Columns) -> str:
         ) from None
 
 
+def _other_times(path: Path, found: Sequence[str]) -> tuple[str, ...]:
+    """A warning if several columns have usual names of times: the one taken may be the coarser."""
+    taken, *others = _usual(found, TIME_NAMES) or [""]
+    if not others:
+        return ()
+    names = " and ".join(map(repr, others))
+    return (
+        f"{path}: times are taken from column {taken!r}, though {names} may hold times, too; for "
+        f"another, --time-column {others[0]}",
+    )
+
+
 def _choose(path: Path, found: Sequence[str], given: str, names: Sequence[str], what: str) -> str:
     if given:
         if given in found:
-            return given
+            return _once(path, found, given)
         names = (given,)
     if usual := _usual(found, names):
-        return usual[0]
+        return _once(path, found, usual[0])
     raise DataError(
         f"{path}: line 1: missing column: no {what} column among {', '.join(map(repr, found))}, "
         f"expected {' or '.join(map(repr, names))}; rename the column or name it with "
         f"--{what}-column"
     )
+
+
+def _once(path: Path, found: Sequence[str], name: str) -> str:
+    """A name that only one column has: which of two would be read is anybody's guess."""
+    places = [str(n) for n, other in enumerate(found, start=1) if other == name]
+    if len(places) > 1:
+        raise DataError(
+            f"{path}: line 1: columns {' and '.join(places)} are both called {name!r}, expected "
+            "one; rename the others"
+        )
+    return name
 
 
 def _usual(found: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -284,14 +313,14 @@ def _items_id(path: Path, found: Sequence[str], wanted: Columns) -> str:
     if wanted.items_id:
         return _choose(path, found, wanted.items_id, (), "items-id")
     if wanted.item in found:
-        return wanted.item
+        return _once(path, found, wanted.item)
     keys = {_key(name): name for name in reversed(found)}
     for key in (*map(_key, ITEM_NAMES), "id"):
         if key in keys:
-            return keys[key]
+            return _once(path, found, keys[key])
     ids = [name for key, name in keys.items() if key.endswith("id")]
     if len(ids) == 1:
-        return ids[0]
+        return _once(path, found, ids[0])
     raise DataError(
         f"{path}: line 1: missing column: no item column among {', '.join(map(repr, found))}, "
         f"expected {' or '.join(map(repr, ITEM_NAMES))}; rename the column, or name it with "
@@ -305,7 +334,8 @@ def _title(path: Path, found: Sequence[str], given: str, item: str) -> str | Non
     keys = {_key(name): name for name in reversed(found) if name != item}
     named = (keys[key] for key in map(_key, TITLE_NAMES) if key in keys)
     others = [name for name in found if name != item]
-    return next(named, others[0] if len(others) == 1 else None)
+    title = next(named, others[0] if len(others) == 1 else None)
+    return None if title is None else _once(path, found, title)
 
 
 def _with_titles(table: Table, column: str, chosen: bool) -> tuple[Table, tuple[str, ...]]:
