@@ -34,6 +34,9 @@ Record = tuple[int, list[str]]
 """The number of a record's last line, counted from 1, and its fields."""
 
 SEPARATORS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
+_BLANK = " \t\v\f\xa0"
+"""What a blank line may hold beside separators; written out, as Python and polars strip by
+different lists."""
 _SNIFFED_LINES = 50
 _HEAD_BYTES = 2**20
 
@@ -110,8 +113,8 @@ def first_rows(text: bytes, separator: str, count: int) -> list[list[str]]:
         count: of lines.
     """
     decoded = text[:_HEAD_BYTES].decode(errors="ignore")
-    lines = (line for line in decoded.split("\n") if line.strip())
-    return [_fields_of(line, separator) for line in itertools.islice(lines, count)]
+    lines = (_fields_of(line, separator) for line in decoded.split("\n"))
+    return list(itertools.islice((fields for fields in lines if not _is_blank(fields)), count))
 
 
 def find_dialect(path: Path, text: bytes, separator: str, header: bool, width: int) -> Dialect:
@@ -188,16 +191,15 @@ def records(text: str, dialect: Dialect) -> Iterator[Record]:
             io.StringIO(text, newline="\n"), delimiter=dialect.separator, strict=True
         )
         for fields in reader:
-            if any(fields):
+            if not _is_blank(fields):
                 yield reader.line_num, fields
         return
     for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip() or not line.strip(dialect.separator):
-            continue
         found = _one_line(line, dialect)
         if found is None:
             raise ValueError(f"{number}")
-        yield number, found
+        if not _is_blank(found):
+            yield number, found
 
 
 def too_wide(text: bytes, dialect: Dialect, width: int) -> tuple[int, int] | None:
@@ -298,7 +300,12 @@ def _by_polars(body: bytes, dialect: Dialect, width: int) -> pl.DataFrame | None
         )
     except pl.exceptions.PolarsError:
         return None
-    return frame.filter(~pl.all_horizontal(pl.all().fill_null("") == ""))
+    return frame.filter(~pl.all_horizontal(pl.all().fill_null("").str.strip_chars(_BLANK) == ""))
+
+
+def _is_blank(fields: Sequence[str]) -> bool:
+    """Whether a line is no record: both ways of reading skip it, or lines would be miscounted."""
+    return not any(field.strip(_BLANK) for field in fields)
 
 
 def _problem(found: Iterator[Record], width: int) -> tuple[int, str] | None:
@@ -361,7 +368,7 @@ def _doubtful(text: str, dialect: Dialect, width: int) -> int | None:
         delimiter=dialect.separator, doublequote=False, escapechar="\\", strict=True,
     )  # fmt: skip
     try:
-        other = [(escaped.line_num, len(fields)) for fields in escaped if any(fields)]
+        other = [(escaped.line_num, len(f)) for f in escaped if not _is_blank(f)]
     except csv.Error:
         return None
     ours = [line for line, _ in records(text, dialect)]
