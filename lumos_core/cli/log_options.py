@@ -10,8 +10,8 @@ TimeColumn = Annotated[str, typer.Option(help="Name of the column with times.")]
 Separator = Annotated[
     str,
     typer.Option(
-        help="What separates the log's fields: tab, comma, semicolon, pipe, space or any one "
-        "character; detected if not given."
+        help="What separates the log's fields: tab, comma, semicolon, pipe, space, any one "
+        "character, or a few such as ::; detected if not given."
     ),
 ]
 Header = Annotated[

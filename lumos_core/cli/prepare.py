@@ -114,6 +114,14 @@ def prepare_command(
             "no list."
         ),
     ] = "",
+    items_header: Annotated[
+        bool,
+        typer.Option(
+            "--items-header/--items-no-header",
+            help="--items-no-header: the first line of the list of items is an item, and columns "
+            "are called 1, 2, ….",
+        ),
+    ] = True,
     separator: Separator = "",
     header: Header = True,
     order: Annotated[
@@ -147,6 +155,7 @@ def prepare_command(
     columns = Columns(
         user_column, item_column, time_column, title_column, items_id_column,
         separator_of(separator) if separator else "", header, order == "file", drop_missing,
+        items_header,
     )  # fmt: skip
     is_sample = source == "sample" and not Path(source).exists()
     with Progress() as progress:

@@ -47,6 +47,7 @@ class Columns:
         separator: of the log, if it is delimited text; empty: found from the content.
         header: whether the log's first line names the columns; else they are "1", "2", ….
         file_order: the log has no times: histories are in the order of its rows.
+        items_header: whether the first line of a list of items names the columns; else as above.
         drop_missing: leave out rows without a user, an item or a time.
     """
 
@@ -59,10 +60,15 @@ class Columns:
     header: bool = True
     file_order: bool = False
     drop_missing: bool = False
+    items_header: bool = True
 
     @property
     def text_format(self) -> TextFormat:
         return TextFormat(self.separator, self.header)
+
+    @property
+    def items_format(self) -> TextFormat:
+        return TextFormat(header=self.items_header)
 
 
 @dataclass(frozen=True)
@@ -147,11 +153,19 @@ def read_items(path: Path, columns: Columns | None = None) -> ItemList:
             :func:`read_table` finds.
     """
     wanted = columns or Columns()
-    found = column_names(path)
+    text = table_format(path) in ("tsv", "csv")
+    if not wanted.items_header and not text:
+        raise DataError(
+            f"--items-no-header: would have no effect, for {path} is no delimited text; leave it "
+            "out"
+        )
+    found = column_names(path, wanted.items_format)
+    if text and wanted.items_header:
+        _check_items_header(path, found, wanted)
     item = _items_id(path, found, wanted)
     title = _title(path, found, wanted.title, item)
     chosen = {"item_id": item} if title is None else {"item_id": item, "title": title}
-    table = _with_items(read_table(path, chosen), wanted.drop_missing)
+    table = _with_items(read_table(path, chosen, wanted.items_format), wanted.drop_missing)
     if title is None:
         table = table.with_frame(table.frame.with_columns(title=pl.lit("")))
         warnings: tuple[str, ...] = (_untitled(path, found),)
@@ -256,6 +270,18 @@ def _check_header(path: Path, found: Sequence[str], wanted: Columns) -> None:
     )
 
 
+def _check_items_header(path: Path, found: Sequence[str], wanted: Columns) -> None:
+    """Refuse a list whose first line is an item instead of names of columns."""
+    if _usual(found, ITEM_NAMES) or not is_row(found, (wanted.items_id, wanted.title, wanted.item)):
+        return
+    item, title = (name if name.isdigit() else "N" for name in (wanted.items_id, wanted.title))
+    raise DataError(
+        f"{path}: line 1: found {numbered(found)}, which is a row and no header; name the columns "
+        f"by their numbers: --items-no-header --items-id-column {item} --title-column {title}; N "
+        "stands for a number that only you know"
+    )
+
+
 def _time(path: Path, found: Sequence[str], wanted: Columns) -> str:
     try:
         return _choose(path, found, wanted.time, TIME_NAMES, "time")
@@ -312,7 +338,7 @@ def _items_id(path: Path, found: Sequence[str], wanted: Columns) -> str:
     """The column with ids in a list of items, whose names need not be those of the log."""
     if wanted.items_id:
         return _choose(path, found, wanted.items_id, (), "items-id")
-    if wanted.item in found:
+    if wanted.item in found and wanted.header:  # numbers are those of the log
         return _once(path, found, wanted.item)
     keys = {_key(name): name for name in reversed(found)}
     for key in (*map(_key, ITEM_NAMES), "id"):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
-from lumos_core.data.importers.item_list import is_catalog, refuse_columns, with_catalog
+from lumos_core.data.importers.item_list import is_catalog, refuse, refuse_columns, with_catalog
 from lumos_core.data.importers.raw_log import Importer, RawLog, items_of_log
 from lumos_core.data.interactions import Columns, read_interactions
 from lumos_core.data.reading.table_files import column_names, read_table, table_format
@@ -55,6 +55,7 @@ def load_amazon(source: Path, items: Path | None, columns: Columns) -> RawLog:
         )  # fmt: skip
     if is_catalog(metadata):
         return replace(with_catalog(name, log, metadata, columns), domain=DOMAIN)
+    refuse("--items-no-header", not columns.items_header, "metadata name their columns")
     wanted = set(log.frame["item_id"].unique())
     titles = read_titles(metadata, wanted, columns)
     frame = pl.DataFrame(

@@ -47,6 +47,7 @@ def without_list(name: str, log: Table, columns: Columns, found: str) -> RawLog:
         DataError: the named column is missing, or a column of the list is named.
     """
     refuse("--items-id-column", columns.items_id, f"there is {found}")
+    refuse("--items-no-header", not columns.items_header, f"there is {found}")
     items = items_of_log(log)
     if columns.title:
         titles = read_log_titles(log.path, columns)
@@ -75,15 +76,17 @@ def refuse_columns(columns: Columns, reason: str) -> None:
     for option, value in (
         ("--title-column", columns.title),
         ("--items-id-column", columns.items_id),
+        ("--items-no-header", not columns.items_header),
     ):
         refuse(option, value, reason)
 
 
-def refuse(option: str, value: str, reason: str) -> None:
+def refuse(option: str, value: str | bool, reason: str) -> None:
     """Refuse an option that could have no effect.
 
     Raises:
         DataError: it is given.
     """
     if value:
-        raise DataError(f"{option} {value}: would have no effect, for {reason}; leave it out")
+        given = option if value is True else f"{option} {value}"
+        raise DataError(f"{given}: would have no effect, for {reason}; leave it out")

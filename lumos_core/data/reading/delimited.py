@@ -21,7 +21,7 @@ import io
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +34,7 @@ Record = tuple[int, list[str]]
 """The number of a record's last line, counted from 1, and its fields."""
 
 SEPARATORS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
+_STAND_IN = "\x1f"  # for a separator of several bytes, which polars does not know
 _BLANK = " \t\v\f\xa0"
 """What a blank line may hold beside separators; written out, as Python and polars strip by
 different lists."""
@@ -46,7 +47,7 @@ class Dialect:
     """How the fields of a file are told apart.
 
     Attributes:
-        separator: one character; a space stands for any run of spaces.
+        separator: one character, or a few such as "::"; a space stands for any run of spaces.
         quoting: one of the rules in the module's docstring.
         header: whether the first record names the columns; if not, they are called "1", "2", ….
     """
@@ -57,15 +58,18 @@ class Dialect:
 
 
 def separator_of(text: str) -> str:
-    """The character behind a name of :data:`SEPARATORS`, or the one character itself.
+    """The character behind a name of :data:`SEPARATORS`, or what is given: one character, or
+    several that are no letters, digits, spaces or quotes.
 
     Raises:
         DataError: it is neither.
     """
     found = SEPARATORS.get(text, text.replace("\\t", "\t"))
-    if len(found) != 1 or found in '"\n\r':
+    if (len(found) != 1 or found in '"\n\r') and not re.fullmatch(r"[^\w\s\"]{2,4}", found):
         names = ", ".join(SEPARATORS)
-        raise DataError(f"--separator {text!r}: expected one character, or one of {names}")
+        raise DataError(
+            f"--separator {text!r}: expected one character, or one of {names}, or a few such as ::"
+        )
     return found
 
 
@@ -80,6 +84,9 @@ def find_separator(text: bytes, usual: str) -> str:
     lines = [line for line in head if line.strip()][:_SNIFFED_LINES]
     if not lines or usual in lines[0]:
         return usual
+    starts = [line.partition("::") for line in lines]  # "::" may stand in texts: look at ids only
+    if all(rest and not re.search(r"[\t,;|]", first) for first, rest, _ in starts):
+        return "::"
     for candidate in (s for s in "\t,;|" if s != usual):
         counts = {line.count(candidate) for line in lines}
         if len(counts) == 1 and counts != {0}:
@@ -131,7 +138,7 @@ def find_dialect(path: Path, text: bytes, separator: str, header: bool, width: i
     """
     if b'"' not in text:
         return Dialect(separator, "plain", header)
-    if separator == " ":
+    if separator == " " or len(separator) > 1:  # no program that quotes writes these
         return Dialect(separator, "plain", header)
     decoded = text.decode()
     standard = Dialect(separator, "standard", header)
@@ -167,8 +174,12 @@ def read_frame(text: bytes, dialect: Dialect, width: int) -> pl.DataFrame | None
     if dialect.header:
         line = next(records(text.decode(), dialect), (0, []))[0]
         body = text.split(b"\n", line)[-1] if line and text.count(b"\n") >= line else b""
+    if len(dialect.separator.encode()) > 1 and _STAND_IN.encode() not in body:
+        body = body.replace(dialect.separator.encode(), _STAND_IN.encode())
+        dialect = replace(dialect, separator=_STAND_IN)
     quick = dialect.quoting == "plain" or not _stray_quotes(body, dialect.separator)
-    if dialect.quoting in ("plain", "standard") and dialect.separator != " " and quick:
+    fits = dialect.separator != " " and len(dialect.separator.encode()) == 1
+    if dialect.quoting in ("plain", "standard") and fits and quick:
         return _by_polars(body, dialect, width)
     rows = [fields for _, fields in records(body.decode(), dialect)]
     if any(len(fields) > width for fields in rows):
@@ -213,7 +224,7 @@ def too_wide(text: bytes, dialect: Dialect, width: int) -> tuple[int, int] | Non
 # ---------------------------------------------------------------- one line
 def _fields_of(line: str, separator: str) -> list[str]:
     """The fields of a line: in quotes if that explains it, else with the quotes as text."""
-    quoted = _one_line(line, Dialect(separator, "standard"))
+    quoted = None if len(separator) > 1 else _one_line(line, Dialect(separator, "standard"))
     return line.split(separator) if quoted is None else quoted
 
 

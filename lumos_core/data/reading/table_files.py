@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from lumos_core.data.layout import FORMATS, TableFormat
+from lumos_core.data.layout import FORMATS, OTHER_FORMATS, TableFormat
 from lumos_core.data.reading import delimited
 from lumos_core.data.reading.delimited import Dialect
 from lumos_core.data.reading.text_files import check_file, read_text, shown, text_blocks
@@ -29,7 +29,7 @@ class TextFormat:
     """What the user says about a delimited text file.
 
     Attributes:
-        separator: one character; empty: found from the content.
+        separator: as in :class:`Dialect`; empty: found from the content.
         header: whether the first line names the columns; if not, they are "1", "2", ….
     """
 
@@ -85,18 +85,22 @@ class Table:
 
 
 def table_format(path: Path) -> TableFormat:
-    """The format that a file's suffix stands for (a trailing ``.gz`` is ignored).
+    """The format that a file's suffix stands for (a trailing ``.gz`` is ignored). With a suffix
+    that stands for none it is text: JSON lines if it begins with an object, else delimited.
 
     Raises:
-        DataError: for an unknown suffix.
+        DataError: for a suffix of another format; or there is no such file.
     """
     suffix = (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
-    if suffix not in FORMATS:
+    if suffix in FORMATS:
+        return FORMATS[suffix]
+    if suffix in OTHER_FORMATS:
         raise DataError(
-            f"{path}: unknown suffix {suffix!r}, expected one of {', '.join(FORMATS)} "
-            "(text formats also with .gz); rename or convert the file"
+            f"{path}: unknown suffix {suffix!r}, expected delimited text, JSON lines (both also "
+            f"with .gz) or Parquet; {OTHER_FORMATS[suffix]}"
         )
-    return FORMATS[suffix]
+    _, block = next(text_blocks(path, 2**16))
+    return "jsonl" if block.lstrip().startswith(b"{") else "tsv"
 
 
 def column_names(path: Path, text_format: TextFormat | None = None) -> list[str]:

@@ -20,6 +20,17 @@ _EMPTY = "the file is empty, expected at least a header and one row"
 _GZIP_MAGIC = b"\x1f\x8b"
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_NO_TEXT = {
+    b"PK\x03\x04": "a zip archive or a workbook; unpack it, or save the sheet as CSV",
+    b"PAR1": "Parquet; rename it to end in .parquet",
+    b"BZh": "packed by bzip2; unpack it",
+    b"\xfd7zXZ": "packed by xz; unpack it",
+    b"\x28\xb5\x2f\xfd": "packed by zstd; unpack it",
+    b"7z\xbc\xaf": "a 7z archive; unpack it",
+    b"\xd0\xcf\x11\xe0": "a workbook of Excel; save the sheet as CSV",
+    b"SQLite format 3": "an SQLite database; export the table as CSV",
+    b"%PDF": "a PDF; export the table as CSV",
+}
 _SHOWN = 40
 
 
@@ -93,7 +104,11 @@ def check_file(path: Path) -> Path:
 def _open(path: Path) -> BinaryIO:
     check_file(path)
     with path.open("rb") as stream:
-        magic = stream.read(2)
+        start = stream.read(16)
+    magic = start[:2]
+    for sign, what in _NO_TEXT.items():
+        if start.startswith(sign):
+            raise DataError(f"{path}: expected text, found {what}")
     if magic == _GZIP_MAGIC:
         return cast(BinaryIO, gzip.open(path, "rb"))
     if path.suffix == ".gz":
