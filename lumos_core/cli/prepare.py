@@ -75,8 +75,8 @@ def prepare_command(
     dedup: Annotated[
         Literal["exact", "item", "none"],
         typer.Option(
-            help="Repeats to drop. exact: of the same user, item and time; item: of the same user "
-            "and item; none."
+            help="Repeats to drop. exact: of the same user, item and time (--order file: of the "
+            "same item in a row of the user's); item: of the same user and item; none."
         ),
     ] = "exact",
     items: Annotated[

@@ -162,7 +162,7 @@ def prepare(
     )
     on_step(1)
     known, unknown, told = _resolve_unknown(log, unknown_items)
-    unique = drop_duplicates(known, dedup)
+    unique = drop_duplicates(known, dedup, file_order=bool(columns and columns.file_order))
     short = MIN_HISTORY if min_interactions is None else min_interactions
     least = max(k_core, MIN_HISTORY) if min_interactions is None else min_interactions
     kept = chronological(_core(unique, least, k_core))
