@@ -7,6 +7,14 @@ import typer
 UserColumn = Annotated[str, typer.Option(help="Name of the column with users.")]
 ItemColumn = Annotated[str, typer.Option(help="Name of the log's column with items.")]
 TimeColumn = Annotated[str, typer.Option(help="Name of the column with times.")]
+TimeFormat = Annotated[
+    str,
+    typer.Option(
+        help="How times are written, in the codes of strptime: '%d/%m/%Y %H:%M', or '%m%d%y'. "
+        "Not needed for numbers, ISO 8601 and dates of e-mails.",
+        metavar="FORMAT",
+    ),
+]
 Separator = Annotated[
     str,
     typer.Option(

@@ -14,6 +14,7 @@ from lumos_core.cli.log_options import (
     ItemColumn,
     Separator,
     TimeColumn,
+    TimeFormat,
     UserColumn,
 )
 from lumos_core.data.sample import SAMPLE_DOMAIN, bundled_sample
@@ -107,6 +108,7 @@ def prepare_command(
         typer.Option(help="Name of the column with ids in the list of items, if it is another."),
     ] = "",
     time_column: TimeColumn = "",
+    time_format: TimeFormat = "",
     title_column: Annotated[
         str,
         typer.Option(
@@ -155,7 +157,7 @@ def prepare_command(
     columns = Columns(
         user_column, item_column, time_column, title_column, items_id_column,
         separator_of(separator) if separator else "", header, order == "file", drop_missing,
-        items_header,
+        items_header, time_format,
     )  # fmt: skip
     is_sample = source == "sample" and not Path(source).exists()
     with Progress() as progress:

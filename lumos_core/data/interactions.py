@@ -47,6 +47,7 @@ class Columns:
         separator: of the log, if it is delimited text; empty: found from the content.
         header: whether the log's first line names the columns; else they are "1", "2", ….
         file_order: the log has no times: histories are in the order of its rows.
+        time_format: how times are written, in the codes of strptime; empty: found from the values.
         items_header: whether the first line of a list of items names the columns; else as above.
         drop_missing: leave out rows without a user, an item or a time.
     """
@@ -61,6 +62,7 @@ class Columns:
     file_order: bool = False
     drop_missing: bool = False
     items_header: bool = True
+    time_format: str = ""
 
     @property
     def text_format(self) -> TextFormat:
@@ -118,11 +120,15 @@ def read_interactions(path: Path, columns: Columns | None = None, *, own: bool =
         "item_id": _choose(path, found, wanted.item, ITEM_NAMES, "item"),
     }
     if wanted.file_order:
-        if wanted.time:
-            raise DataError(
-                f"--order file: takes the order of the rows, so --time-column {wanted.time!r} "
-                "would have no effect; leave one of them out"
-            )
+        for option, value in (
+            ("--time-column", wanted.time),
+            ("--time-format", wanted.time_format),
+        ):
+            if value:
+                raise DataError(
+                    f"--order file: takes the order of the rows, so {option} {value!r} would have "
+                    "no effect; leave one of them out"
+                )
     else:
         chosen["timestamp"] = _time(path, found, wanted)
     table = read_table(path, chosen, wanted.text_format)
@@ -134,9 +140,11 @@ def read_interactions(path: Path, columns: Columns | None = None, *, own: bool =
     if table.frame.is_empty():
         raise DataError(f"{path}: no row has a user, an item and a time, expected at least one")
     table = with_ids(with_ids(table, "user_id"), "item_id")
-    others = () if wanted.time or wanted.file_order else _other_times(path, found)
+    if wanted.file_order:
+        return table
+    others = () if wanted.time else _other_times(path, found)
     try:
-        return with_times(table, ties=not own).warn(*others)
+        return with_times(table, wanted.time_format, ties=not own).warn(*others)
     except DataError as error:
         raise DataError("\n".join([str(error), *others])) from None
 
@@ -331,7 +339,8 @@ def _once(path: Path, found: Sequence[str], name: str) -> str:
 def _usual(found: Sequence[str], names: Sequence[str]) -> list[str]:
     """The columns that have one of the names, those that are preferred first."""
     by_key = {_key(name): name for name in reversed(found)}
-    return [by_key[_key(name)] for name in names if _key(name) in by_key]
+    keys = dict.fromkeys(map(_key, names))  # date_time and datetime are one
+    return [by_key[key] for key in keys if key in by_key]
 
 
 def _items_id(path: Path, found: Sequence[str], wanted: Columns) -> str:

@@ -21,8 +21,9 @@ def log(folder: Path, header: str, row: str) -> Path:
          "from column 'time_ms', though 'date' may hold times, too; for another, "
          "--time-column date"),
         ("user,item,date,time", "u,i,20240131,7", 7, "'time', though 'date'"),
-        ("user,item,position,timestamp,date", "u,i,1,9,2", 9, "'date' and 'position' may"),
+        ("user,item,position,timestamp,date,x", "u,i,1,9,2,0", 9, "'date' and 'position' may"),
         ("user,item,date,rating", "u,i,20240131,7", 20240131, None),
+        ("user,item,date_time,rating", "u,i,20240131,7", 20240131, None),
     ],
 )  # fmt: skip
 def test_several_times_are_told(
@@ -33,7 +34,7 @@ def test_several_times_are_told(
     assert table.frame.rows() == [("u", "i", time)]
     assert len(table.warnings) == (warning is not None)
     assert warning is None or warning in table.warnings[0]
-    named = read_interactions(path, Columns(time="date"))
+    named = read_interactions(path, Columns(time="date" if ",date," in header else "date_time"))
     assert not named.warnings, "who names a column knows"
 
 
