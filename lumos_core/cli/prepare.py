@@ -194,6 +194,7 @@ def prepare_command(
         names = {"user_id": "users", "item_id": "items", "timestamp": "times"}
         taken = ", ".join(f"{names[new]} from {old!r}" for new, old in dataset.columns.items())
         console.print(f"columns: {taken}", markup=False, soft_wrap=True)
+    console.print(dataset.titles, markup=False, soft_wrap=True)
     console.print("catalog fingerprint", style="bold")  # on a line of its own: it must not fold
     console.print(f"  {dataset.fingerprint}", soft_wrap=True)
     state = "already there, unchanged" if dataset.reused else "written"

@@ -80,10 +80,12 @@ class ItemList:
     Attributes:
         table: ``item_id`` (unique), ``title`` ("" where there is none).
         warnings: what the user should know about the titles, a sentence each.
+        title: the column with titles, "" if there is none.
     """
 
     table: Table
     warnings: tuple[str, ...] = ()
+    title: str = ""
 
     @property
     def frame(self) -> pl.DataFrame:
@@ -180,7 +182,7 @@ def read_items(path: Path, columns: Columns | None = None) -> ItemList:
     else:
         table, warnings = _with_titles(table, title, chosen=bool(wanted.title))
     check_unique_items(table)
-    return ItemList(table, (*table.warnings, *warnings))
+    return ItemList(table, (*table.warnings, *warnings), title or "")
 
 
 def _with_items(table: Table, drop_missing: bool) -> Table:

@@ -1,5 +1,6 @@
 """Turns a published data set into a prepared folder: clean, filter, distribute, write."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +19,14 @@ from lumos_core.data.interactions import Columns, check_known_items
 from lumos_core.data.node_folder import chronological
 from lumos_core.data.partition import Partition, partition_users
 from lumos_core.data.prepared_folder import DatasetFacts, check_target, write_prepared
+from lumos_core.data.reading.text_files import shown
 from lumos_core.data.reading.title_text import clean_title, unquoted
 from lumos_core.data.sequences import MIN_HISTORY
 from lumos_core.errors import DataError
 
 STEPS = ("reading", "filtering", "distributing", "writing")
 """The steps of :func:`prepare`, in order."""
+_MANY = 4  # items of the same title that are worth a word
 UnknownItems = Literal["auto", "error", "drop", "keep"]
 
 
@@ -88,6 +91,7 @@ class PreparedDataset:
     node_interactions: tuple[int, ...]
     fingerprint: str  # of the catalog
     domain: str | None
+    titles: str  # where they are from, in words
     dropped: Dropped
     rows: Rows
     columns: dict[str, str]  # of the log: meaning -> name in the file
@@ -216,11 +220,13 @@ def prepare(
         rows=rows,
         columns=dict(log.interactions.columns),
         domain=of_items,
+        titles=_titles_from(log, untitled == len(catalog)),
         warnings=(
             *log.interactions.warnings,
             *log.warnings,
             *told,
             *_title_warnings(log, untitled, unlisted, len(catalog)),
+            *_equal_titles(log, catalog),
         ),
     )
 
@@ -359,3 +365,22 @@ def _title_warnings(log: RawLog, untitled: int, unlisted: int, items: int) -> Se
             f"{unlisted} that are not listed there"
         )
     return (text,)
+
+
+def _titles_from(log: RawLog, untitled: bool) -> str:
+    if untitled:
+        return "item ids stand in for titles"
+    column = f"{log.title!r} of " if log.title else ""
+    return f"titles from {column}{log.items_source}"
+
+
+def _equal_titles(log: RawLog, catalog: Catalog) -> tuple[str, ...]:
+    """A warning if most titles are the same: that column is none of titles."""
+    title, count = Counter(catalog.titles).most_common(1)[0]
+    if count < _MANY or 2 * count <= len(catalog):
+        return ()
+    return (
+        f"{count} of {len(catalog)} items have the same title in {log.items_source}, "
+        f"{shown(title)}, which tells the language model nothing; name another column with "
+        "--title-column, or another list with --items",
+    )

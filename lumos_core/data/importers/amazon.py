@@ -61,7 +61,8 @@ def load_amazon(source: Path, items: Path | None, columns: Columns) -> RawLog:
     frame = pl.DataFrame(
         sorted(titles.items()), schema={"item_id": pl.String, "title": pl.String}, orient="row"
     )
-    return RawLog(name, log, frame, str(metadata), complete=False, domain=DOMAIN)
+    title = columns.title or "title"
+    return RawLog(name, log, frame, str(metadata), complete=False, domain=DOMAIN, title=title)
 
 
 def are_reviews(path: Path, items: Path | None) -> bool:

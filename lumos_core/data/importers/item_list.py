@@ -33,7 +33,7 @@ def with_catalog(name: str, log: Table, path: Path, columns: Columns) -> RawLog:
     catalog = Catalog.read(path)
     schema = {"item_id": pl.String, "title": pl.String}
     items = pl.DataFrame([catalog.item_ids, catalog.titles], schema=schema)
-    return RawLog(name, log, items, str(path), fixed=True)
+    return RawLog(name, log, items, str(path), fixed=True, title="title")
 
 
 def without_list(name: str, log: Table, columns: Columns, found: str) -> RawLog:
@@ -55,15 +55,16 @@ def without_list(name: str, log: Table, columns: Columns, found: str) -> RawLog:
             titles, on="item_id", how="left", maintain_order="left"
         )
         items = items.with_columns(pl.col("title").fill_null(""))
-        return RawLog(name, log, items, str(log.path), listed=False)
-    hint = title_hint(log.path)
-    warning = f"{found}: item ids stand in for titles{hint}"
+        return RawLog(name, log, items, str(log.path), listed=False, title=columns.title)
+    hint = title_hint(log.path, columns)
+    warning = f"{found}: item ids stand in for titles; name a list of both with --items{hint}"
     return RawLog(name, log, items, str(log.path), warnings=(warning,), listed=False)
 
 
-def title_hint(log: Path) -> str:
+def title_hint(log: Path, columns: Columns) -> str:
     """How to take titles from a log that has a column of them; "" if it has none."""
-    titled = [name for name in column_names(log) if name.partition(":")[0].lower() in TITLE_NAMES]
+    names = column_names(log, columns.text_format)
+    titled = [name for name in names if name.partition(":")[0].lower() in TITLE_NAMES]
     return f"; for those in the log, --title-column {titled[0]}" if titled else ""
 
 
