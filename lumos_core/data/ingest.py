@@ -24,7 +24,7 @@ from lumos_core.data.importers.raw_log import RawLog
 from lumos_core.data.interactions import Columns, read_interactions
 from lumos_core.data.layout import node_files
 from lumos_core.data.reading.table_files import Table, column_names, first_true
-from lumos_core.data.reading.text_files import read_text
+from lumos_core.data.reading.text_files import read_text, shown
 from lumos_core.data.reading.times import units_of
 from lumos_core.data.removed_users import GZIP_MAGIC, delete, leftovers, renew_facts
 from lumos_core.data.rewriting import changing_data, rewritten
@@ -137,8 +137,8 @@ def _known_items(source: RawLog, choice: UnknownItems) -> tuple[pl.DataFrame, pl
     if choice == "error" and not known.all():
         row = first_true(~known)
         raise DataError(
-            f"{log.place(row)}: item {frame['item_id'][row]!r} is not in {source.items_source} "
-            f"({int((~known).sum())} such rows), so nothing was taken; get the run's newest "
+            f"{log.place(row)}: item {shown(frame['item_id'][row])} is not in "
+            f"{source.items_source} ({int((~known).sum())} such rows), so nothing was taken; get the run's newest "
             "catalog.tsv, or take the other rows with --unknown-items drop: once the catalog has "
             "these items, the same log brings the rows that are left out now"
         )

@@ -17,7 +17,7 @@ from lumos_core.data.reading.table_files import (
     read_table,
     table_format,
 )
-from lumos_core.data.reading.text_files import shown
+from lumos_core.data.reading.text_files import named, shown
 from lumos_core.data.reading.times import with_times
 from lumos_core.data.reading.title_text import no_titles, usable_titles
 from lumos_core.errors import DataError
@@ -234,7 +234,7 @@ def check_unique_items(items: Table) -> None:
         row = first_true(again)
         first = items.place(first_true(ids == ids[row])).removeprefix(f"{items.path}: ")
         raise DataError(
-            f"{items.place(row)}: duplicate item id {ids[row]!r}, first on {first}; "
+            f"{items.place(row)}: duplicate item id {shown(ids[row])}, first on {first}; "
             "keep one row per item"
         )
 
@@ -249,7 +249,7 @@ def check_known_items(interactions: Table, item_ids: pl.Series, source: str) -> 
     if unknown.any():
         row = first_true(unknown)
         raise DataError(
-            f"{interactions.place(row)}: unknown item {interactions.frame['item_id'][row]!r} "
+            f"{interactions.place(row)}: unknown item {shown(interactions.frame['item_id'][row])} "
             f"({unknown.sum()} such rows), expected an item of {source}; add the item there, or "
             "remove the rows, as 'lumos prepare … --unknown-items drop' does"
         )
@@ -321,7 +321,7 @@ def _choose(path: Path, found: Sequence[str], given: str, names: Sequence[str], 
     if usual := _usual(found, names):
         return _once(path, found, usual[0])
     raise DataError(
-        f"{path}: line 1: missing column: no {what} column among {', '.join(map(repr, found))}, "
+        f"{path}: line 1: missing column: no {what} column among {named(found)}, "
         f"expected {' or '.join(map(repr, names))}; rename the column or name it with "
         f"--{what}-column"
     )
@@ -359,7 +359,7 @@ def _items_id(path: Path, found: Sequence[str], wanted: Columns) -> str:
     if len(ids) == 1:
         return _once(path, found, ids[0])
     raise DataError(
-        f"{path}: line 1: missing column: no item column among {', '.join(map(repr, found))}, "
+        f"{path}: line 1: missing column: no item column among {named(found)}, "
         f"expected {' or '.join(map(repr, ITEM_NAMES))}; rename the column, or name it with "
         "--items-id-column (--item-column is the one of the log)"
     )
@@ -398,7 +398,7 @@ def _with_titles(table: Table, column: str, chosen: bool) -> tuple[Table, tuple[
 
 
 def _untitled(path: Path, found: Sequence[str], problem: str = "") -> str:
-    names = ", ".join(map(repr, found))
+    names = named(found)
     what = f"column {names} {problem}" if problem else f"no title column among {names}"
     return f"{path}: {what}: item ids stand in for titles; name the column with --title-column"
 

@@ -262,9 +262,9 @@ def _check_related(log: RawLog, known: pl.DataFrame) -> None:
     """Refuse a list that holds none of the log's items: its ids must be of another kind."""
     if known.is_empty() and len(log.interactions.frame):
         theirs, ours = log.items["item_id"], log.interactions.frame["item_id"]
-        example = f", such as {theirs[0]!r}," if len(theirs) else ""
+        example = f", such as {shown(theirs[0])}," if len(theirs) else ""
         raise DataError(
-            f"{log.interactions.path}: none of its items, such as {ours[0]!r}, is among the "
+            f"{log.interactions.path}: none of its items, such as {shown(ours[0])}, is among the "
             f"{len(theirs)}{example} of {log.items_source}; name the columns that belong together "
             "with --item-column (log) and --items-id-column (items), or another list with --items"
         )
@@ -277,7 +277,7 @@ def _drop_warnings(log: RawLog, dropped: int) -> tuple[str, ...]:
     unknown = ids.filter(~ids.is_in(log.items["item_id"].implode()))
     return (
         f"{dropped} interactions with {unknown.n_unique()} items that {log.items_source} lacks, "
-        f"such as {unknown[0]!r}, are left out",
+        f"such as {shown(unknown[0])}, are left out",
     )
 
 

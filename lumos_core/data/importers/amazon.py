@@ -17,7 +17,7 @@ from lumos_core.data.importers.item_list import is_catalog, refuse, refuse_colum
 from lumos_core.data.importers.raw_log import Importer, RawLog, items_of_log
 from lumos_core.data.interactions import Columns, read_interactions
 from lumos_core.data.reading.table_files import column_names, read_table, table_format
-from lumos_core.data.reading.text_files import text_blocks
+from lumos_core.data.reading.text_files import named, text_blocks
 from lumos_core.data.reading.title_text import usable_title
 from lumos_core.errors import DataError
 
@@ -173,7 +173,7 @@ def _read_table(path: Path, wanted: Collection[str], columns: Columns) -> Titles
         expected = repr(key) if columns.items_id else "'asin' nor 'parent_asin'"
         raise DataError(
             f"{path}: line 1: missing key: {'no' if columns.items_id else 'neither'} {expected} "
-            f"among {', '.join(map(repr, names))}; expected Amazon metadata (--items-id-column "
+            f"among {named(list(names))}; expected Amazon metadata (--items-id-column "
             "names another key)"
         )
     title = columns.title or "title"
@@ -187,7 +187,7 @@ def _read_table(path: Path, wanted: Collection[str], columns: Columns) -> Titles
 
 def _no_such_key(path: Path, title: str, names: Collection[str]) -> DataError:
     return DataError(
-        f"{path}: no record has a title under {title!r}, found {', '.join(map(repr, names))}; name "
+        f"{path}: no record has a title under {title!r}, found {named(list(names))}; name "
         "one of these with --title-column"
     )
 

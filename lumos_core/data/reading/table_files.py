@@ -16,6 +16,7 @@ import polars as pl
 from lumos_core.data.layout import FORMATS, OTHER_FORMATS, TableFormat
 from lumos_core.data.reading import delimited
 from lumos_core.data.reading.delimited import Dialect
+from lumos_core.data.reading.other_json import other_json
 from lumos_core.data.reading.text_files import check_file, read_text, shown, text_blocks
 from lumos_core.errors import DataError
 
@@ -315,7 +316,24 @@ def _read_json_lines(path: Path, columns: Mapping[str, str]) -> pl.DataFrame:
     if not found:  # there was a record when the names of the columns were read
         raise _changed(path)
     frame = pl.concat(found)
+    for new, old in columns.items():
+        if new != "title":  # a list of texts is as good a text as any
+            _refuse_nested(path, old, frame[old])
     return frame.select(pl.col(old).alias(new) for new, old in columns.items())
+
+
+def _refuse_nested(path: Path, name: str, values: pl.Series) -> None:
+    """Refuse objects and lists where a value is expected; polars reads both as their text."""
+    rows = set((values.str.starts_with("{") | values.str.starts_with("[")).arg_true().to_list())
+    if not rows:
+        return
+    for row, (number, record) in enumerate(_json_records(path)):
+        if row in rows and isinstance(record.get(name), dict | list):
+            kind = "object" if isinstance(record[name], dict) else "list"
+            raise DataError(
+                f"{path}: line {number}: found {shown(json.dumps(record[name]))}: {name} is a JSON "
+                f"{kind}, expected text or a number; write what is in it"
+            )
 
 
 def _not_json(
@@ -347,11 +365,11 @@ def _parse_lines(path: Path, first: int, block: bytes) -> Iterator[tuple[int, di
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise DataError(
+            raise other_json(path, number, line) or DataError(
                 f"{path}: line {number}: not JSON ({error}); expected one JSON object per line"
             ) from None
         if not isinstance(record, dict):
-            raise DataError(
+            raise other_json(path, number, line) or DataError(
                 f"{path}: line {number}: found a JSON {type(record).__name__}, expected one JSON "
                 "object per line (JSON lines)"
             )

@@ -8,7 +8,7 @@ import gzip
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -31,7 +31,7 @@ _NO_TEXT = {
     b"SQLite format 3": "an SQLite database; export the table as CSV",
     b"%PDF": "a PDF; export the table as CSV",
 }
-_SHOWN = 40
+_SHOWN, _NAMED = 40, 12
 
 
 def shown(value: object) -> str:
@@ -43,6 +43,17 @@ def shown(value: object) -> str:
     text = value if isinstance(value, str) else str(value)
     cut = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
     return repr(cut) if isinstance(value, str) else cut
+
+
+def named(names: Sequence[str]) -> str:
+    """Names of columns as messages show them: of a wide table not all.
+
+    >>> named(["a", "b"])
+    "'a', 'b'"
+    """
+    parts = [shown(name) for name in names[:_NAMED]]
+    more = len(names) - len(parts)
+    return ", ".join([*parts, f"… ({more} more)"] if more else parts)
 
 
 def read_text(path: Path) -> bytes:

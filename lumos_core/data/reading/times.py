@@ -12,6 +12,7 @@ from decimal import Decimal, InvalidOperation
 import polars as pl
 
 from lumos_core.data.reading.table_files import Table, first_true, refuse_rows
+from lumos_core.data.reading.text_files import shown
 from lumos_core.data.time_units import UNITS
 from lumos_core.errors import DataError
 
@@ -193,8 +194,8 @@ def _check_unit(table: Table, times: pl.Series, raw: pl.Series) -> None:
     if len(first) > 1:
         (one, a), (other, b) = list(first.items())[:2]
         raise DataError(
-            f"{table.place(a)}: found time {raw[a]!r}, which is in {one}, but "
-            f"{table.place(b).removeprefix(f'{table.path}: ')} has {raw[b]!r}, in {other}; "
+            f"{table.place(a)}: found time {shown(raw[a])}, which is in {one}, but "
+            f"{table.place(b).removeprefix(f'{table.path}: ')} has {shown(raw[b])}, in {other}; "
             "expected one unit in the file: convert one of them"
         )
 

@@ -58,7 +58,6 @@ def test_a_title_that_most_items_have(tmp_path: Path, items: Sequence[str], told
 def test_the_summary_says_it(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text(LOG)
     arguments = ["prepare", str(tmp_path / "log.csv"), "--k-core", "0", "--nodes", "1"]
-    result = CliRunner().invoke(
-        app, [*arguments, "--title-column", "note", "--out", str(tmp_path / "out")]
-    )
+    arguments += ["--title-column", "note", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, arguments)
     assert f"titles from 'note' of {tmp_path / 'log.csv'}\n" in result.stdout

@@ -139,7 +139,7 @@ HEADER = "user_id\titem_id\ttimestamp\n"
         ("a.csv", 'user,item,time\n"a,i,1\na,i,2\n', "line 2: .*quotes do not explain it"),
         ("a.jsonl", '{"user":"a","item":"b","time":1}\n\n{"user":\n', "line 3: not JSON"),
         ("a.jsonl", '{"user":"a","item":"b","time":1}\n\n{"user":"a"}\n', "line 3: found nothing"),
-        ("a.jsonl", '[{"user":"a"}]\n', "line 1: found a JSON list"),
+        ("a.jsonl", '[{"user":"a"}]\n', "line 1: is a JSON array"),
         ("a.jsonl", "\n\n", "no record"),
         ("a.xlsx", "x", "unknown suffix '.xlsx'"),
         ("a.parquet", "x", "not a readable Parquet file"),
