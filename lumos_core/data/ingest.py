@@ -11,7 +11,7 @@ import gzip
 import io
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,12 +105,13 @@ def ingest(
         for left in leftovers(path):  # of a process that was killed while it wrote
             delete(left)
         table = read_interactions(path, own=True)
-        source = load_source(log, log_format, items=files.catalog, columns=columns)
-        _check_times(source.interactions, table, columns)
+        wanted = replace(columns or Columns(), needs_times=True)
+        source = load_source(log, log_format, items=files.catalog, columns=wanted)
+        _check_times(source.interactions, table)
         fit, unfit = _known_items(source, unknown_items)
         forgotten = ForgottenUsers.of_node(state).among(fit["user_id"].unique())
-        wanted = fit.filter(~pl.col("user_id").is_in(sorted(forgotten)))
-        old, new = _comparable(table.frame, wanted)
+        staying = fit.filter(~pl.col("user_id").is_in(sorted(forgotten)))
+        old, new = _comparable(table.frame, staying)
         added = drop_duplicates(new, "exact").join(old, _KEYS, "anti", maintain_order="left")
         everything = pl.concat([old, added])
         if len(added):
@@ -120,10 +121,10 @@ def ingest(
         path=path,
         read=len(source.interactions.frame) + sum(source.interactions.missing.values()),
         added=len(added),
-        known=len(wanted) - len(added),
+        known=len(staying) - len(added),
         unknown_items=len(unfit),
         items=tuple(unfit["item_id"].unique(maintain_order=True)[:3]),
-        forgotten=len(fit) - len(wanted),
+        forgotten=len(fit) - len(staying),
         new_users=len(set(added["user_id"]) - set(old["user_id"])),
         missing=source.interactions.missing,
         warnings=source.interactions.warnings,
@@ -138,20 +139,15 @@ def _known_items(source: RawLog, choice: UnknownItems) -> tuple[pl.DataFrame, pl
         row = first_true(~known)
         raise DataError(
             f"{log.place(row)}: item {shown(frame['item_id'][row])} is not in "
-            f"{source.items_source} ({int((~known).sum())} such rows), so nothing was taken; get the run's newest "
-            "catalog.tsv, or take the other rows with --unknown-items drop: once the catalog has "
-            "these items, the same log brings the rows that are left out now"
+            f"{source.items_source} ({int((~known).sum())} such rows), so nothing was taken; get "
+            "the run's newest catalog.tsv, or take the other rows with --unknown-items drop: once "
+            "the catalog has these items, the same log brings the rows that are left out now"
         )
     return frame.filter(known), frame.filter(~known)
 
 
-def _check_times(log: Table, table: Table, columns: Columns | None) -> None:
+def _check_times(log: Table, table: Table) -> None:
     """Refuse times that cannot be compared with those of the node."""
-    if columns is not None and columns.file_order:
-        raise DataError(
-            f"--order file: {log.path} would have no times to compare with those of {table.path}; "
-            "give a log with times"
-        )
     ours, theirs = (list(units_of(found.frame["timestamp"])) for found in (table, log))
     if ours and theirs != ours:
         unit = theirs[0] if theirs else "positions, or in no unit that is known"

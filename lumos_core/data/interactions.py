@@ -35,6 +35,11 @@ TITLE_NAMES = (
     "movie_name", "book_title", "news_title", "game_title", "app_title", "app_name", "track_name",
     "song_title", "artist_name", "headline",
 )  # fmt: skip
+_NEEDS_TIMES = (
+    "new rows need times, because without them nobody can tell new rows from those that the node "
+    "has; if its log has none, let 'lumos prepare --order file' write the node's data anew from "
+    "the whole log"
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Columns:
         header: whether the log's first line names the columns; else they are "1", "2", ….
         file_order: the log has no times: histories are in the order of its rows.
         time_format: how times are written, in the codes of strptime; empty: found from the values.
+        needs_times: rows are compared with others, so that ``file_order`` is refused.
         items_header: whether the first line of a list of items names the columns; else as above.
         drop_missing: leave out rows without a user, an item or a time.
     """
@@ -63,6 +69,7 @@ class Columns:
     drop_missing: bool = False
     items_header: bool = True
     time_format: str = ""
+    needs_times: bool = False
 
     @property
     def text_format(self) -> TextFormat:
@@ -122,6 +129,8 @@ def read_interactions(path: Path, columns: Columns | None = None, *, own: bool =
         "item_id": _choose(path, found, wanted.item, ITEM_NAMES, "item"),
     }
     if wanted.file_order:
+        if wanted.needs_times:
+            raise DataError(f"--order file: {_NEEDS_TIMES}")
         for option, value in (
             ("--time-column", wanted.time),
             ("--time-format", wanted.time_format),
@@ -267,12 +276,13 @@ def _check_header(path: Path, found: Sequence[str], wanted: Columns) -> None:
     )
     times = time_columns(first_rows(path, wanted.text_format))
     seen = ""
-    if wanted.file_order or (len(found) == 2 and not times):
+    if wanted.file_order or (len(found) == 2 and not times and not wanted.needs_times):
         order = "--order file"
     elif len(times) == 1 and time in ("N", str(times[0])):
         order, seen = f"--time-column {times[0]}", f"column {times[0]} looks like times, "
     else:
-        order = f"--time-column {time} (or --order file, if rows are in the order of time)"
+        rest = "" if wanted.needs_times else " (or --order file, if rows are in the order of time)"
+        order = f"--time-column {time}{rest}"
     raise DataError(
         f"{path}: line 1: found {numbered(found)}, which is a row and no header; name the columns "
         f"by their numbers: --no-header --user-column {user} --item-column {item} {order}; {seen}"
@@ -296,9 +306,8 @@ def _time(path: Path, found: Sequence[str], wanted: Columns) -> str:
     try:
         return _choose(path, found, wanted.time, TIME_NAMES, "time")
     except DataError as error:
-        raise DataError(
-            f"{error}, or, if rows are in the order of time, give --order file"
-        ) from None
+        rest = "or, if rows are in the order of time, give --order file"
+        raise DataError(f"{error}, {_NEEDS_TIMES if wanted.needs_times else rest}") from None
 
 
 def _other_times(path: Path, found: Sequence[str]) -> tuple[str, ...]:
