@@ -173,7 +173,8 @@ def prepare(
     if kept.is_empty():
         raise DataError(
             f"{log.interactions.path}: none of {len(known)} interactions is left by k-core = "
-            f"{k_core} and at least {short} per user; lower --k-core or give more data"
+            f"{k_core} and at least {short} per user{_columns_taken(log)}; lower --k-core or give "
+            "more data"
         )
     on_step(2)
     catalog, untitled, unlisted = _catalog(log, kept, keep_all_items or log.fixed)
@@ -365,6 +366,19 @@ def _title_warnings(log: RawLog, untitled: int, unlisted: int, items: int) -> Se
             f"{unlisted} that are not listed there"
         )
     return (text,)
+
+
+def _columns_taken(log: RawLog) -> str:
+    """The columns taken for users and items: a wrong one leaves nothing behind."""
+    names = log.interactions.columns
+    if not names:
+        return ""
+    ids = log.interactions.frame
+    return (
+        f" ({ids['user_id'].n_unique()} users from {names['user_id']!r}, "
+        f"{ids['item_id'].n_unique()} items from {names['item_id']!r}; --user-column and "
+        "--item-column name others)"
+    )
 
 
 def _titles_from(log: RawLog, untitled: bool) -> str:
