@@ -7,11 +7,19 @@ import typer
 UserColumn = Annotated[str, typer.Option(help="Name of the column with users.")]
 ItemColumn = Annotated[str, typer.Option(help="Name of the log's column with items.")]
 TimeColumn = Annotated[str, typer.Option(help="Name of the column with times.")]
+TimeFormat = Annotated[
+    str,
+    typer.Option(
+        help="How times are written, in the codes of strptime: '%d/%m/%Y %H:%M', or '%m%d%y'. "
+        "Not needed for numbers, ISO 8601 and dates of e-mails.",
+        metavar="FORMAT",
+    ),
+]
 Separator = Annotated[
     str,
     typer.Option(
-        help="What separates the log's fields: tab, comma, semicolon, pipe, space or any one "
-        "character; detected if not given."
+        help="What separates the log's fields: tab, comma, semicolon, pipe, space, any one "
+        "character, or a few such as ::; detected if not given."
     ),
 ]
 Header = Annotated[
@@ -24,6 +32,7 @@ Header = Annotated[
 DropMissing = Annotated[
     bool,
     typer.Option(
-        "--drop-missing", help="Leave out rows without a user (empty, nan, None, null, NA)."
+        "--drop-missing",
+        help="Leave out rows without a user, an item or a time (empty, nan, None, null, NA).",
     ),
 ]

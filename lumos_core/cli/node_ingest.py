@@ -12,6 +12,7 @@ from lumos_core.cli.log_options import (
     ItemColumn,
     Separator,
     TimeColumn,
+    TimeFormat,
     UserColumn,
 )
 from lumos_core.cli.node_options import Data, Settings, SomeBundle, State, node_settings
@@ -41,6 +42,7 @@ def ingest_command(
     user_column: UserColumn = "",
     item_column: ItemColumn = "",
     time_column: TimeColumn = "",
+    time_format: TimeFormat = "",
     separator: Separator = "",
     header: Header = True,
     drop_missing: DropMissing = False,
@@ -67,7 +69,7 @@ def ingest_command(
     columns = Columns(
         user_column, item_column, time_column,
         separator=separator_of(separator) if separator else "",
-        header=header, drop_missing=drop_missing,
+        header=header, drop_missing=drop_missing, time_format=time_format,
     )  # fmt: skip
     done = ingest(
         log, Path(node.data), node.state_folder,

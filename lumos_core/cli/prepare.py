@@ -14,6 +14,7 @@ from lumos_core.cli.log_options import (
     ItemColumn,
     Separator,
     TimeColumn,
+    TimeFormat,
     UserColumn,
 )
 from lumos_core.data.sample import SAMPLE_DOMAIN, bundled_sample
@@ -75,8 +76,8 @@ def prepare_command(
     dedup: Annotated[
         Literal["exact", "item", "none"],
         typer.Option(
-            help="Repeats to drop. exact: of the same user, item and time; item: of the same user "
-            "and item; none."
+            help="Repeats to drop. exact: of the same user, item and time (--order file: of the "
+            "same item in a row of the user's); item: of the same user and item; none."
         ),
     ] = "exact",
     items: Annotated[
@@ -107,6 +108,7 @@ def prepare_command(
         typer.Option(help="Name of the column with ids in the list of items, if it is another."),
     ] = "",
     time_column: TimeColumn = "",
+    time_format: TimeFormat = "",
     title_column: Annotated[
         str,
         typer.Option(
@@ -114,6 +116,14 @@ def prepare_command(
             "no list."
         ),
     ] = "",
+    items_header: Annotated[
+        bool,
+        typer.Option(
+            "--items-header/--items-no-header",
+            help="--items-no-header: the first line of the list of items is an item, and columns "
+            "are called 1, 2, ….",
+        ),
+    ] = True,
     separator: Separator = "",
     header: Header = True,
     order: Annotated[
@@ -147,6 +157,7 @@ def prepare_command(
     columns = Columns(
         user_column, item_column, time_column, title_column, items_id_column,
         separator_of(separator) if separator else "", header, order == "file", drop_missing,
+        items_header, time_format,
     )  # fmt: skip
     is_sample = source == "sample" and not Path(source).exists()
     with Progress() as progress:
@@ -172,7 +183,8 @@ def prepare_command(
             on_step=lambda done: task.update(done, note=STEPS[done] if done < len(STEPS) else ""),
         )
     warn = Console(stderr=True, soft_wrap=True, highlight=False)
-    for warning in dataset.warnings:
+    # orders of the sample have several items, all of one time: nobody can, or has to, mend that
+    for warning in () if is_sample else dataset.warnings:
         warn.print("warning:", style="bold yellow", end=" ")
         warn.print(warning, markup=False)
     console = Console(highlight=False)
@@ -182,6 +194,7 @@ def prepare_command(
         names = {"user_id": "users", "item_id": "items", "timestamp": "times"}
         taken = ", ".join(f"{names[new]} from {old!r}" for new, old in dataset.columns.items())
         console.print(f"columns: {taken}", markup=False, soft_wrap=True)
+    console.print(dataset.titles, markup=False, soft_wrap=True)
     console.print("catalog fingerprint", style="bold")  # on a line of its own: it must not fold
     console.print(f"  {dataset.fingerprint}", soft_wrap=True)
     state = "already there, unchanged" if dataset.reused else "written"

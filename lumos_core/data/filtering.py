@@ -9,17 +9,24 @@ from numpy.typing import NDArray
 Dedup = Literal["exact", "item", "none"]
 
 
-def drop_duplicates(interactions: pl.DataFrame, dedup: Dedup) -> pl.DataFrame:
+def drop_duplicates(
+    interactions: pl.DataFrame, dedup: Dedup, file_order: bool = False
+) -> pl.DataFrame:
     """The interactions without rows that repeat an earlier one; the order stays.
 
     Args:
         interactions: ``user_id``, ``item_id``, ``timestamp``.
         dedup: "exact": same user, item and time; "item": every user keeps only the earliest
             interaction with an item; "none": nothing is removed.
+        file_order: the rows are in order and ``timestamp`` only counts them, so that no two are of
+            one time: "exact" are rows that repeat the item of the user's row before.
     """
     match dedup:
         case "none":
             return interactions
+        case "exact" if file_order:
+            before = pl.col("item_id").shift(1).over("user_id")
+            return interactions.filter(pl.col("item_id").ne_missing(before))
         case "exact":
             keys = ["user_id", "item_id", "timestamp"]
             return interactions.unique(keys, keep="first", maintain_order=True)

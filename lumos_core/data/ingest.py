@@ -10,8 +10,8 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from lumos_core.data.importers.raw_log import RawLog
 from lumos_core.data.interactions import Columns, read_interactions
 from lumos_core.data.layout import node_files
 from lumos_core.data.reading.table_files import Table, column_names, first_true
-from lumos_core.data.reading.text_files import read_text
+from lumos_core.data.reading.text_files import read_text, shown
 from lumos_core.data.reading.times import units_of
 from lumos_core.data.removed_users import GZIP_MAGIC, delete, leftovers, renew_facts
 from lumos_core.data.rewriting import changing_data, rewritten
@@ -40,13 +40,14 @@ class Ingested:
 
     Attributes:
         path: the node's file.
-        read: rows of the log that have a user.
+        read: rows of the log.
         added: rows that are new, and in the file now.
         known: rows that the node, or the log itself before them, had already.
         unknown_items: rows whose item is not in the node's catalog.
         items: some of these items.
         forgotten: rows of users whom the node was told to forget.
         new_users: users who had no row before.
+        missing: rows that were left out because they lack something, by reason.
         warnings: what the user should know about how the log was read, a sentence each.
     """
 
@@ -58,6 +59,7 @@ class Ingested:
     items: tuple[str, ...]
     forgotten: int
     new_users: int
+    missing: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     def sentence(self) -> str:
@@ -68,6 +70,7 @@ class Ingested:
             "known": self.known,
             "with items that the catalog lacks": self.unknown_items,
             "of forgotten users": self.forgotten,
+            **self.missing,
         }
         parts = [added, *(f"{count:,} {what}" for what, count in rest.items() if count)]
         return f"{self.read:,} rows = {' + '.join(parts)}"
@@ -101,13 +104,14 @@ def ingest(
         path = files.interactions.resolve()
         for left in leftovers(path):  # of a process that was killed while it wrote
             delete(left)
-        table = read_interactions(path)
-        source = load_source(log, log_format, items=files.catalog, columns=columns)
-        _check_times(source.interactions, table, columns)
+        table = read_interactions(path, own=True)
+        wanted = replace(columns or Columns(), needs_times=True)
+        source = load_source(log, log_format, items=files.catalog, columns=wanted)
+        _check_times(source.interactions, table)
         fit, unfit = _known_items(source, unknown_items)
         forgotten = ForgottenUsers.of_node(state).among(fit["user_id"].unique())
-        wanted = fit.filter(~pl.col("user_id").is_in(sorted(forgotten)))
-        old, new = _comparable(table.frame, wanted)
+        staying = fit.filter(~pl.col("user_id").is_in(sorted(forgotten)))
+        old, new = _comparable(table.frame, staying)
         added = drop_duplicates(new, "exact").join(old, _KEYS, "anti", maintain_order="left")
         everything = pl.concat([old, added])
         if len(added):
@@ -115,13 +119,14 @@ def ingest(
         renew_facts(folder, everything)  # also those of a process that was killed before it did
     return Ingested(
         path=path,
-        read=len(source.interactions.frame),
+        read=len(source.interactions.frame) + sum(source.interactions.missing.values()),
         added=len(added),
-        known=len(wanted) - len(added),
+        known=len(staying) - len(added),
         unknown_items=len(unfit),
         items=tuple(unfit["item_id"].unique(maintain_order=True)[:3]),
-        forgotten=len(fit) - len(wanted),
+        forgotten=len(fit) - len(staying),
         new_users=len(set(added["user_id"]) - set(old["user_id"])),
+        missing=source.interactions.missing,
         warnings=source.interactions.warnings,
     )
 
@@ -133,21 +138,16 @@ def _known_items(source: RawLog, choice: UnknownItems) -> tuple[pl.DataFrame, pl
     if choice == "error" and not known.all():
         row = first_true(~known)
         raise DataError(
-            f"{log.place(row)}: item {frame['item_id'][row]!r} is not in {source.items_source} "
-            f"({int((~known).sum())} such rows), so nothing was taken; get the run's newest "
-            "catalog.tsv, or take the other rows with --unknown-items drop: once the catalog has "
-            "these items, the same log brings the rows that are left out now"
+            f"{log.place(row)}: item {shown(frame['item_id'][row])} is not in "
+            f"{source.items_source} ({int((~known).sum())} such rows), so nothing was taken; get "
+            "the run's newest catalog.tsv, or take the other rows with --unknown-items drop: once "
+            "the catalog has these items, the same log brings the rows that are left out now"
         )
     return frame.filter(known), frame.filter(~known)
 
 
-def _check_times(log: Table, table: Table, columns: Columns | None) -> None:
+def _check_times(log: Table, table: Table) -> None:
     """Refuse times that cannot be compared with those of the node."""
-    if columns is not None and columns.file_order:
-        raise DataError(
-            f"--order file: {log.path} would have no times to compare with those of {table.path}; "
-            "give a log with times"
-        )
     ours, theirs = (list(units_of(found.frame["timestamp"])) for found in (table, log))
     if ours and theirs != ours:
         unit = theirs[0] if theirs else "positions, or in no unit that is known"
@@ -183,7 +183,7 @@ def _append(table: Table, path: Path, added: pl.DataFrame, everything: pl.DataFr
             text += _lines(table, path, added).encode()
             fresh.write_bytes(gzip.compress(text) if packed else text)
         try:
-            found = read_interactions(fresh).frame.select(_KEYS)
+            found = read_interactions(fresh, own=True).frame.select(_KEYS)
             same = found.with_columns(
                 pl.col("timestamp").cast(everything["timestamp"].dtype)
             ).equals(everything)

@@ -6,16 +6,18 @@ from pathlib import Path
 
 import polars as pl
 
-from lumos_core.data.reading.delimited import looks_like_data
-from lumos_core.data.reading.ids import with_ids, without_missing_users
+from lumos_core.data.reading.headers import is_row, numbered, time_columns
+from lumos_core.data.reading.ids import is_missing, with_ids, without_missing
 from lumos_core.data.reading.table_files import (
     Table,
     TextFormat,
     column_names,
+    first_rows,
     first_true,
     read_table,
     table_format,
 )
+from lumos_core.data.reading.text_files import named, shown
 from lumos_core.data.reading.times import with_times
 from lumos_core.data.reading.title_text import no_titles, usable_titles
 from lumos_core.errors import DataError
@@ -24,14 +26,20 @@ from lumos_core.errors import DataError
 USER_NAMES = ("user_id", "user", "uid", "customer_id", "customer", "reviewerID", "session_id")
 ITEM_NAMES = ("item_id", "item", "iid", "parent_asin", "asin", "product_id", "movie_id", "news_id")
 TIME_NAMES = (
-    "timestamp", "time", "unixReviewTime", "unix_time", "unixtime", "datetime", "date_time", "date",
-    "event_time", "created_at", "position", "order",
+    "timestamp", "time", "unixReviewTime", "unix_time", "unixtime", "unix_timestamp", "time_ms",
+    "timestamp_ms", "datetime", "date_time", "date", "event_time", "created_at", "position",
+    "order",
 )  # fmt: skip
 TITLE_NAMES = (
     "title", "item_title", "name", "item_name", "product_title", "product_name", "movie_title",
     "movie_name", "book_title", "news_title", "game_title", "app_title", "app_name", "track_name",
     "song_title", "artist_name", "headline",
 )  # fmt: skip
+_NEEDS_TIMES = (
+    "new rows need times, because without them nobody can tell new rows from those that the node "
+    "has; if its log has none, let 'lumos prepare --order file' write the node's data anew from "
+    "the whole log"
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,10 @@ class Columns:
         separator: of the log, if it is delimited text; empty: found from the content.
         header: whether the log's first line names the columns; else they are "1", "2", ….
         file_order: the log has no times: histories are in the order of its rows.
-        drop_missing: leave out rows without a user.
+        time_format: how times are written, in the codes of strptime; empty: found from the values.
+        needs_times: rows are compared with others, so that ``file_order`` is refused.
+        items_header: whether the first line of a list of items names the columns; else as above.
+        drop_missing: leave out rows without a user, an item or a time.
     """
 
     user: str = ""
@@ -56,10 +67,17 @@ class Columns:
     header: bool = True
     file_order: bool = False
     drop_missing: bool = False
+    items_header: bool = True
+    time_format: str = ""
+    needs_times: bool = False
 
     @property
     def text_format(self) -> TextFormat:
         return TextFormat(self.separator, self.header)
+
+    @property
+    def items_format(self) -> TextFormat:
+        return TextFormat(header=self.items_header)
 
 
 @dataclass(frozen=True)
@@ -69,18 +87,26 @@ class ItemList:
     Attributes:
         table: ``item_id`` (unique), ``title`` ("" where there is none).
         warnings: what the user should know about the titles, a sentence each.
+        title: the column with titles, "" if there is none.
     """
 
     table: Table
     warnings: tuple[str, ...] = ()
+    title: str = ""
 
     @property
     def frame(self) -> pl.DataFrame:
         return self.table.frame
 
 
-def read_interactions(path: Path, columns: Columns | None = None) -> Table:
+def read_interactions(path: Path, columns: Columns | None = None, *, own: bool = False) -> Table:
     """Read an interaction log.
+
+    Args:
+        path: the log.
+        columns: how it is to be read.
+        own: it is a node's own file, whose items are those of its catalog: if that has an item
+            called ``null``, this is an item.
 
     Returns:
         A table with ``user_id`` and ``item_id`` (String) and ``timestamp`` (Int64, or Float64 if
@@ -103,21 +129,35 @@ def read_interactions(path: Path, columns: Columns | None = None) -> Table:
         "item_id": _choose(path, found, wanted.item, ITEM_NAMES, "item"),
     }
     if wanted.file_order:
-        if wanted.time:
-            raise DataError(
-                f"--order file: takes the order of the rows, so --time-column {wanted.time!r} "
-                "would have no effect; leave one of them out"
-            )
+        if wanted.needs_times:
+            raise DataError(f"--order file: {_NEEDS_TIMES}")
+        for option, value in (
+            ("--time-column", wanted.time),
+            ("--time-format", wanted.time_format),
+        ):
+            if value:
+                raise DataError(
+                    f"--order file: takes the order of the rows, so {option} {value!r} would have "
+                    "no effect; leave one of them out"
+                )
     else:
         chosen["timestamp"] = _time(path, found, wanted)
     table = read_table(path, chosen, wanted.text_format)
     if wanted.file_order:
         rows = pl.int_range(len(table.frame), eager=True, dtype=pl.Int64)
         table = table.with_frame(table.frame.with_columns(rows.alias("timestamp")))
-    table = without_missing_users(table, wanted.drop_missing)
+    for column in ("user_id",) if own else table.frame.columns:
+        table = without_missing(table, column, wanted.drop_missing)
     if table.frame.is_empty():
-        raise DataError(f"{path}: no row has a user, expected at least one")
-    return with_times(with_ids(with_ids(table, "user_id"), "item_id"))
+        raise DataError(f"{path}: no row has a user, an item and a time, expected at least one")
+    table = with_ids(with_ids(table, "user_id"), "item_id")
+    if wanted.file_order:
+        return table
+    others = () if wanted.time else _other_times(path, found)
+    try:
+        return with_times(table, wanted.time_format, ties=not own).warn(*others)
+    except DataError as error:
+        raise DataError("\n".join([str(error), *others])) from None
 
 
 def read_items(path: Path, columns: Columns | None = None) -> ItemList:
@@ -132,18 +172,42 @@ def read_items(path: Path, columns: Columns | None = None) -> ItemList:
             :func:`read_table` finds.
     """
     wanted = columns or Columns()
-    found = column_names(path)
+    text = table_format(path) in ("tsv", "csv")
+    if not wanted.items_header and not text:
+        raise DataError(
+            f"--items-no-header: would have no effect, for {path} is no delimited text; leave it "
+            "out"
+        )
+    found = column_names(path, wanted.items_format)
+    if text and wanted.items_header:
+        _check_items_header(path, found, wanted)
     item = _items_id(path, found, wanted)
     title = _title(path, found, wanted.title, item)
+    chosen = {"item_id": item} if title is None else {"item_id": item, "title": title}
+    table = _with_items(read_table(path, chosen, wanted.items_format), wanted.drop_missing)
     if title is None:
-        table = with_ids(read_table(path, {"item_id": item}), "item_id")
         table = table.with_frame(table.frame.with_columns(title=pl.lit("")))
         warnings: tuple[str, ...] = (_untitled(path, found),)
     else:
-        table = with_ids(read_table(path, {"item_id": item, "title": title}), "item_id")
         table, warnings = _with_titles(table, title, chosen=bool(wanted.title))
     check_unique_items(table)
-    return ItemList(table, warnings)
+    return ItemList(table, (*table.warnings, *warnings), title or "")
+
+
+def _with_items(table: Table, drop_missing: bool) -> Table:
+    """The rows of a list that have an id: placeholders cannot be an item of a log either."""
+    ids = table.frame["item_id"]
+    gone = is_missing(ids)
+    if not drop_missing and ids.dtype == pl.String:  # an empty id is refused
+        gone &= ids.is_not_null() & (ids.str.strip_chars() != "")
+    if not gone.any():
+        return with_ids(table, "item_id")
+    row = first_true(gone)
+    warning = (
+        f"{table.place(row)}: {int(gone.sum())} rows of this list have no item id (found "
+        f"{'nothing' if ids[row] is None else shown(ids[row])}) and are left out"
+    )
+    return with_ids(table.only(~gone), "item_id").warn(warning)
 
 
 def read_log_titles(path: Path, columns: Columns) -> pl.DataFrame:
@@ -160,7 +224,8 @@ def read_log_titles(path: Path, columns: Columns) -> pl.DataFrame:
     item = _choose(path, found, columns.item, ITEM_NAMES, "item")
     title = _choose(path, found, columns.title, (), "title")
     chosen = {"item_id": item, "title": title}
-    table = with_ids(read_table(path, chosen, columns.text_format), "item_id")
+    read = read_table(path, chosen, columns.text_format)
+    table = with_ids(read.only(~is_missing(read.frame["item_id"])), "item_id")
     table, _ = _with_titles(table, title, chosen=True)
     titled = table.frame.filter(pl.col("title") != "")
     return titled.unique("item_id", keep="first", maintain_order=True)
@@ -178,7 +243,7 @@ def check_unique_items(items: Table) -> None:
         row = first_true(again)
         first = items.place(first_true(ids == ids[row])).removeprefix(f"{items.path}: ")
         raise DataError(
-            f"{items.place(row)}: duplicate item id {ids[row]!r}, first on {first}; "
+            f"{items.place(row)}: duplicate item id {shown(ids[row])}, first on {first}; "
             "keep one row per item"
         )
 
@@ -193,7 +258,7 @@ def check_known_items(interactions: Table, item_ids: pl.Series, source: str) -> 
     if unknown.any():
         row = first_true(unknown)
         raise DataError(
-            f"{interactions.place(row)}: unknown item {interactions.frame['item_id'][row]!r} "
+            f"{interactions.place(row)}: unknown item {shown(interactions.frame['item_id'][row])} "
             f"({unknown.sum()} such rows), expected an item of {source}; add the item there, or "
             "remove the rows, as 'lumos prepare … --unknown-items drop' does"
         )
@@ -201,57 +266,109 @@ def check_known_items(interactions: Table, item_ids: pl.Series, source: str) -> 
 
 def _check_header(path: Path, found: Sequence[str], wanted: Columns) -> None:
     """Refuse a log whose first line is a row instead of names of columns."""
-    text = table_format(path) in ("tsv", "csv")
-    named = {wanted.user, wanted.item, wanted.time} & set(found)
-    if text and wanted.header and not named and looks_like_data(found):
-        order = "" if len(found) > 2 else " --order file"
-        raise DataError(
-            f"{path}: line 1: found {', '.join(map(repr, found[:6]))}, which is a row and no "
-            "header; name the columns by their numbers: --no-header --user-column 1 "
-            f"--item-column 2{order or ' --time-column 3'}"
-        )
+    if table_format(path) not in ("tsv", "csv") or not wanted.header:
+        return
+    recognised = _usual(found, USER_NAMES) and _usual(found, ITEM_NAMES)
+    if recognised or not is_row(found, (wanted.user, wanted.item, wanted.time)):
+        return
+    user, item, time = (
+        given if given.isdigit() else "N" for given in (wanted.user, wanted.item, wanted.time)
+    )
+    times = time_columns(first_rows(path, wanted.text_format))
+    seen = ""
+    if wanted.file_order or (len(found) == 2 and not times and not wanted.needs_times):
+        order = "--order file"
+    elif len(times) == 1 and time in ("N", str(times[0])):
+        order, seen = f"--time-column {times[0]}", f"column {times[0]} looks like times, "
+    else:
+        rest = "" if wanted.needs_times else " (or --order file, if rows are in the order of time)"
+        order = f"--time-column {time}{rest}"
+    raise DataError(
+        f"{path}: line 1: found {numbered(found)}, which is a row and no header; name the columns "
+        f"by their numbers: --no-header --user-column {user} --item-column {item} {order}; {seen}"
+        "N stands for a number that only you know"
+    )
+
+
+def _check_items_header(path: Path, found: Sequence[str], wanted: Columns) -> None:
+    """Refuse a list whose first line is an item instead of names of columns."""
+    if _usual(found, ITEM_NAMES) or not is_row(found, (wanted.items_id, wanted.title, wanted.item)):
+        return
+    item, title = (name if name.isdigit() else "N" for name in (wanted.items_id, wanted.title))
+    raise DataError(
+        f"{path}: line 1: found {numbered(found)}, which is a row and no header; name the columns "
+        f"by their numbers: --items-no-header --items-id-column {item} --title-column {title}; N "
+        "stands for a number that only you know"
+    )
 
 
 def _time(path: Path, found: Sequence[str], wanted: Columns) -> str:
     try:
         return _choose(path, found, wanted.time, TIME_NAMES, "time")
     except DataError as error:
-        raise DataError(
-            f"{error}, or, if rows are in the order of time, give --order file"
-        ) from None
+        rest = "or, if rows are in the order of time, give --order file"
+        raise DataError(f"{error}, {_NEEDS_TIMES if wanted.needs_times else rest}") from None
+
+
+def _other_times(path: Path, found: Sequence[str]) -> tuple[str, ...]:
+    """A warning if several columns have usual names of times: the one taken may be the coarser."""
+    taken, *others = _usual(found, TIME_NAMES) or [""]
+    if not others:
+        return ()
+    names = " and ".join(map(repr, others))
+    return (
+        f"{path}: times are taken from column {taken!r}, though {names} may hold times, too; for "
+        f"another, --time-column {others[0]}",
+    )
 
 
 def _choose(path: Path, found: Sequence[str], given: str, names: Sequence[str], what: str) -> str:
     if given:
         if given in found:
-            return given
+            return _once(path, found, given)
         names = (given,)
-    by_key = {_key(name): name for name in reversed(found)}
-    for name in names:
-        if _key(name) in by_key:
-            return by_key[_key(name)]
+    if usual := _usual(found, names):
+        return _once(path, found, usual[0])
     raise DataError(
-        f"{path}: line 1: missing column: no {what} column among {', '.join(map(repr, found))}, "
+        f"{path}: line 1: missing column: no {what} column among {named(found)}, "
         f"expected {' or '.join(map(repr, names))}; rename the column or name it with "
         f"--{what}-column"
     )
+
+
+def _once(path: Path, found: Sequence[str], name: str) -> str:
+    """A name that only one column has: which of two would be read is anybody's guess."""
+    places = [str(n) for n, other in enumerate(found, start=1) if other == name]
+    if len(places) > 1:
+        raise DataError(
+            f"{path}: line 1: columns {' and '.join(places)} are both called {name!r}, expected "
+            "one; rename the others"
+        )
+    return name
+
+
+def _usual(found: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The columns that have one of the names, those that are preferred first."""
+    by_key = {_key(name): name for name in reversed(found)}
+    keys = dict.fromkeys(map(_key, names))  # date_time and datetime are one
+    return [by_key[key] for key in keys if key in by_key]
 
 
 def _items_id(path: Path, found: Sequence[str], wanted: Columns) -> str:
     """The column with ids in a list of items, whose names need not be those of the log."""
     if wanted.items_id:
         return _choose(path, found, wanted.items_id, (), "items-id")
-    if wanted.item in found:
-        return wanted.item
+    if wanted.item in found and wanted.header:  # numbers are those of the log
+        return _once(path, found, wanted.item)
     keys = {_key(name): name for name in reversed(found)}
     for key in (*map(_key, ITEM_NAMES), "id"):
         if key in keys:
-            return keys[key]
+            return _once(path, found, keys[key])
     ids = [name for key, name in keys.items() if key.endswith("id")]
     if len(ids) == 1:
-        return ids[0]
+        return _once(path, found, ids[0])
     raise DataError(
-        f"{path}: line 1: missing column: no item column among {', '.join(map(repr, found))}, "
+        f"{path}: line 1: missing column: no item column among {named(found)}, "
         f"expected {' or '.join(map(repr, ITEM_NAMES))}; rename the column, or name it with "
         "--items-id-column (--item-column is the one of the log)"
     )
@@ -263,7 +380,8 @@ def _title(path: Path, found: Sequence[str], given: str, item: str) -> str | Non
     keys = {_key(name): name for name in reversed(found) if name != item}
     named = (keys[key] for key in map(_key, TITLE_NAMES) if key in keys)
     others = [name for name in found if name != item]
-    return next(named, others[0] if len(others) == 1 else None)
+    title = next(named, others[0] if len(others) == 1 else None)
+    return None if title is None else _once(path, found, title)
 
 
 def _with_titles(table: Table, column: str, chosen: bool) -> tuple[Table, tuple[str, ...]]:
@@ -289,7 +407,7 @@ def _with_titles(table: Table, column: str, chosen: bool) -> tuple[Table, tuple[
 
 
 def _untitled(path: Path, found: Sequence[str], problem: str = "") -> str:
-    names = ", ".join(map(repr, found))
+    names = named(found)
     what = f"column {names} {problem}" if problem else f"no title column among {names}"
     return f"{path}: {what}: item ids stand in for titles; name the column with --title-column"
 

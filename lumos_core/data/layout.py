@@ -33,6 +33,19 @@ FORMATS: Mapping[str, TableFormat] = {
     ".item": "tsv",
 }
 
+OTHER_FORMATS: Mapping[str, str] = {
+    **dict.fromkeys((".xlsx", ".xls", ".ods", ".numbers"), "save the sheet as CSV"),
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst"), "unpack it"),
+    **dict.fromkeys(
+        (".pkl", ".pickle", ".npy", ".npz", ".h5", ".hdf5", ".mat", ".pt", ".feather", ".arrow",
+         ".avro", ".orc", ".db", ".sqlite", ".sqlite3", ".dta", ".sav", ".rds", ".rdata",
+         ".xml", ".html", ".htm", ".pdf", ".py", ".safetensors"),
+        "export it as CSV or Parquet",
+    ),
+}  # fmt: skip
+"""Suffixes of files that are no tables for LUMOS, and what to do. A file with any other suffix, or
+none, is text: ``u.data``, ``ratings.dat``."""
+
 
 def shared_state(folder: Path) -> Path:
     """The folder of a prepared folder in which experiments keep the views of all its users, for

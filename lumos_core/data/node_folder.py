@@ -32,7 +32,7 @@ def read_node(folder: Path, min_history: int = MIN_HISTORY) -> tuple[Catalog, Se
     """
     files = node_files(folder)
     catalog = Catalog.read(files.catalog)
-    table = read_interactions(files.interactions)
+    table = read_interactions(files.interactions, own=True)
     check_known_items(table, pl.Series(catalog.item_ids), str(files.catalog))
     long, left_out = _long_enough(table, min_history)
     return catalog, replace(to_sequences(long, catalog), left_out=left_out)

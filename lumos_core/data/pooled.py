@@ -49,9 +49,10 @@ def pool(
     apart = Sequences.concat(nodes)
     if not apart.left_out and len(set(apart.user_ids)) == len(apart):
         return Pooled(apart)
+    logs = (node_files(node).interactions for node in node_folders(folder))
     frames = [
-        chronological(read_interactions(node_files(node).interactions).frame).with_columns(node=n)
-        for n, node in enumerate(node_folders(folder))
+        chronological(read_interactions(log, own=True).frame).with_columns(node=n)
+        for n, log in enumerate(logs)
     ]
     rows = pl.concat(frames, how="vertical_relaxed")
     first = pl.col("node").min().over("user_id", "item_id", "timestamp")

@@ -1,6 +1,7 @@
 """Turns a published data set into a prepared folder: clean, filter, distribute, write."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -18,12 +19,14 @@ from lumos_core.data.interactions import Columns, check_known_items
 from lumos_core.data.node_folder import chronological
 from lumos_core.data.partition import Partition, partition_users
 from lumos_core.data.prepared_folder import DatasetFacts, check_target, write_prepared
+from lumos_core.data.reading.text_files import shown
 from lumos_core.data.reading.title_text import clean_title, unquoted
 from lumos_core.data.sequences import MIN_HISTORY
 from lumos_core.errors import DataError
 
 STEPS = ("reading", "filtering", "distributing", "writing")
 """The steps of :func:`prepare`, in order."""
+_MANY = 4  # items of the same title that are worth a word
 UnknownItems = Literal["auto", "error", "drop", "keep"]
 
 
@@ -45,7 +48,7 @@ class Rows:
 
     read: int
     kept: int
-    missing_users: int
+    missing: Mapping[str, int]  # rows without a user, item or time, by reason
     unknown_items: int
     duplicates: int
     short_users: int
@@ -55,7 +58,7 @@ class Rows:
     def dropped(self) -> dict[str, int]:
         """How many rows were dropped, by reason; only reasons that occurred."""
         reasons = {
-            "without a user": self.missing_users,
+            **self.missing,
             "with unknown items": self.unknown_items,
             "duplicates": self.duplicates,
             f"of users with fewer than {self.least}": self.short_users,
@@ -88,6 +91,7 @@ class PreparedDataset:
     node_interactions: tuple[int, ...]
     fingerprint: str  # of the catalog
     domain: str | None
+    titles: str  # where they are from, in words
     dropped: Dropped
     rows: Rows
     columns: dict[str, str]  # of the log: meaning -> name in the file
@@ -162,14 +166,15 @@ def prepare(
     )
     on_step(1)
     known, unknown, told = _resolve_unknown(log, unknown_items)
-    unique = drop_duplicates(known, dedup)
+    unique = drop_duplicates(known, dedup, file_order=bool(columns and columns.file_order))
     short = MIN_HISTORY if min_interactions is None else min_interactions
     least = max(k_core, MIN_HISTORY) if min_interactions is None else min_interactions
     kept = chronological(_core(unique, least, k_core))
     if kept.is_empty():
         raise DataError(
             f"{log.interactions.path}: none of {len(known)} interactions is left by k-core = "
-            f"{k_core} and at least {short} per user; lower --k-core or give more data"
+            f"{k_core} and at least {short} per user{_columns_taken(log)}; lower --k-core or give "
+            "more data"
         )
     on_step(2)
     catalog, untitled, unlisted = _catalog(log, kept, keep_all_items or log.fixed)
@@ -216,11 +221,13 @@ def prepare(
         rows=rows,
         columns=dict(log.interactions.columns),
         domain=of_items,
+        titles=_titles_from(log, untitled == len(catalog)),
         warnings=(
             *log.interactions.warnings,
             *log.warnings,
             *told,
             *_title_warnings(log, untitled, unlisted, len(catalog)),
+            *_equal_titles(log, catalog),
         ),
     )
 
@@ -256,9 +263,9 @@ def _check_related(log: RawLog, known: pl.DataFrame) -> None:
     """Refuse a list that holds none of the log's items: its ids must be of another kind."""
     if known.is_empty() and len(log.interactions.frame):
         theirs, ours = log.items["item_id"], log.interactions.frame["item_id"]
-        example = f", such as {theirs[0]!r}," if len(theirs) else ""
+        example = f", such as {shown(theirs[0])}," if len(theirs) else ""
         raise DataError(
-            f"{log.interactions.path}: none of its items, such as {ours[0]!r}, is among the "
+            f"{log.interactions.path}: none of its items, such as {shown(ours[0])}, is among the "
             f"{len(theirs)}{example} of {log.items_source}; name the columns that belong together "
             "with --item-column (log) and --items-id-column (items), or another list with --items"
         )
@@ -271,7 +278,7 @@ def _drop_warnings(log: RawLog, dropped: int) -> tuple[str, ...]:
     unknown = ids.filter(~ids.is_in(log.items["item_id"].implode()))
     return (
         f"{dropped} interactions with {unknown.n_unique()} items that {log.items_source} lacks, "
-        f"such as {unknown[0]!r}, are left out",
+        f"such as {shown(unknown[0])}, are left out",
     )
 
 
@@ -310,13 +317,13 @@ def _distribute(kept: pl.DataFrame, nodes: int, seed: int, scheme: Partition) ->
 def _rows(
     log: RawLog, known: pl.DataFrame, unique: pl.DataFrame, kept: pl.DataFrame, least: int
 ) -> Rows:
-    read = len(log.interactions.frame) + log.interactions.missing
+    read = len(log.interactions.frame) + sum(log.interactions.missing.values())
     lengths = unique.select(pl.len().over("user_id")).to_series()
     short = int((lengths < least).sum())
     rows = Rows(
         read=read,
         kept=len(kept),
-        missing_users=log.interactions.missing,
+        missing=log.interactions.missing,
         unknown_items=len(log.interactions.frame) - len(known),
         duplicates=len(known) - len(unique),
         short_users=short,
@@ -359,3 +366,35 @@ def _title_warnings(log: RawLog, untitled: int, unlisted: int, items: int) -> Se
             f"{unlisted} that are not listed there"
         )
     return (text,)
+
+
+def _columns_taken(log: RawLog) -> str:
+    """The columns taken for users and items: a wrong one leaves nothing behind."""
+    names = log.interactions.columns
+    if not names:
+        return ""
+    ids = log.interactions.frame
+    return (
+        f" ({ids['user_id'].n_unique()} users from {names['user_id']!r}, "
+        f"{ids['item_id'].n_unique()} items from {names['item_id']!r}; --user-column and "
+        "--item-column name others)"
+    )
+
+
+def _titles_from(log: RawLog, untitled: bool) -> str:
+    if untitled:
+        return "item ids stand in for titles"
+    column = f"{log.title!r} of " if log.title else ""
+    return f"titles from {column}{log.items_source}"
+
+
+def _equal_titles(log: RawLog, catalog: Catalog) -> tuple[str, ...]:
+    """A warning if most titles are the same: that column is none of titles."""
+    title, count = Counter(catalog.titles).most_common(1)[0]
+    if count < _MANY or 2 * count <= len(catalog):
+        return ()
+    return (
+        f"{count} of {len(catalog)} items have the same title in {log.items_source}, "
+        f"{shown(title)}, which tells the language model nothing; name another column with "
+        "--title-column, or another list with --items",
+    )

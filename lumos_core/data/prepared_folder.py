@@ -100,9 +100,10 @@ def load_prepared(folder: Path, min_history: int = MIN_HISTORY) -> tuple[Catalog
     Raises:
         DataError: naming the file that is missing, malformed or does not belong to the others.
     """
+    nodes = node_folders(folder)  # first: the folder may be a data set as it was published
     catalog = Catalog.read(folder / CATALOG_FILE)
     parts = []
-    for node in node_folders(folder):
+    for node in nodes:
         own, sequences = read_node(node, min_history)
         if own.fingerprint != catalog.fingerprint:
             raise DataError(
@@ -146,7 +147,10 @@ def read_dataset_facts(folder: Path) -> DatasetFacts:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; 'lumos prepare' makes one")
     if not path.is_file():
-        raise DataError(f"{folder}: no {DATASET_FILE}, so not a folder that 'lumos prepare' wrote")
+        raise DataError(
+            f"{folder}: no {DATASET_FILE}, so not a folder that 'lumos prepare' wrote; "
+            "it makes one of a data set: lumos prepare SOURCE --out FOLDER"
+        )
     return DatasetFacts.read(check_file(path))
 
 

@@ -70,7 +70,7 @@ class Removal:
 
     def _check_unchanged(self) -> None:
         """Rows that came since the file was read must not be lost."""
-        if not read_interactions(self.path).frame.equals(self.table.frame):
+        if not read_interactions(self.path, own=True).frame.equals(self.table.frame):
             raise DataError(
                 f"{self.path}: the file has changed since it was read, so nothing was removed; "
                 "give the same command again"
@@ -88,7 +88,8 @@ class Removal:
     def _compare(self, fresh: Path) -> None:
         """Refuse a new file that would not hold exactly the rows that are to stay."""
         try:
-            same = read_interactions(fresh).frame.equals(self.table.frame.filter(~self.gone))
+            staying = self.table.frame.filter(~self.gone)
+            same = read_interactions(fresh, own=True).frame.equals(staying)
         except DataError:
             same = False
         if not same:
@@ -113,7 +114,7 @@ def removal_of(folder: Path, users: Collection[str]) -> Removal:
     files = node_files(folder)
     catalog = Catalog.read(files.catalog)
     path = files.interactions.resolve()
-    table = read_interactions(path)
+    table = read_interactions(path, own=True)
     check_known_items(table, pl.Series(catalog.item_ids), str(files.catalog))
     ids = table.frame["user_id"]
     gone = ids.is_in(sorted(users))

@@ -59,9 +59,10 @@ def data_facts(folder: Path) -> Result:
     Raises:
         DataError: it is not a prepared folder.
     """
+    interactions = interactions_digest(folder)  # first: this knows a folder that is not prepared
     return {
         "catalog": Catalog.read(folder / CATALOG_FILE).fingerprint,
-        "interactions": interactions_digest(folder),
+        "interactions": interactions,
     }
 
 

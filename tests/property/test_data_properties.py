@@ -21,7 +21,7 @@ from lumos_core.data.node_folder import read_node
 from lumos_core.data.partition import Partition
 from lumos_core.data.prepare import prepare
 from lumos_core.data.prepared_folder import load_prepared
-from lumos_core.data.reading.ids import MISSING_USERS
+from lumos_core.data.reading.ids import PLACEHOLDERS
 from lumos_core.data.reading.text_files import text_blocks
 from lumos_core.data.reading.title_text import clean_title, unquoted, usable_title
 from lumos_core.errors import DataError
@@ -227,7 +227,7 @@ one_unit = st.one_of(
 )
 # an id that stands between quotes cannot be told from a quoted id
 plain_ids = ids.filter(
-    lambda text: text.lower() not in MISSING_USERS and "." not in text and text[0] != '"'
+    lambda text: text.lower() not in PLACEHOLDERS and "." not in text and text[0] != '"'
 )
 
 

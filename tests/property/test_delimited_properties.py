@@ -6,7 +6,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from hypothesis import event, example, given, settings
+from hypothesis import assume, event, example, given, settings
 from hypothesis import strategies as st
 
 from lumos_core.data.reading.table_files import TextFormat, column_names, read_table
@@ -151,3 +151,32 @@ def test_quotes_and_line_breaks_in_several_columns(
         assert table.frame["user_id"].to_list() == [row[0] for row in found]
         if style != "backslash":
             assert table.frame.rows() == found
+
+
+blank_line = st.text(" \f\xa0,", max_size=4).filter(lambda line: line.count(",") < len(HEADER))
+blanks = st.lists(st.one_of(st.none(), blank_line), min_size=2, max_size=8)
+
+
+@settings(max_examples=200, deadline=None)
+@given(lines=blanks, separator=st.sampled_from([",", "\t", "::"]), quoted=st.booleans())
+@example(["   "], ",", False)
+@example([" \t \t "], "\t", False)
+def test_blank_lines_are_skipped_and_counted(
+    lines: list[str | None], separator: str, quoted: bool
+) -> None:
+    """Wherever they stand, and whatever way is taken to read: rows keep their line numbers."""
+    assume(separator != "::" or not quoted)  # nobody quotes there
+    rows = {n: f"r{n}" for n, line in enumerate(lines, start=2) if line is None}
+    assume(rows)
+    note = '"a ""b"""' if quoted else "b"
+    fill = [separator.join(blank.split(",")) if blank is not None else None for blank in lines]
+    text = [
+        line if line is not None else separator.join([rows[n], "i", note])
+        for n, line in enumerate(fill, start=2)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "log.csv"
+        path.write_text("\n".join([separator.join(HEADER), *text]) + "\n", encoding="utf-8")
+        table = read_table(path, {name: name for name in HEADER}, TextFormat(separator))
+        assert table.frame["user_id"].to_list() == list(rows.values())
+        assert [table.place(n) for n in range(len(rows))] == [f"{path}: line {n}" for n in rows]

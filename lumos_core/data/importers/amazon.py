@@ -13,11 +13,11 @@ from pathlib import Path
 
 import polars as pl
 
-from lumos_core.data.importers.item_list import is_catalog, refuse_columns, with_catalog
+from lumos_core.data.importers.item_list import is_catalog, refuse, refuse_columns, with_catalog
 from lumos_core.data.importers.raw_log import Importer, RawLog, items_of_log
 from lumos_core.data.interactions import Columns, read_interactions
 from lumos_core.data.reading.table_files import column_names, read_table, table_format
-from lumos_core.data.reading.text_files import text_blocks
+from lumos_core.data.reading.text_files import named, text_blocks
 from lumos_core.data.reading.title_text import usable_title
 from lumos_core.errors import DataError
 
@@ -55,12 +55,14 @@ def load_amazon(source: Path, items: Path | None, columns: Columns) -> RawLog:
         )  # fmt: skip
     if is_catalog(metadata):
         return replace(with_catalog(name, log, metadata, columns), domain=DOMAIN)
+    refuse("--items-no-header", not columns.items_header, "metadata name their columns")
     wanted = set(log.frame["item_id"].unique())
     titles = read_titles(metadata, wanted, columns)
     frame = pl.DataFrame(
         sorted(titles.items()), schema={"item_id": pl.String, "title": pl.String}, orient="row"
     )
-    return RawLog(name, log, frame, str(metadata), complete=False, domain=DOMAIN)
+    title = columns.title or "title"
+    return RawLog(name, log, frame, str(metadata), complete=False, domain=DOMAIN, title=title)
 
 
 def are_reviews(path: Path, items: Path | None) -> bool:
@@ -171,7 +173,7 @@ def _read_table(path: Path, wanted: Collection[str], columns: Columns) -> Titles
         expected = repr(key) if columns.items_id else "'asin' nor 'parent_asin'"
         raise DataError(
             f"{path}: line 1: missing key: {'no' if columns.items_id else 'neither'} {expected} "
-            f"among {', '.join(map(repr, names))}; expected Amazon metadata (--items-id-column "
+            f"among {named(list(names))}; expected Amazon metadata (--items-id-column "
             "names another key)"
         )
     title = columns.title or "title"
@@ -185,7 +187,7 @@ def _read_table(path: Path, wanted: Collection[str], columns: Columns) -> Titles
 
 def _no_such_key(path: Path, title: str, names: Collection[str]) -> DataError:
     return DataError(
-        f"{path}: no record has a title under {title!r}, found {', '.join(map(repr, names))}; name "
+        f"{path}: no record has a title under {title!r}, found {named(list(names))}; name "
         "one of these with --title-column"
     )
 

@@ -6,7 +6,7 @@ from lumos_core import plugins
 from lumos_core.data.importers import amazon, mind, own_table, recbole
 from lumos_core.data.importers.raw_log import Importer, RawLog
 from lumos_core.data.interactions import Columns
-from lumos_core.errors import DataError
+from lumos_core.errors import ConfigError, DataError
 
 AUTO = "auto"
 IMPORTERS: dict[str, Importer] = {
@@ -51,6 +51,12 @@ def load_source(
     if not source.exists():
         raise DataError(f"{source}: no such file or folder; check the path")
     found = source_format if source_format != AUTO else detect_format(source, items)
+    if found not in formats():
+        raise ConfigError(
+            f"--format {found}: no such format, expected one of {', '.join(formats())} (csv, tsv, "
+            "jsonl and parquet files are tables), or that of a plug-in, whose package has to be "
+            "installed here"
+        )
     importer = IMPORTERS[found] if found in IMPORTERS else plugins.load("importer", found)
     if not impression_clicks:
         return importer.load(source, items, columns or Columns())

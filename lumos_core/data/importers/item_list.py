@@ -33,7 +33,7 @@ def with_catalog(name: str, log: Table, path: Path, columns: Columns) -> RawLog:
     catalog = Catalog.read(path)
     schema = {"item_id": pl.String, "title": pl.String}
     items = pl.DataFrame([catalog.item_ids, catalog.titles], schema=schema)
-    return RawLog(name, log, items, str(path), fixed=True)
+    return RawLog(name, log, items, str(path), fixed=True, title="title")
 
 
 def without_list(name: str, log: Table, columns: Columns, found: str) -> RawLog:
@@ -47,6 +47,7 @@ def without_list(name: str, log: Table, columns: Columns, found: str) -> RawLog:
         DataError: the named column is missing, or a column of the list is named.
     """
     refuse("--items-id-column", columns.items_id, f"there is {found}")
+    refuse("--items-no-header", not columns.items_header, f"there is {found}")
     items = items_of_log(log)
     if columns.title:
         titles = read_log_titles(log.path, columns)
@@ -54,15 +55,16 @@ def without_list(name: str, log: Table, columns: Columns, found: str) -> RawLog:
             titles, on="item_id", how="left", maintain_order="left"
         )
         items = items.with_columns(pl.col("title").fill_null(""))
-        return RawLog(name, log, items, str(log.path), listed=False)
-    hint = title_hint(log.path)
-    warning = f"{found}: item ids stand in for titles{hint}"
+        return RawLog(name, log, items, str(log.path), listed=False, title=columns.title)
+    hint = title_hint(log.path, columns)
+    warning = f"{found}: item ids stand in for titles; name a list of both with --items{hint}"
     return RawLog(name, log, items, str(log.path), warnings=(warning,), listed=False)
 
 
-def title_hint(log: Path) -> str:
+def title_hint(log: Path, columns: Columns) -> str:
     """How to take titles from a log that has a column of them; "" if it has none."""
-    titled = [name for name in column_names(log) if name.partition(":")[0].lower() in TITLE_NAMES]
+    names = column_names(log, columns.text_format)
+    titled = [name for name in names if name.partition(":")[0].lower() in TITLE_NAMES]
     return f"; for those in the log, --title-column {titled[0]}" if titled else ""
 
 
@@ -75,15 +77,17 @@ def refuse_columns(columns: Columns, reason: str) -> None:
     for option, value in (
         ("--title-column", columns.title),
         ("--items-id-column", columns.items_id),
+        ("--items-no-header", not columns.items_header),
     ):
         refuse(option, value, reason)
 
 
-def refuse(option: str, value: str, reason: str) -> None:
+def refuse(option: str, value: str | bool, reason: str) -> None:
     """Refuse an option that could have no effect.
 
     Raises:
         DataError: it is given.
     """
     if value:
-        raise DataError(f"{option} {value}: would have no effect, for {reason}; leave it out")
+        given = option if value is True else f"{option} {value}"
+        raise DataError(f"{given}: would have no effect, for {reason}; leave it out")

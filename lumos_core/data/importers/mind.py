@@ -44,6 +44,7 @@ def load_mind(
         ("--user-column", columns.user),
         ("--item-column", columns.item),
         ("--time-column", columns.time),
+        ("--time-format", columns.time_format),
         ("--separator", columns.separator),
         ("--no-header", "" if columns.header else "with MIND"),
         ("--order", "file" if columns.file_order else ""),

@@ -32,7 +32,9 @@ def load_table(source: Path, items: Path | None, columns: Columns) -> RawLog:
     if items is not None and is_catalog(items):
         return with_catalog(name, table, items, columns)
     listed = read_items(item_file, columns)
-    return RawLog(name, table, listed.frame, str(item_file), warnings=listed.warnings)
+    return RawLog(
+        name, table, listed.frame, str(item_file), warnings=listed.warnings, title=listed.title
+    )
 
 
 def _items_file(folder: Path) -> Path | None:

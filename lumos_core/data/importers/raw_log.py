@@ -24,6 +24,7 @@ class RawLog:
         listed: whether there is a list of items; if not, ``items`` are those of the log.
         fixed: whether ``items`` are a run's catalog: taken whole and in its order, with no other
             item added.
+        title: name of the column that the titles came from, "" if there is none or it has no name.
         domain: what the items are (see :mod:`lumos_core.data.domains`), "" if that is not known.
     """
 
@@ -36,6 +37,7 @@ class RawLog:
     listed: bool = True
     fixed: bool = False
     domain: str = ""
+    title: str = ""
 
 
 def items_of_log(interactions: Table) -> pl.DataFrame:

@@ -36,7 +36,9 @@ def load_recbole(source: Path, items: Path | None, columns: Columns) -> RawLog:
     if item.suffix == ".item":
         _check_types(item)
     listed = read_items(item, columns)
-    return RawLog(inter.stem, log, listed.frame, str(item), warnings=listed.warnings)
+    return RawLog(
+        inter.stem, log, listed.frame, str(item), warnings=listed.warnings, title=listed.title
+    )
 
 
 def _inter_file(folder: Path) -> Path:

@@ -21,7 +21,7 @@ import io
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +34,10 @@ Record = tuple[int, list[str]]
 """The number of a record's last line, counted from 1, and its fields."""
 
 SEPARATORS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
+_STAND_IN = "\x1f"  # for a separator of several bytes, which polars does not know
+_BLANK = " \t\v\f\xa0"
+"""What a blank line may hold beside separators; written out, as Python and polars strip by
+different lists."""
 _SNIFFED_LINES = 50
 _HEAD_BYTES = 2**20
 
@@ -43,7 +47,7 @@ class Dialect:
     """How the fields of a file are told apart.
 
     Attributes:
-        separator: one character; a space stands for any run of spaces.
+        separator: one character, or a few such as "::"; a space stands for any run of spaces.
         quoting: one of the rules in the module's docstring.
         header: whether the first record names the columns; if not, they are called "1", "2", ….
     """
@@ -54,15 +58,18 @@ class Dialect:
 
 
 def separator_of(text: str) -> str:
-    """The character behind a name of :data:`SEPARATORS`, or the one character itself.
+    """The character behind a name of :data:`SEPARATORS`, or what is given: one character, or
+    several that are no letters, digits, spaces or quotes.
 
     Raises:
         DataError: it is neither.
     """
     found = SEPARATORS.get(text, text.replace("\\t", "\t"))
-    if len(found) != 1 or found in '"\n\r':
+    if (len(found) != 1 or found in '"\n\r') and not re.fullmatch(r"[^\w\s\"]{2,4}", found):
         names = ", ".join(SEPARATORS)
-        raise DataError(f"--separator {text!r}: expected one character, or one of {names}")
+        raise DataError(
+            f"--separator {text!r}: expected one character, or one of {names}, or a few such as ::"
+        )
     return found
 
 
@@ -77,6 +84,9 @@ def find_separator(text: bytes, usual: str) -> str:
     lines = [line for line in head if line.strip()][:_SNIFFED_LINES]
     if not lines or usual in lines[0]:
         return usual
+    starts = [line.partition("::") for line in lines]  # "::" may stand in texts: look at ids only
+    if all(rest and not re.search(r"[\t,;|]", first) for first, rest, _ in starts):
+        return "::"
     for candidate in (s for s in "\t,;|" if s != usual):
         counts = {line.count(candidate) for line in lines}
         if len(counts) == 1 and counts != {0}:
@@ -96,15 +106,22 @@ def column_names(path: Path, text: bytes, separator: str, header: bool) -> list[
         text: the file, or its beginning.
         separator, header: see :class:`Dialect`.
     """
+    first, *_ = first_rows(text, separator, 1) or [[""]]
+    names = [name.strip() for name in first]
+    return names if header else [str(n) for n in range(1, len(names) + 1)]
+
+
+def first_rows(text: bytes, separator: str, count: int) -> list[list[str]]:
+    """The fields of the first lines that are not blank, whatever the quoting of the file is.
+
+    Args:
+        text: the file, or its beginning.
+        separator: see :class:`Dialect`.
+        count: of lines.
+    """
     decoded = text[:_HEAD_BYTES].decode(errors="ignore")
-    first = next((line for line in decoded.split("\n") if line.strip()), "")
-    quotings: tuple[Quoting, ...] = ("standard", "plain")
-    for quoting in quotings:
-        found = _one_line(first, Dialect(separator, quoting))
-        if found is not None:
-            names = [name.strip() for name in found]
-            return names if header else [str(n) for n in range(1, len(names) + 1)]
-    raise DataError(f"{path}: line 1: cannot be split into fields: {first[:80]!r}")
+    lines = (_fields_of(line, separator) for line in decoded.split("\n"))
+    return list(itertools.islice((fields for fields in lines if not _is_blank(fields)), count))
 
 
 def find_dialect(path: Path, text: bytes, separator: str, header: bool, width: int) -> Dialect:
@@ -121,7 +138,7 @@ def find_dialect(path: Path, text: bytes, separator: str, header: bool, width: i
     """
     if b'"' not in text:
         return Dialect(separator, "plain", header)
-    if separator == " ":
+    if separator == " " or len(separator) > 1:  # no program that quotes writes these
         return Dialect(separator, "plain", header)
     decoded = text.decode()
     standard = Dialect(separator, "standard", header)
@@ -157,8 +174,12 @@ def read_frame(text: bytes, dialect: Dialect, width: int) -> pl.DataFrame | None
     if dialect.header:
         line = next(records(text.decode(), dialect), (0, []))[0]
         body = text.split(b"\n", line)[-1] if line and text.count(b"\n") >= line else b""
+    if len(dialect.separator.encode()) > 1 and _STAND_IN.encode() not in body:
+        body = body.replace(dialect.separator.encode(), _STAND_IN.encode())
+        dialect = replace(dialect, separator=_STAND_IN)
     quick = dialect.quoting == "plain" or not _stray_quotes(body, dialect.separator)
-    if dialect.quoting in ("plain", "standard") and dialect.separator != " " and quick:
+    fits = dialect.separator != " " and len(dialect.separator.encode()) == 1
+    if dialect.quoting in ("plain", "standard") and fits and quick:
         return _by_polars(body, dialect, width)
     rows = [fields for _, fields in records(body.decode(), dialect)]
     if any(len(fields) > width for fields in rows):
@@ -181,16 +202,15 @@ def records(text: str, dialect: Dialect) -> Iterator[Record]:
             io.StringIO(text, newline="\n"), delimiter=dialect.separator, strict=True
         )
         for fields in reader:
-            if any(fields):
+            if not _is_blank(fields):
                 yield reader.line_num, fields
         return
     for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip() or not line.strip(dialect.separator):
-            continue
         found = _one_line(line, dialect)
         if found is None:
             raise ValueError(f"{number}")
-        yield number, found
+        if not _is_blank(found):
+            yield number, found
 
 
 def too_wide(text: bytes, dialect: Dialect, width: int) -> tuple[int, int] | None:
@@ -201,12 +221,13 @@ def too_wide(text: bytes, dialect: Dialect, width: int) -> tuple[int, int] | Non
     return None
 
 
-def looks_like_data(names: Sequence[str]) -> bool:
-    """Whether a first record is more likely a row than names of columns: it holds a number."""
-    return any(re.fullmatch(r"[-+]?\d+(\.\d+)?|\d{4}-\d\d-\d\d.*", name) for name in names)
-
-
 # ---------------------------------------------------------------- one line
+def _fields_of(line: str, separator: str) -> list[str]:
+    """The fields of a line: in quotes if that explains it, else with the quotes as text."""
+    quoted = None if len(separator) > 1 else _one_line(line, Dialect(separator, "standard"))
+    return line.split(separator) if quoted is None else quoted
+
+
 def _one_line(line: str, dialect: Dialect) -> list[str] | None:
     """The fields of a line that is a row by itself; None if the rule does not explain it."""
     separator = dialect.separator
@@ -290,7 +311,12 @@ def _by_polars(body: bytes, dialect: Dialect, width: int) -> pl.DataFrame | None
         )
     except pl.exceptions.PolarsError:
         return None
-    return frame.filter(~pl.all_horizontal(pl.all().fill_null("") == ""))
+    return frame.filter(~pl.all_horizontal(pl.all().fill_null("").str.strip_chars(_BLANK) == ""))
+
+
+def _is_blank(fields: Sequence[str]) -> bool:
+    """Whether a line is no record: both ways of reading skip it, or lines would be miscounted."""
+    return not any(field.strip(_BLANK) for field in fields)
 
 
 def _problem(found: Iterator[Record], width: int) -> tuple[int, str] | None:
@@ -353,7 +379,7 @@ def _doubtful(text: str, dialect: Dialect, width: int) -> int | None:
         delimiter=dialect.separator, doublequote=False, escapechar="\\", strict=True,
     )  # fmt: skip
     try:
-        other = [(escaped.line_num, len(fields)) for fields in escaped if any(fields)]
+        other = [(escaped.line_num, len(f)) for f in escaped if not _is_blank(f)]
     except csv.Error:
         return None
     ours = [line for line, _ in records(text, dialect)]

@@ -1,5 +1,6 @@
 """Ids as people store them: text, whole numbers, and whole numbers that a program made floats."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import polars as pl
@@ -8,8 +9,12 @@ from lumos_core.data.reading.table_files import Table, first_true, refuse_rows
 from lumos_core.data.reading.text_files import CONTROL
 from lumos_core.errors import DataError
 
-MISSING_USERS = ("nan", "none", "null", "na", "n/a", "<na>")
-"""What programs write for a user who is not known; compared without case."""
+PLACEHOLDERS = ("nan", "none", "null", "na", "n/a", "<na>")
+"""What programs write for a user, item or time that is not known; compared without case."""
+_NO_TIME = ("nat",)  # pandas; a user may be called that
+WITHOUT = {"user_id": "without a user", "item_id": "without an item", "timestamp": "without a time"}
+"""Why a row is left out that lacks what a column should hold."""
+_A_TIME = "Unix time, a position in the history, or a date and time"
 _WHOLE = r"^\d+(\.0+)?$"
 _SCIENTIFIC = r"^\d(\.\d+)?[eE]\+\d+$"
 _EXACT = 2.0**53  # not every whole number above it can be stored as a float
@@ -50,37 +55,41 @@ def with_ids(table: Table, column: str) -> Table:
     return table.with_frame(table.frame.with_columns(ids.alias(column)))
 
 
-def without_missing_users(table: Table, drop: bool) -> Table:
-    """The rows that have a user.
+def without_missing(table: Table, column: str, drop: bool) -> Table:
+    """The rows that have something in a column.
 
     Args:
-        table: with a column ``user_id`` of any type that ids have.
+        table: with a column of :data:`WITHOUT`.
         drop: leave the others out and count them in ``missing``; refuse them otherwise.
 
     Raises:
-        DataError: naming the first row without a user.
+        DataError: naming the first row without it.
     """
-    raw = table.frame["user_id"]
-    text = _text(table, "user_id", raw).str.strip_chars().str.to_lowercase()
-    missing = text.is_null() | (text == "") | text.is_in(MISSING_USERS)
-    if not missing.any():
+    raw = table.frame[column]
+    time = column == "timestamp"
+    missing = is_missing(raw, (*PLACEHOLDERS, *_NO_TIME) if time else PLACEHOLDERS)
+    count = int(missing.sum())
+    if not count:
         return table
     if not drop:
-        count = int(missing.sum())
         refuse_rows(
             table,
             missing,
-            f"user_id is missing ({count} such rows), expected an id; add it, or leave these rows "
-            "out with --drop-missing",
+            f"{'time' if time else column} is missing ({count} such rows), expected "
+            f"{_A_TIME if time else 'an id'}; add it, or leave these rows out with --drop-missing",
             raw,
         )
-    rows = pl.Series(range(len(raw)), dtype=pl.Int64) if table.origin is None else table.origin
-    return replace(
-        table,
-        frame=table.frame.filter(~missing),
-        origin=rows.filter(~missing),
-        missing=table.missing + int(missing.sum()),
-    )
+    return replace(table.only(~missing), missing={**table.missing, WITHOUT[column]: count})
+
+
+def is_missing(raw: pl.Series, placeholders: Sequence[str] = PLACEHOLDERS) -> pl.Series:
+    """A flag for every value that is none: empty, or a placeholder."""
+    if raw.dtype.is_float():
+        return raw.is_null() | raw.is_nan()
+    if raw.dtype not in (pl.String, pl.Categorical, pl.Enum):
+        return raw.is_null()
+    text = raw.cast(pl.String).str.strip_chars().str.to_lowercase()
+    return text.is_null() | (text == "") | text.is_in(placeholders)
 
 
 def _text(table: Table, column: str, raw: pl.Series) -> pl.Series:

@@ -13,14 +13,16 @@ from typing import Any
 
 import polars as pl
 
-from lumos_core.data.layout import FORMATS, TableFormat
+from lumos_core.data.layout import FORMATS, OTHER_FORMATS, TableFormat
 from lumos_core.data.reading import delimited
 from lumos_core.data.reading.delimited import Dialect
-from lumos_core.data.reading.text_files import check_file, read_text, text_blocks
+from lumos_core.data.reading.other_json import other_json
+from lumos_core.data.reading.text_files import check_file, read_text, shown, text_blocks
 from lumos_core.errors import DataError
 
 _USUAL = {"tsv": "\t", "csv": ","}
 _JSON_SNIFFED = 10_000  # records whose keys are taken for the columns
+_SHOWN_ROWS = 50
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class TextFormat:
     """What the user says about a delimited text file.
 
     Attributes:
-        separator: one character; empty: found from the content.
+        separator: as in :class:`Dialect`; empty: found from the content.
         header: whether the first line names the columns; if not, they are "1", "2", ….
     """
 
@@ -45,7 +47,7 @@ class Table:
         dialect: of a delimited text file.
         columns: name in the frame -> name in the file.
         warnings: what the user should know about how it was read, a sentence each.
-        missing: rows that were left out because they have no user.
+        missing: how many rows were left out because they lack something, by reason.
         origin: number of the record (from 0) that every row was made from; None if it is the row's
             own number.
     """
@@ -56,12 +58,17 @@ class Table:
     dialect: Dialect | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    missing: int = 0
+    missing: Mapping[str, int] = field(default_factory=dict)
     origin: pl.Series | None = None
 
     def with_frame(self, frame: pl.DataFrame) -> "Table":
         """The same rows with other columns."""
         return replace(self, frame=frame)
+
+    def only(self, rows: pl.Series) -> "Table":
+        """The table with some of its rows: those with a true flag."""
+        own = pl.Series(range(len(rows)), dtype=pl.Int64) if self.origin is None else self.origin
+        return replace(self, frame=self.frame.filter(rows), origin=own.filter(rows))
 
     def warn(self, *warnings: str) -> "Table":
         """The same table with more warnings."""
@@ -79,18 +86,22 @@ class Table:
 
 
 def table_format(path: Path) -> TableFormat:
-    """The format that a file's suffix stands for (a trailing ``.gz`` is ignored).
+    """The format that a file's suffix stands for (a trailing ``.gz`` is ignored). With a suffix
+    that stands for none it is text: JSON lines if it begins with an object, else delimited.
 
     Raises:
-        DataError: for an unknown suffix.
+        DataError: for a suffix of another format; or there is no such file.
     """
     suffix = (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
-    if suffix not in FORMATS:
+    if suffix in FORMATS:
+        return FORMATS[suffix]
+    if suffix in OTHER_FORMATS:
         raise DataError(
-            f"{path}: unknown suffix {suffix!r}, expected one of {', '.join(FORMATS)} "
-            "(text formats also with .gz); rename or convert the file"
+            f"{path}: unknown suffix {suffix!r}, expected delimited text, JSON lines (both also "
+            f"with .gz) or Parquet; {OTHER_FORMATS[suffix]}"
         )
-    return FORMATS[suffix]
+    _, block = next(text_blocks(path, 2**16))
+    return "jsonl" if block.lstrip().startswith(b"{") else "tsv"
 
 
 def column_names(path: Path, text_format: TextFormat | None = None) -> list[str]:
@@ -115,11 +126,30 @@ def column_names(path: Path, text_format: TextFormat | None = None) -> list[str]
             if not names:
                 raise DataError(f"{path}: no record, expected one JSON object per line")
             return names
-        case kind:
-            _, block = next(text_blocks(path, 2**20))
+        case _:
             known = text_format or TextFormat()
-            separator = known.separator or delimited.find_separator(block, _USUAL[kind])
+            separator, block = _separator(path, known)
             return delimited.column_names(path, block, separator, known.header)
+
+
+def first_rows(path: Path, text_format: TextFormat | None = None) -> list[list[str]]:
+    """Fields of the first lines of a delimited text file, the header included.
+
+    Args:
+        path, text_format: as for :func:`column_names`.
+
+    Raises:
+        DataError: if the file is missing or broken.
+    """
+    separator, block = _separator(path, text_format or TextFormat())
+    return delimited.first_rows(block, separator, _SHOWN_ROWS)
+
+
+def _separator(path: Path, known: TextFormat) -> tuple[str, bytes]:
+    """The separator of a delimited text file, and the file's beginning."""
+    _, block = next(text_blocks(path, 2**20))
+    found = known.separator or delimited.find_separator(block, _USUAL[table_format(path)])
+    return found, block
 
 
 def read_table(
@@ -202,7 +232,7 @@ def refuse_rows(table: Table, bad: pl.Series, problem: str, raw: pl.Series) -> N
     """
     if bad.any():
         row = first_true(bad)
-        found = "nothing" if raw[row] is None else repr(raw[row])
+        found = "nothing" if raw[row] is None else shown(raw[row])
         raise DataError(f"{table.place(row)}: found {found}: {problem}")
 
 
@@ -286,7 +316,24 @@ def _read_json_lines(path: Path, columns: Mapping[str, str]) -> pl.DataFrame:
     if not found:  # there was a record when the names of the columns were read
         raise _changed(path)
     frame = pl.concat(found)
+    for new, old in columns.items():
+        if new != "title":  # a list of texts is as good a text as any
+            _refuse_nested(path, old, frame[old])
     return frame.select(pl.col(old).alias(new) for new, old in columns.items())
+
+
+def _refuse_nested(path: Path, name: str, values: pl.Series) -> None:
+    """Refuse objects and lists where a value is expected; polars reads both as their text."""
+    rows = set((values.str.starts_with("{") | values.str.starts_with("[")).arg_true().to_list())
+    if not rows:
+        return
+    for row, (number, record) in enumerate(_json_records(path)):
+        if row in rows and isinstance(record.get(name), dict | list):
+            kind = "object" if isinstance(record[name], dict) else "list"
+            raise DataError(
+                f"{path}: line {number}: found {shown(json.dumps(record[name]))}: {name} is a JSON "
+                f"{kind}, expected text or a number; write what is in it"
+            )
 
 
 def _not_json(
@@ -318,11 +365,11 @@ def _parse_lines(path: Path, first: int, block: bytes) -> Iterator[tuple[int, di
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise DataError(
+            raise other_json(path, number, line) or DataError(
                 f"{path}: line {number}: not JSON ({error}); expected one JSON object per line"
             ) from None
         if not isinstance(record, dict):
-            raise DataError(
+            raise other_json(path, number, line) or DataError(
                 f"{path}: line {number}: found a JSON {type(record).__name__}, expected one JSON "
                 "object per line (JSON lines)"
             )

@@ -8,7 +8,7 @@ import gzip
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -20,6 +20,40 @@ _EMPTY = "the file is empty, expected at least a header and one row"
 _GZIP_MAGIC = b"\x1f\x8b"
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_NO_TEXT = {
+    b"PK\x03\x04": "a zip archive or a workbook; unpack it, or save the sheet as CSV",
+    b"PAR1": "Parquet; rename it to end in .parquet",
+    b"BZh": "packed by bzip2; unpack it",
+    b"\xfd7zXZ": "packed by xz; unpack it",
+    b"\x28\xb5\x2f\xfd": "packed by zstd; unpack it",
+    b"7z\xbc\xaf": "a 7z archive; unpack it",
+    b"\xd0\xcf\x11\xe0": "a workbook of Excel; save the sheet as CSV",
+    b"SQLite format 3": "an SQLite database; export the table as CSV",
+    b"%PDF": "a PDF; export the table as CSV",
+}
+_SHOWN, _NAMED = 40, 12
+
+
+def shown(value: object) -> str:
+    """A value as messages show it: a long one cut, since whole reviews stand in some fields.
+
+    >>> shown("a" * 50) == "'" + "a" * 40 + "…'"
+    True
+    """
+    text = value if isinstance(value, str) else str(value)
+    cut = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+    return repr(cut) if isinstance(value, str) else cut
+
+
+def named(names: Sequence[str]) -> str:
+    """Names of columns as messages show them: of a wide table not all.
+
+    >>> named(["a", "b"])
+    "'a', 'b'"
+    """
+    parts = [shown(name) for name in names[:_NAMED]]
+    more = len(names) - len(parts)
+    return ", ".join([*parts, f"… ({more} more)"] if more else parts)
 
 
 def read_text(path: Path) -> bytes:
@@ -81,7 +115,11 @@ def check_file(path: Path) -> Path:
 def _open(path: Path) -> BinaryIO:
     check_file(path)
     with path.open("rb") as stream:
-        magic = stream.read(2)
+        start = stream.read(16)
+    magic = start[:2]
+    for sign, what in _NO_TEXT.items():
+        if start.startswith(sign):
+            raise DataError(f"{path}: expected text, found {what}")
     if magic == _GZIP_MAGIC:
         return cast(BinaryIO, gzip.open(path, "rb"))
     if path.suffix == ".gz":

@@ -5,34 +5,76 @@ but two times that differ in the file must not become equal.
 """
 
 import re
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 
 import polars as pl
 
 from lumos_core.data.reading.table_files import Table, first_true, refuse_rows
+from lumos_core.data.reading.text_files import shown
 from lumos_core.data.time_units import UNITS
 from lumos_core.errors import DataError
 
 _LARGEST = 2**63
+_MANY_TIED = 0.2
 _WRONG = (
     "time is not a number, expected Unix time or a position in the history, or a date and time "
-    "such as 2024-01-31T12:00:00Z; convert it"
+    "such as 2024-01-31T12:00:00Z; say how others are written with --time-format, as in "
+    "'%d/%m/%Y %H:%M'"
 )
+_NAMED_MONTHS = (
+    "%a %b %d %H:%M:%S %z %Y",
+    "%a %b %d %H:%M:%S %Y",
+    "%a, %d %b %Y %H:%M:%S %z",
+    "%d %b %Y %H:%M:%S %z",
+)
+"""Unambiguous ways besides ISO 8601: of ctime, with or without a zone, and of RFC 2822."""
 
 
-def with_times(table: Table) -> Table:
+def with_times(table: Table, time_format: str = "", ties: bool = True) -> Table:
     """The table with a number in its column ``timestamp``: Int64, or Float64 if times have a
     fraction and different times stay different.
+
+    Args:
+        table: with a column ``timestamp`` of any type that times have.
+        time_format: how times are written, in the codes of strptime; empty: found from the values.
+        ties: warn if many times are equal.
 
     Raises:
         DataError: naming lines: a value is not a time, or there are times in two units.
     """
     raw = table.frame["timestamp"]
-    times = _typed(table, raw) if raw.dtype.is_temporal() else _numbers(table, raw)
-    _check_unit(table, times, raw)
+    if time_format:
+        times = _written(table, raw, time_format)
+    else:
+        times = _typed(table, raw) if raw.dtype.is_temporal() else _numbers(table, raw)
+        _check_unit(table, times, raw)
     table = table.with_frame(table.frame.with_columns(times.alias("timestamp")))
-    return _tell_ties(table, raw)
+    return _tell_ties(table, raw) if ties else table
+
+
+def _written(table: Table, raw: pl.Series, time_format: str) -> pl.Series:
+    """Times in a format that the user gives; without a zone they are taken for UTC."""
+    if raw.dtype.is_temporal() or raw.dtype.is_nested():
+        raise DataError(
+            f"--time-format: would have no effect, for the time column of {table.path} has type "
+            f"{raw.dtype}, which is no text; leave it out"
+        )
+    text = raw.cast(pl.String).str.strip_chars()
+    try:
+        found = text.str.strptime(pl.Datetime("ns"), time_format, strict=False)
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"--time-format {time_format!r}: no format of dates ({reason})") from None
+    refuse_rows(
+        table,
+        found.is_null(),
+        f"this is no date of --time-format {time_format!r}; expected one such as "
+        f"{datetime(2024, 1, 31, 12, 30, tzinfo=UTC).strftime(time_format)!r}",
+        raw,
+    )
+    return _seconds(found.dt.epoch("ns"))
 
 
 def _typed(table: Table, raw: pl.Series) -> pl.Series:
@@ -98,7 +140,8 @@ def _exact(raw: pl.Series, real: pl.Series) -> pl.Series:
 
 
 def _dates(table: Table, raw: pl.Series) -> pl.Series:
-    """ISO 8601; without an offset they are taken for UTC."""
+    """ISO 8601 and what is as unambiguous; without a zone they are taken for UTC. Which of
+    01/02/2024 is the month is never guessed."""
     read = {text: _nanoseconds(text) for text in raw.unique() if text is not None}
     found = pl.Series(raw.name, [read.get(text) for text in raw], dtype=pl.Int64)
     refuse_rows(table, found.is_null(), _WRONG, table.frame["timestamp"])
@@ -106,15 +149,24 @@ def _dates(table: Table, raw: pl.Series) -> pl.Series:
 
 
 def _nanoseconds(text: str) -> int | None:
-    plain, fraction = text, ""
-    if match := re.fullmatch(r"(.*:\d\d)\.(\d{1,9})(.*)", text):
+    plain, fraction = re.sub(r" ?\b(UTC|GMT)(?=$| \d{4}$)", "+00:00", text), ""
+    if match := re.fullmatch(r"(.*:\d\d)[.,](\d{1,9})(.*)", plain):
         plain, fraction = match[1] + match[3], match[2]
-    try:
-        when = datetime.fromisoformat(plain)
-    except ValueError:
+    when = _read(plain)
+    if when is None:
         return None
     seconds = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
     return round(seconds) * 1_000_000_000 + int(fraction.ljust(9, "0") or 0)
+
+
+def _read(text: str) -> datetime | None:
+    with suppress(ValueError):
+        return datetime.fromisoformat(text)
+    zoned = re.sub(r"(:\d\d)([-+]\d)", r"\1 \2", text)
+    for way in _NAMED_MONTHS:
+        with suppress(ValueError):
+            return datetime.strptime(zoned, way)
+    return None
 
 
 def units_of(times: pl.Series) -> dict[str, int]:
@@ -142,25 +194,39 @@ def _check_unit(table: Table, times: pl.Series, raw: pl.Series) -> None:
     if len(first) > 1:
         (one, a), (other, b) = list(first.items())[:2]
         raise DataError(
-            f"{table.place(a)}: found time {raw[a]!r}, which is in {one}, but "
-            f"{table.place(b).removeprefix(f'{table.path}: ')} has {raw[b]!r}, in {other}; "
+            f"{table.place(a)}: found time {shown(raw[a])}, which is in {one}, but "
+            f"{table.place(b).removeprefix(f'{table.path}: ')} has {shown(raw[b])}, in {other}; "
             "expected one unit in the file: convert one of them"
         )
 
 
 def _tell_ties(table: Table, raw: pl.Series) -> Table:
-    """Warn if times lost their precision before they came into the file."""
+    """Warn if times lost their precision before they came into the file, or if so many are equal
+    that they may not be times at all."""
+    keys = ["user_id", "timestamp"]
     if raw.dtype == pl.Float32:
         cause = "the column has type Float32, which cannot tell neighbouring Unix times apart"
     elif raw.dtype == pl.String and raw.str.contains(r"^[-+]?\d(\.\d+)?[eE][-+]?\d+$").any():
         cause = "spreadsheets shorten long numbers like this (1.58869E+12)"
-    else:
+    else:  # a row that is there twice says nothing about times
+        share = _share(table.frame.unique(["user_id", "item_id", "timestamp"]).select(keys))
+        name = table.columns.get("timestamp", "")
+        if share <= _MANY_TIED or not name:
+            return table
+        return table.warn(
+            f"{table.path}: {share:.0%} of the rows share their time with another row of the same "
+            f"user, and keep the order of the file; the times are those of column {name!r}: if "
+            "these are no times, or coarse ones, name another column with --time-column"
+        )
+    share = _share(table.frame.select(keys))
+    if not share:
         return table
-    tied = table.frame.select("user_id", "timestamp").is_duplicated()
-    if not tied.any():
-        return table
-    share = int(tied.sum()) / len(tied)
     return table.warn(
         f"{table.path}: {share:.0%} of the rows share their time with another row of the "
         f"same user, and keep the order of the file: {cause}; export the times in full"
     )
+
+
+def _share(rows: pl.DataFrame) -> float:
+    """The share of rows that are not unique."""
+    return int(rows.is_duplicated().sum()) / len(rows)

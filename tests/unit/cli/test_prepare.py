@@ -109,3 +109,28 @@ def test_warnings_and_odd_columns(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "warning: no list of items" in result.stderr
     assert (out / "catalog.tsv").read_text() == "item_id\ttitle\n0\t0\n1\t1\n2\t2\n3\t3\n"
+
+
+def test_a_folder_as_it_was_published_is_for_prepare(tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_text("user,item,time\nu,i,1\n")
+    for command in (["compare", str(tmp_path), "--out", str(tmp_path / "out")],
+                    ["run", "--data", str(tmp_path)]):  # fmt: skip
+        result = CliRunner().invoke(app, command)
+        assert "no dataset.json" in str(result.exception)
+        assert "lumos prepare SOURCE --out FOLDER" in str(result.exception)
+
+
+def test_an_unknown_format_lists_the_known_ones(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("user,item,time\nu,i,1\n")
+    arguments = ["prepare", str(log), "--out", str(tmp_path / "out"), "--format", "csv"]
+    message = str(CliRunner().invoke(app, arguments).exception)
+    assert "--format csv: no such format, expected one of auto, mind, recbole, table" in message
+
+
+def test_nothing_left_names_the_columns(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("session_id,item_id,time\n" + "".join(f"s{n},i,{n}\n" for n in range(9)))
+    arguments = ["prepare", str(log), "--out", str(tmp_path / "out")]
+    message = str(CliRunner().invoke(app, arguments).exception)
+    assert "(9 users from 'session_id', 1 items from 'item_id'; --user-column and" in message

@@ -67,7 +67,7 @@ def test_numbers_that_json_does_not_know_are_named_by_line(tmp_path: Path, value
 def test_times_that_are_not_finite_in_text(tmp_path: Path, value: str) -> None:
     path = tmp_path / "log.tsv"
     path.write_text(LOGS["log.tsv"].replace("x", value))
-    with pytest.raises(DataError, match=rf"line 3: found '{value}': time is not a number"):
+    with pytest.raises(DataError, match=rf"line 3: found '{value}': time is (not|missing)"):
         read_interactions(path)
 
 
@@ -75,7 +75,7 @@ def test_times_that_are_not_finite_in_text(tmp_path: Path, value: str) -> None:
 def test_times_that_are_not_finite_in_parquet(tmp_path: Path, value: float) -> None:
     path = tmp_path / "log.parquet"
     pl.DataFrame({"user_id": "a", "item_id": "b", "timestamp": [1.0, value]}).write_parquet(path)
-    with pytest.raises(DataError, match=r"row 2: found (nan|inf): time is not a number"):
+    with pytest.raises(DataError, match=r"row 2: found (nan|inf): time is (not a number|missing)"):
         read_interactions(path)
 
 

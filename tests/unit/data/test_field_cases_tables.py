@@ -146,7 +146,8 @@ REFUSED = {
     ),
     "gowalla": (
         ["gowalla/Gowalla_totalCheckins.txt"],
-        r"line 1: found '0', '2010-10-19T23:55:27Z'.*is a row and no header.*--no-header",
+        r"line 1: found 1='0' 2='2010-10-19T23:55:27Z'.*is a row and no header.*--no-header .*"
+        "--item-column N --time-column 2; column 2 looks like times",
     ),
     "space_txt": (["space_txt/Beauty.txt"], r"line 1: .*--no-header .*--order file"),
     "pq_time": (["pq_time"], r"interactions.parquet: the time column has type Time"),

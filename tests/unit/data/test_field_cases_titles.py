@@ -100,7 +100,8 @@ RIGHT: dict[str, tuple[list[str], dict[str, str], list[str]]] = {
         ["title_in_log/log.csv"],
         {"a": "a", "b": "b", "c": "c"},
         [
-            "no list of items (items.tsv) beside log.csv: item ids stand in for titles; for those "
+            "no list of items (items.tsv) beside log.csv: item ids stand in for titles; name a "
+            "list of both with --items; for those "
             "in the log, --title-column title"
         ],
     ),

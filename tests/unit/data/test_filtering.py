@@ -21,6 +21,21 @@ def test_duplicates(dedup: Dedup, rows: list[int]) -> None:
     assert drop_duplicates(log, dedup).rows() == [log.row(row) for row in rows]
 
 
+@pytest.mark.parametrize(
+    ("dedup", "rows"), [("none", [*range(7)]), ("exact", [0, 1, 3, 5, 6]), ("item", [0, 1, 3, 5])]
+)
+def test_duplicates_where_rows_are_in_order(dedup: Dedup, rows: list[int]) -> None:
+    """Rows of another user may stand between; an item that comes back later is no duplicate."""
+    log = pl.DataFrame(
+        {
+            "user_id": ["a", "b", "a", "a", "a", "b", "a"],
+            "item_id": ["x", "x", "x", "y", "y", "y", "x"],
+            "timestamp": [*range(7)],
+        }
+    )
+    assert drop_duplicates(log, dedup, file_order=True).rows() == [log.row(row) for row in rows]
+
+
 def test_core_is_found_by_iterating() -> None:
     # item 2 is too rare; without it user 2 is; without that one item 1 is, and then user 1
     users = np.array([0, 0, 0, 0, 1, 1, 2, 2, 3, 3])

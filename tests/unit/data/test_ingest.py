@@ -146,6 +146,23 @@ def test_times_must_be_comparable(node: Path, times: list[int], reason: str) -> 
     assert rows_of(node) == OLD
 
 
+def test_a_log_without_times_is_refused_without_an_option_that_ingest_lacks(node: Path) -> None:
+    log = node.parent / "log.csv"
+    for text in ("user,item\nann,a\n", "ann,a\nbob,b\n"):
+        log.write_text(text)
+        with pytest.raises(DataError, match=r"no (user|time) column") as caught:
+            ingest(log, node, node / "state")
+        assert "give --order file" not in str(caught.value)
+    log.write_text("user,item\nann,a\n")
+    with pytest.raises(DataError, match=r"new rows need times.*lumos prepare --order file"):
+        ingest(log, node, node / "state")
+    log.write_text("1,2\n1,3\n")
+    with pytest.raises(DataError, match="is a row and no header") as caught:
+        ingest(log, node, node / "state")
+    assert "--order" not in str(caught.value)
+    assert rows_of(node) == OLD
+
+
 def test_a_time_with_a_fraction_keeps_all_others(node: Path) -> None:
     log = node.parent / "fine.tsv"
     log.write_text(f"user_id\titem_id\ttimestamp\nann\ta\t{START}.5\nann\ta\t{START}.0\n")

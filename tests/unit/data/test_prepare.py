@@ -8,6 +8,7 @@ import pytest
 from lumos_core.data import prepared_folder
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.catalog_versions import Lineage
+from lumos_core.data.interactions import Columns
 from lumos_core.data.layout import CATALOG_VERSIONS
 from lumos_core.data.node_folder import read_node
 from lumos_core.data.prepare import prepare
@@ -262,3 +263,17 @@ def test_short_histories_are_kept_if_asked_for(source: Path, tmp_path: Path) -> 
 def test_no_users_without_interactions(source: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="min-interactions = 0, expected at least 1"):
         prepare(source, tmp_path / "out", min_interactions=0)
+
+
+def test_repeats_are_dropped_and_counted_where_rows_are_in_order(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("".join(f"u {item}\n" for item in "aabacc"))
+    columns = Columns("1", "2", header=False, file_order=True)
+    done = prepare(log, tmp_path / "out", nodes=1, k_core=0, columns=columns)
+    assert done.rows.sentence() == "6 rows = 4 kept + 2 dropped (2 duplicates)"
+    assert (
+        prepare(
+            log, tmp_path / "all", nodes=1, k_core=0, columns=columns, dedup="none"
+        ).interactions
+        == 6
+    )
