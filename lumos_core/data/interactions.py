@@ -155,7 +155,9 @@ def read_interactions(path: Path, columns: Columns | None = None, *, own: bool =
         return table
     others = () if wanted.time else _other_times(path, found)
     try:
-        return with_times(table, wanted.time_format, ties=not own).warn(*others)
+        # a log that is appended to a node's file has its columns known, and comes every night
+        baskets = wanted.needs_times
+        return with_times(table, wanted.time_format, not own, baskets).warn(*others)
     except DataError as error:
         raise DataError("\n".join([str(error), *others])) from None
 

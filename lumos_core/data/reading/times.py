@@ -32,7 +32,9 @@ _NAMED_MONTHS = (
 """Unambiguous ways besides ISO 8601: of ctime, with or without a zone, and of RFC 2822."""
 
 
-def with_times(table: Table, time_format: str = "", ties: bool = True) -> Table:
+def with_times(
+    table: Table, time_format: str = "", ties: bool = True, baskets: bool = False
+) -> Table:
     """The table with a number in its column ``timestamp``: Int64, or Float64 if times have a
     fraction and different times stay different.
 
@@ -40,6 +42,7 @@ def with_times(table: Table, time_format: str = "", ties: bool = True) -> Table:
         table: with a column ``timestamp`` of any type that times have.
         time_format: how times are written, in the codes of strptime; empty: found from the values.
         ties: warn if many times are equal.
+        baskets: that is as it should be, so warn only if times have lost their precision.
 
     Raises:
         DataError: naming lines: a value is not a time, or there are times in two units.
@@ -51,7 +54,7 @@ def with_times(table: Table, time_format: str = "", ties: bool = True) -> Table:
         times = _typed(table, raw) if raw.dtype.is_temporal() else _numbers(table, raw)
         _check_unit(table, times, raw)
     table = table.with_frame(table.frame.with_columns(times.alias("timestamp")))
-    return _tell_ties(table, raw) if ties else table
+    return _tell_ties(table, raw, baskets) if ties else table
 
 
 def _written(table: Table, raw: pl.Series, time_format: str) -> pl.Series:
@@ -200,7 +203,7 @@ def _check_unit(table: Table, times: pl.Series, raw: pl.Series) -> None:
         )
 
 
-def _tell_ties(table: Table, raw: pl.Series) -> Table:
+def _tell_ties(table: Table, raw: pl.Series, baskets: bool) -> Table:
     """Warn if times lost their precision before they came into the file, or if so many are equal
     that they may not be times at all."""
     keys = ["user_id", "timestamp"]
@@ -211,7 +214,7 @@ def _tell_ties(table: Table, raw: pl.Series) -> Table:
     else:  # a row that is there twice says nothing about times
         share = _share(table.frame.unique(["user_id", "item_id", "timestamp"]).select(keys))
         name = table.columns.get("timestamp", "")
-        if share <= _MANY_TIED or not name:
+        if baskets or share <= _MANY_TIED or not name:
             return table
         return table.warn(
             f"{table.path}: {share:.0%} of the rows share their time with another row of the same "

@@ -72,6 +72,13 @@ def test_new_rows_are_appended_and_found_by_the_node(node: Path) -> None:
     assert users.left_out == 1
 
 
+def test_baskets_that_come_every_night_are_no_warning(node: Path) -> None:
+    """`lumos prepare` has told that many rows share their time."""
+    found = take(node, [("bob", item, START + 3 * HOUR) for item in "abc"])
+    assert found.added == 3
+    assert not any("share their time" in warning for warning in found.warnings)
+
+
 def test_what_is_there_is_not_taken_again(node: Path) -> None:
     take(node, NEW)
     before = (node / "interactions.tsv").stat()
