@@ -114,7 +114,9 @@ class TrainingKeys(FlatConfig):
     local_epochs: Positive = key(3, "epochs that a node trains in a round")
     batch_size: Positive = key(32, "users in a step")
     learning_rate: PositiveFloat = key(2e-3, "learning rate of Adam, on the node")
-    weight_decay: NonNegative = key(1e-5, "weight decay of Adam, on the node")
+    weight_decay: NonNegative = key(
+        1e-5, "weight decay of Adam, on the node; not of items left alone or not drawn"
+    )
     grad_clip: PositiveFloat = key(5.0, "largest L2 norm of a step's gradient")
     loss: Literal["auto", "full", "sampled"] = key(
         "auto", "next-item loss: softmax over the whole catalog, or over drawn negatives"
