@@ -62,12 +62,16 @@ def load(source: Path, k_core: int) -> tuple[Catalog, Sequences]:
     return catalog, users
 
 
-def time_epochs(config: RunConfig, users: Sequences, start: Params, epochs: int) -> list[Cost]:
-    """Costs of ``epochs`` epochs, after one to warm up."""
+def new_trainer(config: RunConfig, histories: Sequences, start: Params) -> Trainer:
+    """Trains a model on some histories, from given parameters."""
     model = new_model(config, len(start["items.weight"]) - 1)
     set_params(model, start)
-    data = TrainingSet.build(LeaveOneOut(users).train(), config.max_len)
-    trainer = Trainer(model, data, config, (config.seed,))
+    return Trainer(model, TrainingSet.build(histories, config.max_len), config, (config.seed,))
+
+
+def time_epochs(config: RunConfig, users: Sequences, start: Params, epochs: int) -> list[Cost]:
+    """Costs of ``epochs`` epochs, after one to warm up."""
+    trainer = new_trainer(config, LeaveOneOut(users).train(), start)
     trainer.epoch()
     costs = []
     for _ in range(epochs):
@@ -123,14 +127,12 @@ def converge(
 def refit(config: RunConfig, users: Sequences, start: Params, epochs: int) -> dict[str, Any]:
     """Train on validation items, too, and evaluate on the test targets."""
     histories, targets = LeaveOneOut(users).test()
-    model = new_model(config, len(start["items.weight"]) - 1)
-    set_params(model, start)
-    trainer = Trainer(model, TrainingSet.build(histories, config.max_len), config, (config.seed,))
+    trainer = new_trainer(config, histories, start)
     began = time.process_time()
     for _ in range(epochs):
         trainer.epoch()
     cpu_seconds = time.process_time() - began
-    test = means(evaluate(model, histories, targets)[0.0])
+    test = means(evaluate(trainer.model, histories, targets)[0.0])
     print(
         f"validation items trained on, too, {epochs} epochs: "
         f"HR@10 {test['hr@10']:.4f}  NDCG@10 {test['ndcg@10']:.4f}",

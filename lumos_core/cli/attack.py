@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lumos_core.cli.options import ConfigOption
+from lumos_core.cli.options import (
+    ConfigOption,
+    defaults_for,
+    integers,
+    measured,
+    names,
+    unmasked,
+    with_overrides,
+)
 from lumos_core.errors import require_extra
 from lumos_core.experiments.poisoning.defences import DEFENCES
 
@@ -63,14 +71,6 @@ def attack_command(
 
     If it is interrupted, it resumes when the same command is started again.
     """
-    from lumos_core.cli.options import (
-        defaults_for,
-        integers,
-        measured,
-        names,
-        unmasked,
-        with_overrides,
-    )
     from lumos_core.cli.suites import run_suite
 
     require_extra("matplotlib", "plots", "the heat map")
@@ -154,7 +154,6 @@ class _Attacks:
 
 def _scenarios(suites: str, clients: str, data: Path) -> "list[Scenario]":
     """The scenarios of one or more suites, each once."""
-    from lumos_core.cli.options import names
     from lumos_core.data.prepared_folder import load_prepared
     from lumos_core.errors import ConfigError
     from lumos_core.experiments.poisoning.scenarios import SUITES, of_users

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lumos_core.cli.options import ConfigOption
+from lumos_core.cli.options import (
+    ConfigOption,
+    defaults_for,
+    integers,
+    measured,
+    names,
+    unmasked,
+    with_overrides,
+)
 from lumos_core.errors import ConfigError, require_extra
 from lumos_core.experiments.comparison.variants import NEED_OTHER_USERS, VARIANTS
 
@@ -73,14 +81,6 @@ def compare_command(
     """
     from rich.console import Console
 
-    from lumos_core.cli.options import (
-        defaults_for,
-        integers,
-        measured,
-        names,
-        unmasked,
-        with_overrides,
-    )
     from lumos_core.cli.suites import run_suite
     from lumos_core.experiments.comparison.variant_runs import MERGED
 

@@ -362,11 +362,9 @@ def _items_id(path: Path, found: Sequence[str], wanted: Columns) -> str:
         return _choose(path, found, wanted.items_id, (), "items-id")
     if wanted.item in found and wanted.header:  # numbers are those of the log
         return _once(path, found, wanted.item)
-    keys = {_key(name): name for name in reversed(found)}
-    for key in (*map(_key, ITEM_NAMES), "id"):
-        if key in keys:
-            return _once(path, found, keys[key])
-    ids = [name for key, name in keys.items() if key.endswith("id")]
+    if usual := _usual(found, (*ITEM_NAMES, "id")):
+        return _once(path, found, usual[0])
+    ids = [name for name in _usual(found, found) if _key(name).endswith("id")]
     if len(ids) == 1:
         return _once(path, found, ids[0])
     raise DataError(
@@ -379,11 +377,9 @@ def _items_id(path: Path, found: Sequence[str], wanted: Columns) -> str:
 def _title(path: Path, found: Sequence[str], given: str, item: str) -> str | None:
     if given:
         return _choose(path, found, given, (), "title")
-    keys = {_key(name): name for name in reversed(found) if name != item}
-    named = (keys[key] for key in map(_key, TITLE_NAMES) if key in keys)
     others = [name for name in found if name != item]
-    title = next(named, others[0] if len(others) == 1 else None)
-    return None if title is None else _once(path, found, title)
+    usual = _usual(others, TITLE_NAMES) or (others if len(others) == 1 else [])
+    return _once(path, found, usual[0]) if usual else None
 
 
 def _with_titles(table: Table, column: str, chosen: bool) -> tuple[Table, tuple[str, ...]]:

@@ -211,10 +211,13 @@ def _tell_ties(table: Table, raw: pl.Series, baskets: bool) -> Table:
         cause = "the column has type Float32, which cannot tell neighbouring Unix times apart"
     elif raw.dtype == pl.String and raw.str.contains(r"^[-+]?\d(\.\d+)?[eE][-+]?\d+$").any():
         cause = "spreadsheets shorten long numbers like this (1.58869E+12)"
-    else:  # a row that is there twice says nothing about times
-        share = _share(table.frame.unique(["user_id", "item_id", "timestamp"]).select(keys))
+    else:
         name = table.columns.get("timestamp", "")
-        if baskets or share <= _MANY_TIED or not name:
+        if baskets or not name:
+            return table
+        # a row that is there twice says nothing about times
+        share = _share(table.frame.unique(["user_id", "item_id", "timestamp"]).select(keys))
+        if share <= _MANY_TIED:
             return table
         return table.warn(
             f"{table.path}: {share:.0%} of the rows share their time with another row of the same "
