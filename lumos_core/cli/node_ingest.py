@@ -59,7 +59,7 @@ def ingest_command(
     # these import polars
     from lumos_core.data.forgotten_users import readmit_users
     from lumos_core.data.ingest import ingest
-    from lumos_core.data.interactions import Columns
+    from lumos_core.data.reading.columns import Columns
     from lumos_core.data.reading.delimited import separator_of
 
     node = node_settings(bundle, data, state, settings)

@@ -150,8 +150,8 @@ def prepare_command(
     nothing is written.
     """
     # these import polars
-    from lumos_core.data.interactions import Columns
     from lumos_core.data.prepare import STEPS, prepare
+    from lumos_core.data.reading.columns import Columns
     from lumos_core.data.reading.delimited import separator_of
 
     columns = Columns(

@@ -21,8 +21,9 @@ from lumos_core.data.filtering import drop_duplicates
 from lumos_core.data.forgotten_users import ForgottenUsers
 from lumos_core.data.importers.detect import AUTO, load_source
 from lumos_core.data.importers.raw_log import RawLog
-from lumos_core.data.interactions import Columns, read_interactions
+from lumos_core.data.interactions import read_interactions
 from lumos_core.data.layout import node_files
+from lumos_core.data.reading.columns import Columns
 from lumos_core.data.reading.table_files import Table, column_names, first_true
 from lumos_core.data.reading.text_files import read_text, shown
 from lumos_core.data.reading.times import units_of
@@ -139,9 +140,9 @@ def _known_items(source: RawLog, choice: UnknownItems) -> tuple[pl.DataFrame, pl
         row = first_true(~known)
         raise DataError(
             f"{log.place(row)}: item {shown(frame['item_id'][row])} is not in "
-            f"{source.items_source} ({int((~known).sum())} such rows), so nothing was taken; get "
-            "the run's newest catalog.tsv, or take the other rows with --unknown-items drop: once "
-            "the catalog has these items, the same log brings the rows that are left out now"
+            f"{source.items_source} (rows like it: {int((~known).sum())}), so nothing was taken; "
+            "get the run's newest catalog.tsv, or take the other rows with --unknown-items drop: "
+            "once the catalog has these items, the same log brings the rows that are left out now"
         )
     return frame.filter(known), frame.filter(~known)
 

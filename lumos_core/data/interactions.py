@@ -6,13 +6,26 @@ from pathlib import Path
 
 import polars as pl
 
-from lumos_core.data.reading.headers import is_row, numbered, time_columns
+from lumos_core.data.reading.columns import (
+    ITEM_NAMES,
+    NEEDS_TIMES,
+    TITLE_NAMES,
+    USER_NAMES,
+    Columns,
+    check_header,
+    check_items_header,
+    choose,
+    is_one_of,
+    items_id_column,
+    other_times,
+    time_column,
+    title_column,
+)
 from lumos_core.data.reading.ids import is_missing, with_ids, without_missing
 from lumos_core.data.reading.table_files import (
     Table,
     TextFormat,
     column_names,
-    first_rows,
     first_true,
     read_table,
     table_format,
@@ -21,63 +34,6 @@ from lumos_core.data.reading.text_files import named, shown
 from lumos_core.data.reading.times import with_times
 from lumos_core.data.reading.title_text import no_titles, usable_titles
 from lumos_core.errors import DataError
-
-# In the order of preference; compared without case, underscores, hyphens and RecBole's types.
-USER_NAMES = ("user_id", "user", "uid", "customer_id", "customer", "reviewerID", "session_id")
-ITEM_NAMES = ("item_id", "item", "iid", "parent_asin", "asin", "product_id", "movie_id", "news_id")
-TIME_NAMES = (
-    "timestamp", "time", "unixReviewTime", "unix_time", "unixtime", "unix_timestamp", "time_ms",
-    "timestamp_ms", "datetime", "date_time", "date", "event_time", "created_at", "position",
-    "order",
-)  # fmt: skip
-TITLE_NAMES = (
-    "title", "item_title", "name", "item_name", "product_title", "product_name", "movie_title",
-    "movie_name", "book_title", "news_title", "game_title", "app_title", "app_name", "track_name",
-    "song_title", "artist_name", "headline",
-)  # fmt: skip
-_NEEDS_TIMES = (
-    "new rows need times, because without them nobody can tell new rows from those that the node "
-    "has; if its log has none, let 'lumos prepare --order file' write the node's data anew from "
-    "the whole log"
-)
-
-
-@dataclass(frozen=True)
-class Columns:
-    """How the user's files are to be read.
-
-    Attributes:
-        user, item, time, title: names of columns; empty: found by their usual names.
-        items_id: column with ids in the list of items, if its name differs from the log's.
-        separator: of the log, if it is delimited text; empty: found from the content.
-        header: whether the log's first line names the columns; else they are "1", "2", ….
-        file_order: the log has no times: histories are in the order of its rows.
-        time_format: how times are written, in the codes of strptime; empty: found from the values.
-        needs_times: rows are compared with others, so that ``file_order`` is refused.
-        items_header: whether the first line of a list of items names the columns; else as above.
-        drop_missing: leave out rows without a user, an item or a time.
-    """
-
-    user: str = ""
-    item: str = ""
-    time: str = ""
-    title: str = ""
-    items_id: str = ""
-    separator: str = ""
-    header: bool = True
-    file_order: bool = False
-    drop_missing: bool = False
-    items_header: bool = True
-    time_format: str = ""
-    needs_times: bool = False
-
-    @property
-    def text_format(self) -> TextFormat:
-        return TextFormat(self.separator, self.header)
-
-    @property
-    def items_format(self) -> TextFormat:
-        return TextFormat(header=self.items_header)
 
 
 @dataclass(frozen=True)
@@ -123,14 +79,14 @@ def read_interactions(path: Path, columns: Columns | None = None, *, own: bool =
             "leave them out"
         )
     found = column_names(path, wanted.text_format)
-    _check_header(path, found, wanted)
+    check_header(path, found, wanted)
     chosen = {
-        "user_id": _choose(path, found, wanted.user, USER_NAMES, "user"),
-        "item_id": _choose(path, found, wanted.item, ITEM_NAMES, "item"),
+        "user_id": choose(path, found, wanted.user, USER_NAMES, "user"),
+        "item_id": choose(path, found, wanted.item, ITEM_NAMES, "item"),
     }
     if wanted.file_order:
         if wanted.needs_times:
-            raise DataError(f"--order file: {_NEEDS_TIMES}")
+            raise DataError(f"--order file: {NEEDS_TIMES}")
         for option, value in (
             ("--time-column", wanted.time),
             ("--time-format", wanted.time_format),
@@ -141,7 +97,7 @@ def read_interactions(path: Path, columns: Columns | None = None, *, own: bool =
                     "no effect; leave one of them out"
                 )
     else:
-        chosen["timestamp"] = _time(path, found, wanted)
+        chosen["timestamp"] = time_column(path, found, wanted)
     table = read_table(path, chosen, wanted.text_format)
     if wanted.file_order:
         rows = pl.int_range(len(table.frame), eager=True, dtype=pl.Int64)
@@ -153,7 +109,7 @@ def read_interactions(path: Path, columns: Columns | None = None, *, own: bool =
     table = with_ids(with_ids(table, "user_id"), "item_id")
     if wanted.file_order:
         return table
-    others = () if wanted.time else _other_times(path, found)
+    others = () if wanted.time else other_times(path, found)
     try:
         # a log that is appended to a node's file has its columns known, and comes every night
         baskets = wanted.needs_times
@@ -182,9 +138,9 @@ def read_items(path: Path, columns: Columns | None = None) -> ItemList:
         )
     found = column_names(path, wanted.items_format)
     if text and wanted.items_header:
-        _check_items_header(path, found, wanted)
-    item = _items_id(path, found, wanted)
-    title = _title(path, found, wanted.title, item)
+        check_items_header(path, found, wanted)
+    item = items_id_column(path, found, wanted)
+    title = title_column(path, found, wanted.title, item)
     chosen = {"item_id": item} if title is None else {"item_id": item, "title": title}
     table = _with_items(read_table(path, chosen, wanted.items_format), wanted.drop_missing)
     if title is None:
@@ -223,8 +179,8 @@ def read_log_titles(path: Path, columns: Columns) -> pl.DataFrame:
         DataError: as :func:`read_items`.
     """
     found = column_names(path, columns.text_format)
-    item = _choose(path, found, columns.item, ITEM_NAMES, "item")
-    title = _choose(path, found, columns.title, (), "title")
+    item = choose(path, found, columns.item, ITEM_NAMES, "item")
+    title = choose(path, found, columns.title, (), "title")
     chosen = {"item_id": item, "title": title}
     read = read_table(path, chosen, columns.text_format)
     table = with_ids(read.only(~is_missing(read.frame["item_id"])), "item_id")
@@ -261,125 +217,9 @@ def check_known_items(interactions: Table, item_ids: pl.Series, source: str) -> 
         row = first_true(unknown)
         raise DataError(
             f"{interactions.place(row)}: unknown item {shown(interactions.frame['item_id'][row])} "
-            f"({unknown.sum()} such rows), expected an item of {source}; add the item there, or "
-            "remove the rows, as 'lumos prepare … --unknown-items drop' does"
+            f"(rows like it: {unknown.sum()}), expected an item of {source}; add the item "
+            "there, or remove the rows, as 'lumos prepare … --unknown-items drop' does"
         )
-
-
-def _check_header(path: Path, found: Sequence[str], wanted: Columns) -> None:
-    """Refuse a log whose first line is a row instead of names of columns."""
-    if table_format(path) not in ("tsv", "csv") or not wanted.header:
-        return
-    recognised = _usual(found, USER_NAMES) and _usual(found, ITEM_NAMES)
-    if recognised or not is_row(found, (wanted.user, wanted.item, wanted.time)):
-        return
-    user, item, time = (
-        given if given.isdigit() else "N" for given in (wanted.user, wanted.item, wanted.time)
-    )
-    times = time_columns(first_rows(path, wanted.text_format))
-    seen = ""
-    if wanted.file_order or (len(found) == 2 and not times and not wanted.needs_times):
-        order = "--order file"
-    elif len(times) == 1 and time in ("N", str(times[0])):
-        order, seen = f"--time-column {times[0]}", f"column {times[0]} looks like times, "
-    else:
-        rest = "" if wanted.needs_times else " (or --order file, if rows are in the order of time)"
-        order = f"--time-column {time}{rest}"
-    raise DataError(
-        f"{path}: line 1: found {numbered(found)}, which is a row and no header; name the columns "
-        f"by their numbers: --no-header --user-column {user} --item-column {item} {order}; {seen}"
-        "N stands for a number that only you know"
-    )
-
-
-def _check_items_header(path: Path, found: Sequence[str], wanted: Columns) -> None:
-    """Refuse a list whose first line is an item instead of names of columns."""
-    if _usual(found, ITEM_NAMES) or not is_row(found, (wanted.items_id, wanted.title, wanted.item)):
-        return
-    item, title = (name if name.isdigit() else "N" for name in (wanted.items_id, wanted.title))
-    raise DataError(
-        f"{path}: line 1: found {numbered(found)}, which is a row and no header; name the columns "
-        f"by their numbers: --items-no-header --items-id-column {item} --title-column {title}; N "
-        "stands for a number that only you know"
-    )
-
-
-def _time(path: Path, found: Sequence[str], wanted: Columns) -> str:
-    try:
-        return _choose(path, found, wanted.time, TIME_NAMES, "time")
-    except DataError as error:
-        rest = "or, if rows are in the order of time, give --order file"
-        raise DataError(f"{error}, {_NEEDS_TIMES if wanted.needs_times else rest}") from None
-
-
-def _other_times(path: Path, found: Sequence[str]) -> tuple[str, ...]:
-    """A warning if several columns have usual names of times: the one taken may be the coarser."""
-    taken, *others = _usual(found, TIME_NAMES) or [""]
-    if not others:
-        return ()
-    names = " and ".join(map(repr, others))
-    return (
-        f"{path}: times are taken from column {taken!r}, though {names} may hold times, too; for "
-        f"another, --time-column {others[0]}",
-    )
-
-
-def _choose(path: Path, found: Sequence[str], given: str, names: Sequence[str], what: str) -> str:
-    if given:
-        if given in found:
-            return _once(path, found, given)
-        names = (given,)
-    if usual := _usual(found, names):
-        return _once(path, found, usual[0])
-    raise DataError(
-        f"{path}: line 1: missing column: no {what} column among {named(found)}, "
-        f"expected {' or '.join(map(repr, names))}; rename the column or name it with "
-        f"--{what}-column"
-    )
-
-
-def _once(path: Path, found: Sequence[str], name: str) -> str:
-    """A name that only one column has: which of two would be read is anybody's guess."""
-    places = [str(n) for n, other in enumerate(found, start=1) if other == name]
-    if len(places) > 1:
-        raise DataError(
-            f"{path}: line 1: columns {' and '.join(places)} are both called {name!r}, expected "
-            "one; rename the others"
-        )
-    return name
-
-
-def _usual(found: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The columns that have one of the names, those that are preferred first."""
-    by_key = {_key(name): name for name in reversed(found)}
-    keys = dict.fromkeys(map(_key, names))  # date_time and datetime are one
-    return [by_key[key] for key in keys if key in by_key]
-
-
-def _items_id(path: Path, found: Sequence[str], wanted: Columns) -> str:
-    """The column with ids in a list of items, whose names need not be those of the log."""
-    if wanted.items_id:
-        return _choose(path, found, wanted.items_id, (), "items-id")
-    if wanted.item in found and wanted.header:  # numbers are those of the log
-        return _once(path, found, wanted.item)
-    if usual := _usual(found, (*ITEM_NAMES, "id")):
-        return _once(path, found, usual[0])
-    ids = [name for name in _usual(found, found) if _key(name).endswith("id")]
-    if len(ids) == 1:
-        return _once(path, found, ids[0])
-    raise DataError(
-        f"{path}: line 1: missing column: no item column among {named(found)}, "
-        f"expected {' or '.join(map(repr, ITEM_NAMES))}; rename the column, or name it with "
-        "--items-id-column (--item-column is the one of the log)"
-    )
-
-
-def _title(path: Path, found: Sequence[str], given: str, item: str) -> str | None:
-    if given:
-        return _choose(path, found, given, (), "title")
-    others = [name for name in found if name != item]
-    usual = _usual(others, TITLE_NAMES) or (others if len(others) == 1 else [])
-    return _once(path, found, usual[0]) if usual else None
 
 
 def _with_titles(table: Table, column: str, chosen: bool) -> tuple[Table, tuple[str, ...]]:
@@ -395,7 +235,7 @@ def _with_titles(table: Table, column: str, chosen: bool) -> tuple[Table, tuple[
     if not chosen and no_titles(raw):
         raw = pl.Series("title", [""] * len(raw), dtype=pl.String)
         warnings = (_untitled(table.path, [column], "holds numbers, no titles"),)
-    elif not chosen and _key(column) not in map(_key, TITLE_NAMES):
+    elif not chosen and not is_one_of(column, TITLE_NAMES):
         warnings = (
             f"{table.path}: titles are taken from the only other column, {column!r}; name another "
             "one with --title-column",
@@ -408,8 +248,3 @@ def _untitled(path: Path, found: Sequence[str], problem: str = "") -> str:
     names = named(found)
     what = f"column {names} {problem}" if problem else f"no title column among {names}"
     return f"{path}: {what}: item ids stand in for titles; name the column with --title-column"
-
-
-def _key(name: str) -> str:
-    plain, _, _ = name.partition(":")  # RecBole: "user_id:token"
-    return plain.lower().replace("_", "").replace("-", "").replace(" ", "")

@@ -15,10 +15,11 @@ from lumos_core.data.domains import Domain
 from lumos_core.data.filtering import Dedup, codes, core_mask, drop_duplicates
 from lumos_core.data.importers.detect import AUTO, load_source
 from lumos_core.data.importers.raw_log import RawLog
-from lumos_core.data.interactions import Columns, check_known_items
+from lumos_core.data.interactions import check_known_items
 from lumos_core.data.node_folder import chronological
 from lumos_core.data.partition import Partition, partition_users
 from lumos_core.data.prepared_folder import DatasetFacts, check_target, write_prepared
+from lumos_core.data.reading.columns import Columns
 from lumos_core.data.reading.text_files import shown
 from lumos_core.data.reading.title_text import clean_title, unquoted
 from lumos_core.data.sequences import MIN_HISTORY

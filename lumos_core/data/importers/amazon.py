@@ -15,7 +15,8 @@ import polars as pl
 
 from lumos_core.data.importers.item_list import is_catalog, refuse, refuse_columns, with_catalog
 from lumos_core.data.importers.raw_log import Importer, RawLog, items_of_log
-from lumos_core.data.interactions import Columns, read_interactions
+from lumos_core.data.interactions import read_interactions
+from lumos_core.data.reading.columns import Columns
 from lumos_core.data.reading.table_files import column_names, read_table, table_format
 from lumos_core.data.reading.text_files import named, text_blocks
 from lumos_core.data.reading.title_text import usable_title

@@ -5,7 +5,7 @@ from pathlib import Path
 from lumos_core import plugins
 from lumos_core.data.importers import amazon, mind, own_table, recbole
 from lumos_core.data.importers.raw_log import Importer, RawLog
-from lumos_core.data.interactions import Columns
+from lumos_core.data.reading.columns import Columns
 from lumos_core.errors import ConfigError, DataError
 
 AUTO = "auto"

@@ -7,8 +7,9 @@ import polars as pl
 
 from lumos_core.data.catalog import HEADER, Catalog
 from lumos_core.data.importers.raw_log import RawLog, items_of_log
-from lumos_core.data.interactions import TITLE_NAMES, Columns, read_log_titles
+from lumos_core.data.interactions import read_log_titles
 from lumos_core.data.layout import CATALOG_FILE
+from lumos_core.data.reading.columns import TITLE_NAMES, Columns, is_one_of
 from lumos_core.data.reading.table_files import Table, column_names
 from lumos_core.errors import DataError
 
@@ -64,7 +65,7 @@ def without_list(name: str, log: Table, columns: Columns, found: str) -> RawLog:
 def title_hint(log: Path, columns: Columns) -> str:
     """How to take titles from a log that has a column of them; "" if it has none."""
     names = column_names(log, columns.text_format)
-    titled = [name for name in names if name.partition(":")[0].lower() in TITLE_NAMES]
+    titled = [name for name in names if is_one_of(name, TITLE_NAMES)]
     return f"; for those in the log, --title-column {titled[0]}" if titled else ""
 
 

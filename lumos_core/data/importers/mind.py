@@ -11,7 +11,8 @@ import polars as pl
 
 from lumos_core.data.importers.item_list import is_catalog, refuse, refuse_columns, with_catalog
 from lumos_core.data.importers.raw_log import Importer, RawLog
-from lumos_core.data.interactions import Columns, check_unique_items
+from lumos_core.data.interactions import check_unique_items
+from lumos_core.data.reading.columns import Columns
 from lumos_core.data.reading.table_files import Table, first_true, read_headerless
 from lumos_core.data.reading.title_text import usable_titles
 from lumos_core.errors import DataError

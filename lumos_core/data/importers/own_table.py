@@ -4,8 +4,9 @@ from pathlib import Path
 
 from lumos_core.data.importers.item_list import is_catalog, with_catalog, without_list
 from lumos_core.data.importers.raw_log import Importer, RawLog
-from lumos_core.data.interactions import Columns, read_interactions, read_items
+from lumos_core.data.interactions import read_interactions, read_items
 from lumos_core.data.layout import CATALOG_FILE, FORMATS, find_table
+from lumos_core.data.reading.columns import Columns
 
 _SUFFIXES = tuple(suffix + gz for suffix in FORMATS for gz in ("", ".gz"))
 

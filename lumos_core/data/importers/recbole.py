@@ -8,7 +8,8 @@ from pathlib import Path
 
 from lumos_core.data.importers.item_list import is_catalog, with_catalog, without_list
 from lumos_core.data.importers.raw_log import Importer, RawLog
-from lumos_core.data.interactions import Columns, read_interactions, read_items
+from lumos_core.data.interactions import read_interactions, read_items
+from lumos_core.data.reading.columns import Columns
 from lumos_core.data.reading.table_files import column_names
 from lumos_core.errors import DataError
 

@@ -75,7 +75,7 @@ def without_missing(table: Table, column: str, drop: bool) -> Table:
         refuse_rows(
             table,
             missing,
-            f"{'time' if time else column} is missing ({count} such rows), expected "
+            f"{'time' if time else column} is missing (rows like it: {count}), expected "
             f"{_A_TIME if time else 'an id'}; add it, or leave these rows out with --drop-missing",
             raw,
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 
 from lumos_core.data.importers.raw_log import Importer, RawLog, items_of_log
-from lumos_core.data.interactions import Columns
+from lumos_core.data.reading.columns import Columns
 from lumos_core.data.reading.table_files import Table
 from lumos_core.errors import DataError
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lumos_core.data.interactions import Columns, read_interactions, read_items
+from lumos_core.data.interactions import read_interactions, read_items
+from lumos_core.data.reading.columns import Columns
 from lumos_core.errors import DataError
 
 

@@ -142,7 +142,7 @@ REFUSED = {
     "excel_sci": (["excel_sci"], r"interactions.csv: line 2: found '7.65612E\+16': .*as text"),
     "nan_users": (
         ["nan_users"],
-        r"line 2: found 'nan': user_id is missing \(6 such rows\).*--drop-missing",
+        r"line 2: found 'nan': user_id is missing \(rows like it: 6\).*--drop-missing",
     ),
     "gowalla": (
         ["gowalla/Gowalla_totalCheckins.txt"],

@@ -19,9 +19,10 @@ from lumos_core.data.forgotten_users import (
     readmit_users,
 )
 from lumos_core.data.ingest import Ingested, ingest
-from lumos_core.data.interactions import Columns, read_interactions
+from lumos_core.data.interactions import read_interactions
 from lumos_core.data.node_folder import read_node
 from lumos_core.data.prepared_folder import NODE_FILE, NodeFacts
+from lumos_core.data.reading.columns import Columns
 from lumos_core.data.removed_users import leftovers
 from lumos_core.errors import DataError
 

@@ -8,8 +8,9 @@ from typer.testing import CliRunner
 from lumos_core.cli.app import app
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.ingest import ingest
-from lumos_core.data.interactions import Columns, read_interactions, read_items, read_log_titles
+from lumos_core.data.interactions import read_interactions, read_items, read_log_titles
 from lumos_core.data.node_folder import read_node
+from lumos_core.data.reading.columns import Columns
 from lumos_core.data.reading.ids import PLACEHOLDERS
 from lumos_core.data.removed_users import removal_of
 from lumos_core.errors import DataError
@@ -33,8 +34,8 @@ def test_what_is_missing_is_named_with_the_option(
     tmp_path: Path, row: str, column: str, word: str
 ) -> None:
     path = log(tmp_path, row.format(word) + "\n")
-    with pytest.raises(DataError, match=rf"line 10: found .*: {column} is missing \(1 such rows\)"
-                       ".*--drop-missing"):  # fmt: skip
+    message = rf"line 10: found .*: {column} is missing \(rows like it: 1\).*--drop-missing"
+    with pytest.raises(DataError, match=message):
         read_interactions(path)
     assert read_interactions(path, DROP).frame["item_id"].to_list() == [f"i{n}" for n in range(8)]
 

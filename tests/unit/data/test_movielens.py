@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 
 from lumos_core.cli.app import app
 from lumos_core.data.catalog import Catalog
-from lumos_core.data.interactions import Columns, read_interactions, read_items
+from lumos_core.data.interactions import read_interactions, read_items
+from lumos_core.data.reading.columns import Columns
 from lumos_core.data.reading.delimited import separator_of
 from lumos_core.errors import DataError
 

@@ -8,11 +8,11 @@ import pytest
 from lumos_core.data import prepared_folder
 from lumos_core.data.catalog import Catalog
 from lumos_core.data.catalog_versions import Lineage
-from lumos_core.data.interactions import Columns
 from lumos_core.data.layout import CATALOG_VERSIONS
 from lumos_core.data.node_folder import read_node
 from lumos_core.data.prepare import prepare
 from lumos_core.data.prepared_folder import load_prepared, node_folders
+from lumos_core.data.reading.columns import Columns
 from lumos_core.data.sample import bundled_sample
 from lumos_core.errors import DataError
 
@@ -118,7 +118,7 @@ def test_options(source: Path, tmp_path: Path) -> None:
     assert (everything.name, everything.items, everything.interactions) == ("x", 4, 13)
     assert everything.dropped.items == 0
     write_log(source, [*ROWS, *(f"{u}\tnew\t9" for u in USERS)])
-    with pytest.raises(DataError, match=r"line 14: unknown item 'new' \(4 such rows\)"):
+    with pytest.raises(DataError, match=r"line 14: unknown item 'new' \(rows like it: 4\)"):
         prepare(source, tmp_path / "b")
     dropped = prepare(source, tmp_path / "b", k_core=0, unknown_items="drop")
     assert (dropped.items, dropped.interactions, dropped.dropped.unknown_items) == (3, 12, 4)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lumos_core.data.interactions import Columns, read_interactions
+from lumos_core.data.interactions import read_interactions
+from lumos_core.data.reading.columns import Columns
 from lumos_core.data.reading.headers import is_row, numbered, time_columns
 from lumos_core.errors import DataError
 

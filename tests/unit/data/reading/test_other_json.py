@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lumos_core.data.interactions import Columns, read_interactions, read_items
+from lumos_core.data.interactions import read_interactions, read_items
+from lumos_core.data.reading.columns import Columns
 from lumos_core.errors import DataError
 
 ROWS = [{"user": f"u{n}", "item": f"it's {n}", "time": n, "extra": [1]} for n in range(3)]

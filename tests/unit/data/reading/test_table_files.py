@@ -7,12 +7,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from lumos_core.data.interactions import (
-    Columns,
-    check_known_items,
-    read_interactions,
-    read_items,
-)
+from lumos_core.data.interactions import check_known_items, read_interactions, read_items
+from lumos_core.data.reading.columns import Columns
 from lumos_core.errors import DataError
 
 ROWS = [("u1", "007", 10), ("u1", "7", 11), ("u2", "007", 5)]
@@ -195,5 +191,7 @@ def test_items_without_a_title_column(tmp_path: Path) -> None:
 def test_unknown_item_is_named(tmp_path: Path) -> None:
     path = tmp_path / "log.tsv"
     write_tsv(path)
-    with pytest.raises(DataError, match=r"line 3: unknown item '7' \(1 such rows\), .* of items"):
+    with pytest.raises(
+        DataError, match=r"line 3: unknown item '7' \(rows like it: 1\), .* of items"
+    ):
         check_known_items(read_interactions(path), pl.Series(["007"]), "items.tsv")

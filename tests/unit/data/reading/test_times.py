@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lumos_core.data.interactions import Columns, read_interactions
+from lumos_core.data.interactions import read_interactions
+from lumos_core.data.reading.columns import Columns
 from lumos_core.data.reading.table_files import Table
 from lumos_core.data.reading.times import with_times
 from lumos_core.errors import DataError
