@@ -18,13 +18,13 @@ from lumos_core.data.layout import shared_state
 from lumos_core.data.sequences import MIN_HISTORY
 from lumos_core.data.splits import least_history, split_of
 from lumos_core.errors import ConfigError, DataError
-from lumos_core.terminal.progress import Progress, Task
+from lumos_core.terminal.progress import PERCENT, Progress, Task
 from lumos_core.views.build import BuildProgress
 from lumos_core.views.item_names import ItemNames
 from lumos_core.views.llm.load import idle_threads
 from lumos_core.views.provenance import Writer, writer_of
 from lumos_core.views.source import STORE, take_over, view_source
-from lumos_core.views.titles.resumable import OnStage, StageProgress
+from lumos_core.views.titles.resumable import WAITING, OnStage, StageProgress
 from lumos_core.views.view import UserViews
 from lumos_core.views.view_store import ViewStore, WriterCount
 from lumos_core.views.writers.choose import view_factory
@@ -35,6 +35,8 @@ _STAGES = {
     "substitutes": "items compared with similar items",
 }
 """Notes on the stages of :mod:`lumos_core.views.titles.judgements`, shown beside the bar."""
+_WAITING = "waiting for another process, which prepares this catalog"
+_WAITED = "waited for another process"
 
 llm_app = typer.Typer(help="The local language model.", no_args_is_help=True)
 views_app = typer.Typer(
@@ -376,8 +378,15 @@ def _build(
 def catalog_stages(progress: Progress) -> OnStage:
     """Returns what shows the preparation of the catalog, one task per stage, when it happens."""
     tasks: dict[str, Task] = {}
+    waiting: list[Task] = []
 
     def show(stage: StageProgress) -> None:
+        if stage.stage == WAITING:
+            if not stage.done:
+                waiting.append(progress.task("catalog", unit=PERCENT, note=_WAITING))
+            else:
+                waiting.pop().update(1, total=1, note=_WAITED)
+            return
         note = _STAGES.get(stage.stage)
         if note is None:
             return

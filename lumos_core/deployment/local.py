@@ -25,6 +25,7 @@ from lumos_core.runs.summary import SUMMARY, RunSummary
 from lumos_core.views.build import BuildProgress
 from lumos_core.views.llm.find import default_cache
 from lumos_core.views.meter import ViewProgress
+from lumos_core.views.titles.resumable import WAITING
 from lumos_core.views.titles.shipped import seed_cache
 
 if TYPE_CHECKING:  # imports torch
@@ -333,8 +334,8 @@ class _Views:
         if not fresh:
             return
         busy = [p for p in fresh.values() if p.users_done < p.users]
-        # the note is that of a node in a named stage, rather than of a process that is starting
-        candidates = sorted(busy, key=lambda p: (p.stage == "users", not p.stage))
+        # the note is that of a node at work, rather than of a process that starts or waits
+        candidates = sorted(busy, key=lambda p: (p.stage == "users", p.stage in ("", WAITING)))
         note = candidates[0].line() if candidates and candidates[0].stage != "users" else ""
         if not candidates or (not candidates[0].stage and any(p.stage for p in busy)):
             note = ""

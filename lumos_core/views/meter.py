@@ -13,7 +13,7 @@ from typing import Self
 from lumos_core.safe_files import JsonFile
 from lumos_core.terminal.progress import duration
 from lumos_core.views.build import BuildProgress
-from lumos_core.views.titles.resumable import StageProgress
+from lumos_core.views.titles.resumable import WAITING, StageProgress
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,7 @@ STAGE_TOKENS = {"titles": 15, "priors": 15, "substitutes": 55}
 """Tokens per item that the model reads in each stage of the catalog's preparation."""
 USER_TOKENS = 70
 """Tokens that the model reads for the views of one user."""
+_WAITING_LINE = "catalog: waiting for another process of this computer that prepares it"
 _WRITE_SECONDS = 1.0
 _LOG_SECONDS = 10.0
 _FOUND_SECONDS = 0.2  # between two reports; if it was less, results were read, not computed
@@ -32,7 +33,8 @@ class ViewProgress(JsonFile):
     """The content of the file. Times are in seconds.
 
     Attributes:
-        stage: what is being done: a stage of the catalog's preparation, or "users".
+        stage: what is being done: a stage of the catalog's preparation, "waiting" for another
+            process that prepares the same catalog, or "users".
         done, total: items or users of that stage.
         users_done, users: users whose views exist, and all users who are to get views.
         percent: of the whole work, 0 … 100.
@@ -71,6 +73,8 @@ class ViewProgress(JsonFile):
         """In words, for terminals and logs."""
         if not self.stage:
             return "loading the language model"
+        if self.stage == WAITING:
+            return _WAITING_LINE
         what = "users" if self.stage == "users" else f"catalog: {self.stage}"
         left = "" if self.seconds_left is None else f", about {duration(self.seconds_left)} left"
         return f"{what} {self.done} of {self.total}{left}"
@@ -103,7 +107,7 @@ class Meter:
         self._stages: dict[str, StageProgress] = {}
         self._users = BuildProgress(0, 0, 0, 0.0)
         self._seen = (0.0, self._begun)  # work done and time, at the last report
-        self._at_work = False  # the last report was about work, not about loading the model
+        self._at_work = False  # the last report was about work, not about loading or waiting
         self._pace = (0.0, 0.0)  # work and seconds of what was computed, not read from a store
         self._last_write = self._last_log = -float("inf")
 
@@ -125,6 +129,8 @@ class Meter:
 
     def on_stage(self, progress: StageProgress) -> None:
         """Take a report of the catalog's preparation."""
+        if progress.stage == WAITING and not progress.done:
+            self._tell(WAITING, 0, 1)
         if progress.stage not in self._plan:
             return
         self._stages[progress.stage] = progress
@@ -197,13 +203,13 @@ class Meter:
         return (whole - finished) / work * seconds if work > 0 else None
 
     def _keep_pace(self, stage: str) -> None:
-        """Update the pace. Loading the model and reading stored results do not count: they would
-        distort the estimate."""
+        """Update the pace. Loading the model, waiting for another process and reading stored
+        results do not count: they would distort the estimate."""
         (before, then), finished, now = self._seen, self._work()[0], self._clock()
         if finished > before and now - then > _FOUND_SECONDS and self._at_work:
             work, seconds = self._pace
             self._pace = (work + finished - before, seconds + now - then)
-        self._seen, self._at_work = (finished, now), bool(stage)
+        self._seen, self._at_work = (finished, now), stage not in ("", WAITING)
 
     def _tell(self, stage: str, done: int, total: int) -> None:
         now = self._clock()

@@ -1,6 +1,7 @@
 """Arrays that are computed once per machine: safetensors files in the cache folder."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy.typing as npt
 
 from lumos_core.safe_files import HeldError, exclusive, lock_beside
 from lumos_core.views.titles.resumable import (
+    WAITING,
     Arrays,
     BudgetSpentError,
     Pieces,
+    StageProgress,
     Work,
     read_arrays,
     write_arrays,
@@ -40,7 +43,7 @@ def cached_arrays(
     found = read_arrays(path)
     if found is None:
         try:
-            with exclusive(lock_beside(path), work.seconds_left):
+            with _alone(lock_beside(path), work):
                 found = read_arrays(path)
                 if found is None:
                     pieces = Pieces(path.with_name(f".{path.stem}.pieces"), work)
@@ -50,3 +53,17 @@ def cached_arrays(
         except HeldError:  # another process is still computing the file
             raise BudgetSpentError from None
     return found
+
+
+@contextmanager
+def _alone(lock: Path, work: Work) -> Iterator[None]:
+    """Hold a lock; whoever has to wait for another process says so, because it does nothing else
+    for minutes."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(exclusive(lock, 0))
+        except HeldError:
+            work.report(StageProgress(WAITING, 0, 1))
+            held.enter_context(exclusive(lock, work.seconds_left))
+            work.report(StageProgress(WAITING, 1, 1))
+        yield

@@ -17,6 +17,8 @@ from lumos_core.safe_files import write_atomically
 
 Arrays = dict[str, npt.NDArray[Any]]
 _ROWS = "rows"  # name of the array that tells which rows a piece is about
+WAITING = "waiting"
+"""The stage of a process that waits for another one, which computes the same: 0 of 1, then 1."""
 
 
 class StageProgress(NamedTuple):

@@ -1,14 +1,19 @@
 """``lumos views``: what is said while views are written, and whose views there are."""
 
+import io
 import sqlite3
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from lumos_core.cli.app import app
+from lumos_core.cli.views import catalog_stages
 from lumos_core.data.prepare import prepare
 from lumos_core.errors import ConfigError, DataError
+from lumos_core.terminal.progress import Progress
+from lumos_core.views.titles.resumable import WAITING, StageProgress
 
 TFIDF, RANDOM = ("-c", "views=tfidf"), ("-c", "views=random")
 
@@ -35,6 +40,19 @@ def test_a_build_into_a_file_says_how_far_it_is(data: Path) -> None:
     assert lines[0].startswith("node-0: reading the data")
     assert any(line.startswith("node-1: 100 %") for line in lines)
     assert lines[-1].endswith("views written, 0 were there already")
+
+
+def test_waiting_for_another_process_is_a_line_of_its_own() -> None:
+    file = io.StringIO()
+    with Progress(Console(file=file), live=False) as progress:
+        show = catalog_stages(progress)
+        show(StageProgress(WAITING, 0, 1))
+        show(StageProgress(WAITING, 1, 1))
+        show(StageProgress("titles", 0, 40))
+    lines = file.getvalue().splitlines()
+    assert lines[0] == "catalog: waiting for another process, which prepares this catalog"
+    assert lines[1].startswith("catalog: 100 %, after 0 s, waited")
+    assert lines[2].startswith("catalog: 0 %, 0 of 40 items")
 
 
 def test_the_writers_of_a_store_can_be_told_apart(data: Path) -> None:

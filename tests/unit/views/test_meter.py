@@ -9,7 +9,7 @@ from lumos_core.errors import NewerFileError
 from lumos_core.views import meter as meters
 from lumos_core.views.build import BuildProgress
 from lumos_core.views.meter import FILE, Meter, ViewProgress
-from lumos_core.views.titles.resumable import StageProgress
+from lumos_core.views.titles.resumable import WAITING, StageProgress
 
 STAGES = {"titles": 10, "priors": 30}
 
@@ -70,6 +70,23 @@ def test_what_lies_in_the_cache_costs_nothing(meter: Callable[..., Meter]) -> No
     assert found.now().percent == 50
     found.on_stage(StageProgress("unheard of", 1, 9))
     assert found.now().percent == 50
+
+
+def test_waiting_for_another_process_is_told_and_is_no_work(
+    meter: Callable[..., Meter], tmp_path: Path, clock: Clock
+) -> None:
+    found = meter()
+    found.expect(50, "all")
+    found.on_users(BuildProgress(0, 0, 20, 0.0))
+    clock.now += 10
+    found.on_stage(StageProgress(WAITING, 0, 1))
+    told = ViewProgress.of_node(tmp_path)
+    assert told is not None
+    assert "waiting for another process" in told.line()
+    clock.now += 300
+    found.on_stage(StageProgress(WAITING, 1, 1))
+    found.on_users(BuildProgress(0, 5, 20, 30.0))
+    assert found.now().seconds_left is None, "five minutes of waiting say nothing about the pace"
 
 
 def test_all_but_the_last_user_is_not_a_hundred(meter: Callable[..., Meter]) -> None:

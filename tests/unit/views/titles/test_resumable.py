@@ -24,11 +24,13 @@ from lumos_core.views.titles.judgements import (
     title_tokens,
 )
 from lumos_core.views.titles.resumable import (
+    WAITING,
     Arrays,
     BudgetSpentError,
     Pieces,
     StageProgress,
     Work,
+    write_arrays,
 )
 from lumos_core.views.titles.space import TitleSpace
 from lumos_core.views.writers.by_likelihood import writer_fingerprint
@@ -144,6 +146,31 @@ def test_waiting_for_another_process_ends_with_the_budget(tmp_path: Path) -> Non
     path = tmp_path / "t.safetensors"
     with FileLock(tmp_path / ".t.safetensors.lock"), pytest.raises(BudgetSpentError):
         cached_arrays(path, forbidden, Work(0.05))
+
+
+def test_whoever_waits_for_another_process_says_so(tmp_path: Path) -> None:
+    """It does nothing for minutes, which would look as if it were stuck."""
+    path, other = tmp_path / "t.safetensors", FileLock(tmp_path / ".t.safetensors.lock")
+    seen: list[StageProgress] = []
+
+    def waiting(progress: StageProgress) -> None:
+        seen.append(progress)
+        if progress.stage == WAITING and not progress.done:
+            write_arrays(path, {"x": np.arange(3)})
+            other.release()
+
+    def forbidden(pieces: Pieces) -> Arrays:
+        raise AssertionError("the other process has computed it")
+
+    other.acquire()
+    assert cached_arrays(path, forbidden, Work(on_stage=waiting))["x"].tolist() == [0, 1, 2]
+    assert seen == [StageProgress(WAITING, 0, 1), StageProgress(WAITING, 1, 1)]
+
+
+def test_nobody_waits_where_no_other_process_computes(tmp_path: Path) -> None:
+    seen: list[StageProgress] = []
+    cached_arrays(tmp_path / "t", lambda _: {"x": np.zeros(1)}, Work(on_stage=seen.append))
+    assert seen == []
 
 
 @pytest.mark.usefixtures("small_batches")
