@@ -14,6 +14,7 @@ from lumos_core.cli.options import (
     defaults_for,
     integers,
     measured,
+    unmasked,
     with_overrides,
 )
 from lumos_core.cli.screens import number, results_table
@@ -25,6 +26,7 @@ from lumos_core.runs.report_page import PAGE
 from lumos_core.safe_files import write_atomically, write_json
 
 USERS, ACTIVE_USERS = "1,10,50,200", "20"
+_MASKED = "look at the settings called 'secure aggregation'"
 
 if TYPE_CHECKING:  # imports torch
     from lumos_core.config import RunConfig
@@ -77,6 +79,7 @@ def audit_command(
     node again and again; and kept and published models are asked who was trained on.
     See docs/privacy.md.
     """
+    unmasked(config, _MASKED)
     if active:
         numbers = integers(users or ACTIVE_USERS, "--users")
         if len(numbers) != 1 or numbers[0] < 1:

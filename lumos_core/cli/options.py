@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 
 from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError, reason_of
 
 _NODE_PREFIX = "node."
-_FALSE = ("false", "off", "no", "n", "f", "0")  # as pydantic reads a text
 Value = TypeVar("Value", str, int)
 _KEYS = "see `lumos config`; repeatable."
 
@@ -116,22 +116,29 @@ def with_overrides(
     return RunConfig.from_flat({**base.to_flat(), **changes})
 
 
-def unmasked(texts: Iterable[str] | None) -> None:
-    """Refuse secure aggregation in a command that compares runs in one process. This comes before
-    the texts are made a configuration, where other keys would be refused that nobody gave.
+def unmasked(
+    texts: Iterable[str] | None,
+    instead: str = "give what it needs, aggregation=mean and clip=none",
+) -> None:
+    """Refuse secure aggregation in a command that trains in one process. This comes before the
+    texts are made a configuration, where other keys would be refused that nobody gave.
 
     Args:
         texts: ``KEY=VALUE`` texts.
+        instead: what to do beside leaving it out.
 
     Raises:
         ConfigError: they turn it on.
     """
     value = assignments(texts or []).get("secure-aggregation", "false")
-    if value.lower() not in _FALSE:
+    try:
+        on = TypeAdapter(bool).validate_python(value)
+    except ValidationError:
+        return  # no boolean: the configuration says so
+    if on:
         raise ConfigError(
             f"secure-aggregation = {value}: this command trains all nodes in one process, without "
-            "masks, which change nothing but how a sum is rounded; leave it out, and give what it "
-            "needs, aggregation=mean and clip=none"
+            f"masks, which change nothing but how a sum is rounded; leave it out, and {instead}"
         )
 
 

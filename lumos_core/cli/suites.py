@@ -9,9 +9,10 @@ if TYPE_CHECKING:
 
     from lumos_core.cli.screens import ResultsTable
     from lumos_core.config import RunConfig
-    from lumos_core.experiments.jobs import Job
+    from lumos_core.experiments.jobs import Job, OnResult
     from lumos_core.experiments.results_file import Result, ResultsFile
     from lumos_core.pages.page import Page
+    from lumos_core.terminal.progress import Task
 
 TABLE = "table.md"
 Run = TypeVar("Run", bound="Job")
@@ -101,27 +102,30 @@ def run_suite(
     suite.complete(file, data)
     if not report_only:
         with Progress(console) as progress:
-            done = 0
-            task = progress.task(data.name, total=len(jobs), unit="runs")
 
-            def on_result(result: "Result", found: bool) -> None:
-                nonlocal done
-                done += 1
-                task.update(done, total=len(jobs))
-                how = "kept" if found else f"{result['seconds']:.0f} s"
-                console.print(
-                    f"{suite.line(result)}  [dim]{how}[/]", highlight=False, soft_wrap=True
-                )
+            def run(runs: "Sequence[Run]") -> "list[Result]":
+                task = progress.task(data.name, total=len(runs), unit="runs")
+                return run_jobs(runs, file, processes, _shown(suite, task, console))
 
-            first = run_jobs(jobs, file, processes, on_result)
-            if further := suite.follow(first, data, base):
+            if further := suite.follow(run(jobs), data, base):
                 jobs = [*jobs, *further]
-                run_jobs(further, file, processes, on_result)
+                run(further)
     results = suite.collect(jobs, list(file.read().values()))
     if not results:
         raise DataError(f"{out}: holds no finished run of this suite; run it without --report-only")
     _report(suite, results, data.name, out, console)
     return results
+
+
+def _shown(suite: "Suite[Run]", task: "Task", console: "Console") -> "OnResult":
+    """Returns what prints a run's result when it is there, and moves the task on."""
+
+    def show(result: "Result", found: bool) -> None:
+        how = "kept" if found else f"{result['seconds']:.0f} s"
+        console.print(f"{suite.line(result)}  [dim]{how}[/]", highlight=False, soft_wrap=True)
+        task.advance()
+
+    return show
 
 
 def _report(

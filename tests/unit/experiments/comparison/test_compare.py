@@ -167,11 +167,16 @@ def test_a_picture_has_at_most_ten_variants_those_with_most_seeds_first() -> Non
     assert list(drawn) == [*(f"one-{n}" for n in range(3, 12)), "two"]
 
 
+QUICK = tuple(
+    text
+    for key in ("semantic-start=none", "dim=8", "local-epochs=1", "rounds=1")
+    for text in ("-c", key)
+)
+
+
 def compared(data: Path, out: Path, variants: str, *more: str) -> str:
     arguments = ["compare", str(data), "--out", str(out), "--variants", variants, "--seeds", "0"]
-    quick = ("semantic-start=none", "dim=8", "local-epochs=1", "rounds=1")
-    settings = [text for key in quick for text in ("-c", key)]
-    result = CliRunner().invoke(app, [*arguments, *settings, *more], catch_exceptions=False)
+    result = CliRunner().invoke(app, [*arguments, *QUICK, *more], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert "How good they are" in (out / "report.html").read_text()
     return (out / "table.md").read_text()
@@ -443,6 +448,24 @@ def test_a_tuned_comparison_is_resumed(
     monkeypatch.setattr(jobs, "run_job", None)  # calling it again would fail
     arguments = ("popularity,fedavg,fedavg-start", "--tune", "--reference", "popularity")
     assert compared(data, tuned, *arguments) == before
+
+
+def test_the_runs_after_the_grid_have_a_progress_of_their_own(
+    data: Path, tuned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They take most of the time: without one nobody knew how far they were."""
+    monkeypatch.setattr(jobs, "run_job", None)  # all results are there
+    arguments = ("popularity,fedavg,fedavg-start", "--tune", "--reference", "popularity")
+    words = [
+        "compare", str(data), "--out", str(tuned), "--variants", *arguments, "--seeds", "0",
+        *QUICK,
+    ]  # fmt: skip
+    lines = CliRunner().invoke(app, words, catch_exceptions=False).output.splitlines()
+    told = [line for line in lines if " runs" in line]
+    assert [line.partition(", after")[0] for line in told] == [
+        "out: 0 %, 0 of 3 runs", "out: 100 %, 3 of 3 runs",
+        "out: 0 %, 0 of 2 runs", "out: 100 %, 2 of 2 runs",
+    ]  # fmt: skip
 
 
 def test_tuned_and_untuned_runs_cannot_be_in_one_table(

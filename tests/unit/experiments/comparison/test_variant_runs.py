@@ -346,7 +346,7 @@ def test_without_shares_of_noise_one_reply_is_enough(
     assert (seen[0].min_nodes, seen[0].min_replies) == (3, 1)
 
 
-@pytest.mark.parametrize("command", ["compare", "attack"])
+@pytest.mark.parametrize("command", ["compare", "attack", "audit"])
 def test_secure_aggregation_is_refused_before_anything_runs(
     data: Path, tmp_path: Path, command: str
 ) -> None:
@@ -360,3 +360,4 @@ def test_secure_aggregation_is_refused_before_anything_runs(
         assert "leave it out" in str(found.exception)
         assert not out.exists()
     unmasked(["secure-aggregation=false"])
+    unmasked(["secure-aggregation=perhaps"])  # the configuration refuses it in its own words
