@@ -137,7 +137,7 @@ def _audit_actively(
     from lumos_core.experiments.inference.active_table import active_tables
     from lumos_core.experiments.inference.audit_page import active_page
     from lumos_core.experiments.inference.lone_cohorts import refusals
-    from lumos_core.experiments.inference.membership import MEMBER_SETTINGS, audit_membership
+    from lumos_core.experiments.inference.member_audit import MEMBER_SETTINGS, audit_membership
     from lumos_core.experiments.jobs import library_versions
     from lumos_core.flower.cryptography import FLOWER
 

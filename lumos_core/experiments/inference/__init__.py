@@ -10,7 +10,7 @@ audit           the attack over settings and sizes of nodes, and its table
 server_moves    what an active server does, and what it sees
 crafted_models  the models that it makes up
 lone_cohorts    what a node answers to a sum of one
-membership      what kept and published models tell about who was trained on
+member_audit    what kept and published models tell about who was trained on
 active_settings protections, which moves are made against which, owners' floors
 active_audit    moves over protections and seeds
 active_table    their tables

@@ -11,7 +11,7 @@ from lumos_core.config import RunConfig
 from lumos_core.data.prepare import prepare
 from lumos_core.data.sample import bundled_sample
 from lumos_core.errors import ConfigError
-from lumos_core.experiments.inference import membership
+from lumos_core.experiments.inference import member_audit
 from lumos_core.experiments.inference.active_audit import (
     _costs,
     active_audits,
@@ -74,9 +74,9 @@ def test_the_command_writes_results_and_tables(
 ) -> None:
     from lumos_core.cli.audit import audit_command
 
-    monkeypatch.setattr(membership, "MEMBER_SETTINGS", {"none": {}})
-    monkeypatch.setattr(membership.audit_membership, "__kwdefaults__", {
-        **(membership.audit_membership.__kwdefaults__ or {}), "rounds": (1,)
+    monkeypatch.setattr(member_audit, "MEMBER_SETTINGS", {"none": {}})
+    monkeypatch.setattr(member_audit.audit_membership, "__kwdefaults__", {
+        **(member_audit.audit_membership.__kwdefaults__ or {}), "rounds": (1,)
     })  # fmt: skip
     prepare(bundled_sample(), tmp_path / "data", nodes=2, seed=0)
     audit_command(

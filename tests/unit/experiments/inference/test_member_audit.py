@@ -11,7 +11,7 @@ from lumos_core.data.catalog import Catalog
 from lumos_core.data.sequences import Sequences
 from lumos_core.data.splits import LeaveOneOut
 from lumos_core.experiments.inference.leakage import area_under_curve
-from lumos_core.experiments.inference.membership import (
+from lumos_core.experiments.inference.member_audit import (
     NODES,
     attack_models,
     audit_membership,
