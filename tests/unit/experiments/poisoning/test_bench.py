@@ -12,10 +12,11 @@ from lumos_core.config import RunConfig
 from lumos_core.data.prepare import prepare
 from lumos_core.errors import ConfigError
 from lumos_core.experiments.jobs import data_facts, find_results, run_job, run_jobs
-from lumos_core.experiments.poisoning import attack_table, suite
+from lumos_core.experiments.poisoning import attack_table, bench, suite
 from lumos_core.experiments.poisoning.defences import DEFENCES, method_config
 from lumos_core.experiments.poisoning.scenarios import SUITES, Scenario, of_users
 from lumos_core.experiments.results_file import ResultsFile
+from lumos_core.learning.parameters import ITEM_TABLE, Params
 from lumos_core.runs.checkpoint import load_checkpoint
 
 SMALL = RunConfig(
@@ -131,11 +132,24 @@ def test_refused_replies_are_counted_and_leave_the_model_as_it_is(
     assert all(attacked[m] == calm[m] for m in metrics)
 
 
-def test_noise_changes_the_result(data: Path, tmp_path: Path) -> None:
-    calm = run_job(_job(data, tmp_path, "lumos", Scenario(nodes=3)))
+def test_noise_changes_the_model_and_the_true_histories_measure_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models: list[Params] = []
+    histories: list[list[int]] = []
+    measure = bench.measure_honest_users
+
+    def measured(params: Params, config: RunConfig, ground: bench.Ground) -> dict[str, float]:
+        models.append(params)
+        histories.append(ground.users.items.tolist())
+        return measure(params, config, ground)
+
+    monkeypatch.setattr(bench, "measure_honest_users", measured)
+    run_job(_job(data, tmp_path, "lumos", Scenario(nodes=3)))
     noisy = run_job(_job(data, tmp_path, "lumos", Scenario(noise=0.9, nodes=3)))
     assert noisy["views"] == "tfidf"
-    assert (noisy["ndcg@20"], noisy["target-rank"]) != (calm["ndcg@20"], calm["target-rank"])
+    assert (models[0][ITEM_TABLE] != models[1][ITEM_TABLE]).mean() > 0.5
+    assert histories[0] == histories[1]
 
 
 def test_what_has_been_run_is_not_run_again(data: Path, tmp_path: Path) -> None:
