@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from types import ModuleType
 
 from client_app import duties
-from lumos_core.federation import closing, round_loop
+from lumos_core.federation import closing, outcomes, round_loop
 from lumos_core.privacy.secure_aggregation import participant
 from lumos_core.terminal.tables import markdown_table
 
@@ -30,16 +30,16 @@ def page() -> str:
 
 
 def _round_loop() -> list[str]:
-    outcomes, endings = round_loop.Outcome, round_loop.Ending
+    ways, endings = outcomes.Outcome, outcomes.Ending
     edges = [
         ("[*]", "waiting", ""),
         ("waiting", "views", "min-nodes are usable"),
         ("views", "round", "written, or view-timeout is over"),
-        *[("round", "round", outcome.name) for outcome in outcomes],
+        *[("round", "round", outcome.name) for outcome in ways],
         *[("round", "evaluation", ending.name) for ending in endings],
         ("evaluation", "[*]", "completed or failed"),
     ]
-    came_to = [(f"`{o.name}`", f"`{o.event}`", o.meaning) for o in outcomes]
+    came_to = [(f"`{o.name}`", f"`{o.event}`", o.meaning) for o in ways]
     ends = [
         (f"`{e.name}`", e.meaning, "failed" if e.fails else "completed, if no round failed")
         for e in endings

@@ -3,8 +3,8 @@
 A run waits for `min-nodes` usable nodes, lets them write their views if the method has any, trains
 round after round, and ends with an evaluation on the test targets. This is a loop rather than a
 state machine: the order of these phases is fixed, and only the outcome of a round decides whether
-there is another one. The loop has two tables: `Outcome` lists how a round can end, and `Ending` why
-no further round is begun.
+there is another one. Two tables say more: `Outcome` lists how a round can end, and `Ending` why no
+further round is begun.
 
 A round asks a sample of the nodes to train and adds up their checked deltas. It closes when all
 have answered, with enough valid replies (`close-at`), or at its deadline; with `mode = async`,
@@ -28,85 +28,43 @@ with nothing. A run for which too few nodes show up at the start ends with an er
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from enum import Enum
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from lumos_core.config import RunConfig
 from lumos_core.data.catalog_versions import Lineage
 from lumos_core.errors import ConfigError, FederationError
-from lumos_core.federation import evaluations, server_optimizer
+from lumos_core.federation import evaluations
 from lumos_core.federation.aggregator import Aggregator
 from lumos_core.federation.closing import Close, to_ask
-from lumos_core.federation.membership import OTHER_PROTOCOL, Membership, OnRefused
+from lumos_core.federation.gathering import Gathering
+from lumos_core.federation.membership import Membership, OnRefused
 from lumos_core.federation.older_catalogs import OlderCatalogs
 from lumos_core.federation.open_questions import OpenQuestions
+from lumos_core.federation.outcomes import Ended, Ending, Outcome, Round
+from lumos_core.federation.run_models import RunModels
+from lumos_core.federation.version_notes import VersionNotes
 from lumos_core.federation.view_phase import ViewPhase
 from lumos_core.learning.parameters import ITEM_TABLE, ModelShape, Params
 from lumos_core.privacy import budget
 from lumos_core.privacy.secure_aggregation.coordinator import SecureExchange
 from lumos_core.privacy.secure_aggregation.primitives import Primitives
-from lumos_core.runs import history
 from lumos_core.runs.checkpoint import (
-    BEST,
-    LATEST,
     Checkpoint,
     RunProgress,
-    save_checkpoint,
 )
-from lumos_core.runs.history import HISTORY, VERSIONS, Event, History, OnEvent, utc_now
+from lumos_core.runs.history import HISTORY, Event, History, OnEvent, utc_now
 from lumos_core.runs.resume import KnownAs, StartingPoint, never, starting_point
 from lumos_core.views.titles.artefact_offer import Offer
-from lumos_core.wire import reply_checks, versions
+from lumos_core.wire import reply_checks
 from lumos_core.wire.messages import Instruction, Reply, Split, Transport, exchange
 from lumos_core.wire.versions import Versions
 
 log = logging.getLogger(__name__)
-
-
-class Outcome(Enum):
-    """How a round can end: its event in the history, and what follows.
-
-    An unused round is in the history only if it cost privacy.
-    """
-
-    TRAINED = "round", "at least `min-replies` valid replies: the model changes; the next round"
-    FAILED = "failed-round", "fewer valid replies: the model stays; the same round is tried again"
-    UNUSED = "unused-round", "meanwhile `patience` has ended the run: the replies are not used"
-
-    def __init__(self, event: str, meaning: str) -> None:
-        self.event, self.meaning = event, meaning
-
-
-class Ending(Enum):
-    """Why no further round is begun: whether this alone makes the run a failed one, and when it
-    applies."""
-
-    ALL_ROUNDS = False, "`rounds` have trained"
-    PATIENCE = False, "`patience` evaluations in a row found no better model"
-    BUDGET = False, "too few nodes may take part in another round under `max-epsilon`"
-    GAVE_UP = True, "more than `max-failed-rounds` rounds in a row failed"
-
-    def __init__(self, fails: bool, meaning: str) -> None:
-        self.fails, self.meaning = fails, meaning
-
-
-class Round(NamedTuple):
-    """How a round ended, and the problem if it failed."""
-
-    outcome: Outcome
-    problem: str = ""
-
-
-class Ended(NamedTuple):
-    """Why the rounds ended, and a reason to report, if there is one."""
-
-    ending: Ending
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,12 +108,7 @@ class Federation:
     ) -> None:
         self.catalogs = OlderCatalogs(transport, config, lineage)
         self.config, self.transport, self.offer = config, self.catalogs, offer
-        self.params, self.optimizer = start.checkpoint.params, start.checkpoint.optimizer
-        self.progress = start.checkpoint.progress
-        if len(config.title_weights) == 1:  # nothing to choose: it holds without an evaluation, too
-            self.progress = replace(self.progress, title_weight=config.title_weights[0])
-        self.best = start.best
-        self.run_dir = run_dir
+        self.models = RunModels(config, start, run_dir)
         self.history = history
         self.budget = budget.Budget.of(config, history.events)
         self.secure: SecureExchange | None = None
@@ -163,25 +116,26 @@ class Federation:
             if primitives is None:
                 raise ConfigError("secure-aggregation = true: this kind of run has no cryptography")
             self.secure = SecureExchange(config, self.transport, primitives)
-        known = [event["event"] for event in history.events]
-        # events before the first checkpoint
-        self._early: list[Event] | None = (
-            [started] if started and started["event"] not in known else []
-        )
-        expected = {"catalog": self.progress.catalog, "shape": self.progress.shape}
+        self.versions = VersionNotes(history, started)
+        progress = self.models.progress
+        expected = {"catalog": progress.catalog, "shape": progress.shape}
+
+        def note(name: str, found: Versions, words: str) -> None:
+            self.versions.note(name, found, words, self.models.progress.round)
+
         self.members = Membership(
-            self.transport, expected, self._note_versions, config.nodes, on_refused, self.catalogs
+            self.transport, expected, note, config.nodes, on_refused, self.catalogs
         )
-        self.questions: OpenQuestions  # while there are rounds
+        self.gathering: Gathering  # while there are rounds
         self.late_count = config.mode == "async"
 
     # --- the run
 
     def run(self) -> FederationResult:
         self._wait_for_nodes()
-        self._save_best()
-        self._save_latest()
-        self._add_early()
+        self.models.save_best()
+        self.models.save_newest()
+        self.versions.write_early()
         if self.config.has_views and self.config.view_timeout and self._ended() is None:
             ViewPhase(self.config, self.transport, self.members, self.history, self.offer).run()
         return self._finish(self._rounds())
@@ -189,21 +143,21 @@ class Federation:
     def _rounds(self) -> Ended:
         """Round after round, until there is a reason to stop."""
         with self.transport.talk() as talk:
-            self.questions = OpenQuestions(talk)
+            self.gathering = Gathering(self.config, self.members, OpenQuestions(talk), self.secure)
             return self._until_ended()
 
     def _until_ended(self) -> Ended:
         failed_in_a_row = 0
-        begins = self.progress.round == 0 and not self._evaluated(0)
+        begins = self.models.progress.round == 0 and not self._evaluated(0)
         if begins and self.late_count and self.config.holds_out:
-            self._evaluate_everywhere(0, "validation", self.params)
+            self._evaluate_everywhere(0, "validation", self.models.params)
         if self.late_count and len(self.members.users) <= self.config.buffer_size:
             log.warning(
                 "buffer-size = %d of %d nodes: rounds wait for the slowest; lower it",
                 self.config.buffer_size, len(self.members.users),
             )  # fmt: skip
         while (ended := self._ended() or self._budget_used_up()) is None:
-            outcome, problem = self._round(self.progress.round + 1)
+            outcome, problem = self._round(self.models.progress.round + 1)
             failed_in_a_row = failed_in_a_row + 1 if outcome is Outcome.FAILED else 0
             if failed_in_a_row > self.config.max_failed_rounds:
                 reason = f"gave up: {failed_in_a_row} failed rounds in a row; the last: {problem}"
@@ -211,9 +165,9 @@ class Federation:
         return ended
 
     def _ended(self) -> Ended | None:
-        if self.progress.round >= self.config.rounds:
+        if self.models.progress.round >= self.config.rounds:
             return Ended(Ending.ALL_ROUNDS)
-        return Ended(Ending.PATIENCE) if self._out_of_patience() else None
+        return Ended(Ending.PATIENCE) if self.models.out_of_patience else None
 
     def _budget_used_up(self) -> Ended | None:
         self.budget.users |= self.members.users
@@ -232,11 +186,11 @@ class Federation:
         names = self.members.wait_for(
             self.config.min_replies, self.config.round_timeout, self._at_hand
         )
-        at_work = self._at_work()
+        at_work = self.gathering.at_work()
         busy = sorted(at_work & set(names))
         able = [name for name in names if self.budget.allows(name)]
         free = [name for name in able if name not in at_work]
-        aggregator = Aggregator(self.config, self.params, number, items=self.catalogs.items)
+        aggregator = Aggregator(self.config, self.models.params, number, items=self.catalogs.items)
         answered: list[Reply] = []
         usable = len(free) + (len(at_work) if self.late_count else 0)
         if usable >= self.config.min_replies:
@@ -249,7 +203,7 @@ class Federation:
                 else Close.of(self.config, len(able), len(sampled), len(evaluating))
             )
             answered = self._ask(number, sampled, evaluating, close, aggregator, until)
-            if self._out_of_patience():
+            if self.models.out_of_patience:
                 spent = self._spend(aggregator, ())
                 if spent:
                     self.history.add({"event": Outcome.UNUSED.event, "round": number, **spent})
@@ -274,18 +228,14 @@ class Federation:
             self.history.add({"event": Outcome.FAILED.event, **event, **spent, "reason": problem})
             log.error("round %d failed: %s; the model stays as it was", number, problem)
             return Round(Outcome.FAILED, problem)
-        self.params, self.optimizer = server_optimizer.step(
-            self.params, aggregator.delta(), self.optimizer, self.config
-        )
-        self.progress = replace(self.progress, round=number)
+        self.models.step(aggregator.delta(), number)
         # The history's line is written before the checkpoint. A checkpoint without its line would
         # look like a lost history; a line without its checkpoint is dropped on resume.
         spent = self._spend(aggregator, aggregator.names)
         self.history.add({"event": Outcome.TRAINED.event, **event, **aggregator.facts(), **spent})
-        self._save_latest()
+        self.models.save_newest()
         if not self.config.holds_out:  # what is newest is in use, also if the server dies
-            self.best = self.params
-            self._save_best()
+            self.models.take_newest()
         return Round(Outcome.TRAINED)
 
     def _spend(self, aggregator: Aggregator, used: Sequence[str]) -> Event:
@@ -308,21 +258,15 @@ class Federation:
         """Whom a round did not wait for, and whose reply is to an earlier model, if anyone's."""
         if self.late_count:
             named: Event = {
-                "staleness": aggregator.staleness, "working": sorted(self.questions.busy())
+                "staleness": aggregator.staleness, "working": sorted(self.gathering.working())
             }  # fmt: skip
         else:
             named = {"late": aggregator.late, "busy": busy}
         return {key: names for key, names in {**named, "left_out": left_out}.items() if names}
 
-    def _at_work(self) -> set[str]:
-        """Nodes that are not asked, because they have not answered an earlier round; where late
-        replies count, also those whose reply is yet to be counted."""
-        busy = self.questions.busy()
-        return busy | self.questions.waiting() if self.late_count else busy
-
     def _at_hand(self, names: list[str]) -> list[str]:
         """Those of these nodes whose reply can be part of the round that begins."""
-        at_work = self._at_work()
+        at_work = self.gathering.at_work()
         return [
             name
             for name in names
@@ -342,14 +286,13 @@ class Federation:
         due = (number - 1) % self.config.evaluate_every == 0 and self._evaluates_in_rounds
         # When a failed round is tried again, the model may have been evaluated already.
         evaluate: Split | None = "validation" if due and not self._evaluated(number - 1) else None
-        weight = self.progress.title_weight
+        params, weight = self.models.params, self.models.progress.title_weight
         instructions = [
-            Instruction(n, "train", number, self.params, evaluate, title_weight=weight)
-            for n in sampled
+            Instruction(n, "train", number, params, evaluate, title_weight=weight) for n in sampled
         ]
         if evaluate:
             instructions += [
-                Instruction(n, "evaluate", number - 1, self.params, evaluate, title_weight=weight)
+                Instruction(n, "evaluate", number - 1, params, evaluate, title_weight=weight)
                 for n in others
             ]
         else:
@@ -357,107 +300,37 @@ class Federation:
         aggregator.asked = sampled
         if note := self.budget.ask(sampled):
             self.history.add({"event": "asked", "round": number, "time": utc_now(), **note})
-        answered, late = self._exchange(instructions, close, aggregator, until)
+        answered, late = self.gathering.exchange(instructions, close, aggregator, until)
         if evaluate:  # rejected train replies do not count
             counted = [r for r in answered if r.kind == "evaluate" or r.node in aggregator.accepted]
             self._record_evaluation(number - 1, evaluate, counted)
         return [*answered, *late]
 
-    def _exchange(
-        self, instructions: list[Instruction], close: Close, aggregator: Aggregator, until: float
-    ) -> tuple[list[Reply], list[Reply]]:
-        """The replies of a round, in the order of names, and those to earlier rounds that came
-        meanwhile; with secure aggregation all train replies are summed into one."""
-        if self.secure is None:
-            return self._gather(instructions, close, aggregator, until)
-        outcome = self.secure.exchange(instructions, max(until - time.monotonic(), 0.0))
-        aggregator.failed |= outcome.failed
-        self.members.leave_out([*outcome.replies, *outcome.too_large])
-        others = [name for name, why in outcome.failed.items() if repr(OTHER_PROTOCOL) in why]
-        self.members.ask_again(others)
-        self._offer(outcome.replies, aggregator, instructions)
-        self._note_silent(aggregator.asked, aggregator)
-        return outcome.replies, []
-
-    def _gather(
-        self, instructions: list[Instruction], close: Close, aggregator: Aggregator, until: float
-    ) -> tuple[list[Reply], list[Reply]]:
-        """Wait until all have answered, until enough have, or until the deadline."""
-        asked = {i.node: i for i in instructions}
-        self.questions.ask(instructions, max(until - time.monotonic(), 0.0))
-        waiting = set(asked)
-        answered: list[Reply] = []
-        late: list[Reply] = []
-        evaluations = 0
-        while (waiting or self._may_late_ones_come()) and not close.reached(
-            aggregator.count, evaluations
-        ):
-            answer = self.questions.next(max(until - time.monotonic(), 0.0))
-            if answer is None:
-                self.questions.give_up()
-                break
-            reply = answer.reply
-            self.members.leave_out([reply])
-            self.members.ask_again([reply.node] if reply.error == OTHER_PROTOCOL else [])
-            if asked.get(reply.node) is answer.asked:
-                waiting.difference_update((reply.node, *reply.sum_of))
-                answered.append(reply)
-                evaluations += reply.kind == "evaluate"
-                self._offer([reply], aggregator, instructions)
-            else:
-                late.append(reply)
-                if self.late_count:
-                    aggregator.offer(reply, False, aggregator.round - answer.asked.round)
-        aggregator.late = self.questions.open_of(aggregator.asked)
-        silent = {i.node for i in self.questions.take_overdue() if i.kind == "train"}
-        self._note_silent(silent, aggregator)
-        return sorted(answered, key=lambda reply: reply.node), late
-
-    def _may_late_ones_come(self) -> bool:
-        """Whether there are replies to earlier rounds that would count."""
-        return self.late_count and bool(self.questions.busy() or self.questions.waiting())
-
-    @staticmethod
-    def _note_silent(names: Iterable[str], aggregator: Aggregator) -> None:
-        for name in sorted(set(names) - {*aggregator.names, *aggregator.failed}):
-            aggregator.failed[name] = "no reply before the deadline"
-            log.warning("node %s: no reply before the deadline", name)
-
-    @staticmethod
-    def _offer(
-        replies: Iterable[Reply], aggregator: Aggregator, instructions: Sequence[Instruction]
-    ) -> None:
-        evaluated = instructions[0].evaluate is not None
-        for reply in replies:
-            if reply.kind == "train":
-                aggregator.offer(reply, evaluated)
-
     def _finish(self, ended: Ended) -> FederationResult:
         """Evaluate the last model, then the best one on the test targets; or else hand it out."""
-        last = self.progress.round
+        last = self.models.progress.round
         if self.config.holds_out and not self._evaluated(last):
-            self._evaluate_everywhere(last, "validation", self.params)
-        self._save_latest()  # once more, with the last evaluation
-        if self.progress.best_round < 0:  # no evaluation ever succeeded: take the last model
-            self.best, self.progress = self.params, replace(self.progress, best_round=last)
-            self._save_best()
+            self._evaluate_everywhere(last, "validation", self.models.params)
+        self.models.save_newest()  # once more, with the last evaluation
+        self.models.settle()
+        best = self.models.progress.best_round
         test: dict[str, float] | None = {}
         if self.config.tests:
-            test = self._evaluate_everywhere(self.progress.best_round, "test", self.best)
+            test = self._evaluate_everywhere(best, "test", self.models.best)
         else:
             self._hand_out()
         failure = self._failure(ended, test)
-        validation = self._evaluated(self.progress.best_round) or {}
+        validation = self._evaluated(best) or {}
         return FederationResult(
             outcome="failed" if failure else "completed",
             reason=failure or ended.reason,
-            params=self.best,
+            params=self.models.best,
             rounds=last,
-            best_round=self.progress.best_round,
+            best_round=best,
             validation={k: v for k, v in validation.items() if "@" in k or k == "mrr"},
             test=test or {},
             events=self.history.events,
-            title_weight=self.progress.title_weight,
+            title_weight=self.models.progress.title_weight,
             epsilon=self.budget.spent(),
         )
 
@@ -498,32 +371,6 @@ class Federation:
     def _other_choice(self) -> str:
         return f", or change nodes = {self.config.nodes!r}" if self.config.nodes else ""
 
-    def _note_versions(self, name: str, found: Versions, note: str) -> None:
-        """Record a node's versions if they are not those that one would expect of it: the last that
-        are known or, without any, the server's own."""
-        events = [*self.history.events, *(self._early or [])]
-        told = [e for e in events if e["event"] == VERSIONS and e["node"] == name]
-        facts = {
-            "lumos": found.lumos, "protocol": found.protocol, "flower": found.flower,
-            "python": found.python, "server": versions.own().lumos, "note": note,
-        }  # fmt: skip
-        before = {key: told[-1].get(key) for key in facts} if told else None
-        if facts == before or (before is None and not note):
-            return
-        log.info("node %s: %s", name, note or f"it has {found}, as this server")
-        where = {"event": VERSIONS, "round": self.progress.round, "time": utc_now(), "node": name}
-        if self._early is None:
-            self.history.add({**where, **facts})
-        else:
-            self._early.append({**where, **facts})
-
-    def _add_early(self) -> None:
-        """Write down what was learned while the run waited for nodes. Before, a history without a
-        checkpoint would look like a damaged run."""
-        early, self._early = self._early or [], None
-        for event in early:
-            self.history.add(event)
-
     def _sample(self, names: list[str], wanted: int, number: int) -> list[str]:
         """This round's nodes: determined by seed, round, attempt and the names of those present.
 
@@ -556,7 +403,7 @@ class Federation:
         """Send the run's result to all nodes, in the form of the question after the test targets:
         nodes keep what comes with it as the result (:mod:`client_app.received_model`). Otherwise
         they would go on with that of an earlier run. What they answer does not matter."""
-        answered = self._ask_everybody(self.progress.best_round, "test", self.best)
+        answered = self._ask_everybody(self.models.progress.best_round, "test", self.models.best)
         failed = {r.node: f"error {r.error[:80]!r}" for r in answered if r.error is not None}
         silent = set(self.members.users) - {r.node for r in answered}
         for name, why in sorted((failed | dict.fromkeys(silent, "no reply")).items()):
@@ -564,7 +411,7 @@ class Federation:
 
     def _ask_everybody(self, of_round: int, split: Split, params: Params) -> list[Reply]:
         """Ask all nodes that are there to evaluate a model."""
-        weight = self.progress.title_weight
+        weight = self.models.progress.title_weight
         instructions = [
             Instruction(name, "evaluate", of_round, params, split, title_weight=weight)
             for name in self.members.present()
@@ -582,7 +429,7 @@ class Federation:
         Returns:
             Means over users; empty if the valid replies are about no users, None if none is valid.
         """
-        chosen = (self.progress.title_weight,)
+        chosen = (self.models.progress.title_weight,)
         weights = self.config.title_weights if split == "validation" else chosen
         valid, failed = evaluations.checked(answered, weights)
         event = evaluations.evaluation_event(self.config, of_round, split, valid, weights)
@@ -591,17 +438,8 @@ class Federation:
         event |= {**(traffic or {}), **({"failed": failed} if failed else {})}
         self.history.add(event)
         if split == "validation":
-            self._note_best(of_round, history.value_of(event), event.get("title_weight", 0.0))
+            self.models.note_evaluation(event)
         return {name: event[name] for name in reply_checks.RANKING if name != "users"}
-
-    def _note_best(self, of_round: int, worth: float, title_weight: float) -> None:
-        self.progress = self.progress.after_evaluation(of_round, worth, title_weight)
-        if self.progress.best_round == of_round:
-            self.best = self.params
-            self._save_best()
-
-    def _out_of_patience(self) -> bool:
-        return 0 < self.config.patience <= self.progress.evaluations_since_best
 
     def _evaluated(self, of_round: int) -> Event | None:
         for event in reversed(self.history.events):
@@ -612,22 +450,6 @@ class Federation:
             ):
                 return event
         return None
-
-    def _save_best(self) -> None:
-        """Save the best model. Where nobody evaluates, that is the newest, and its file says of
-        which round it is; the other checkpoint names no best round before the run's end, as a
-        resumed run looks for the evaluation of a round that is named there."""
-        progress = self.progress
-        if not self.config.holds_out and progress.round:
-            progress = replace(progress, best_round=progress.round)
-        self._save(BEST, Checkpoint(self.best, {}, progress))
-
-    def _save_latest(self) -> None:
-        self._save(LATEST, Checkpoint(self.params, self.optimizer, self.progress))
-
-    def _save(self, name: str, checkpoint: Checkpoint) -> None:
-        if self.run_dir is not None:
-            save_checkpoint(self.run_dir / name, checkpoint)
 
 
 def run_federation(

@@ -32,7 +32,7 @@ def test_every_row_is_explained(protocol_page: ModuleType) -> None:
     tables = [line for line in page.splitlines() if line.startswith("|")]
     from client_app.duties import DUTIES
     from lumos_core.federation.closing import Standing
-    from lumos_core.federation.round_loop import Ending, Outcome
+    from lumos_core.federation.outcomes import Ending, Outcome
     from lumos_core.privacy.secure_aggregation.participant import STEPS
 
     rows = [*DUTIES, *Outcome, *Ending, *STEPS, *Standing]

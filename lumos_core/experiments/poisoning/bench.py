@@ -115,7 +115,7 @@ def run_scenario(
             "honest": sum(not f["node"].startswith(MALICIOUS) for f in rejected),
             "malicious": sum(f["node"].startswith(MALICIOUS) for f in rejected),
         },
-        **measure_honest_users(federation.params, config, ground),
+        **measure_honest_users(federation.models.params, config, ground),
     }
 
 
@@ -187,7 +187,7 @@ def _clean_start(
             pass
         trained = _federate(config, honest, ground, None, rounds)
         progress = _progress(rounds, config, ground)
-        checkpoint = Checkpoint(trained.params, trained.optimizer, progress)
+        checkpoint = Checkpoint(trained.models.params, trained.models.optimizer, progress)
         save_checkpoint(path, checkpoint)
         return checkpoint
 

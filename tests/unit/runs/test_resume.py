@@ -15,7 +15,7 @@ from federation_fakes import CATALOG, FakeNode, FakeTransport, start
 from lumos_core import safe_files
 from lumos_core.config import RunConfig
 from lumos_core.errors import ConfigError, DataError, LumosError, ModelError
-from lumos_core.federation import membership, round_loop
+from lumos_core.federation import membership, run_models
 from lumos_core.federation.round_loop import FederationResult, run_federation
 from lumos_core.runs import checkpoint
 from lumos_core.runs.checkpoint import BEST, LATEST, Checkpoint, load_checkpoint, save_checkpoint
@@ -123,7 +123,7 @@ def _killers() -> dict[str, Callable[[pytest.MonkeyPatch, Iterator[int], int], d
             if next(counter) == n:
                 raise Killed
 
-        patch.setattr(round_loop, "save_checkpoint", save)
+        patch.setattr(run_models, "save_checkpoint", save)
         return {}
 
     return {f.__name__: f for f in (at_event, in_exchange, before_write, after_write)}
