@@ -204,10 +204,7 @@ class Federation:
             )
             answered = self._ask(number, sampled, evaluating, close, aggregator, until)
             if self.models.out_of_patience:
-                spent = self._spend(aggregator, ())
-                if spent:
-                    self.history.add({"event": Outcome.UNUSED.event, "round": number, **spent})
-                return Round(Outcome.UNUSED)
+                return self._unused(aggregator)
         event: Event = {
             "round": number,
             "time": utc_now(),
@@ -220,15 +217,28 @@ class Federation:
             **self._standings(aggregator, busy, left_out),
         }
         if len(aggregator.names) < self.config.min_replies:
-            problem = (
-                f"{len(aggregator.names)} valid replies of {usable} usable nodes, "
-                f"min-replies = {self.config.min_replies}"
-            )
-            spent = self._spend(aggregator, ())
-            self.history.add({"event": Outcome.FAILED.event, **event, **spent, "reason": problem})
-            log.error("round %d failed: %s; the model stays as it was", number, problem)
-            return Round(Outcome.FAILED, problem)
-        self.models.step(aggregator.delta(), number)
+            return self._failed(aggregator, event, usable)
+        return self._trained(aggregator, event)
+
+    def _unused(self, aggregator: Aggregator) -> Round:
+        spent = self._spend(aggregator, ())
+        if spent:
+            event = {"event": Outcome.UNUSED.event, "round": aggregator.round}
+            self.history.add({**event, **spent})
+        return Round(Outcome.UNUSED)
+
+    def _failed(self, aggregator: Aggregator, event: Event, usable: int) -> Round:
+        problem = (
+            f"{len(aggregator.names)} valid replies of {usable} usable nodes, "
+            f"min-replies = {self.config.min_replies}"
+        )
+        spent = self._spend(aggregator, ())
+        self.history.add({"event": Outcome.FAILED.event, **event, **spent, "reason": problem})
+        log.error("round %d failed: %s; the model stays as it was", aggregator.round, problem)
+        return Round(Outcome.FAILED, problem)
+
+    def _trained(self, aggregator: Aggregator, event: Event) -> Round:
+        self.models.step(aggregator.delta(), aggregator.round)
         # The history's line is written before the checkpoint. A checkpoint without its line would
         # look like a lost history; a line without its checkpoint is dropped on resume.
         spent = self._spend(aggregator, aggregator.names)
