@@ -15,8 +15,8 @@ import polars as pl
 
 from lumos_core.data.layout import FORMATS, OTHER_FORMATS, TableFormat
 from lumos_core.data.reading import delimited
-from lumos_core.data.reading.delimited import Dialect
 from lumos_core.data.reading.other_json import other_json
+from lumos_core.data.reading.quoting import Dialect, records
 from lumos_core.data.reading.text_files import check_file, read_text, shown, text_blocks
 from lumos_core.errors import DataError
 
@@ -383,5 +383,5 @@ def _has_header(table: Table) -> bool:
 def _all_records(table: Table) -> Iterator[int]:
     """The last lines of all records of delimited text, the header included."""
     assert table.dialect is not None
-    found = delimited.records(read_text(table.path).decode(errors="ignore"), table.dialect)
+    found = records(read_text(table.path).decode(errors="ignore"), table.dialect)
     return (line for line, _ in found)
