@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from lumos_core.config import RunConfig
+from lumos_core.config import METHODS, RunConfig
 from lumos_core.errors import ConfigError, reason_of
 
 _NODE_PREFIX = "node."
@@ -30,7 +30,7 @@ RoundsOption = Annotated[
 ]
 MethodOption = Annotated[
     str | None,
-    typer.Option("--method", help="lumos, fedavg-plus, confedsrs or fedavg.", show_default=False),
+    typer.Option("--method", help=f"One of {', '.join(METHODS)}.", show_default=False),
 ]
 SeedOption = Annotated[
     int | None,

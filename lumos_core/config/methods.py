@@ -42,6 +42,13 @@ METHODS: dict[str, Method] = {
         start=True,
         plus=True,
     ),
+    "confedsrs-plus": Method(
+        "confedsrs with the titles of fedavg-plus: lumos with random perturbations for views",
+        objective="two-view",
+        start=True,
+        plus=True,
+        per_user=False,
+    ),
     "confedsrs": Method(
         "contrastive learning on two random perturbations of each history",
         objective="two-view",

@@ -72,7 +72,7 @@ class ModelKeys(FlatConfig):
     item_bias: Literal["auto", "none", "learned"] = key(
         "none",
         "learned: a trained number for each item in its score, which learns how popular the item "
-        "is; auto: learned with lumos and fedavg-plus, none with other methods",
+        "is; auto: learned with lumos and the -plus methods, none with others",
     )
 
     @model_validator(mode="after")
@@ -96,7 +96,7 @@ class RankingKeys(FlatConfig):
     title_weight: Annotated[float, Field(ge=-1.0, le=10.0)] = key(
         -1.0,
         "weight of the titles' nearness in rankings, beside the encoder's scores; -1: lumos and "
-        "fedavg-plus choose it on the validation targets, other methods use 0",
+        "the -plus methods choose it on the validation targets, others use 0",
     )
 
     @model_validator(mode="after")
@@ -128,7 +128,7 @@ class TrainingKeys(FlatConfig):
     item_rows: Literal["auto", "all", "met"] = key(
         "auto",
         "item embeddings that a node trains: all, or those of items in its histories; auto: met "
-        "with lumos and fedavg-plus, all with other methods and with dp = user",
+        "with lumos and the -plus methods, all with others and with dp = user",
     )
 
 
@@ -321,7 +321,9 @@ class RunConfig(
     lumos_core.errors.ConfigError: unknown key 'round' (did you mean 'rounds'?)
     """
 
-    method: MethodName = key("lumos", "what is trained; lumos, fedavg-plus, confedsrs or fedavg")
+    method: MethodName = key(
+        "lumos", "what is trained; lumos, fedavg-plus, confedsrs-plus, confedsrs or fedavg"
+    )
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = key(
         0, "determines data split, sampling of nodes and training"
     )

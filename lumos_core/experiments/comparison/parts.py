@@ -5,6 +5,7 @@ from collections.abc import Mapping
 PARTS: Mapping[str, Mapping[str, str]] = {
     "lumos": {
         "fedavg-plus": "views",
+        "fedavg-plus-perturbed": "views, instead of random perturbations",
         "lumos-no-future": "views of the future",
         "lumos-no-paraphrase": "paraphrases",
         "lumos-no-counterfactual": "counterfactuals",
@@ -32,6 +33,9 @@ PARTS: Mapping[str, Mapping[str, str]] = {
     "lumos-movers": {
         "fedavg-plus-movers": "views",
         "lumos": "a mean over the nodes that moved a row, instead of over all",
+    },
+    "fedavg-plus-perturbed": {
+        "fedavg-plus": "contrast of random perturbations",
     },
     "fedavg-plus-movers": {
         "fedavg-plus": "a mean over the nodes that moved a row, instead of over all",

@@ -20,7 +20,7 @@ UNFEDERATED = frozenset(
 )  # fmt: skip
 """Variants without rounds."""
 
-NEED_OTHER_USERS = frozenset({LOCAL, "confedsrs", "confedsrs-start"})
+NEED_OTHER_USERS = frozenset({LOCAL, "confedsrs", "confedsrs-start", "fedavg-plus-perturbed"})
 """Variants that cannot be run with one user a client."""
 
 _RANDOM_START: Overrides = {"semantic-start": "none"}
@@ -50,6 +50,7 @@ VARIANTS: dict[str, Overrides] = {
     "fedavg-plus-no-bias": {"method": "fedavg-plus", "item-bias": "none"},
     "fedavg-plus-no-titles": {"method": "fedavg-plus", "title-weight": 0.0},
     "fedavg-plus-movers": {"method": "fedavg-plus", "row-mean": "movers"},
+    "fedavg-plus-perturbed": {"method": "confedsrs-plus"},
     "lumos-movers": {"method": "lumos", "row-mean": "movers"},
     "lumos-all-rows": {"method": "lumos", "item-rows": "all"},
     "lumos-no-titles": {"method": "lumos", "title-weight": 0.0},
