@@ -1,10 +1,13 @@
 """The configurations of a run and of a node: flat keys in, validated frozen objects out.
 
-Begin with `run_config`: every key of a run, its default and its meaning. `node_config` has those of
-a node, `floor_keys` those with which its owner limits any run, `methods` the methods that
-``method`` may name, `names` the type of keys whose values are names, `flat` what both
-configurations have in common; `reference` writes ``docs/configuration.md`` from the fields. May
-import only `errors` and `plugins` outside this package.
+Begin with `run_keys`: every key of a run, its default and its meaning; `round_keys` has those of
+its rounds. `run_config` makes one configuration of them and refuses values that do not go together.
+`same_run` says which keys may change when a run resumes, `older_runs` what a saved configuration
+means that lacks some. `node_config` has the keys of a node, `floor_keys` those with which its owner
+limits any run, `methods` the methods that ``method`` may name, `names` the type of keys whose
+values are names, `flat` what both configurations have in common; `reference` writes
+``docs/configuration.md`` from the fields. May import only `errors` and `plugins` outside this
+package.
 """
 
 from lumos_core.config.flat import FlatConfig, LogFormat, LogLevel, Scalar
@@ -17,8 +20,10 @@ from lumos_core.config.node_config import (
     SIMULATION_DATA,
     NodeConfig,
 )
+from lumos_core.config.older_runs import resolved
 from lumos_core.config.round_keys import RoundKeys
-from lumos_core.config.run_config import (
+from lumos_core.config.run_config import RunConfig, load_plugins
+from lumos_core.config.run_keys import (
     BAG,
     LIGR,
     SASREC,
@@ -27,17 +32,12 @@ from lumos_core.config.run_config import (
     LLMKeys,
     ModelKeys,
     PrivacyKeys,
-    RunConfig,
     SecureKeys,
     TrainingKeys,
     ViewKeys,
     WatchKeys,
-    first_difference,
-    fixed,
-    free_keys,
-    load_plugins,
-    resolved,
 )
+from lumos_core.config.same_run import first_difference, fixed, free_keys
 
 __all__ = [
     "APPROVED_APPS",

@@ -10,7 +10,8 @@ from lumos_core.config.flat import FlatConfig, kebab
 from lumos_core.config.floor_keys import FloorKeys
 from lumos_core.config.names import OneOf
 from lumos_core.config.node_config import NodeConfig
-from lumos_core.config.run_config import FREE_KEYS, GROUPS, RunConfig, group_keys
+from lumos_core.config.run_config import GROUPS, RunConfig, group_keys
+from lumos_core.config.same_run import FREE_KEYS
 from lumos_core.terminal.tables import markdown_table
 
 _SIGNS: dict[type[Any], tuple[str, str]] = {

@@ -2,7 +2,7 @@
 that can be. Needs no torch, so that commands can check it at once."""
 
 from lumos_core.config import METHODS, RunConfig
-from lumos_core.config.run_config import ENCODERS
+from lumos_core.config.run_keys import ENCODERS
 from lumos_core.errors import ConfigError
 
 

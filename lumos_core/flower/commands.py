@@ -19,7 +19,7 @@ import tomli_w
 
 from lumos_core import __version__
 from lumos_core.config import RunConfig, Scalar
-from lumos_core.config.run_config import ADDED_LATER
+from lumos_core.config.older_runs import ADDED_LATER
 from lumos_core.errors import ConfigError, FederationError, reason_of
 from lumos_core.flower import (
     app_archive,

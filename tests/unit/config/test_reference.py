@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from lumos_core.config import NodeConfig, RunConfig, free_keys, reference
-from lumos_core.config.run_config import FREE_KEYS, GROUPS, group_keys
+from lumos_core.config.run_config import GROUPS, group_keys
+from lumos_core.config.same_run import FREE_KEYS
 
 FILE = Path(__file__).parents[3] / "docs" / "configuration.md"
 

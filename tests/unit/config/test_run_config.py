@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lumos_core.config import NodeConfig, RunConfig, first_difference, fixed
-from lumos_core.config.run_config import ADDED_LATER
+from lumos_core.config.older_runs import ADDED_LATER
 from lumos_core.errors import ConfigError
 
 PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"

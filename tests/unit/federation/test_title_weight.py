@@ -8,7 +8,7 @@ import pytest
 from federation_fakes import CATALOG, FakeNode, FakeTransport, start
 
 from lumos_core.config import RunConfig
-from lumos_core.config.run_config import TITLE_WEIGHTS
+from lumos_core.config.run_keys import TITLE_WEIGHTS
 from lumos_core.federation import membership
 from lumos_core.federation.round_loop import FederationResult, run_federation
 from lumos_core.runs.checkpoint import BEST, LATEST, load_checkpoint

@@ -20,7 +20,7 @@ from flwr.app import Message, RecordDict
 
 from client_app import error_codes
 from lumos_core.config import RunConfig
-from lumos_core.config.run_config import ADDED_LATER
+from lumos_core.config.older_runs import ADDED_LATER
 from lumos_core.deployment import node_supervisor
 from lumos_core.deployment.connection_log import ConnectionLog
 from lumos_core.errors import ConfigError, FederationError

@@ -6,7 +6,7 @@ import pytest
 import tomli_w
 
 from lumos_core.config import RunConfig
-from lumos_core.config.run_config import ADDED_LATER
+from lumos_core.config.older_runs import ADDED_LATER
 from lumos_core.flower import app_archive, commands
 from lumos_core.flower.other_release import Project, UntranslatableError, translated
 from lumos_core.wire.versions import PROTOCOL

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lumos_core import plugins
-from lumos_core.config import RunConfig, run_config
+from lumos_core.config import RunConfig, run_keys
 from lumos_core.errors import ConfigError, ReplyError
 from lumos_core.learning.model import get_params, new_model
 from lumos_core.learning.parameters import Params
@@ -86,7 +86,7 @@ def test_the_wire_format_is_the_one_that_deployed_nodes_speak(codec_name: str) -
 
 # ---------------------------------------------------------------- the registry
 def test_every_codec_of_the_configuration_is_there_under_its_name() -> None:
-    assert tuple(CODECS) == run_config.CODECS
+    assert tuple(CODECS) == run_keys.CODECS
     assert [made.name for made in CODECS.values()] == list(CODECS)
     assert all(codec(name) is CODECS[name] for name in CODECS)
 

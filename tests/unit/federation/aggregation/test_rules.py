@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lumos_core.config import RunConfig, run_config
+from lumos_core.config import RunConfig, run_keys
 from lumos_core.errors import ConfigError
 from lumos_core.federation import aggregation
 from lumos_core.federation.aggregation import (
@@ -49,8 +49,8 @@ def _distance(found: Params, truth: float = 1.0) -> float:
 
 def test_every_rule_of_the_configuration_is_there_under_its_name() -> None:
     of_sums = {name for name, rule in RULES.items() if not rule.needs_single_deltas}
-    assert set(run_config.RULES_OF_SUMS) == of_sums
-    assert set(run_config.RULES_OF_SINGLE_DELTAS) == RULES.keys() - of_sums
+    assert set(run_keys.RULES_OF_SUMS) == of_sums
+    assert set(run_keys.RULES_OF_SINGLE_DELTAS) == RULES.keys() - of_sums
     assert [made.name for made in RULES.values()] == list(RULES)
     assert all(aggregation.rule(name) is RULES[name] for name in RULES)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lumos_core.config import RunConfig
-from lumos_core.config.run_config import RULES_THAT_AVERAGE_ROWS
+from lumos_core.config.run_keys import RULES_THAT_AVERAGE_ROWS
 from lumos_core.errors import ConfigError
 from lumos_core.federation.aggregation import RULES, aggregate, aggregate_rows, mean
 from lumos_core.federation.aggregation.table_rows import mean_table
