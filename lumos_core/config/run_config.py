@@ -182,18 +182,18 @@ class RunConfig(
     @model_validator(mode="after")
     def _movers_are_known(self) -> Self:
         """Refuse a mean over the nodes that moved a row where nobody can tell who they are."""
-        if self.row_mean != "movers":
+        if self.row_mean == "all":
             return self
         if self._needs_plain_sum:
             reason = "secure-aggregation = true" if self.secure_aggregation else f"dp = {self.dp}"
             raise ValueError(
-                f"row-mean = movers with {reason}: only a plain sum over nodes is protected, and "
-                "it does not show which of them moved a row; choose row-mean = all"
+                f"row-mean = {self.row_mean} with {reason}: only a plain sum over nodes is "
+                "protected, and it does not show which of them moved a row; choose row-mean = all"
             )
         if self.rule not in RULES_THAT_AVERAGE_ROWS:
             raise ValueError(
-                f"row-mean = movers with aggregation = {self.rule}, which takes no mean of item "
-                "embeddings; choose row-mean = all, or aggregation = "
+                f"row-mean = {self.row_mean} with aggregation = {self.rule}, which takes no mean "
+                "of item embeddings; choose row-mean = all, or aggregation = "
                 f"{' or '.join(RULES_THAT_AVERAGE_ROWS)}"
             )
         return self

@@ -208,10 +208,11 @@ class AggregationKeys(FlatConfig):
     weighting: Literal["examples", "users", "uniform"] = key(
         "users", "what determines a node's weight"
     )
-    row_mean: Literal["all", "movers"] = key(
+    row_mean: Literal["all", "root", "movers"] = key(
         "all",
         "the nodes over which the change of an item's embedding is averaged: all of a round, or "
-        "those that moved it; movers helps where a node has one user or a few",
+        "those that moved it, which helps where a node has one user or a few; root: between the "
+        "two, the mean over movers times the root of their share",
     )
     server_optimizer: Literal["sgd", "momentum", "adam"] = key(
         "momentum", "how the model moves along the aggregated delta"

@@ -37,6 +37,13 @@ PARTS: Mapping[str, Mapping[str, str]] = {
     "fedavg-plus-perturbed": {
         "fedavg-plus": "contrast of random perturbations",
     },
+    "lumos-root": {
+        "fedavg-plus-root": "views",
+        "lumos": "a mean between those over all nodes and over those that moved a row",
+    },
+    "fedavg-plus-root": {
+        "fedavg-plus": "a mean between those over all nodes and over those that moved a row",
+    },
     "fedavg-plus-movers": {
         "fedavg-plus": "a mean over the nodes that moved a row, instead of over all",
     },

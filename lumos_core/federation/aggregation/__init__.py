@@ -21,7 +21,12 @@ from lumos_core.federation.aggregation.rules import (
     trimmed_mean,
 )
 from lumos_core.federation.aggregation.sparse import sparse_median, sparse_trimmed_mean
-from lumos_core.federation.aggregation.table_rows import mean_table, over_movers, without_table
+from lumos_core.federation.aggregation.table_rows import (
+    SHARE_EXPONENTS,
+    mean_table,
+    over_movers,
+    without_table,
+)
 from lumos_core.learning.parameters import ITEM_TABLE, Params
 from lumos_core.wire.messages import Rows
 
@@ -70,10 +75,11 @@ def aggregate(deltas: Sequence[Params], weights: np.ndarray, config: RunConfig) 
     """
     clipped = clip_as_configured(deltas, config)
     found = rule(config.rule).function(clipped, weights)
-    if config.row_mean == "all":
+    exponent = SHARE_EXPONENTS[config.row_mean]
+    if not exponent:
         return found
     tables = [delta[ITEM_TABLE] for delta in clipped]
-    return {**found, ITEM_TABLE: over_movers(found[ITEM_TABLE], tables, None, weights)}
+    return {**found, ITEM_TABLE: over_movers(found[ITEM_TABLE], tables, None, weights, exponent)}
 
 
 def aggregate_rows(
@@ -103,8 +109,8 @@ def aggregate_rows(
     rest = chosen.function([without_table(delta) for delta in clipped], weights)
     parts = [delta[ITEM_TABLE] for delta in clipped]
     table = mean_table(parts, rows, weights, table_rows)
-    if config.row_mean == "movers":
-        table = over_movers(table, parts, rows, weights)
+    if exponent := SHARE_EXPONENTS[config.row_mean]:
+        table = over_movers(table, parts, rows, weights, exponent)
     return {name: table if name == ITEM_TABLE else rest[name] for name in deltas[0]}
 
 

@@ -4,7 +4,9 @@ A client with one user moves the rows of its own history. Its whole table would 
 catalog, and all of it zeros but for a handful of rows. In a mean over all clients these zeros count
 as votes against moving: an item that one of 500 clients met moves by a 500th of what that client
 found. A mean over those that moved the row does not wait for the others (FedSubAvg; Ding et al.,
-NeurIPS 2022).
+NeurIPS 2022), but is as noisy as they are few. Multiplied by the root of their share of the weight,
+which is the geometric mean of both means, it has the same noise in all rows, as if all had moved
+them.
 """
 
 from collections.abc import Sequence
@@ -36,11 +38,17 @@ def mean_table(
     return with_all_rows(sums.astype(np.float32), moved, count)
 
 
+SHARE_EXPONENTS = {"all": 0.0, "movers": 1.0, "root": 0.5}
+"""Values of ``row-mean``: the mean over all nodes is divided by the share of those that moved a row
+to this power."""
+
+
 def over_movers(
     table: np.ndarray,
     parts: Sequence[np.ndarray],
     rows: Sequence[Rows] | None,
     weights: np.ndarray,
+    exponent: float = 1.0,
 ) -> np.ndarray:
     """The mean over the nodes that moved a row, from the mean over all nodes.
 
@@ -56,6 +64,7 @@ def over_movers(
         parts: for every node, float [K, D] rows of its delta.
         rows: for every node, int64 [K] the numbers of these rows; None: they are all rows.
         weights: float64, of every node; they sum to 1.
+        exponent: a value of :data:`SHARE_EXPONENTS`; below 1, something between both means.
 
     Returns:
         float32 [N + 1, D].
@@ -64,7 +73,8 @@ def over_movers(
     for i, (part, weight) in enumerate(zip(parts, weights, strict=True)):
         moved = np.flatnonzero(part.any(axis=1))
         shares[moved if rows is None else rows[i][moved]] += weight
-    found: np.ndarray = (table / np.where(shares > 0, shares, 1.0)[:, None]).astype(np.float32)
+    divisors = np.where(shares > 0, shares, 1.0) ** exponent
+    found: np.ndarray = (table / divisors[:, None]).astype(np.float32)
     return found
 
 

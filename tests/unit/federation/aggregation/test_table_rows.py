@@ -43,7 +43,7 @@ def _whole(deltas: list[Params], rows: list[np.ndarray]) -> list[Params]:
 @pytest.mark.parametrize("nodes", [1, 2, 7])
 @pytest.mark.parametrize("clip", ["none", "rows", "norm", "norm+rows"])
 @pytest.mark.parametrize("rule", ["mean", "median-encoder"])
-@pytest.mark.parametrize("over", ["all", "movers"])
+@pytest.mark.parametrize("over", ["all", "root", "movers"])
 def test_aggregation_of_rows_is_that_of_whole_tables(
     nodes: int, clip: Any, rule: str, over: Any
 ) -> None:
@@ -74,16 +74,16 @@ def test_a_rule_that_looks_at_all_rows_is_refused() -> None:
         aggregate_rows(deltas, rows, np.full(3, 1 / 3), RunConfig(aggregation="median"), ITEMS + 1)
 
 
-def _movers(*moved: dict[int, float]) -> np.ndarray:
+def _movers(*moved: dict[int, float], over: Any = "movers") -> np.ndarray:
     """The first column of the aggregated table of nodes that moved these rows, with ``row-mean =
-    movers``, equal weights and no clipping."""
+    OVER``, equal weights and no clipping."""
     deltas = []
     for rows in moved:
         table = np.zeros((ITEMS + 1, DIM), dtype="f4")
         for row, value in rows.items():
             table[row] = value
         deltas.append({ITEM_TABLE: table, "w": np.ones(2, dtype="f4")})
-    config = RunConfig(aggregation="mean", clip="none", row_mean="movers")
+    config = RunConfig(aggregation="mean", clip="none", row_mean=over)
     found = aggregate(deltas, np.full(len(moved), 1 / len(moved)), config)
     np.testing.assert_allclose(found["w"], 1.0, rtol=1e-6)  # all moved it
     return found[ITEM_TABLE][:, 0]
@@ -109,11 +109,32 @@ def test_rows_that_all_nodes_moved_are_averaged_as_ever() -> None:
     rng = np.random.default_rng(0)
     deltas = [{ITEM_TABLE: rng.normal(size=(ITEMS + 1, DIM)).astype("f4")} for _ in range(5)]
     weights = np.full(5, 0.2)
-    of_all, of_movers = (
+    of_all, of_movers, of_both = (
         aggregate(deltas, weights, RunConfig(aggregation="mean", clip="none", row_mean=over))
-        for over in ("all", "movers")
+        for over in ("all", "movers", "root")
     )
     np.testing.assert_allclose(of_movers[ITEM_TABLE], of_all[ITEM_TABLE], rtol=1e-6)
+    np.testing.assert_allclose(of_both[ITEM_TABLE], of_all[ITEM_TABLE], rtol=1e-6)
+
+
+def test_the_root_is_the_geometric_mean_of_both_means() -> None:
+    moved = [{3: 1.0}, {4: 2.0}, {4: 4.0}, {}]
+    of_all, of_movers, of_both = (_movers(*moved, over=over) for over in ("all", "movers", "root"))
+    np.testing.assert_allclose(of_both, np.sqrt(of_all * of_movers), rtol=1e-6)
+    assert of_all[3] < of_both[3] < of_movers[3]
+
+
+def test_with_the_root_all_rows_are_equally_noisy() -> None:
+    """Nodes that add independent noise to 4, 25 or all 100 tables: its variance in the aggregate is
+    that of a mean over all of them, for each row."""
+    rng = np.random.default_rng(0)
+    tables = np.zeros((100, ITEMS + 1, 4_000), dtype="f4")
+    movers = {2: 4, 3: 25, 4: 100}
+    for row, count in movers.items():
+        tables[:count, row] = rng.normal(size=(count, 4_000))
+    config = RunConfig(aggregation="mean", clip="none", row_mean="root")
+    found = aggregate([{ITEM_TABLE: t} for t in tables], np.full(100, 0.01), config)[ITEM_TABLE]
+    np.testing.assert_allclose(found[[*movers]].std(axis=1), 0.1, rtol=0.05)
 
 
 @pytest.mark.parametrize(
@@ -127,8 +148,9 @@ def test_rows_that_all_nodes_moved_are_averaged_as_ever() -> None:
 def test_movers_are_refused_where_nobody_can_tell_who_they_are(
     keys: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=message):
-        RunConfig.from_flat({"row-mean": "movers", **keys})
+    for over in ("movers", "root"):
+        with pytest.raises(ConfigError, match=message.replace("movers", over)):
+            RunConfig.from_flat({"row-mean": over, **keys})
 
 
 def test_the_configuration_knows_the_rules_that_average_rows() -> None:
