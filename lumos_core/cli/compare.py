@@ -42,6 +42,12 @@ def compare_command(
             f"{DEFAULT_VARIANTS}; with --clients users: {ONE_USER_VARIANTS})."
         ),
     ] = None,
+    ablations: Annotated[
+        str | None,
+        typer.Option(
+            help="More variants, run with the first seed only: intervals are then over users alone."
+        ),
+    ] = None,
     seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "0,1,2",
     reference: Annotated[
         str | None,
@@ -93,11 +99,12 @@ def compare_command(
     default = DEFAULT_VARIANTS if clients == "nodes" else ONE_USER_VARIANTS
     everything = [v for v in VARIANTS if clients == "nodes" or v not in NEED_OTHER_USERS]
     chosen = everything if variants == "all" else names(variants or default, "--variants")
+    once = [v for v in names(ablations, "--ablations") if v not in chosen] if ablations else []
     own = {"seed": "--seeds", "method": "--variants"}
     unmasked(config)
     base = measured(with_overrides(defaults_for(data), config, own), by_time=True)
     of_nodes: Partition = "users" if clients == "users" else partition
-    suite = _Comparison(chosen, integers(seeds, "--seeds"), reference, of_nodes, tune)
+    suite = _Comparison(chosen, once, integers(seeds, "--seeds"), reference, of_nodes, tune)
     results = run_suite(suite, data, out, base, jobs)
     if merged := max((result.get(MERGED, 0) for result in results), default=0):
         Console().print(
@@ -113,13 +120,16 @@ class _Comparison:
     """The suite of this command.
 
     Attributes:
-        variants, seeds: what is to be run.
+        variants: what is to be run with each seed.
+        ablations: others, for the first seed.
+        seeds: of training, and of the partition where that is drawn.
         reference: the variant that the others are compared with; None for the default.
         partition: which users a node has.
         tune: whether families of variants are tuned first.
     """
 
     variants: Sequence[str]
+    ablations: Sequence[str]
     seeds: Sequence[int]
     reference: str | None
     partition: "Partition" = "stored"
@@ -128,16 +138,24 @@ class _Comparison:
 
     def plan(self, data: Path, out: Path, base: "RunConfig") -> "list[VariantRun]":
         """The runs of the tuning grid, or, where nothing is tuned, of the table."""
-        from lumos_core.experiments.comparison.compare import (
-            check_names,
-            plan_comparison,
-            plan_tuning,
-        )
+        from lumos_core.experiments.comparison.compare import check_names, plan_tuning
 
-        check_names(self.variants)
+        check_names(self._asked)
         if self.tune:
-            return plan_tuning(data, self.variants, self.seeds[0], base, self.partition)
-        return plan_comparison(data, self.variants, self.seeds, base, self.partition)
+            return plan_tuning(data, self._asked, self.seeds[0], base, self.partition)
+        return self._runs(data, base)
+
+    def _runs(
+        self, data: Path, base: "RunConfig", choices: "Mapping[str, str] | None" = None
+    ) -> "list[VariantRun]":
+        """All runs of the table, at these points of the grid."""
+        from lumos_core.experiments.comparison.compare import plan_comparison
+
+        return [
+            run
+            for names, seeds in ((self.variants, self.seeds), (self.ablations, self.seeds[:1]))
+            for run in plan_comparison(data, names, seeds, base, self.partition, choices)
+        ]
 
     def check(self, kept: "Mapping[str, Result]", data: Path, out: Path, base: "RunConfig") -> None:
         from lumos_core.experiments.comparison.compare import check_kept
@@ -157,14 +175,10 @@ class _Comparison:
         """The runs of the table, at the chosen points of the grid. A representative's run on the
         first seed is there already: it is a point of the grid."""
         from lumos_core.experiments.comparison import tuning
-        from lumos_core.experiments.comparison.compare import plan_comparison
 
         if not self.tune:
             return []
-        choices = tuning.choices(results)
-        planned = plan_comparison(
-            data, self.variants, self.seeds, base, self.partition, choices=choices
-        )
+        planned = self._runs(data, base, tuning.choices(results))
         there = {(r["variant"], r["seed"]) for r in results}
         return [run for run in planned if (run.variant, run.config.seed) not in there]
 
@@ -207,7 +221,11 @@ class _Comparison:
     def _shown(self, results: "Sequence[Result]") -> list[str]:
         """Variants that are in the table: the requested ones, then others of the folder."""
         there = {result["variant"] for result in results}
-        return [*self.variants, *(v for v in VARIANTS if v in there and v not in self.variants)]
+        return [*self._asked, *(v for v in VARIANTS if v in there and v not in self._asked)]
+
+    @property
+    def _asked(self) -> list[str]:
+        return [*self.variants, *self.ablations]
 
     def _reference_among(self, shown: Sequence[str]) -> str:
         """The variant to compare with; :meth:`check` calls this too, before anything runs.

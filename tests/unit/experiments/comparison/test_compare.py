@@ -250,6 +250,20 @@ def test_a_table_of_earlier_results_says_whom_they_serve_when_it_is_made_again(
     assert compared(data, out, "popularity,fedavg") == table
 
 
+@pytest.mark.parametrize("tune", [[], ["--tune"]])
+def test_ablations_are_run_with_the_first_seed_only(
+    data: Path, tmp_path: Path, tune: list[str]
+) -> None:
+    """A variant that is named twice has all seeds."""
+    more = ["--ablations", "fedavg-start,popularity", "--seeds", "2,1", *tune]
+    compared(data, tmp_path, "popularity,markov-1", *more)
+    rows = [r for r in ResultsFile(tmp_path, SMALL).read().values() if "tuning" not in r]
+    assert sorted((row["variant"], row["seed"]) for row in rows) == [
+        ("fedavg-start", 2), ("markov-1", 1), ("markov-1", 2), ("popularity", 1), ("popularity", 2)
+    ]  # fmt: skip
+    assert ("tuned" in next(r for r in rows if r["variant"] == "fedavg-start")) == bool(tune)
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
