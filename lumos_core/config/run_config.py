@@ -55,9 +55,7 @@ class RunConfig(
     lumos_core.errors.ConfigError: unknown key 'round' (did you mean 'rounds'?)
     """
 
-    method: MethodName = key(
-        "lumos", "what is trained; lumos, fedavg-plus, confedsrs-plus, confedsrs or fedavg"
-    )
+    method: MethodName = key("lumos", "what is trained")
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = key(
         0, "determines data split, sampling of nodes and training"
     )

@@ -5,7 +5,7 @@ local epochs, server optimiser, evaluation. With ``--tune``, each family of vari
 from one grid (:mod:`lumos_core.experiments.comparison.tuning`).
 """
 
-from lumos_core.config import BAG, RunConfig, Scalar
+from lumos_core.config import BAG, METHODS, RunConfig, Scalar
 
 Overrides = dict[str, Scalar]
 
@@ -19,9 +19,6 @@ UNFEDERATED = frozenset(
     }
 )  # fmt: skip
 """Variants without rounds."""
-
-NEED_OTHER_USERS = frozenset({LOCAL, "confedsrs", "confedsrs-start", "fedavg-plus-perturbed"})
-"""Variants that cannot be run with one user a client."""
 
 _RANDOM_START: Overrides = {"semantic-start": "none"}
 
@@ -74,6 +71,18 @@ VARIANTS: dict[str, Overrides] = {
     "lumos-shuffled": {"method": "lumos", "views": "shuffled"},
     "lumos-random": {"method": "lumos", "views": "random"},
 }
+
+NEED_OTHER_USERS = frozenset(
+    {
+        LOCAL,
+        *(
+            name
+            for name, changes in VARIANTS.items()
+            if "method" in changes and not METHODS[str(changes["method"])].per_user
+        ),
+    }
+)
+"""Variants that cannot be run with one user a client."""
 
 
 def variant_config(name: str, base: RunConfig) -> RunConfig:

@@ -16,6 +16,10 @@ import numpy as np
 from lumos_core.learning.parameters import ITEM_TABLE, Params, with_all_rows
 from lumos_core.wire.messages import Rows
 
+SHARE_EXPONENTS = {"all": 0.0, "movers": 1.0, "root": 0.5}
+"""Values of ``row-mean``: the mean over all nodes is divided by the share of those that moved a row
+to this power."""
+
 
 def mean_table(
     parts: Sequence[np.ndarray], rows: Sequence[Rows], weights: np.ndarray, count: int
@@ -36,11 +40,6 @@ def mean_table(
     for part, numbers, weight in zip(parts, rows, weights, strict=True):
         sums[np.searchsorted(moved, numbers)] += np.multiply(part, weight, dtype=np.float64)
     return with_all_rows(sums.astype(np.float32), moved, count)
-
-
-SHARE_EXPONENTS = {"all": 0.0, "movers": 1.0, "root": 0.5}
-"""Values of ``row-mean``: the mean over all nodes is divided by the share of those that moved a row
-to this power."""
 
 
 def over_movers(
